@@ -1,0 +1,25 @@
+"""Mistakes that a user can mend.
+
+Every message says what was given, what is needed and what to type. The command line prints the
+message alone and exits with code 2; Python callers catch `LongVAError` or one of its kinds.
+"""
+
+
+class LongVAError(ValueError):
+    """A mistake the user can mend."""
+
+
+class VideoError(LongVAError):
+    """A video, image or folder of frames that cannot be read as asked."""
+
+
+class CheckpointError(LongVAError):
+    """A checkpoint that is not what its format promises."""
+
+
+class ContextLengthError(LongVAError):
+    """A prompt longer than the model's context, or more than the device's memory holds."""
+
+
+class RecipeError(LongVAError):
+    """A recipe with an unknown key, a wrong type or a missing file."""
