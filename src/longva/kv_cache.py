@@ -1,0 +1,303 @@
+"""One sequence in a language model's KV cache: append on the way down, crop back at a fork.
+
+    tokens    system . frame 0 ... frame 999 . question A . answer
+    append    ------------------------------------------------->     computed in chunks
+    crop                                    <-------------------     a number changes, nothing moves
+    append                                  question B . answer ->   only what is new is computed
+
+A sequence is one 1-D integer tensor of symbols. A symbol s >= 0 is a token id, a symbol s < 0 is
+row -1 - s of a table of embeddings (visual features). Text, frames and needles are thus compared
+and shared as plain integers, and embeddings are looked up one chunk at a time.
+
+    L  tokens held      n  tokens appended     D  hidden size    V  vocabulary
+    R  rows of a table  H  key-value heads     C  channels of a head
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from longva.errors import ContextLengthError
+
+CAPACITY_STEP = 256
+"""Buffers grow to a multiple of this many tokens, so that a token by token answer rarely copies."""
+
+INT4_GROUP = 32
+"""Channels that share one int4 scale: a large channel then costs precision to 32, not to a head."""
+
+
+def quantise(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Round to symmetric integers with one scale a token and head (int4: a group of 32 channels).
+
+    Args:
+        x: [1, H, n, C], any float dtype.
+        bits: 8 or 4.
+
+    Returns:
+        Codes, int8 [1, H, n, C] or, two to a byte, uint8 [1, H, n, C / 2]; and scales, bfloat16
+        [1, H, n, groups]. The error of a value is at most about half a scale.
+
+    >>> codes, scales = quantise(torch.tensor([[[[-1.0, 0.5, 0.25, 1.0]]]]), bits=8)
+    >>> codes.flatten().tolist()
+    [-127, 64, 32, 127]
+    """
+    channels = x.shape[-1]
+    group = channels if bits == 8 else math.gcd(channels, INT4_GROUP)
+    largest = 2 ** (bits - 1) - 1
+    x = x.float().unflatten(-1, (-1, group))  # [1, H, n, groups, group]
+    smallest_scale = torch.finfo(torch.bfloat16).tiny  # of a group of zeros
+    scales = (x.abs().amax(-1) / largest).clamp_min(smallest_scale).bfloat16()
+    codes = (x / scales.float()[..., None]).round().clamp(-largest, largest).flatten(-2)
+    if bits == 8:
+        return codes.to(torch.int8), scales
+    low, high = (codes + 8).to(torch.uint8).chunk(2, dim=-1)  # codes + 8 is 1 to 15: four bits
+    return low | (high << 4), scales
+
+
+def dequantise(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """Undo `quantise` up to its rounding: [1, H, n, C] in `dtype`."""
+    if codes.dtype == torch.uint8:
+        codes = torch.cat([codes & 15, codes >> 4], dim=-1).to(torch.int8) - 8
+    codes = codes.to(dtype).unflatten(-1, (scales.shape[-1], -1))
+    return (codes * scales.to(dtype)[..., None]).flatten(-2)
+
+
+class BufferedLayer(DynamicLayer):
+    """The keys and values of one layer, in buffers with room to spare.
+
+    transformers' own layer concatenates on every append, which copies the whole cache (25 GB for
+    3,000 frames of a 7B model) to add one question. Here an append writes what is new and a crop
+    changes `length`. Quantised, `update` returns the keys and values as they are read back from the
+    codes, so that what is computed depends neither on the chunks nor on earlier crops.
+    """
+
+    def __init__(self, bits: int | None) -> None:
+        super().__init__()
+        self.bits = bits
+        self.length = 0
+        self.capacity = 0
+        self.buffers: list[Tensor] = []  # keys, values; quantised: codes, scales, codes, scales
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs):
+        """Append [1, H, n, C] keys and values; return all that are held, [1, H, L + n, C]."""
+        new = [key_states, value_states]
+        if self.bits is not None:
+            new = [part for x in new for part in quantise(x, self.bits)]
+        end = self.length + key_states.shape[-2]
+        self.capacity = max(self.capacity, end)
+        for index, part in enumerate(new):
+            self._with_room(index, part)[:, :, self.length : end] = part
+        self.length = end
+        held = [buffer[:, :, :end] for buffer in self.buffers]
+        if self.bits is None:
+            return held[0], held[1]
+        dtype = key_states.dtype
+        return dequantise(held[0], held[1], dtype), dequantise(held[2], held[3], dtype)
+
+    def _with_room(self, index: int, part: Tensor) -> Tensor:
+        """The buffer number `index`, made or grown to `capacity` tokens if it is shorter."""
+        if index == len(self.buffers):
+            self.buffers.append(part[:, :, :0])
+        held = self.buffers[index]
+        if held.shape[2] < self.capacity:
+            rounded = -(-self.capacity // CAPACITY_STEP) * CAPACITY_STEP
+            self.buffers[index] = part.new_empty(*part.shape[:2], rounded, part.shape[3])
+            self.buffers[index][:, :, : self.length] = held[:, :, : self.length]
+        return self.buffers[index]
+
+    def get_seq_length(self) -> int:
+        """Tokens held."""
+        return self.length
+
+
+class CachedSequence:
+    """A sequence of symbols whose keys and values a model keeps.
+
+    Prefill runs the decoder alone, chunk by chunk, and gives the hidden states that one forward
+    over the whole sequence would give. Logits are computed only where they are asked for.
+
+    Args:
+        model: a causal language model of transformers, or a vision-language model around one.
+        chunk_tokens: tokens of one forward. Its attention mask takes chunk_tokens x L bytes.
+        kv_dtype: "model" keeps keys and values as they are; "int8" and "int4" hold them in about a
+            half and a quarter of the memory of bfloat16.
+        allow_beyond_context: append beyond the model's context, to measure what happens there.
+        progress: called after each chunk with the tokens done and the tokens in all of this append.
+
+    Raises:
+        ValueError: the model attends to a sliding window, keeps a recurrent state or scales its
+            logits: its cache could not be cropped back, or its logits would be wrong.
+    """
+
+    length: int
+    """Tokens held."""
+
+    tokens_processed: int
+    """Tokens computed since the beginning, whether held or cropped since."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        chunk_tokens: int = 4096,
+        kv_dtype: Literal["model", "int8", "int4"] = "model",
+        allow_beyond_context: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        config = model.config.get_text_config(decoder=True)
+        num_layers = croppable_layers(config)
+        bits = {"model": None, "int8": 8, "int4": 4}[kv_dtype]
+        self.model = model
+        self.chunk_tokens = chunk_tokens
+        self.max_length = None if allow_beyond_context else config.max_position_embeddings
+        self.progress = progress
+        self.length = 0
+        self.tokens_processed = 0
+        self._layers = [BufferedLayer(bits) for _ in range(num_layers)]
+        self._cache = Cache(layers=list(self._layers))
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of the buffers, the room to spare included."""
+        return sum(buffer.nbytes for layer in self._layers for buffer in layer.buffers)
+
+    def reserve(self, length: int) -> None:
+        """Make the next append allocate room for `length` tokens at once."""
+        for layer in self._layers:
+            layer.capacity = max(layer.capacity, length)
+
+    @torch.inference_mode()
+    def append(
+        self, symbols: Tensor, *, embeddings: Tensor | None = None, keep: int = 1, **kwargs
+    ) -> Tensor:
+        """Add symbols to the end. If it fails (memory, an interrupt), nothing has been added.
+
+        Args:
+            symbols: [n], integer: token ids, and -1 - row for rows of `embeddings`.
+            embeddings: [R, D], on any device.
+            keep: how many of the last positions' hidden states to return, 0 to n.
+            kwargs: handed to the decoder's forward, and so to its attention function.
+
+        Returns:
+            [keep, D], after the final norm.
+
+        Raises:
+            ContextLengthError: more than `max_position_embeddings` tokens.
+        """
+        before, n = self.length, len(symbols)
+        if not 0 <= keep <= n:
+            raise ValueError(f"keep must be between 0 and the {n} appended symbols, got {keep}.")
+        check_context(before + n, self.max_length)
+        self.reserve(before + n)
+        first_kept = n - keep
+        kept = [embed(self.model, symbols[:0], None)[0]]  # [0, D]
+        try:
+            for start in range(0, n, self.chunk_tokens):
+                chunk = symbols[start : start + self.chunk_tokens]
+                x = embed(self.model, chunk, embeddings)  # [1, n, D]
+                positions = torch.arange(self.length, self.length + len(chunk), device=x.device)
+                hidden = self.model.get_decoder()(
+                    inputs_embeds=x,
+                    position_ids=positions[None],
+                    past_key_values=self._cache,
+                    use_cache=True,
+                    **kwargs,
+                ).last_hidden_state[0]  # [n, D]
+                self.length += len(chunk)
+                self.tokens_processed += len(chunk)
+                if start + len(chunk) > first_kept:
+                    kept.append(hidden[max(0, first_kept - start) :])
+                if self.progress:
+                    self.progress(self.length - before, n)
+        except BaseException:
+            self.length = before
+            self._crop_layers()
+            raise
+        return torch.cat(kept)
+
+    def crop(self, length: int) -> None:
+        """Forget all but the first `length` tokens. The memory is kept for what follows."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"Cannot crop a sequence of {self.length} tokens to {length}.")
+        self.length = length
+        self._crop_layers()
+
+    def _crop_layers(self) -> None:
+        for layer in self._layers:
+            layer.length = min(layer.length, self.length)
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Vocabulary logits of kept hidden states: [keep, D] -> float32 [keep, V]."""
+        return project(self.model, hidden)
+
+
+def embed(model: PreTrainedModel, symbols: Tensor, embeddings: Tensor | None) -> Tensor:
+    """Look up the embeddings of [n] symbols: [1, n, D], of the model's dtype and device."""
+    table = cast(nn.Embedding, model.get_input_embeddings())
+    if len(symbols) and symbols.max() >= table.num_embeddings:
+        raise ValueError(f"Token id {symbols.max()} of a {table.num_embeddings} word vocabulary.")
+    x = table(symbols.clamp_min(0).to(table.weight.device))  # [n, D]
+    visual = symbols < 0
+    if visual.any():
+        rows = -1 - symbols[visual]
+        if embeddings is None or rows.max() >= len(embeddings):
+            raise ValueError(
+                f"The sequence names row {rows.max()} of the embeddings, but "
+                + (f"{len(embeddings)} rows" if embeddings is not None else "none")
+                + " were given. Pass embeddings=, the table that the negative symbols index."
+            )
+        x[visual.to(x.device)] = embeddings[rows.to(embeddings.device)].to(x)
+    return x[None]
+
+
+def project(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Apply the vocabulary projection: [n, D] -> float32 [n, V]."""
+    return cast(nn.Module, model.get_output_embeddings())(hidden).float()
+
+
+def common_prefix(x: Tensor, y: Tensor) -> int:
+    """Count the equal symbols at the start of two 1-D tensors.
+
+    >>> common_prefix(torch.tensor([5, -1, -2, 7]), torch.tensor([5, -1, 8]))
+    2
+    """
+    n = min(len(x), len(y))
+    if x.data_ptr() == y.data_ptr() and x.stride() == y.stride():  # views of one memory
+        return n
+    differs = x[:n] != y[:n]
+    return int(differs.byte().argmax()) if differs.any() else n
+
+
+def check_context(length: int, max_length: int | None) -> None:
+    """Refuse a sequence of more than `max_length` tokens. None allows any."""
+    if max_length is not None and length > max_length:
+        raise ContextLengthError(
+            f"The sequence would be {length:,} tokens long, but the model's context is "
+            f"{max_length:,} tokens. Shorten it by {length - max_length:,} tokens (fewer frames), "
+            "or pass allow_beyond_context=True to measure what happens beyond."
+        )
+
+
+def croppable_layers(config: PreTrainedConfig) -> int:
+    """Count the layers of a decoder whose every layer keeps all keys and values, or raise."""
+    layers = DynamicCache(config=config).layers
+    kinds = {type(layer).__name__ for layer in layers if type(layer) is not DynamicLayer}
+    if kinds:
+        raise ValueError(
+            f"{config.model_type} has layers that do not keep every token: {sorted(kinds)}. What "
+            "has left a sliding window or entered a recurrent state cannot be cropped back. Use a "
+            "model with full attention in every layer, or turn the window off in its config."
+        )
+    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(config, name, None) not in (None, 1.0):
+            raise ValueError(
+                f"{config.model_type} changes its logits after the projection ({name}="
+                f"{getattr(config, name)}), which is not reproduced here. Use a model without it."
+            )
+    return len(layers)

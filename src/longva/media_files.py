@@ -1,0 +1,149 @@
+"""The files behind a medium: where a source points to, and the pictures in images and animations.
+
+Pictures are [height, width, 3] uint8, upright. A file is a path, or the bytes themselves.
+"""
+
+import base64
+import binascii
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from longva.errors import VideoError
+
+Source = str | Path | bytes
+
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+ANIMATED_FORMATS = ("GIF", "WEBP", "PNG")
+IMAGE_SUFFIXES = {
+    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2")
+}
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError)
+"""What Pillow raises on broken files."""
+
+
+def file_name(file: Path | bytes) -> str:
+    """What messages call a file."""
+    return f"data of {len(file)} bytes" if isinstance(file, bytes) else str(file)
+
+
+def locate(source: Source) -> Path | bytes:
+    """Find the bytes, or the path, behind a path, file:// address, data: URI or bytes.
+
+    Raises:
+        VideoError: it does not exist, is empty or is not a local file.
+    """
+    if isinstance(source, str) and source.startswith("data:"):
+        header, _, body = source.partition(",")
+        if not header.endswith(";base64"):
+            raise VideoError("a data: URI must be in base64: data:video/mp4;base64,AAAA...")
+        try:
+            source = base64.b64decode(body, validate=True)
+        except binascii.Error as error:
+            raise VideoError(f"the data: URI is not valid base64: {error}.") from error
+    if isinstance(source, bytes):
+        if not source:
+            raise VideoError("the data given as a video or image are empty (0 bytes).")
+        return source
+    if isinstance(source, str) and "://" in source:
+        address = urlsplit(source)
+        if address.scheme != "file":
+            raise VideoError(f"{source}: longva reads local files. Download it first.")
+        source = unquote(address.path)
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise VideoError(f"{path}: there is no such file or folder.")
+    if path.is_file() and not path.stat().st_size:
+        raise VideoError(f"{path} is empty (0 bytes). Copy or record it again.")
+    return path
+
+
+def open_image(file: Path | bytes, max_pixels: int) -> Image.Image | None:
+    """Open a picture without loading its pixels; None if the file is something else.
+
+    Raises:
+        VideoError: the file cannot be opened, or its picture has more than `max_pixels`.
+    """
+    Image.init()  # without it only the commonest formats are known
+    source = io.BytesIO(file) if isinstance(file, bytes) else file
+    try:
+        image = Image.open(source, formats=IMAGE_FORMATS)
+    except UnidentifiedImageError:
+        return None
+    except Image.DecompressionBombError as error:
+        raise VideoError(f"{file_name(file)}: {error} Scale it down first.") from error
+    except OSError as error:
+        raise VideoError(f"{file_name(file)} cannot be opened: {error}.") from error
+    if image.width * image.height > max_pixels:
+        raise VideoError(
+            f"{file_name(file)}: a picture of {image.width} x {image.height} exceeds "
+            f"max_pixels={max_pixels}. Scale it down first."
+        )
+    return image
+
+
+def is_animation(image: Image.Image) -> bool:
+    """Whether an image moves. Other files of many pictures, such as TIFF, show their first."""
+    return image.format in ANIMATED_FORMATS and getattr(image, "is_animated", False)
+
+
+def load_image(file: Path | bytes, max_pixels: int) -> np.ndarray:
+    """Load one picture, turned upright as its EXIF data say.
+
+    Raises:
+        VideoError: not an image, too large or broken.
+    """
+    image = open_image(file, max_pixels)
+    if image is None:
+        raise VideoError(f"{file_name(file)} is not an image. Take it out or replace it.")
+    try:
+        with image:
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except DECODE_ERRORS as error:
+        raise VideoError(f"{file_name(file)} is broken: {error}. Copy it again.") from error
+
+
+def load_animation(file: Path | bytes, max_pixels: int) -> Iterator[tuple[np.ndarray, float]]:
+    """Yield each complete picture of a GIF, WebP or PNG animation, and the seconds it is shown."""
+    image = open_image(file, max_pixels)
+    assert image is not None
+    try:
+        with image:
+            for number in range(getattr(image, "n_frames", 1)):
+                image.seek(number)
+                picture = np.array(image.convert("RGB"))
+                milliseconds = image.info.get("duration", 0)
+                # Browsers show a picture without a useful duration for a tenth of a second.
+                yield picture, (milliseconds if milliseconds > 10 else 100) / 1000
+    except DECODE_ERRORS as error:
+        raise VideoError(f"{file_name(file)} is broken: {error}. Copy it again.") from error
+
+
+def images_in(folder: Path) -> list[Path | bytes]:
+    """Find a folder's images in natural order: frame2.jpg before frame10.jpg.
+
+    Raises:
+        VideoError: there is none.
+    """
+    images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    images = [path for path in images if not path.name.startswith(".")]
+    if not images:
+        raise VideoError(
+            f"the folder {folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}). "
+            "Give a folder of frames, or a video file."
+        )
+    return sorted(images, key=lambda path: natural_order(path.name))
+
+
+def natural_order(name: str) -> list[str | int]:
+    """Sort key that reads digits as numbers.
+
+    >>> sorted(["f10.jpg", "f2.jpg", "f1.jpg"], key=natural_order)
+    ['f1.jpg', 'f2.jpg', 'f10.jpg']
+    """
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,205 @@
+"""`evidence`: causal attention over a KV cache that also tells where the last queries looked.
+
+Asked for by name on the language model only:
+
+    model.set_attn_implementation({"text_config": "evidence"})
+    collector = EvidenceCollector()
+    model(..., evidence=collector)      # keyword arguments reach every attention layer
+    collector.weights()                 # [tokens], how much the last queries read each token
+
+It differs from `sdpa` in two ways. A chunk of a prompt (Lq queries, Lk keys, the last Lq of them its
+own) is computed as two blocks without a mask, where `sdpa` would build one of Lq x Lk:
+
+    keys     0 ............ Lk-Lq .......... Lk
+    block         past, full     own, causal
+
+and with a collector, the attention of the last queries is computed once more, one query at a time, to
+add up its mass per key: [heads, Lk] numbers, never an Lq x Lk matrix.
+
+Shapes: B batch, H query heads, K key heads, Lq queries, Lk keys, E head dimension.
+"""
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+
+class EvidenceCollector:
+    """Adds up the attention that the last queries of each forward pay to every token.
+
+    Args:
+        heads: (layer, head) pairs to listen to, or None for all of them.
+        num_queries: how many last positions of each forward count; for a teacher-forced answer of n
+            tokens, n.
+    """
+
+    def __init__(self, heads: list[tuple[int, int]] | None = None, num_queries: int = 1):
+        self.heads = None if heads is None else {(int(layer), int(head)) for layer, head in heads}
+        self.num_queries = num_queries
+        self._mass: Tensor | None = None
+        self._observed = 0
+
+    def observe(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
+        """Add one layer's attention; called by the attention function.
+
+        Args:
+            layer: index of the layer.
+            query: [1, H, Lq, E].
+            key: [1, K, Lk, E].
+            scaling: factor of the dot products.
+
+        Raises:
+            ValueError: for a batch of more than one sequence.
+        """
+        if query.shape[0] != 1:
+            raise ValueError(f"evidence is collected for one sequence, got {query.shape[0]}")
+        num_heads, num_keys = query.shape[1], key.shape[2]
+        heads = [h for h in range(num_heads) if self.heads is None or (layer, h) in self.heads]
+        if not heads:
+            return
+        grouped = query[0].unflatten(0, (key.shape[1], -1))  # [K, H / K, Lq, E]
+        mass = torch.zeros(num_keys, device=key.device)
+        num_queries = min(self.num_queries, query.shape[2])
+        for back in range(
+            1, num_queries + 1
+        ):  # the last query sees all keys, the one before one less
+            seen = num_keys - back + 1
+            scores = grouped[:, :, -back] @ key[0, :, :seen].transpose(-1, -2)  # [K, H / K, seen]
+            shares = (scores.float() * scaling).softmax(-1).flatten(0, 1)  # [H, seen]
+            mass[:seen] += shares[heads].sum(0)
+        if self._mass is not None:
+            mass[: len(self._mass)] += self._mass
+        self._mass = mass
+        self._observed += num_queries * len(heads)
+
+    def weights(self) -> Tensor:
+        """Mean attention on each token, float32 [tokens]; sums to 1.
+
+        Raises:
+            ValueError: when no forward was observed.
+        """
+        if self._mass is None:
+            raise ValueError(
+                "no attention was observed. Set the language model's attention to 'evidence': "
+                "model.set_attn_implementation({'text_config': 'evidence'})"
+            )
+        return self._mass / self._observed
+
+
+def attend_block(
+    query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """Attention of one block, with the log of its softmax denominators.
+
+    Args:
+        query: [B, H, Lq, E].
+        key: [B, K, Lk, E], K divides H.
+        value: [B, K, Lk, E].
+        causal: query i sees keys 0..i (Lq = Lk); otherwise all keys.
+        scaling: factor of the dot products.
+
+    Returns:
+        out [B, H, Lq, E] and float32 lse [B, H, Lq].
+    """
+    if query.device.type == "cpu":
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        return flash(query, key, value, 0.0, causal, scale=scaling)
+    if query.device.type == "cuda" and query.dtype in (torch.float16, torch.bfloat16):
+        flash = torch.ops.aten._scaled_dot_product_flash_attention
+        return flash(query, key, value, 0.0, causal, scale=scaling)[:2]
+    return plain_block(query, key, value, causal=causal, scaling=scaling)
+
+
+def plain_block(
+    query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """`attend_block` in plain torch, for devices and dtypes without a fused kernel."""
+    groups = query.shape[1] // key.shape[1]
+    keys = key[:, :, None].transpose(-1, -2)  # [B, K, 1, E, Lk]
+    scores = (query.unflatten(1, (-1, groups)) @ keys).float() * scaling  # [B, K, H / K, Lq, Lk]
+    if causal:
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(future, float("-inf"))
+    lse = scores.logsumexp(-1)
+    out = (scores - lse[..., None]).exp().to(value.dtype) @ value[:, :, None]
+    return out.flatten(1, 2), lse.flatten(1, 2)
+
+
+def causal_attention_with_past(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Causal attention of the last Lq positions of a sequence over all its Lk keys.
+
+    Two blocks, merged by their softmax denominators; see the picture at the top.
+
+    Returns:
+        [B, H, Lq, E].
+    """
+    past = key.shape[2] - query.shape[2]
+    own, own_lse = attend_block(
+        query, key[:, :, past:], value[:, :, past:], causal=True, scaling=scaling
+    )
+    if past == 0:
+        return own
+    old, old_lse = attend_block(
+        query, key[:, :, :past], value[:, :, :past], causal=False, scaling=scaling
+    )
+    share = torch.sigmoid(own_lse - old_lse)[..., None]  # own / (own + old), in log space
+    return torch.lerp(old.to(share.dtype), own.to(share.dtype), share).to(query.dtype)
+
+
+def evidence_attention(
+    module, query, key, value, attention_mask, scaling=None, evidence=None, **kwargs
+):
+    """Attend as transformers' attention functions do; `evidence` is an optional collector.
+
+    Returns:
+        out [B, Lq, H, E], and None in place of attention weights.
+
+    Raises:
+        ValueError: for a module that is not causal, such as the layers of a vision tower.
+    """
+    if not module.is_causal:
+        raise ValueError(
+            f"'evidence' attention is causal, {type(module).__name__} is not. Ask for it on the "
+            "language model only: model.set_attn_implementation({'text_config': 'evidence'})."
+        )
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if evidence is not None:
+        evidence.observe(module.layer_idx, query, key, scaling)
+    if attention_mask is not None or query.shape[2] == 1:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
+    out = causal_attention_with_past(query, key, value, scaling)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def evidence_mask(
+    *,
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
+    attention_mask: Tensor | None = None,
+    **kwargs,
+) -> Tensor | None:
+    """No mask where plain causality is meant; the one of `sdpa` everywhere else.
+
+    Else is: padding, packed documents or windows (`allow_is_causal_skip` is off), static caches with
+    slots that are not filled yet.
+    """
+    plain = kwargs.get("allow_is_causal_skip", True) and kwargs.get("local_size") is None
+    whole = attention_mask is None or bool(attention_mask.all())
+    if plain and whole and kv_length == q_offset + q_length:
+        return None
+    return sdpa_mask(
+        q_length=q_length,
+        kv_length=kv_length,
+        q_offset=q_offset,
+        attention_mask=attention_mask,
+        **kwargs,
+    )
+
+
+AttentionInterface.register("evidence", evidence_attention)
+AttentionMaskInterface.register("evidence", evidence_mask)

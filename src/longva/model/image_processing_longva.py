@@ -1,0 +1,134 @@
+"""Images -> grids, by UniRes (or AnyRes). PIL does the resizing, so no torchvision is needed."""
+
+from functools import partial
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_utils import load_image
+from transformers.processing_utils import ImagesKwargs
+
+from longva.model.unires import CLIP_MEAN, CLIP_STD, choose_grid, image_to_grids, normalize_pixels
+
+
+class LongVAImagesKwargs(ImagesKwargs, total=False):
+    """What may be changed in a single call."""
+
+    max_grids: int | None
+    grid_rule: str | None
+    pool_stride: int | None  # read by LongVAProcessor, which counts tokens
+
+
+class LongVAImageProcessor(BaseImageProcessor):
+    """Cut images into grids.
+
+    Args:
+        grid_size: pixels a side of one grid.
+        max_grids: the largest number of grids an image may take (paper: 49).
+        grid_rule: `released` (what the published weights saw) or `paper`; see `unires.py`.
+        grids: (columns, rows) to choose from instead of all up to `max_grids`; for checkpoints that
+            were trained with a hand-written list.
+        packing: `unires` or `anyres`; must be the model's `image_packing`.
+        image_mean: of each colour channel, of pixels in 0..1.
+        image_std: of each colour channel.
+        **kwargs: see `BaseImageProcessor`.
+    """
+
+    model_input_names = ["pixel_values", "image_grid_thw"]
+    valid_kwargs = LongVAImagesKwargs
+
+    def __init__(
+        self,
+        grid_size: int = 336,
+        max_grids: int = 49,
+        grid_rule: str = "released",
+        grids: list[list[int]] | None = None,
+        packing: str = "unires",
+        image_mean: list[float] = CLIP_MEAN,
+        image_std: list[float] = CLIP_STD,
+        **kwargs,
+    ):
+        kwargs.pop("size", None)  # always grid_size; kept in the file for readers of HF configs
+        super().__init__(**kwargs)
+        self.grid_size = grid_size
+        self.size = {"height": grid_size, "width": grid_size}
+        self.max_grids = max_grids
+        self.grid_rule = grid_rule
+        self.grids = [list(grid) for grid in grids] if grids else None
+        self.packing = packing
+        self.image_mean, self.image_std = list(image_mean), list(image_std)
+
+    def grid_of(
+        self, width: int, height: int, max_grids: int | None = None, grid_rule: str | None = None
+    ) -> tuple[int, int]:
+        """Return the (columns, rows) of an image of `width` x `height` pixels."""
+        return choose_grid(
+            width,
+            height,
+            rule=grid_rule or self.grid_rule,
+            grid_size=self.grid_size,
+            max_grids=max_grids or self.max_grids,
+            grids=None if max_grids else self.grids,
+        )
+
+    def fetch_images(self, images):
+        """Open images given by path, URL or data URI; leave others as they are."""
+        if isinstance(images, (list, tuple)):
+            return [self.fetch_images(image) for image in images]
+        return load_image(images) if isinstance(images, str) else images
+
+    def preprocess(
+        self,
+        images,
+        return_tensors: str | None = None,
+        max_grids: int | None = None,
+        grid_rule: str | None = None,
+        **kwargs,
+    ) -> BatchFeature:
+        """Cut one image or a nested list of images into grids.
+
+        Args:
+            images: PIL images, or uint8 arrays [H, W, 3] or [3, H, W].
+            return_tensors: see `BatchFeature`.
+            max_grids: instead of the processor's.
+            grid_rule: instead of the processor's.
+            **kwargs: ignored.
+
+        Returns:
+            `pixel_values` float32 [G, 3, S, S], all images one after another, and `image_grid_thw`
+            [images, 3] = (1, rows, columns).
+        """
+        choose = partial(self.grid_of, max_grids=max_grids, grid_rule=grid_rule)
+        cut = [
+            image_to_grids(image, choose, grid_size=self.grid_size, packing=self.packing)
+            for image in flat_images(images)
+        ]
+        pixels = torch.cat([grids for grids, _ in cut])
+        return BatchFeature(
+            {
+                "pixel_values": normalize_pixels(pixels, self.image_mean, self.image_std),
+                "image_grid_thw": torch.tensor([[1, *shape] for _, shape in cut]),
+            },
+            tensor_type=return_tensors,
+        )
+
+    __call__ = preprocess
+
+
+def flat_images(images) -> list[Image.Image]:
+    """Flatten a nested list of images and turn each into RGB."""
+    if isinstance(images, (list, tuple)):
+        return [image for item in images for image in flat_images(item)]
+    if isinstance(images, Image.Image):
+        return [images.convert("RGB")]
+    array = np.asarray(images)
+    if array.ndim == 4:
+        return [image for item in array for image in flat_images(item)]
+    if array.shape[0] in (1, 3) and array.shape[-1] not in (1, 3):
+        array = array.transpose(1, 2, 0)
+    return [Image.fromarray(array.astype(np.uint8).squeeze()).convert("RGB")]
+
+
+__all__ = ["LongVAImageProcessor"]

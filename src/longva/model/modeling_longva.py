@@ -1,0 +1,494 @@
+"""LongVA: vision tower -> projector -> 2x2 pool -> language model, on transformers' public API.
+
+Paper section 3.2. Grids are independent, so images and videos take one path:
+
+    grids [G, 3, S, S] -> tower [G, N, Dv] -> projector [G, N, D] -> pool [G, T, D]
+
+and their tokens replace the placeholder tokens of the prompt. Letters used in this file:
+
+    G grids (a frame is a grid)   S pixels a side    N patches a grid (576)    T tokens a grid (144)
+    Dv width of the tower         D width of the language model                B batch, L sequence
+
+The files of this folder that `remote_code.py` names also travel with a checkpoint, so that people
+without this package can load it; they import transformers and one another, nothing else of ours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, DynamicCache, GenerationMixin, PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    BaseModelOutputWithPooling,
+    ModelOutput,
+)
+
+from longva.model.configuration_longva import LongVAConfig
+
+
+@dataclass
+class LongVAModelOutputWithPast(BaseModelOutputWithPast):
+    """Output of `LongVAModel`, with the visual tokens that went in."""
+
+    image_hidden_states: tuple[Tensor, ...] | None = None
+    video_hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class LongVACausalLMOutputWithPast(ModelOutput):
+    """Output of `LongVAForConditionalGeneration`."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: object | None = None
+    hidden_states: tuple | None = None
+    attentions: tuple | None = None
+    image_hidden_states: tuple[Tensor, ...] | None = None
+    video_hidden_states: tuple[Tensor, ...] | None = None
+
+
+class LongVAMultiModalProjector(nn.Module):
+    """Patches of the tower -> width of the language model: linear, GELU, linear."""
+
+    def __init__(self, config: LongVAConfig):
+        super().__init__()
+        width = config.text_config.hidden_size
+        self.linear_1 = nn.Linear(config.vision_config.hidden_size, width)
+        self.act = ACT2FN[config.projector_hidden_act]
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """[..., Dv] -> [..., D]."""
+        return self.linear_2(self.act(self.linear_1(patches)))
+
+
+def pool_patches(patches: Tensor, stride: int, mode: str) -> Tensor:
+    """Pool each grid by itself.
+
+    Args:
+        patches: [G, N, D], the N = side * side patches of each grid in raster order.
+        stride: side of the window, in patches; divides side.
+        mode: `average` or `max`.
+
+    Returns:
+        [G, N / stride^2, D], raster order inside each grid.
+    """
+    side = round(patches.shape[1] ** 0.5)
+    pool = {"average": nn.functional.avg_pool2d, "max": nn.functional.max_pool2d}[mode]
+    x = patches.transpose(1, 2).unflatten(2, (side, side))  # [G, D, side, side]
+    return pool(x, stride).flatten(2).transpose(1, 2)  # [G, T, D]
+
+
+def anyres_raster(patches: Tensor, rows: int, columns: int) -> Tensor:
+    """Lay the patches of an image out as AnyRes does: the base grid, then the whole canvas.
+
+    Args:
+        patches: [1 + rows * columns, N, D], base grid first.
+        rows: of the canvas.
+        columns: of the canvas.
+
+    Returns:
+        [(1 + rows * columns) * N, D]; after the base, patches run along whole rows of the canvas,
+        across its grids. No newline tokens.
+    """
+    side = round(patches.shape[1] ** 0.5)
+    canvas = patches[1:].unflatten(0, (rows, columns)).unflatten(2, (side, side))
+    canvas = canvas.transpose(1, 2)  # [rows, side, columns, side, D]
+    return torch.cat([patches[0], canvas.flatten(0, 3)])
+
+
+class LongVAPreTrainedModel(PreTrainedModel):
+    """What transformers needs to know of every LongVA model."""
+
+    config_class = LongVAConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "video", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Qwen2DecoderLayer", "LlamaDecoderLayer", "CLIPEncoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+
+class LongVAModel(LongVAPreTrainedModel):
+    """LongVA without the output layer."""
+
+    def __init__(self, config: LongVAConfig):
+        super().__init__(config)
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.multi_modal_projector = LongVAMultiModalProjector(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        """Embedding table of the language model."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        """Replace the embedding table of the language model."""
+        self.language_model.set_input_embeddings(value)
+
+    def _encode(self, pixels: Tensor, stride: int, mode: str) -> Tensor:
+        projector = self.multi_modal_projector
+        tokens = self.config.tokens_per_grid(stride)
+        width, weight = self.config.text_config.hidden_size, projector.linear_1.weight
+        features = torch.empty(
+            pixels.shape[0], tokens, width, dtype=self.dtype, device=weight.device
+        )
+        for start in range(0, pixels.shape[0], self.config.vision_batch_size):
+            chunk = pixels[start : start + self.config.vision_batch_size]
+            states = self.vision_tower(
+                chunk.to(weight.device, self.dtype), output_hidden_states=True
+            ).hidden_states
+            patches = states[self.config.vision_feature_layer]
+            patches = patches[
+                :, -(self.config.patches_per_side**2) :
+            ]  # CLIP's class token comes first
+            features[start : start + len(chunk)] = pool_patches(projector(patches), stride, mode)
+        return features
+
+    def encode_grids(
+        self, pixels: Tensor, pool_stride: int | None = None, pool_mode: str | None = None
+    ) -> Tensor:
+        """Encode grids (or frames) a chunk of `config.vision_batch_size` at a time.
+
+        Args:
+            pixels: [G, 3, S, S], normalised.
+            pool_stride: side of the pooling window in patches; None takes the config's.
+            pool_mode: `average` or `max`; None takes the config's.
+
+        Returns:
+            [G, T, D] in the model's dtype. Memory beyond this tensor does not grow with G.
+        """
+        stride = self.config.pool_stride if pool_stride is None else pool_stride
+        return self._encode(pixels, stride, pool_mode or self.config.pool_mode)
+
+    def get_image_features(
+        self,
+        pixel_values: Tensor,
+        image_grid_thw: Tensor | None = None,
+        pool_stride: int | None = None,
+        pool_mode: str | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        """Visual tokens of images.
+
+        Args:
+            pixel_values: [G, 3, S, S], the grids of all images one after another.
+            image_grid_thw: [images, 3] = (1, rows, columns) in grids. None: a single image.
+            pool_stride: see `encode_grids`. Not used by AnyRes, which does not pool.
+            pool_mode: see `encode_grids`.
+            **kwargs: ignored; transformers passes `return_dict` here.
+
+        Returns:
+            `pooler_output`: a tuple with one [tokens, D] an image.
+        """
+        if self.config.image_packing == "unires":
+            features = self.encode_grids(pixel_values, pool_stride, pool_mode)
+            return _pack(features, _counts(image_grid_thw, len(features)))
+        if image_grid_thw is None:
+            raise ValueError(
+                "AnyRes images need image_grid_thw, the (1, rows, columns) of each image"
+            )
+        features = self._encode(pixel_values, 1, "average")
+        shapes = [(int(rows), int(columns)) for _, rows, columns in image_grid_thw]
+        images = features.split([1 + rows * columns for rows, columns in shapes])
+        return BaseModelOutputWithPooling(
+            pooler_output=tuple(
+                anyres_raster(image, *shape) for image, shape in zip(images, shapes, strict=True)
+            )
+        )
+
+    def get_video_features(
+        self,
+        pixel_values_videos: Tensor,
+        video_grid_thw: Tensor | None = None,
+        pool_stride: int | None = None,
+        pool_mode: str | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        """Visual tokens of videos: each frame is a grid.
+
+        Args:
+            pixel_values_videos: [G, 3, S, S], the frames of all videos one after another.
+            video_grid_thw: [videos, 3] = (frames, 1, 1). None: a single video.
+            pool_stride: see `encode_grids`.
+            pool_mode: see `encode_grids`.
+            **kwargs: ignored; transformers passes `return_dict` here.
+
+        Returns:
+            `pooler_output`: a tuple with one [tokens, D] a video.
+        """
+        features = self.encode_grids(pixel_values_videos, pool_stride, pool_mode)
+        return _pack(features, _counts(video_grid_thw, len(features)))
+
+    def _placeholders(self, input_ids: Tensor | None, embeddings: Tensor, token_id: int) -> Tensor:
+        if input_ids is not None:
+            return input_ids == token_id
+        token = torch.tensor(token_id, device=embeddings.device)
+        return (embeddings == self.get_input_embeddings()(token)).all(-1)
+
+    def embed(
+        self,
+        input_ids: Tensor | None,
+        features: dict[str, Sequence[Tensor]],
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """Embed tokens and put visual tokens where their placeholders stand.
+
+        Args:
+            input_ids: [B, L], or None when `inputs_embeds` is given.
+            features: `{"image": (tensor [tokens, D], ...), "video": (...)}` in order of appearance.
+            inputs_embeds: [B, L, D], token embeddings computed by the caller.
+
+        Returns:
+            [B, L, D].
+
+        Raises:
+            ValueError: when placeholders and visual tokens differ in number.
+        """
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        for kind, tensors in features.items():
+            token_id = getattr(self.config, f"{kind}_token_id")
+            where = self._placeholders(input_ids, inputs_embeds, token_id)  # [B, L]
+            where = where.flatten().nonzero().squeeze(1)
+            tokens = torch.cat([t.flatten(0, -2) for t in tensors])
+            if len(where) != len(tokens):
+                raise ValueError(
+                    f"the prompt has {len(where)} {kind} placeholder tokens, but the {kind}s encode to "
+                    f"{len(tokens)} visual tokens. Use one processor for the prompt and the {kind}s."
+                )
+            # Not masked_scatter: its boolean [L, D] mask and prefix sum take 12 GB at 3,000 frames.
+            flat = inputs_embeds.flatten(0, 1)
+            flat = flat.index_copy(0, where, tokens.to(flat.device, flat.dtype))
+            inputs_embeds = flat.view_as(inputs_embeds)
+        return inputs_embeds
+
+    def encode_media(
+        self,
+        pixel_values: Tensor | None,
+        image_grid_thw: Tensor | None,
+        pixel_values_videos: Tensor | None,
+        video_grid_thw: Tensor | None,
+        mm_encoder_outputs: dict | None,
+        **pooling,
+    ) -> dict[str, Sequence[Tensor]]:
+        """Collect visual tokens by kind, encoding what the caller has not encoded before."""
+        outputs = {kind: out for kind, out in (mm_encoder_outputs or {}).items() if out is not None}
+        if pixel_values is not None and "image" not in outputs:
+            outputs["image"] = self.get_image_features(pixel_values, image_grid_thw, **pooling)
+        if pixel_values_videos is not None and "video" not in outputs:
+            outputs["video"] = self.get_video_features(
+                pixel_values_videos, video_grid_thw, **pooling
+            )
+        return {kind: tuple(out.pooler_output) for kind, out in outputs.items()}
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        video_grid_thw: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values=None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        mm_encoder_outputs: dict | None = None,
+        pool_stride: int | None = None,
+        pool_mode: str | None = None,
+        **kwargs,
+    ) -> LongVAModelOutputWithPast:
+        """Run the model; see `get_image_features` and `get_video_features` for the visual inputs.
+
+        `mm_encoder_outputs` takes their results, `{"image": ..., "video": ...}`, so that media are
+        encoded once and used many times. Further keyword arguments reach the attention functions.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        kwargs.pop("return_dict", None)
+        features = self.encode_media(
+            pixel_values,
+            image_grid_thw,
+            pixel_values_videos,
+            video_grid_thw,
+            mm_encoder_outputs,
+            pool_stride=pool_stride,
+            pool_mode=pool_mode,
+        )
+        outputs = self.language_model(
+            inputs_embeds=self.embed(input_ids, features, inputs_embeds),
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        return LongVAModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=features.get("image"),
+            video_hidden_states=features.get("video"),
+        )
+
+
+class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
+    """LongVA with its output layer: the class that answers."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+
+    def __init__(self, config: LongVAConfig):
+        super().__init__(config)
+        text = config.text_config
+        self.model = LongVAModel(config)
+        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        """Embedding table of the language model."""
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        """Replace the embedding table of the language model."""
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self):
+        """The output layer."""
+        return self.lm_head
+
+    def get_image_features(self, *args, **kwargs) -> BaseModelOutputWithPooling:
+        """See `LongVAModel.get_image_features`."""
+        return self.model.get_image_features(*args, **kwargs)
+
+    def get_video_features(self, *args, **kwargs) -> BaseModelOutputWithPooling:
+        """See `LongVAModel.get_video_features`."""
+        return self.model.get_video_features(*args, **kwargs)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        video_grid_thw: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values=None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        mm_encoder_outputs: dict | None = None,
+        pool_stride: int | None = None,
+        pool_mode: str | None = None,
+        **kwargs,
+    ):
+        """Run the model and, for `labels` [B, L] (-100 where there is no target), its loss.
+
+        `logits_to_keep` is the number of last positions, or the positions, that get logits; 0 means
+        all. Logits of all positions of a long video do not fit: 3,000 frames would take 263 GB.
+        """
+        return_dict = kwargs.pop("return_dict", None)
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            image_grid_thw=image_grid_thw,
+            pixel_values_videos=pixel_values_videos,
+            video_grid_thw=video_grid_thw,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            mm_encoder_outputs=mm_encoder_outputs,
+            pool_stride=pool_stride,
+            pool_mode=pool_mode,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            vocab_size = self.config.text_config.vocab_size
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
+        result = LongVACausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=outputs.image_hidden_states,
+            video_hidden_states=outputs.video_hidden_states,
+        )
+        return result if return_dict is not False else result.to_tuple()
+
+    @torch.no_grad()
+    def generate(
+        self, inputs: Tensor | None = None, prefill_chunk_size: int | None = None, **kwargs
+    ):
+        """Generate as `GenerationMixin.generate` does, with a chunked prefill that is right.
+
+        transformers before 5.23 loses visual tokens when it cuts a multimodal prompt into chunks, so
+        with `prefill_chunk_size` (tokens) the prompt is read here, media encoded once, and only the
+        last token is left to the ordinary generation loop.
+        """
+        if prefill_chunk_size is None:
+            return super().generate(inputs, **kwargs)
+        input_ids = kwargs.pop("input_ids", inputs)
+        if input_ids is None:
+            raise ValueError("generate(prefill_chunk_size=...) needs input_ids")
+        if kwargs.get("num_beams", 1) > 1 or kwargs.get("num_return_sequences", 1) > 1:
+            raise ValueError(
+                "generate(prefill_chunk_size=...) keeps one sequence a prompt: no beams"
+            )
+        cache = kwargs.pop("past_key_values", None)
+        if cache is None:
+            cache = DynamicCache(config=self.config.text_config)
+        names = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
+        features = self.model.encode_media(
+            *(kwargs.pop(name, None) for name in names),
+            kwargs.pop("mm_encoder_outputs", None),
+            pool_stride=kwargs.pop("pool_stride", None),
+            pool_mode=kwargs.pop("pool_mode", None),
+        )
+        mask = kwargs.setdefault("attention_mask", torch.ones_like(input_ids))
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        embeddings = self.model.embed(input_ids, features)
+        for start in range(cache.get_seq_length(), input_ids.shape[1] - 1, prefill_chunk_size):
+            stop = min(start + prefill_chunk_size, input_ids.shape[1] - 1)
+            self.model.language_model(
+                inputs_embeds=embeddings[:, start:stop],
+                attention_mask=mask[:, :stop],
+                position_ids=positions[:, start:stop],
+                past_key_values=cache,
+                use_cache=True,
+            )
+        return super().generate(input_ids, past_key_values=cache, **kwargs)
+
+
+def _counts(grid_thw: Tensor | None, num_grids: int) -> list[int]:
+    return [num_grids] if grid_thw is None else [int(n) for n in grid_thw.prod(-1)]
+
+
+def _pack(features: Tensor, counts: list[int]) -> BaseModelOutputWithPooling:
+    if sum(counts) != len(features):
+        raise ValueError(
+            f"grid_thw announces {sum(counts)} grids, but {len(features)} were given. Was the image "
+            "processor set to another packing than the model's image_packing?"
+        )
+    return BaseModelOutputWithPooling(
+        pooler_output=tuple(item.flatten(0, 1) for item in features.split(counts))
+    )
+
+
+__all__ = ["LongVAForConditionalGeneration", "LongVAModel", "LongVAPreTrainedModel"]

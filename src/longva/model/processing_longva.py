@@ -1,0 +1,93 @@
+"""Prompt and media -> model inputs: each `<image>` or `<video>` becomes its number of tokens."""
+
+from pathlib import Path
+
+from transformers.processing_utils import MultiModalData, ProcessorMixin
+from transformers.video_processing_utils import VideoProcessorMixin
+
+
+class LongVAProcessor(ProcessorMixin):
+    """An image processor, a tokenizer and a video processor behind one call.
+
+    Args:
+        image_processor: a `LongVAImageProcessor`.
+        tokenizer: must know `image_token` and `video_token` as single tokens.
+        video_processor: a `LongVAVideoProcessor`.
+        chat_template: Jinja text; None takes the Qwen2 template of this package.
+        patches_per_grid: patches of the vision tower a grid, 576 for CLIP at 336 px.
+        pool_stride: the model's `pool_stride`; a grid takes `patches_per_grid / pool_stride^2` tokens.
+        image_token: stands for an image in a prompt.
+        video_token: stands for a video in a prompt.
+        **kwargs: ignored.
+    """
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        video_processor=None,
+        chat_template: str | None = None,
+        patches_per_grid: int = 576,
+        pool_stride: int = 2,
+        image_token: str = "<image>",
+        video_token: str = "<video>",
+        **kwargs,
+    ):
+        self.patches_per_grid, self.pool_stride = patches_per_grid, pool_stride
+        self.image_token, self.video_token = image_token, video_token
+        self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
+        self.video_token_id = tokenizer.convert_tokens_to_ids(video_token)
+        if chat_template is None:
+            chat_template = Path(__file__).with_name("chat_template.jinja").read_text()
+        super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template)
+
+    def check_argument_for_proper_class(self, argument_name, argument):
+        """Check a part's class; without torchvision transformers cannot name the video one."""
+        if argument_name != "video_processor":
+            return super().check_argument_for_proper_class(argument_name, argument)
+        if not isinstance(argument, VideoProcessorMixin):
+            raise TypeError(f"video_processor must be a VideoProcessorMixin, got {type(argument)}")
+        return VideoProcessorMixin
+
+    def image_tokens(self, rows: int, columns: int, pool_stride: int | None = None) -> int:
+        """Tokens of an image of `rows` x `columns` grids."""
+        if self.image_processor.packing == "anyres":
+            return (1 + rows * columns) * self.patches_per_grid
+        return rows * columns * self.tokens_per_grid(pool_stride)
+
+    def tokens_per_grid(self, pool_stride: int | None = None) -> int:
+        """Tokens of one pooled grid, which is one video frame."""
+        return self.patches_per_grid // (pool_stride or self.pool_stride) ** 2
+
+    def replace_image_token(self, image_inputs, image_idx: int, pool_stride=None, **kwargs) -> str:
+        """Return the text that stands for image number `image_idx`."""
+        _, rows, columns = (int(n) for n in image_inputs["image_grid_thw"][image_idx])
+        return self.image_token * self.image_tokens(rows, columns, pool_stride)
+
+    def replace_video_token(self, video_inputs, video_idx: int, pool_stride=None, **kwargs) -> str:
+        """Return the text that stands for video number `video_idx`."""
+        num_frames = int(video_inputs["video_grid_thw"][video_idx].prod())
+        return self.video_token * (num_frames * self.tokens_per_grid(pool_stride))
+
+    def _get_num_multimodal_tokens(self, image_sizes=None, video_sizes=None, **kwargs):
+        """Token counts of media by size, for serving engines that plan before they process.
+
+        Args:
+            image_sizes: (height, width) of each image.
+            video_sizes: (frames, height, width) of each video.
+            **kwargs: ignored.
+        """
+        counts = {}
+        if image_sizes is not None:
+            grids = [self.image_processor.grid_of(width, height) for height, width in image_sizes]
+            counts["num_image_tokens"] = [self.image_tokens(rows, cols) for cols, rows in grids]
+            base = self.image_processor.packing == "anyres"
+            counts["num_image_patches"] = [columns * rows + base for columns, rows in grids]
+        if video_sizes is not None:
+            counts["num_video_tokens"] = [
+                int(n) * self.tokens_per_grid() for n, _, _ in video_sizes
+            ]
+        return MultiModalData(**counts)
+
+
+__all__ = ["LongVAProcessor"]

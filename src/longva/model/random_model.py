@@ -1,0 +1,119 @@
+"""A LongVA of any size with random weights and a tokenizer of single bytes.
+
+It answers nonsense, through exactly the code that a trained checkpoint runs: for tests, benchmarks,
+and for trying the plumbing where no weights are at hand.
+"""
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from longva.model.configuration_longva import LongVAConfig
+from longva.model.image_processing_longva import LongVAImageProcessor
+from longva.model.modeling_longva import LongVAForConditionalGeneration
+from longva.model.processing_longva import LongVAProcessor
+from longva.model.video_processing_longva import LongVAVideoProcessor
+
+SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Build a tokenizer whose tokens are the 256 bytes and the special tokens of LongVA."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = {token: index for index, token in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=tokens, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=SPECIAL_TOKENS,
+        padding_side="left",
+    )
+
+
+def random_longva(
+    *,
+    seed: int = 0,
+    grid_size: int = 56,
+    patch_size: int = 14,
+    vision_width: int = 32,
+    vision_layers: int = 3,
+    hidden_size: int = 64,
+    num_layers: int = 2,
+    num_heads: int = 4,
+    num_key_value_heads: int = 2,
+    max_position_embeddings: int = 32_768,
+    rope_theta: float = 1e6,
+    max_grids: int = 49,
+    **config,
+) -> tuple[LongVAForConditionalGeneration, LongVAProcessor]:
+    """Build a random model, float32 on the CPU, and its processor.
+
+    Args:
+        seed: of the weights.
+        grid_size: pixels a side of a grid (56 px in patches of 14: 4 tokens a frame).
+        patch_size: pixels a side of a patch.
+        vision_width: width of the vision tower.
+        vision_layers: layers of the vision tower.
+        hidden_size: width of the language model.
+        num_layers: layers of the language model.
+        num_heads: query heads of the language model.
+        num_key_value_heads: key-value heads of the language model.
+        max_position_embeddings: context length in tokens.
+        rope_theta: RoPE base.
+        max_grids: largest number of grids an image takes.
+        **config: further arguments of `LongVAConfig`.
+    """
+    tokenizer = byte_tokenizer()
+    im_end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    image_token_id, video_token_id = tokenizer.convert_tokens_to_ids(["<image>", "<video>"])
+    longva_config = LongVAConfig(
+        vision_config={
+            "model_type": "clip_vision_model",
+            "hidden_size": vision_width,
+            "intermediate_size": 2 * vision_width,
+            "num_hidden_layers": vision_layers,
+            "num_attention_heads": 2,
+            "image_size": grid_size,
+            "patch_size": patch_size,
+        },
+        text_config={
+            "model_type": "qwen2",
+            "vocab_size": len(tokenizer),
+            "hidden_size": hidden_size,
+            "intermediate_size": 2 * hidden_size,
+            "num_hidden_layers": num_layers,
+            "num_attention_heads": num_heads,
+            "num_key_value_heads": num_key_value_heads,
+            "max_position_embeddings": max_position_embeddings,
+            "rope_parameters": {"rope_type": "default", "rope_theta": rope_theta},
+            "bos_token_id": None,
+            "eos_token_id": im_end,
+            "pad_token_id": pad,
+        },
+        image_token_id=image_token_id,
+        video_token_id=video_token_id,
+        **config,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LongVAForConditionalGeneration(longva_config).eval()
+        # The default scale of 0.02 makes every layer nearly the identity and all logits alike.
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                fan_in = parameter[0].numel()
+                parameter.data.normal_(0, 1 if "embed" in name else fan_in**-0.5)
+    model.generation_config.eos_token_id = [im_end, pad]
+    model.generation_config.pad_token_id = pad
+    model.generation_config.suppress_tokens = [image_token_id, video_token_id]
+    packing = longva_config.image_packing
+    processor = LongVAProcessor(
+        LongVAImageProcessor(grid_size, max_grids=max_grids, packing=packing),
+        tokenizer,
+        LongVAVideoProcessor(grid_size),
+        patches_per_grid=longva_config.patches_per_side**2,
+        pool_stride=longva_config.pool_stride,
+    )
+    return model, processor

@@ -1,0 +1,1 @@
+"""A small world that is drawn, described and asked about by code."""

@@ -1,0 +1,241 @@
+"""Text of the nano world: English-like documents whose facts are asked for later.
+
+A document is a list of words (`longva.nano.words`). Kinds:
+
+    album     scenes, then chat turns that ask about some of them: the shape of alignment
+    quiz      scenes, then many short questions: "anchor number 42; castle color red;"
+    retell    scenes, then the same told again in another order and style
+    magic     a story book with magic numbers, asked for at its end: the shape of text NIAH
+    copy      random words, then spans of them again
+
+One style of telling a scene is shaped as a frame: four words, "anchor 42 red club", in the order of
+a pooled grid's four tokens. A language model that finds facts there knows where to look in frames.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+from longva.nano.words import (
+    CITIES,
+    MEETINGS,
+    NAMES,
+    PEOPLE,
+    PLACES,
+    QUALITIES,
+    SEASONS,
+    SPECIAL,
+    VERBS,
+    split_words,
+    vocabulary,
+)
+from longva.nano.world import COLOURS, NUMBERS, OBJECTS, QUESTIONS, About, Scene, random_scene
+
+INTROS = ("", "look at these pictures:", "a book of pictures.", "this is a long list:")
+STYLE_WORDS = (4, 5, 15)
+"""Words of a scene in each style of `tell`."""
+
+ASK_WORDS = 18
+"""Words of a question, its answer and the opening of the next turn."""
+
+SYSTEM_TURN = split_words("<|im_start|> system you are a helpful assistant. <|im_end|>")
+BOOK_START = split_words("this is a very long story book: <book>")
+BOOK_END = split_words("</book>. based on the content of the book, question:")
+_ALL_WORDS = vocabulary()[len(SPECIAL) :]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """Shares of the kinds of documents."""
+
+    album: float = 0.4
+    quiz: float = 0.15
+    retell: float = 0.15
+    magic: float = 0.2
+    copy: float = 0.1
+
+
+def tell(scene: Scene, style: int) -> list[str]:
+    """Tell a scene: 0 as a frame, 1 as a frame and a mark, 2 in a sentence, its caption."""
+    if style == 2:
+        return split_words(scene.caption)
+    return [scene.object, str(scene.number), scene.color, scene.companion] + [";"] * style
+
+
+def ask(scene: Scene, about: About) -> list[str]:
+    """Ask about a scene and answer: the rest of a user's turn, then the assistant's."""
+    question = split_words(QUESTIONS[about].format(scene.object))
+    return [*question, "<|im_end|>", *turn("assistant"), scene.answer(about), "<|im_end|>"]
+
+
+def turn(role: str) -> list[str]:
+    """Open a chat turn, in the words of the chat template."""
+    return ["<|im_start|>", role]
+
+
+def magic_fact(city: str, number: Sequence[str]) -> list[str]:
+    """State the magic number of a city, as the text needle does."""
+    return ["the", "special", "magic", city, "number", "is", ":", *number, "."]
+
+
+def magic_question(city: str) -> list[str]:
+    """Ask for the magic number of a city, up to the answer's first word."""
+    question = ["what", "is", "the", "special", "magic", city, "number", "?", "answer", ":"]
+    return question + magic_fact(city, [])[:-1]
+
+
+class Writer:
+    """Writes documents. The same seed writes the same ones."""
+
+    def __init__(self, seed: int, mixture: Mixture = Mixture()):
+        self.rng = random.Random(seed)
+        self.shares = asdict(mixture)
+
+    def sequence(self, length: int) -> list[str]:
+        """Write exactly `length` words: documents, long and short, each after `<|endoftext|>`."""
+        words: list[str] = []
+        while (room := length - len(words) - 1) >= 48:
+            size = room if self.rng.random() < 0.4 else self.rng.randint(48, room)
+            words += ["<|endoftext|>", *self.document(size)]
+        while len(words) < length:
+            words += self.sentence()
+        return words[:length]
+
+    def document(self, length: int) -> list[str]:
+        """Write at most `length` words, and not many less, of a kind drawn from the mixture."""
+        kind = self.rng.choices(list(self.shares), list(self.shares.values()))[0]
+        return getattr(self, kind)(length)[:length]
+
+    def album(self, length: int) -> list[str]:
+        """Write a chat of 1 to 4 parts: scenes, and questions about objects that occur once."""
+        rng = self.rng
+        style = rng.choice((0, 0, 0, 1, 2, None))  # None: each scene in its own
+        filler = rng.random() * 0.5 if rng.random() < 0.3 else 0.0
+        names = rng.sample(list(OBJECTS), len(OBJECTS))
+        num_asked = rng.randint(1, len(names) - 8)
+        once, often = names[:num_asked], names[num_asked:]
+        num_parts = rng.randint(1, 4) if rng.random() < 0.5 else 1
+        share = rng.uniform(0.4, 0.85)
+        # Scenes to ask about are spread over the whole document, however long it is.
+        spread = num_asked * STYLE_WORDS[style or 0] / (share * length) * rng.uniform(1, 2)
+        words = [*SYSTEM_TURN, *turn("user"), *split_words(rng.choice(INTROS))]
+        asked: list[Scene] = []
+        for part in range(1, num_parts + 1):
+            end = length * part // num_parts
+            scenes_end = len(words) + (end - len(words)) * share
+            while len(words) < scenes_end - 16 or not asked:
+                if rng.random() < filler:
+                    words += self.sentence()
+                    continue
+                is_asked = bool(once) and (rng.random() < spread or not asked)
+                scene = random_scene(rng, [once.pop()] if is_asked else often)
+                words += tell(scene, rng.randrange(3) if style is None else style)
+                if is_asked:
+                    asked.append(scene)
+            opening: list[str] = []
+            while len(words) < end - ASK_WORDS:
+                words += opening + ask(rng.choice(asked), rng.choice(list(QUESTIONS)))
+                opening = turn("user")
+            words += opening if part < num_parts else []
+        return words
+
+    def quiz(self, length: int) -> list[str]:
+        """Write scenes of different objects, then short questions with their answers."""
+        first = self.rng.choice((0, 0, 1, 2))
+        words, scenes = self._scenes(length, first, words_again=8)
+        while len(words) < length - 4:
+            scene, about = self.rng.choice(scenes), self.rng.choice(list(QUESTIONS))
+            asked = "next" if about == "companion" else about
+            words += [scene.object, asked, scene.answer(about), ";"]
+        return words
+
+    def retell(self, length: int) -> list[str]:
+        """Write scenes of different objects, then tell them again in other orders and one style."""
+        first, second = self.rng.choice((0, 0, 1, 2)), self.rng.randrange(3)
+        words, scenes = self._scenes(length, first, words_again=STYLE_WORDS[second])
+        while len(words) < length:
+            for scene in self.rng.sample(scenes, len(scenes)):
+                words += tell(scene, second)
+        return words
+
+    def _scenes(self, length: int, style: int, words_again: int) -> tuple[list[str], list[Scene]]:
+        """Write the first half of `quiz` and `retell`, `again:` included."""
+        rng = self.rng
+        cost = STYLE_WORDS[style] + words_again
+        num_scenes = max(1, min(int((length - 8) / cost * rng.uniform(0.4, 1)), len(OBJECTS) - 12))
+        names = rng.sample(list(OBJECTS), len(OBJECTS))
+        scenes = [random_scene(rng, [name]) for name in names[:num_scenes]]
+        words = split_words(rng.choice(INTROS))
+        for scene in scenes:
+            words += tell(scene, style)
+        # A long document has other scenes and sentences between the two halves.
+        again, filler = length - 2 - num_scenes * words_again * rng.choice((1, 1, 2)), rng.random()
+        while length > 600 and len(words) < again:
+            other = random_scene(rng, names[num_scenes:])
+            words += self.sentence() if rng.random() < filler else tell(other, style)
+        return [*words, "again", ":"], scenes
+
+    def magic(self, length: int) -> list[str]:
+        """Write a story book with the magic numbers of 1 to 12 cities, asked for in the end."""
+        rng = self.rng
+        most = max(1, min(12, length // (40 if rng.random() < 0.6 else 200)))
+        cities = rng.sample(CITIES, rng.randint(1, most))
+        facts = {city: self._magic_number() for city in cities}
+        num_asked = rng.randint(1, max(1, min(2 * len(facts), length // 90)))
+        end = length - len(BOOK_END) - num_asked * 23
+        words = [*BOOK_START, *self._book(end - len(BOOK_START), list(facts.items())), *BOOK_END]
+        for city in rng.choices(cities, k=num_asked):
+            words += [*magic_question(city), *facts[city], "."]
+        return words
+
+    def _book(self, length: int, facts: Sequence[tuple[str, list[str]]]) -> Iterator[str]:
+        """Yield sentences with facts at random places among them."""
+        room = length - sum(len(magic_fact(*fact)) for fact in facts)
+        places = sorted(self.rng.uniform(0, room) for _ in facts)
+        written = 0
+        for place, fact in [*zip(places, facts, strict=True), (room, None)]:
+            while written < place - 4:
+                sentence = self.sentence()
+                yield from sentence
+                written += len(sentence)
+            yield from magic_fact(*fact) if fact else ()
+
+    def _magic_number(self) -> list[str]:
+        """Draw a number of up to 2, 4 or 7 digits, as its words."""
+        return split_words(str(self.rng.randrange(10 ** self.rng.choice((2, 4, 7, 7, 7)))))
+
+    def copy(self, length: int) -> list[str]:
+        """Write different words, then all of them or spans of them again."""
+        rng = self.rng
+        numbers = [str(number) for number in NUMBERS]
+        pool = rng.choice((list(OBJECTS), NAMES + CITIES, _ALL_WORDS, numbers + list(COLOURS)))
+        most = min(length // 2 - 4, len(pool), 100)
+        told = rng.sample(pool, rng.randint(3, max(4, most)))
+        words = ["repeat", ":", *told, "."]
+        while length > 600 and len(words) < length - 2 * len(told) - 16:
+            words += self.sentence()
+        is_whole = rng.random() < 0.5
+        while len(words) < length:
+            start = 0 if is_whole else rng.randrange(len(told) - 1)
+            stop = len(told) if is_whole else start + rng.randint(2, 14)
+            words += ["again", ":", *told[start:stop], "."]
+        return words
+
+    def sentence(self) -> list[str]:
+        """Write a sentence of 7 to 10 words that nothing asks about."""
+        pick = self.rng.choice
+        who, where = ["the", pick(PEOPLE)], ["in", "the", pick(PLACES), "."]
+        match self.rng.randrange(6):
+            case 0:
+                return ["the", pick(QUALITIES), pick(PEOPLE), pick(VERBS), *where]
+            case 1:
+                return [*who, pick(MEETINGS), "the", pick(QUALITIES), pick(PEOPLE), *where]
+            case 2:
+                return ["one", pick(SEASONS), pick(NAMES), pick(VERBS), *where]
+            case 3:
+                return [pick(NAMES), "and", pick(NAMES), pick(MEETINGS), *who, "."]
+            case 4:
+                named = [pick(NAMES), "was", "very", pick(QUALITIES)]
+                return [*named, "because", *who, pick(VERBS), "."]
+            case _:
+                return ["later", "they", pick(VERBS), "and", pick(VERBS), *where]

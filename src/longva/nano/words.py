@@ -1,0 +1,83 @@
+"""The words of the nano world: the vocabulary of its text, and a tokenizer of one token a word."""
+
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from longva.nano.world import COLOURS, COMPANIONS, OBJECTS
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>", "<unk>")
+
+_LISTS = """
+tokyo paris london rome berlin madrid cairo lima oslo delhi dublin vienna prague athens lisbon
+warsaw seoul beijing moscow sydney toronto boston chicago denver dallas houston miami seattle
+singapore jakarta manila hanoi bangkok havana nairobi lagos dakar tunis riyadh ankara
+
+anna ben carla david emma frank grace henry irene karen leo maria nina oscar paula robert sara
+tom ursula victor wendy xavier yara zoe
+
+garden kitchen library market school harbor station museum forest beach office theater bridge
+tower valley village meadow cellar bakery park
+
+small big old young happy sad quiet loud bright warm cold fast slow kind brave tired
+
+man woman child teacher doctor farmer sailor painter singer baker driver poet
+
+walked ran waited slept worked sang danced talked laughed smiled rested played
+
+saw met helped followed called found thanked painted visited remembered
+
+morning evening night winter summer spring autumn
+
+: . , ? ; < / > a an the of in on at to it is was are has this these that very one later they
+and because then with next again repeat look find show tell what which who where when how many
+frame frames picture pictures image video book story long list system user assistant you helpful
+number color object background magic special question answer based content new york
+beginning end first last before after
+"""
+CITIES, NAMES, PLACES, QUALITIES, PEOPLE, VERBS, MEETINGS, SEASONS, PLAIN = (
+    block.split() for block in _LISTS.split("\n\n")
+)
+
+_SPLIT = pre_tokenizers.Sequence(
+    [
+        pre_tokenizers.WhitespaceSplit(),
+        pre_tokenizers.Punctuation("isolated"),
+        pre_tokenizers.Split(Regex(r"\d{1,2}"), "isolated"),
+    ]
+)
+
+
+def split_words(text: str) -> list[str]:
+    """Split text as the tokenizer does: marks stand alone, digits go two by two.
+
+    >>> split_words("The number is: 4471902.")
+    ['the', 'number', 'is', ':', '44', '71', '90', '2', '.']
+    """
+    words = []
+    for chunk in text.lower().split():
+        words += [chunk] if chunk in SPECIAL else [w for w, _ in _SPLIT.pre_tokenize_str(chunk)]
+    return words
+
+
+def vocabulary() -> list[str]:
+    """Every word, special tokens first; the index is the token id."""
+    digits = [str(n) for n in range(10)] + [f"{n:02d}" for n in range(100)]
+    groups = [OBJECTS, COMPANIONS, COLOURS, CITIES, NAMES, PLACES, QUALITIES, PEOPLE, VERBS]
+    words = [word for group in [*groups, MEETINGS, SEASONS, PLAIN] for word in group]
+    return list(dict.fromkeys([*SPECIAL, *digits, *words]))
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """Build the tokenizer: one token a word of `vocabulary`, `<unk>` for any other."""
+    words = {word: index for index, word in enumerate(vocabulary())}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = _SPLIT
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        unk_token="<unk>",
+        extra_special_tokens=list(SPECIAL[:-1]),
+        padding_side="left",
+    )

@@ -1,0 +1,269 @@
+"""The nano world: seeded scenes, drawn by code, written as real video files.
+
+A scene is an object on a coloured background with a two-digit number and a small companion. Each
+has its place, up to jitter, so that a picture of 4 x 4 patches, pooled 2 x 2, has a cell for each:
+
+    +-----------+-----------+
+    |  object   |  number   |    a pooled grid is 4 tokens, in this order: object, number,
+    +-----------+-----------+    color (of the background), companion
+    |  (color)  | companion |
+    +-----------+-----------+
+
+From a seed come the scene, its picture and its words, so that what a video shows is known exactly.
+Signs are drawn with DejaVu Sans, which comes with matplotlib under a free licence.
+
+    python -m longva.nano.world example.mp4 --seconds 12
+"""
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Literal
+
+import av
+import typer
+from PIL import Image, ImageDraw, ImageFont
+
+_OBJECTS = """
+sun☀ cloud☁ umbrella☂ snowman☃ star★ telephone☎ cup☕ clover☘ hand☛ skull☠ moon☪ hammer⚒
+peace☮ wheel☸ face☻ queen♛ castle♜ bishop♝ horse♞ pawn♟ anchor⚓ swords⚔ scales⚖ flask⚗ gear⚙
+atom⚛ lily⚜ urn⚱ key⚷ scissors✂ plane✈ letter✉ pencil✎ pen✒ flower✿ snowflake❄ mouse🐭 cow🐮
+cat🐱 monkey🐵 angel😇 devil😈 balance☯ virus☣ comet☄ badge✪ scribe✍ diamond♦
+"""
+OBJECTS = {word[:-1]: word[-1] for word in _OBJECTS.split()}
+"""48 names and their signs."""
+
+_COMPANIONS = """
+spade♠ club♣ heart♥ note♪ music♬ dice⚄ flag⚑ plus✚ cross✖ check✔ arrow➔ square■ triangle▲
+circle● sharp♯ recycling♻
+"""
+COMPANIONS = {word[:-1]: word[-1] for word in _COMPANIONS.split()}
+"""16 names and their signs."""
+
+COLOURS = {
+    "red": (206, 44, 44),
+    "orange": (243, 136, 28),
+    "yellow": (248, 220, 60),
+    "green": (52, 158, 70),
+    "cyan": (74, 210, 220),
+    "blue": (46, 80, 208),
+    "purple": (128, 58, 172),
+    "pink": (250, 150, 196),
+    "brown": (116, 76, 44),
+    "gray": (134, 134, 134),
+}
+
+NUMBERS = range(10, 100)
+
+About = Literal["number", "color", "companion"]
+
+QUESTIONS: dict[About, str] = {
+    "number": "find the {}. what is the number?",
+    "color": "find the {}. what is the color?",
+    "companion": "find the {}. what is next to it?",
+}
+"""What may be asked about the frame that shows an object."""
+
+CHANCE: dict[About, float] = {
+    "number": 1 / len(NUMBERS),
+    "color": 1 / len(COLOURS),
+    "companion": 1 / len(COMPANIONS),
+}
+"""Probability of guessing the answer from the question alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What one picture shows."""
+
+    object: str
+    number: int
+    color: str
+    companion: str
+
+    @property
+    def caption(self) -> str:
+        """The scene in words."""
+        return (
+            f"a {self.object} with the number {self.number} on a {self.color} background "
+            f"next to a {self.companion}."
+        )
+
+    def answer(self, about: About) -> str:
+        """Return the right answer to a question of `QUESTIONS` about this scene."""
+        return str(getattr(self, about))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a scene is drawn: all that no question asks about. Lengths are shares of the side."""
+
+    object_at: tuple[float, float] = (0.28, 0.30)
+    object_size: float = 0.5
+    number_at: tuple[float, float] = (0.76, 0.2)
+    companion_at: tuple[float, float] = (0.76, 0.74)
+    shade: tuple[int, int, int] = (0, 0, 0)
+    """Added to the background's colour."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needle:
+    """One scene to hide, and what to ask about it."""
+
+    scene: Scene
+    about: About
+
+    @property
+    def question(self) -> str:
+        """Question that names the object."""
+        return QUESTIONS[self.about].format(self.scene.object)
+
+    @property
+    def answer(self) -> str:
+        """One word."""
+        return self.scene.answer(self.about)
+
+
+def random_scene(rng: random.Random, objects: Sequence[str] = tuple(OBJECTS)) -> Scene:
+    """Draw a scene by lot, its object one of `objects`."""
+    return Scene(
+        object=rng.choice(objects),
+        number=rng.choice(NUMBERS),
+        color=rng.choice(tuple(COLOURS)),
+        companion=rng.choice(tuple(COMPANIONS)),
+    )
+
+
+def random_layout(rng: random.Random) -> Layout:
+    """Draw the jitter of positions, sizes and shade by lot."""
+
+    def near(x: float, y: float) -> tuple[float, float]:
+        return x + rng.uniform(-0.04, 0.04), y + rng.uniform(-0.04, 0.04)
+
+    red, green, blue = (rng.randint(-12, 12) for _ in range(3))
+    return Layout(
+        object_at=near(*Layout.object_at),
+        object_size=rng.choice((0.45, 0.5, 0.55)),
+        number_at=near(*Layout.number_at),
+        companion_at=near(*Layout.companion_at),
+        shade=(red, green, blue),
+    )
+
+
+def random_needle(rng: random.Random, about: About) -> Needle:
+    """Draw a scene by lot and ask about it."""
+    return Needle(scene=random_scene(rng), about=about)
+
+
+@cache
+def _font_file() -> Path:
+    """Find DejaVu Sans without importing matplotlib, which takes long."""
+    spec = find_spec("matplotlib")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).with_name("mpl-data") / "fonts" / "ttf" / "DejaVuSans.ttf"
+
+
+@cache
+def _sign(text: str, size: int) -> Image.Image:
+    """Draw signs as a mask as large as `size` allows, `size` pixels wide or high."""
+    font = ImageFont.truetype(_font_file(), 4 * size)
+    left, top, right, bottom = font.getbbox(text)
+    mask = Image.new("L", (int(right - left), int(bottom - top)))
+    ImageDraw.Draw(mask).text((-left, -top), text, fill=255, font=font)
+    scale = size / max(mask.size)
+    width, height = (max(1, round(side * scale)) for side in mask.size)
+    return mask.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def draw_scene(
+    scene: Scene, width: int = 320, height: int = 240, layout: Layout | None = None
+) -> Image.Image:
+    """Paint a scene, RGB, `width` x `height` pixels; its signs lie in the central square."""
+    layout = layout or Layout()
+    base = COLOURS[scene.color]
+    background = tuple(value + add for value, add in zip(base, layout.shade, strict=True))
+    image = Image.new("RGB", (width, height), background)
+    side = min(width, height)
+    corner_x, corner_y = (width - side) / 2, (height - side) / 2
+    ink = (16, 16, 20) if sum(base) > 384 else (246, 246, 242)
+    for text, (x, y), size in (
+        (OBJECTS[scene.object], layout.object_at, layout.object_size),
+        (str(scene.number), layout.number_at, 0.38),
+        (COMPANIONS[scene.companion], layout.companion_at, 0.36),
+    ):
+        mask = _sign(text, round(size * side))
+        corner = (corner_x + x * side - mask.width / 2, corner_y + y * side - mask.height / 2)
+        image.paste(ink, (round(corner[0]), round(corner[1])), mask)
+    return image
+
+
+def mosaic(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Lay pictures of one size out row by row: the image whose UniRes grids they are."""
+    width, height = pictures[0].size
+    canvas = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height))
+    for index, picture in enumerate(pictures):
+        canvas.paste(picture, (index % columns * width, index // columns * height))
+    return canvas
+
+
+def haystack(rng: random.Random, without: Sequence[str] = ()) -> Iterator[tuple[Scene, Layout]]:
+    """Yield an endless film, frame by frame: shots of 4 to 24 frames in which the object drifts.
+
+    Args:
+        rng: where it comes from.
+        without: objects that no frame shows.
+    """
+    objects = tuple(name for name in OBJECTS if name not in without)
+    while True:
+        scene, layout = random_scene(rng, objects), random_layout(rng)
+        speed_x, speed_y = rng.uniform(-0.004, 0.004), rng.uniform(-0.004, 0.004)
+        x, y = layout.object_at
+        for step in range(rng.randint(4, 24)):
+            at = (x + step * speed_x, y + step * speed_y)
+            yield scene, replace(layout, object_at=at)
+
+
+def write_video(path: Path, frames: Iterable[Image.Image], fps: Fraction = Fraction(8)) -> None:
+    """Write pictures of one size as an MP4 file (H.264), `fps` of them a second."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with av.open(str(partial), "w", format="mp4") as container:
+            stream = container.add_stream("libx264", rate=fps)
+            stream.pix_fmt = "yuv420p"
+            for number, image in enumerate(frames):
+                if number == 0:
+                    stream.width, stream.height = image.size
+                container.mux(stream.encode(av.VideoFrame.from_image(image)))
+            container.mux(stream.encode())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def scene_frames(scenes: Iterable[Scene], frames_each: int) -> Iterator[Image.Image]:
+    """Show every scene for a number of frames."""
+    for scene in scenes:
+        picture = draw_scene(scene)
+        yield from [picture] * frames_each
+
+
+def main(
+    path: Annotated[Path, typer.Argument(help="MP4 file to write.")],
+    seconds: Annotated[int, typer.Option(help="Length; the scene changes every second.")] = 12,
+    seed: int = 0,
+) -> None:
+    """Write an example video and print what it shows."""
+    rng = random.Random(seed)
+    scenes = [random_scene(rng) for _ in range(seconds)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, scene_frames(scenes, frames_each=8))
+    typer.echo(f"Wrote {path}, {seconds} s; it begins with {scenes[0].caption}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,107 @@
+"""Teacher-forced logits of one sequence that no single device holds, without a cache.
+
+V-NIAH on several devices: 3,000 frames are 432,000 tokens, whose keys and values take 25 GB beside
+the model; spread over a ring, each device does one forward over its share. The result is that of
+`CachedSequence` or of one plain forward.
+
+A prompt is one tensor of symbols, as everywhere in this package: a value >= 0 is a token id, and
+-(1 + r) is row r of a table of embeddings (the visual tokens). Each rank embeds its own share only.
+
+    S symbols   R rows of the table   N asked positions   D width of the model   V words
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from longva.parallel.registered_attention import ring_forward
+from longva.parallel.ring_attention import RingSequence
+from longva.parallel.zigzag import zigzag_index
+
+
+def embed_symbols(
+    symbols: Tensor, input_embeddings: nn.Module, embeddings: Tensor | None = None
+) -> Tensor:
+    """Embed token ids and rows of a table; differentiable in both.
+
+    Args:
+        symbols: int64 [..., L]; >= 0 a token id, -(1 + r) row r of the table.
+        input_embeddings: the model's, int64 [...] -> [..., D].
+        embeddings: [R, D], on any device; its rows are moved as they are needed.
+
+    Returns:
+        [..., L, D].
+
+    Raises:
+        ValueError: when a symbol asks for a row that the table does not have.
+
+    >>> words = nn.Embedding.from_pretrained(torch.tensor([[0.0], [10.0]]))
+    >>> embed_symbols(torch.tensor([1, -1, -2]), words, torch.tensor([[7.0], [8.0]])).flatten()
+    tensor([10.,  7.,  8.])
+    """
+    embedded = input_embeddings(symbols.clamp(min=0))
+    rows_needed = -int(symbols.min())
+    rows = 0 if embeddings is None else len(embeddings)
+    if rows_needed > rows:
+        raise ValueError(
+            f"the prompt refers to row {rows_needed - 1} of the embeddings, which have {rows} "
+            "rows. Pass the visual tokens that the prompt was built with."
+        )
+    if embeddings is None:
+        return embedded
+    visual = symbols < 0
+    chosen = (-1 - symbols[visual]).to(embeddings.device)
+    return embedded.index_put((visual,), embeddings[chosen].to(embedded))
+
+
+@torch.inference_mode()
+def ring_logits(
+    model: PreTrainedModel,
+    symbols: Tensor,
+    positions: Tensor,
+    *,
+    embeddings: Tensor | None = None,
+    group: dist.ProcessGroup | None = None,
+    kernel: str | None = None,
+) -> Tensor:
+    """Logits at a few positions of one long sequence, which is spread over a ring.
+
+    Args:
+        model: a causal language model with an output layer, the same on every rank, whose decoder
+            attends by `zigzag_ring`: `model.get_decoder().set_attn_implementation("zigzag_ring")`.
+        symbols: int64 [S], the whole prompt with its answer, the same on every rank.
+        positions: int64 [N] in [0, S): where the next symbol is to be predicted. To score the
+            answer symbols[a:], ask at a - 1, a, ..., S - 2.
+        embeddings: [R, D], the table that negative symbols refer to.
+        group: the ring. None: this process alone.
+        kernel: name in `BLOCK_KERNELS`; None takes the device's flash kernel.
+
+    Returns:
+        [N, V] float32, the same on every rank.
+
+    Raises:
+        ValueError: for positions outside the prompt or rows outside the table, and when the
+            decoder does not attend by `zigzag_ring`.
+    """
+    length, output_layer = len(symbols), model.get_output_embeddings()
+    if output_layer is None:
+        raise ValueError(
+            f"{type(model).__name__} has no output layer; pass the causal model itself"
+        )
+    if len(positions) and not 0 <= int(positions.min()) <= int(positions.max()) < length:
+        raise ValueError(
+            f"positions must lie in [0, {length}), the prompt's, got {positions.tolist()}"
+        )
+    ring = RingSequence(length=length, group=group, kernel=kernel)
+    local = ring.shard(symbols.to(model.device), dim=0)[None]  # [1, L]
+    embedded = embed_symbols(local, model.get_input_embeddings(), embeddings)
+    hidden = ring_forward(model.get_decoder(), ring, inputs_embeds=embedded)[0]  # [L, D]
+
+    held, index = zigzag_index(positions.to(hidden.device), length, ring.rank, ring.world_size)
+    local_logits = output_layer(hidden[index]).float()  # [held, V]
+    logits = local_logits.new_zeros(len(positions), local_logits.shape[1])
+    logits[held] = local_logits
+    if group is not None:
+        dist.all_reduce(logits, group=group)  # each position comes from one rank, 0 from the rest
+    return logits

@@ -1,0 +1,256 @@
+"""Media -> visual tokens: decode, resize and encode in one stream, once per video.
+
+    decode ahead (thread)   frames 16..31        frames 32..47     ...
+    encode (device)                 frames 0..15         frames 16..31
+
+Frames stay small: uint8 at the size of a grid, one batch at a time. Encoded features can be kept on
+disk under a hash of the file's content, the model and every setting that changes them.
+
+Shapes: F frames (or grids of an image), T tokens a frame, D hidden size, S pixels a side.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from longva.frame_resize import Fit, Resize
+from longva.media_files import load_image
+from longva.model import LongVAForConditionalGeneration, LongVAProcessor
+from longva.model.unires import normalize_pixels
+from longva.video import Media, stream_frames
+
+Progress = Callable[[str, int, int], None]
+"""Called with the stage, what is done and what there is in all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameSettings:
+    """How frames are made and pooled; everything that changes features besides the frames taken."""
+
+    fit: Fit = "crop"
+    """`crop`: shortest edge to the grid, centre crop. `pad`: the whole frame on a square."""
+
+    resize: Resize = "torch"
+    """`torch` is fast and within 2 of 255 levels of `pil`, which is bit-exact."""
+
+    pool_stride: int | None = None
+    pool_mode: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualFeatures:
+    """One encoded medium."""
+
+    kind: str
+    """`video` or `image`."""
+
+    source: str
+    tokens: Tensor
+    """[F, T, D]."""
+
+    seconds: np.ndarray | None
+    """[F] presentation times of a video's frames; None for an image."""
+
+    indices: np.ndarray
+    """[F] positions of the frames in the video, or of the grids in the image."""
+
+    truncated: str = ""
+    """What is missing of a broken file, in words."""
+
+    timings: dict[str, float] = field(default_factory=dict)
+    """Seconds spent in `decode` and `encode`; they overlap."""
+
+
+def encode_image(
+    model: LongVAForConditionalGeneration,
+    processor: LongVAProcessor,
+    media: Media,
+    settings: FrameSettings,
+) -> VisualFeatures:
+    """Encode one image: a grid is a frame (AnyRes: the whole image is one)."""
+    started = time.perf_counter()
+    image = Image.fromarray(load_image(media.files[0], media.max_pixels))
+    inputs = processor.image_processor(image)
+    decoded = time.perf_counter()
+    with torch.inference_mode():
+        outputs = model.get_image_features(
+            inputs["pixel_values"],
+            inputs["image_grid_thw"],
+            pool_stride=settings.pool_stride,
+            pool_mode=settings.pool_mode,
+        )
+    tokens = outputs.pooler_output[0]
+    if model.config.image_packing == "unires":
+        tokens = tokens.unflatten(0, (-1, model.config.tokens_per_grid(settings.pool_stride)))
+    else:
+        tokens = tokens[None]
+    timings = {"decode": decoded - started, "encode": time.perf_counter() - decoded}
+    return VisualFeatures(
+        kind="image",
+        source=media.name,
+        tokens=tokens,
+        seconds=None,
+        indices=np.arange(len(tokens)),
+        timings=timings,
+    )
+
+
+def encode_video(
+    model: LongVAForConditionalGeneration,
+    processor: LongVAProcessor,
+    media: Media,
+    indices: np.ndarray,
+    settings: FrameSettings,
+    progress: Progress | None = None,
+) -> VisualFeatures:
+    """Decode, resize and encode frames of a video in a stream.
+
+    Args:
+        model: whose vision tower and projector are used.
+        processor: gives the size of a grid and the normalisation.
+        media: an opened video, GIF or folder of frames.
+        indices: [F], increasing: the frames to take.
+        settings: of the frames.
+        progress: called with ("watch", frames done, frames).
+
+    Raises:
+        VideoError: when a frame cannot be decoded.
+        MisnumberedError: when the container had misled `open_media`; see `stream_frames`.
+    """
+    tokens = torch.empty(
+        len(indices),
+        model.config.tokens_per_grid(settings.pool_stride),
+        model.config.text_config.hidden_size,
+        dtype=model.dtype,
+        device=model.device,
+    )
+    timings = {"decode": 0.0, "encode": 0.0}
+    batches = stream_frames(
+        media,
+        indices,
+        size=processor.video_processor.grid_size,
+        fit=settings.fit,
+        resize=settings.resize,
+        batch=model.config.vision_batch_size,
+    )
+    mean, std = processor.video_processor.image_mean, processor.video_processor.image_std
+    done = 0
+    for pixels in _one_ahead(_timed(batches, timings)):
+        started = time.perf_counter()
+        with torch.inference_mode():
+            grids = normalize_pixels(pixels.to(model.device), mean, std)
+            tokens[done : done + len(grids)] = model.model.encode_grids(
+                grids, settings.pool_stride, settings.pool_mode
+            )
+        done += len(pixels)
+        timings["encode"] += time.perf_counter() - started
+        if progress is not None:
+            progress("watch", done, len(indices))
+    return VisualFeatures(
+        kind="video",
+        source=media.name,
+        tokens=tokens,
+        seconds=media.seconds[indices],
+        indices=indices,
+        truncated=media.truncated,
+        timings=timings,
+    )
+
+
+def _timed(batches: Iterator[Tensor], timings: dict[str, float]) -> Iterator[Tensor]:
+    while True:
+        started = time.perf_counter()
+        batch = next(batches, None)
+        timings["decode"] += time.perf_counter() - started
+        if batch is None:
+            return
+        yield batch
+
+
+def _one_ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Compute the next item in a thread while the caller uses this one."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pending = pool.submit(next, batches, None)
+        while (batch := pending.result()) is not None:
+            pending = pool.submit(next, batches, None)
+            yield batch
+
+
+def vision_fingerprint(model: LongVAForConditionalGeneration) -> str:
+    """Hash the weights that features depend on: tower, projector and their settings."""
+    config = model.config
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(
+        f"{config.vision_config.to_json_string()}{config.vision_feature_layer}{config.pool_stride}"
+        f"{config.pool_mode}{config.image_packing}".encode()
+    )
+    for part in (model.model.vision_tower, model.model.multi_modal_projector):
+        for name, weight in sorted(part.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+class FeatureCache:
+    """Encoded media on disk, one safetensors file each, named by a hash of all they depend on.
+
+    Args:
+        folder: where the files lie; made when the first is saved.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+
+    def key(
+        self, media: Media, indices: np.ndarray, settings: FrameSettings, model_fingerprint: str
+    ) -> str:
+        """Name of an entry: content of the medium, frames taken, settings, model."""
+        parts = [media.fingerprint(), indices.tolist(), asdict(settings), model_fingerprint]
+        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=20).hexdigest()
+
+    def load(self, key: str, device: torch.device) -> VisualFeatures | None:
+        """Return an entry with its tokens on `device`, or None when there is none."""
+        path = self.folder / f"{key}.safetensors"
+        if not path.is_file():
+            return None
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["about"])
+            seconds = file.get_tensor("seconds").numpy() if about["kind"] == "video" else None
+            return VisualFeatures(
+                tokens=file.get_tensor("tokens").to(device),
+                seconds=seconds,
+                indices=file.get_tensor("indices").numpy(),
+                timings={"decode": 0.0, "encode": 0.0},
+                **about,
+            )
+
+    def save(self, key: str, features: VisualFeatures) -> None:
+        """Write an entry; a reader sees all of it or nothing."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors = {
+            "tokens": features.tokens.cpu().contiguous(),
+            "indices": torch.from_numpy(np.asarray(features.indices, np.int64)),
+        }
+        if features.seconds is not None:
+            tensors["seconds"] = torch.from_numpy(np.asarray(features.seconds, np.float64))
+        about = {name: getattr(features, name) for name in ("kind", "source", "truncated")}
+        handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=".partial")
+        os.close(handle)
+        try:
+            save_file(tensors, temporary, metadata={"about": json.dumps(about)})
+            Path(temporary).replace(self.folder / f"{key}.safetensors")
+        finally:
+            Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,99 @@
+import pytest
+import torch
+
+from longva.model.evidence import (
+    EvidenceCollector,
+    attend_block,
+    causal_attention_with_past,
+    plain_block,
+)
+from longva.model.random_model import random_longva
+
+
+def plain_attention(query, key, value, scaling):
+    """Softmax over an Lq x Lk matrix, keys repeated for grouped queries."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
+    scores = query @ key.transpose(-1, -2) * scaling
+    future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1 + key.shape[2] - query.shape[2])
+    shares = scores.masked_fill(future, float("-inf")).softmax(-1)
+    return shares @ value, shares
+
+
+@pytest.mark.parametrize("past", [0, 1, 9])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_two_blocks_equal_one_masked_softmax(past, kv_heads):
+    query = torch.randn(1, 4, 5, 8, dtype=torch.float64)
+    key, value = torch.randn(2, 1, kv_heads, past + 5, 8, dtype=torch.float64)
+    expected, _ = plain_attention(query, key, value, 0.3)
+    torch.testing.assert_close(causal_attention_with_past(query, key, value, 0.3), expected)
+
+
+def test_plain_block_equals_the_fused_one():
+    query = torch.randn(1, 4, 5, 8)
+    key, value = torch.randn(2, 1, 2, 5, 8)
+    for causal in (True, False):
+        fused = attend_block(query, key, value, causal=causal, scaling=0.3)
+        plain = plain_block(query, key, value, causal=causal, scaling=0.3)
+        for got, expected in zip(fused, plain, strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_queries", [1, 3])
+def test_collector_adds_up_what_the_last_queries_read(num_queries):
+    query, key = torch.randn(1, 4, 6, 8), torch.randn(1, 2, 10, 8)
+    _, shares = plain_attention(query, key, key, 0.3)
+    collector = EvidenceCollector(num_queries=num_queries)
+    collector.observe(0, query, key, 0.3)
+    torch.testing.assert_close(collector.weights(), shares[0, :, -num_queries:].mean((0, 1)))
+
+
+def test_collector_listens_to_the_heads_it_was_given():
+    query, key = torch.randn(1, 4, 2, 8), torch.randn(1, 4, 5, 8)
+    _, shares = plain_attention(query, key, key, 1.0)
+    collector = EvidenceCollector(heads=[(1, 2)])
+    collector.observe(0, query, key, 1.0)  # another layer: not listened to
+    collector.observe(1, query, key, 1.0)
+    torch.testing.assert_close(collector.weights(), shares[0, 2, -1])
+
+
+def test_collector_follows_a_growing_sequence():
+    collector = EvidenceCollector()
+    collector.observe(0, torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 2, 2), 1.0)
+    collector.observe(0, torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 4, 2), 1.0)
+    assert collector.weights().tolist() == pytest.approx([0.375, 0.375, 0.125, 0.125])
+
+
+def test_evidence_attention_gives_the_logits_of_sdpa():
+    model, _ = random_longva()
+    ids = torch.randint(0, 200, (1, 40))
+    with torch.no_grad():
+        expected = model(ids).logits
+        model.set_attn_implementation({"text_config": "evidence"})
+        torch.testing.assert_close(model(ids).logits, expected, rtol=1e-4, atol=1e-4)
+        assert model.model.vision_tower.config._attn_implementation == "sdpa"
+
+
+def test_evidence_attention_respects_left_padding():
+    model, _ = random_longva()
+    ids = torch.randint(0, 200, (1, 9))
+    padded = torch.cat([torch.full((1, 4), 3), ids], dim=1)
+    mask = torch.tensor([[0] * 4 + [1] * 9])
+    model.set_attn_implementation({"text_config": "evidence"})
+    options = {"max_new_tokens": 5, "do_sample": False}
+    alone = model.generate(input_ids=ids, **options)[:, 9:]
+    assert torch.equal(
+        model.generate(input_ids=padded, attention_mask=mask, **options)[:, 13:], alone
+    )
+
+
+def test_evidence_attention_refuses_a_vision_tower():
+    model, _ = random_longva()
+    model.set_attn_implementation("evidence")
+    with pytest.raises(ValueError, match=r"is causal, CLIPAttention is not.*text_config"):
+        model.get_video_features(torch.randn(1, 3, 56, 56))
+
+
+def test_no_observation_is_an_error():
+    with pytest.raises(ValueError, match="set_attn_implementation"):
+        EvidenceCollector().weights()

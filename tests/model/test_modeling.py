@@ -1,0 +1,202 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from longva.model import LongVAConfig
+from longva.model.modeling_longva import anyres_raster, pool_patches
+from longva.model.random_model import random_longva
+
+
+@pytest.fixture(scope="module")
+def longva():
+    return random_longva()
+
+
+def prompt(model, text_before, num_visual, text_after):
+    image = [model.config.image_token_id] * num_visual
+    return torch.tensor([[*range(text_before), *image, *range(text_after)]])
+
+
+def test_pooling_averages_windows_inside_each_grid():
+    patches = torch.tensor([[0.0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]]).view(
+        1, 16, 1
+    )
+    assert pool_patches(patches, 2, "average").flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert pool_patches(patches, 2, "max").flatten().tolist() == [5, 7, 13, 15]
+    assert pool_patches(patches, 4, "max").flatten().tolist() == [15]
+
+
+def test_anyres_runs_along_the_rows_of_the_whole_canvas():
+    base, left, right = ([n, n + 1, n + 2, n + 3] for n in (0, 10, 20))  # three grids of 2 x 2
+    patches = torch.tensor([base, left, right])[..., None]
+    raster = anyres_raster(patches, rows=1, columns=2).flatten().tolist()
+    assert raster == [0, 1, 2, 3, 10, 11, 20, 21, 12, 13, 22, 23]
+
+
+def test_features_are_tower_projector_pool(longva):
+    model, _ = longva
+    pixels = torch.randn(3, 3, 56, 56)
+    with torch.no_grad():
+        states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-2]
+        projected = model.model.multi_modal_projector(states[:, 1:])  # [3, 16, D]
+        square = projected.transpose(1, 2).unflatten(2, (4, 4))
+        expected = F.avg_pool2d(square, 2).flatten(2).transpose(1, 2)  # [3, 4, D]
+        torch.testing.assert_close(model.model.encode_grids(pixels), expected)
+
+
+def test_encoding_in_chunks_does_not_change_the_features(longva):
+    model, _ = longva
+    pixels = torch.randn(7, 3, 56, 56)
+    with torch.no_grad():
+        whole = model.model.encode_grids(pixels)
+        model.config.vision_batch_size, before = 2, model.config.vision_batch_size
+        chunked = model.model.encode_grids(pixels)
+        model.config.vision_batch_size = before
+    torch.testing.assert_close(whole, chunked)
+
+
+def test_an_image_and_a_video_of_the_same_grids_give_the_same_tokens(longva):
+    model, _ = longva
+    pixels = torch.randn(4, 3, 56, 56)
+    with torch.no_grad():
+        image = model.get_image_features(pixels, torch.tensor([[1, 2, 2]])).pooler_output[0]
+        video = model.get_video_features(pixels, torch.tensor([[4, 1, 1]])).pooler_output[0]
+    assert torch.equal(image, video)
+
+
+def test_pool_stride_and_mode_can_be_set_in_one_call(longva):
+    model, _ = longva
+    pixels = torch.randn(2, 3, 56, 56)
+    thw = torch.tensor([[2, 1, 1]])
+    with torch.no_grad():
+        one = model.get_video_features(pixels, thw, pool_stride=4).pooler_output[0]
+        mean = model.get_video_features(pixels, thw, pool_stride=1).pooler_output[0]
+        top = model.get_video_features(pixels, thw, pool_stride=4, pool_mode="max").pooler_output[0]
+    torch.testing.assert_close(one, mean.view(2, 16, -1).mean(1))
+    torch.testing.assert_close(top, mean.view(2, 16, -1).amax(1))
+
+
+def test_forward_with_other_pooling_takes_fewer_placeholders(longva):
+    model, processor = longva
+    frames = [torch.randint(0, 255, (3, 56, 56, 3), dtype=torch.uint8).numpy()]
+    inputs = processor(
+        text="<video> hi", videos=frames, num_frames=3, pool_stride=4, return_tensors="pt"
+    )
+    assert int((inputs["input_ids"] == model.config.video_token_id).sum()) == 3
+    with torch.no_grad():
+        assert model(**inputs, pool_stride=4).logits.shape[1] == inputs["input_ids"].shape[1]
+
+
+def test_features_computed_once_can_be_used_again(longva):
+    model, _ = longva
+    pixels, thw = torch.randn(2, 3, 56, 56), torch.tensor([[1, 1, 2]])
+    ids = prompt(model, 5, 8, 3)
+    with torch.no_grad():
+        direct = model(ids, pixel_values=pixels, image_grid_thw=thw).logits
+        features = model.get_image_features(pixels, thw)
+        again = model(ids, mm_encoder_outputs={"image": features}).logits
+    assert torch.equal(direct, again)
+
+
+def test_logits_to_keep_projects_only_the_last_positions(longva):
+    model, _ = longva
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids, logits_to_keep=2).logits, model(ids).logits[:, -2:])
+
+
+def test_placeholders_and_tokens_must_agree(longva):
+    model, _ = longva
+    with pytest.raises(ValueError, match="7 image placeholder tokens, but the images encode to 8"):
+        model(prompt(model, 1, 7, 1), pixel_values=torch.randn(2, 3, 56, 56))
+
+
+def test_a_processor_of_another_packing_is_refused(longva):
+    model, _ = longva
+    with pytest.raises(ValueError, match="announces 2 grids, but 3 were given.*packing"):
+        model.get_image_features(torch.randn(3, 3, 56, 56), torch.tensor([[1, 1, 2]]))
+
+
+def test_anyres_model_and_processor_agree_on_tokens():
+    from PIL import Image
+
+    model, processor = random_longva(image_packing="anyres")
+    inputs = processor(
+        text="<image> hi", images=[Image.new("RGB", (100, 60), "red")], return_tensors="pt"
+    )
+    _, rows, columns = inputs["image_grid_thw"][0].tolist()
+    placeholders = int((inputs["input_ids"] == model.config.image_token_id).sum())
+    assert placeholders == (1 + rows * columns) * 16  # the base grid, and no pooling
+    with torch.no_grad():
+        assert model(**inputs, logits_to_keep=1).logits.shape[1] == 1
+
+
+def test_anyres_pools_video_frames_as_unires_does():
+    model, _ = random_longva(image_packing="anyres")
+    with torch.no_grad():
+        tokens = model.get_video_features(torch.randn(3, 3, 56, 56)).pooler_output[0]
+    assert tokens.shape[0] == 3 * 4
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_chunked_prefill_generates_the_same_tokens(longva, chunk):
+    model, _ = longva
+    inputs = {
+        "input_ids": prompt(model, 6, 12, 5),
+        "pixel_values": torch.randn(3, 3, 56, 56),
+        "image_grid_thw": torch.tensor([[1, 1, 3]]),
+        "max_new_tokens": 8,
+        "do_sample": False,
+    }
+    whole = model.generate(**inputs)
+    assert torch.equal(model.generate(**inputs, prefill_chunk_size=chunk), whole)
+
+
+def test_generation_equals_one_full_forward_a_token(longva):
+    model, _ = longva
+    ids, pixels = prompt(model, 6, 8, 5), torch.randn(2, 3, 56, 56)
+    generated = model.generate(
+        input_ids=ids, pixel_values=pixels, max_new_tokens=6, do_sample=False, prefill_chunk_size=4
+    )
+    expected = ids
+    with torch.no_grad():
+        for _ in range(6):
+            logits = model(expected, pixel_values=pixels).logits[:, -1]
+            logits[:, model.generation_config.suppress_tokens] = float("-inf")
+            expected = torch.cat([expected, logits.argmax(-1)[None]], dim=1)
+    assert torch.equal(generated, expected)
+
+
+def test_loss_ignores_masked_labels_and_trains_the_projector():
+    model, _ = random_longva()
+    ids = prompt(model, 4, 4, 4)
+    labels = ids.clone()
+    labels[:, :10] = -100
+    loss = model(ids, pixel_values=torch.randn(1, 3, 56, 56), labels=labels).loss
+    loss.backward()
+    assert loss.item() > 0
+    assert model.model.multi_modal_projector.linear_1.weight.grad.norm() > 0
+
+
+def test_gradients_through_vision_chunks_are_those_of_one_batch():
+    model, _ = random_longva(vision_batch_size=2)
+    pixels = torch.randn(5, 3, 56, 56)
+    weight = model.model.multi_modal_projector.linear_1.weight
+
+    def gradient(batch_size):
+        model.config.vision_batch_size = batch_size
+        return torch.autograd.grad(model.model.encode_grids(pixels).square().sum(), weight)[0]
+
+    torch.testing.assert_close(gradient(2), gradient(5), rtol=1e-4, atol=1e-4)
+
+
+def test_config_names_the_strides_that_work():
+    with pytest.raises(ValueError, match=r"divide the 24 patches a side, got 5. Choose one of \[1"):
+        LongVAConfig(pool_stride=5)
+    with pytest.raises(ValueError, match="pool_mode must be 'average' or 'max', got 'sum'"):
+        LongVAConfig(pool_mode="sum")
+
+
+def test_default_config_is_clip_l_with_144_tokens_a_grid():
+    config = LongVAConfig()
+    assert config.tokens_per_grid() == 144 and config.vision_config.num_hidden_layers == 24

@@ -1,0 +1,115 @@
+import random
+
+import pytest
+
+from longva.nano.corpus import Mixture, Writer, ask, tell
+from longva.nano.words import SPECIAL, split_words, vocabulary, word_tokenizer
+from longva.nano.world import OBJECTS, QUESTIONS, Scene, random_scene
+
+ANCHOR = Scene(object="anchor", number=42, color="red", companion="club")
+KINDS = list(vars(Mixture()))
+
+
+def test_a_seed_says_what_is_written():
+    assert Writer(3).sequence(200) == Writer(3).sequence(200)
+    assert Writer(3).sequence(200) != Writer(4).sequence(200)
+
+
+@pytest.mark.parametrize("length", [64, 256, 2048])
+def test_sequences_have_their_length_and_only_known_words(length):
+    writer, known = Writer(0), set(vocabulary())
+    for _ in range(20):
+        words = writer.sequence(length)
+        assert len(words) == length
+        assert words[0] == "<|endoftext|>"
+        assert set(words) <= known
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_documents_fill_the_length_they_are_given(kind):
+    shares = {name: float(name == kind) for name in KINDS}
+    writer = Writer(1, Mixture(**shares))
+    for length in (60, 300, 3000):
+        lengths = [len(writer.document(length)) for _ in range(20)]
+        assert min(lengths) > 0.6 * length
+        assert max(lengths) <= length
+
+
+def test_an_album_asks_only_what_one_scene_of_it_answers():
+    writer = Writer(2)
+    num_asked = 0
+    for _ in range(40):
+        words = writer.album(256)
+        for i, word in enumerate(words):
+            if word != "find":
+                continue
+            name = words[i + 2]
+            told = [
+                j
+                for j in range(i)
+                if words[j] == name and words[j - 1] != "the" and words[j + 1] != "."
+            ]
+            answer = words[words.index("assistant", i) + 1]
+            assert len(told) == 1
+            assert answer in words[told[0] : told[0] + 14]
+            num_asked += 1
+    assert num_asked > 100
+
+
+def test_every_magic_question_has_its_answer_in_the_book():
+    for seed in range(20):
+        book, *answers = " ".join(Writer(seed).magic(256)).split("answer : ")
+        assert answers
+        for answer in answers:
+            assert answer.split(" .")[0] in book
+
+
+def test_a_quiz_is_answered_by_its_scenes():
+    for seed in range(20):
+        scenes, questions = " ".join(Writer(seed).quiz(120)).split(" again : ")
+        for question in questions.split(" ; ")[:-1]:
+            name, _, answer = question.split()
+            told = scenes.split()
+            assert answer in told[told.index(name) : told.index(name) + 14]
+
+
+def test_a_scene_is_told_in_the_order_of_a_frames_tokens():
+    assert tell(ANCHOR, 0) == ["anchor", "42", "red", "club"]
+    assert tell(ANCHOR, 2) == split_words(ANCHOR.caption)
+
+
+@pytest.mark.parametrize("about", list(QUESTIONS))
+def test_a_question_reads_as_the_chat_template_writes_it(about):
+    tokenizer = word_tokenizer()
+    chat = (
+        f"{QUESTIONS[about].format('anchor')}<|im_end|>\n"
+        f"<|im_start|>assistant\n{ANCHOR.answer(about)}<|im_end|>\n"
+    )
+    assert tokenizer.tokenize(chat) == ask(ANCHOR, about)
+
+
+def test_the_tokenizer_splits_as_split_words_does():
+    tokenizer, text = word_tokenizer(), "</book>. The number is: 4471902? 42."
+    words = ["<", "/", "book", ">", ".", "the", "number", "is", ":"]
+    words += ["44", "71", "90", "2", "?", "42", "."]
+    assert tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids) == words
+    assert split_words(text) == words
+
+
+def test_a_word_from_elsewhere_is_unknown():
+    tokenizer = word_tokenizer()
+    assert tokenizer("find the zebra").input_ids[-1] == tokenizer.unk_token_id
+
+
+def test_special_tokens_come_first_and_stay_whole():
+    tokenizer = word_tokenizer()
+    assert tokenizer.convert_tokens_to_ids(list(SPECIAL)) == list(range(6))
+    assert tokenizer("<|im_start|>user\n<image><image>find").input_ids[2:4] == [3, 3]
+    assert len(tokenizer) == len(vocabulary())
+
+
+def test_numbers_of_the_world_are_single_words():
+    tokenizer, rng = word_tokenizer(), random.Random(0)
+    for _ in range(50):
+        assert len(tokenizer(str(random_scene(rng).number)).input_ids) == 1
+    assert all(len(tokenizer(name).input_ids) == 1 for name in OBJECTS)

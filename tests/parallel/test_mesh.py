@@ -1,0 +1,50 @@
+import pytest
+import torch
+import torch.distributed as dist
+from tests.distributed import run_distributed
+
+from longva.errors import RecipeError
+from longva.parallel import parallel_mesh
+
+
+def place_in_the_mesh(rank, world_size, ring):
+    """Who shares this rank's ring, found by talking to them, and where it stands."""
+    with parallel_mesh(ring=ring) as mesh:
+        neighbours = [torch.zeros(1) for _ in range(ring)]
+        dist.all_gather(neighbours, torch.tensor([float(rank)]), group=mesh.ring_group)
+        ranks = [int(n) for n in neighbours]
+        place = (mesh.rank, mesh.world_size, mesh.data_rank, mesh.data_size, ranks)
+    assert not dist.is_initialized()
+    return place
+
+
+def test_processes_are_dealt_into_rings_of_neighbours():
+    assert run_distributed(place_in_the_mesh, 4, 2, join=False) == [
+        (0, 4, 0, 2, [0, 1]),
+        (1, 4, 0, 2, [0, 1]),
+        (2, 4, 1, 2, [2, 3]),
+        (3, 4, 1, 2, [2, 3]),
+    ]
+
+
+def test_one_process_without_torchrun_is_a_mesh_too(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert place_in_the_mesh(rank=0, world_size=1, ring=1) == (0, 1, 0, 1, [0])
+
+
+def test_an_exception_leaves_no_process_group_behind(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(KeyError), parallel_mesh():
+        raise KeyError
+    assert not dist.is_initialized()
+
+
+def ring_that_does_not_divide(rank, world_size):
+    message = "4 processes cannot be dealt into rings of 3. Set the ring to one of 1, 2, 4, or"
+    with pytest.raises(RecipeError, match=message), parallel_mesh(ring=3):
+        pass
+    assert dist.is_initialized()  # the caller's own group, left alone
+
+
+def test_a_ring_must_divide_the_number_of_processes():
+    run_distributed(ring_that_does_not_divide, 4)

@@ -1,0 +1,262 @@
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from longva.assistant import LongVA, Sampling
+from longva.errors import ContextLengthError, LongVAError
+from longva.frame_sampling import FrameSampling
+from longva.model.random_model import random_longva
+from longva.video import read_frames
+from longva.visual_features import FrameSettings
+
+QUESTION = "What happens?"
+
+
+@pytest.fixture(scope="module")
+def longva():
+    return LongVA(*random_longva(), name="random")
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "image.png"
+    Image.effect_noise((150, 90), 60).convert("RGB").save(path)
+    return path
+
+
+def generated_text(longva, messages, max_new_tokens, **media):
+    """The answer by transformers' own generate, in one forward over the whole prompt."""
+    processor = longva.processor
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    inputs = processor(text=text, return_tensors="pt", **media)
+    ids = longva.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    answer = ids[0, inputs["input_ids"].shape[1] :]
+    return processor.tokenizer.decode(answer, skip_special_tokens=True).strip()
+
+
+def turn(question, *media):
+    return {"role": "user", "content": [*media, {"type": "text", "text": question}]}
+
+
+def test_answer_about_a_video_is_that_of_generate(longva, video):
+    answer = longva.watch(video, frames=10).ask(QUESTION, max_new_tokens=12)
+    expected = generated_text(
+        longva, [turn(QUESTION, {"type": "video"})], 12, videos=[str(video)], num_frames=10
+    )
+    assert answer.text == expected
+
+
+def test_answer_about_an_image_is_that_of_generate(longva, image):
+    answer = longva.watch(image).ask(QUESTION, max_new_tokens=12)
+    expected = generated_text(
+        longva, [turn(QUESTION, {"type": "image"})], 12, images=[Image.open(image)]
+    )
+    assert answer.text == expected
+
+
+def test_several_media_stand_in_one_prompt(longva, video, image):
+    answer = longva.watch([image, video], frames=4).ask(QUESTION, max_new_tokens=12)
+    expected = generated_text(
+        longva,
+        [turn(QUESTION, {"type": "image"}, {"type": "video"})],
+        12,
+        images=[Image.open(image)],
+        videos=[str(video)],
+        num_frames=4,
+    )
+    assert answer.text == expected
+    assert {e.medium for e in answer.evidence} <= {0, 1}
+
+
+def test_asking_twice_gives_two_fresh_answers(longva, video):
+    session = longva.watch(video, frames=10)
+    first, other, again = (
+        session.ask(q, max_new_tokens=12) for q in (QUESTION, "And then?", QUESTION)
+    )
+    fresh = longva.watch(video, frames=10).ask("And then?", max_new_tokens=12)
+    assert first.text == again.text and first.evidence == again.evidence
+    assert other.text == fresh.text
+    assert [e.frame for e in other.evidence] == [e.frame for e in fresh.evidence]
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 16, 37])
+def test_prefill_in_chunks_gives_the_same_answer(longva, video, chunk_tokens):
+    expected = longva.watch(video, frames=10).ask(QUESTION, max_new_tokens=8).text
+    chunked = LongVA(longva.model, longva.processor, name="chunked", chunk_tokens=chunk_tokens)
+    assert chunked.watch(video, frames=10).ask(QUESTION, max_new_tokens=8).text == expected
+
+
+def test_a_kept_turn_is_seen_by_the_next_question(longva, video):
+    session = longva.watch(video, frames=4)
+    first = session.ask("First?", max_new_tokens=6, keep=True)
+    second = session.ask("Second?", max_new_tokens=6, keep=True)
+    messages = [
+        turn("First?", {"type": "video"}),
+        {"role": "assistant", "content": first.text},
+        {"role": "user", "content": "Second?"},
+    ]
+    assert second.text == generated_text(longva, messages, 6, videos=[str(video)], num_frames=4)
+
+
+def test_nothing_is_watched_twice(longva, video, monkeypatch):
+    session = longva.watch(video, frames=10)
+    lengths = []
+    model = longva.model.model
+    hooks = [
+        model.vision_tower.register_forward_pre_hook(lambda *_: lengths.append("vision")),
+        model.language_model.register_forward_pre_hook(
+            lambda _, __, kwargs: lengths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+        ),
+    ]
+    answer = session.ask(QUESTION, max_new_tokens=3)
+    for hook in hooks:
+        hook.remove()
+    assert lengths[0] < answer.prompt_tokens - 40  # only what follows the 10 x 4 visual tokens
+    assert lengths[1:] == [1, 1]
+
+
+def test_stream_pieces_join_to_the_answer(longva, video):
+    stream = longva.watch(video, frames=4).stream(QUESTION, max_new_tokens=16)
+    text = "".join(stream)
+    assert stream.answer.text.startswith(text.strip()[:3]) and text.strip() in stream.answer.text
+
+
+def test_an_abandoned_stream_leaves_the_session_as_it_was(longva, video):
+    session = longva.watch(video, frames=4)
+    expected = session.ask(QUESTION, max_new_tokens=8).text
+    pieces = iter(session.stream("Another question?", max_new_tokens=8, keep=True))
+    next(pieces)
+    pieces.close()
+    assert session.history == []
+    assert session.ask(QUESTION, max_new_tokens=8).text == expected
+
+
+def test_sampling_follows_its_seed(longva, video):
+    session = longva.watch(video, frames=4)
+
+    def text(seed):
+        sampling = Sampling(temperature=2.0, top_p=0.95, top_k=50, seed=seed)
+        return session.ask(QUESTION, max_new_tokens=12, sampling=sampling).text
+
+    assert text(1) == text(1) != text(2)
+
+
+def test_evidence_is_the_attention_of_eager_softmax(longva, video):
+    """One answer token: its query is the last position of the prompt."""
+    answer = longva.watch(video, frames=6).ask(QUESTION, max_new_tokens=1, evidence=6)
+    processor, model = longva.processor, longva.model
+    text = processor.apply_chat_template(
+        [turn(QUESTION, {"type": "video"})], add_generation_prompt=True
+    )
+    inputs = processor(text=text, videos=[str(video)], num_frames=6, return_tensors="pt")
+    model.set_attn_implementation({"text_config": "eager"})
+    try:
+        with torch.no_grad():
+            attentions = model(**inputs, output_attentions=True).attentions
+    finally:
+        model.set_attn_implementation({"text_config": "evidence"})
+    last = torch.stack(attentions)[:, 0, :, -1].mean((0, 1))  # [L]
+    visual = last[inputs["input_ids"][0] == model.config.video_token_id].view(6, 4).sum(1)
+    expected = (visual / visual.sum()).tolist()
+    times = read_frames(video, FrameSampling(num_frames=6), size=56)
+    by_frame = {e.frame: e for e in answer.evidence}
+    assert sorted(by_frame) == times.indices.tolist()
+    for frame, seconds, weight in zip(times.indices, times.seconds, expected, strict=True):
+        assert by_frame[frame].weight == pytest.approx(weight, rel=1e-3)
+        assert by_frame[frame].seconds == pytest.approx(seconds)
+
+
+def test_evidence_comes_heaviest_first_and_as_many_as_asked(longva, video):
+    answer = longva.watch(video, frames=10).ask(QUESTION, max_new_tokens=4, evidence=3)
+    weights = [e.weight for e in answer.evidence]
+    assert len(weights) == 3 and weights == sorted(weights, reverse=True)
+
+
+def test_json_has_the_promised_keys(longva, video):
+    answer = longva.watch(video, fps=1).ask(QUESTION, max_new_tokens=4)
+    row = json.loads(json.dumps(answer.to_json()))
+    promised = {"question", "answer", "model", "media", "frames", "prompt_tokens", "evidence"}
+    assert set(row) == promised | {"timings", "finish_reason"}
+    assert set(row["timings"]) == {"decode", "encode", "prefill", "answer"}
+    assert set(row["evidence"][0]) == {"frame", "seconds", "weight"}
+    assert row["frames"] == 6 and row["media"] == str(video)
+
+
+def test_default_sampling_is_one_frame_a_second(longva, video):
+    session = longva.watch(video)
+    assert session.media[0].seconds.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_default_sampling_spreads_over_the_video_when_the_context_is_short(video):
+    model, processor = random_longva(max_position_embeddings=1296)
+    session = LongVA(model, processor, name="short").watch(video)
+    assert session.frames == 4  # 4 x 4 tokens beside the 1,280 of text that are planned for
+    assert session.media[0].indices.tolist()[-1] == 47
+
+
+def test_frames_that_exceed_the_context_are_refused_with_the_number_that_fits(video):
+    model, processor = random_longva(max_position_embeddings=1300)
+    with pytest.raises(
+        ContextLengthError, match=r"40 frames .* 1,440 tokens.*context is 1,300.*to 5"
+    ):
+        LongVA(model, processor, name="short").watch(video, frames=40)
+
+
+@pytest.mark.parametrize("kv", ["int8", "int4"])
+def test_a_quantised_kv_cache_answers(longva, video, kv):
+    small = LongVA(longva.model, longva.processor, name="small", kv=kv)
+    session = small.watch(video, frames=10)
+    full = longva.watch(video, frames=10)
+    assert session._cached.kv_bytes < 0.5 * full._cached.kv_bytes
+    assert session.ask(QUESTION, max_new_tokens=4).answer_tokens == 4
+
+
+def test_a_cached_video_is_neither_decoded_nor_encoded_again(longva, video, tmp_path):
+    cached = LongVA(longva.model, longva.processor, name="cached", cache_dir=tmp_path / "cache")
+    first = cached.watch(video, frames=5)
+    second = cached.watch(video, frames=5)
+    assert second.timings["encode"] == 0 and first.timings["encode"] > 0
+    a, b = (session.ask(QUESTION, max_new_tokens=6) for session in (first, second))
+    assert (a.text, a.evidence) == (b.text, b.evidence)
+    assert cached.watch(video, frames=6).timings["encode"] > 0
+    padded = cached.watch(video, frames=5, settings=FrameSettings(fit="pad"))
+    assert padded.timings["encode"] > 0
+    assert len(list((tmp_path / "cache").glob("*.partial"))) == 0
+
+
+def test_pool_stride_of_a_call_changes_the_tokens_a_frame(longva, video):
+    one = longva.watch(video, frames=5, settings=FrameSettings(pool_stride=4))
+    four = longva.watch(video, frames=5)
+    prompts = [session.ask(QUESTION, max_new_tokens=1).prompt_tokens for session in (one, four)]
+    assert prompts[1] - prompts[0] == 5 * (4 - 1)
+
+
+def test_an_answer_cut_by_the_context_says_so(video):
+    model, processor = random_longva(max_position_embeddings=1400)
+    session = LongVA(model, processor, name="short").watch(video, frames=4)
+    question = "x" * 1300
+    answer = session.ask(question, max_new_tokens=500)
+    assert answer.finish_reason == "length" and answer.prompt_tokens + answer.answer_tokens == 1400
+    with pytest.raises(ContextLengthError, match="context is"):
+        session.ask("x" * 1500)
+    assert session.ask("Still there?", max_new_tokens=2).answer_tokens == 2
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [(" ", "question is empty"), ("see <video> now", "spells '<video>'")],
+)
+def test_questions_that_cannot_be_asked(longva, video, question, message):
+    with pytest.raises(LongVAError, match=message):
+        longva.watch(video, frames=2).ask(question)
+
+
+def test_sampling_settings_are_checked():
+    with pytest.raises(LongVAError, match="top_p"):
+        Sampling(top_p=0.0)
+
+
+def test_the_embedded_model_says_that_it_is_random():
+    assert "random" in LongVA.from_pretrained("nano").notice

@@ -1,0 +1,176 @@
+"""The command as users run it, in processes of its own where exit codes and output count."""
+
+import json
+import re
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from longva import __version__
+from longva.cli import app, clock, printable
+from longva.model.random_model import random_longva
+
+
+def longva(*arguments, cwd=None):
+    command = [sys.executable, "-m", "longva", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+def in_process(*arguments):
+    """Run a command here: fast, and errors are raised instead of printed."""
+    return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+
+
+def test_ask_prints_one_json_object_a_question(video):
+    result = longva("ask", video, "What is shown?", "When?", "--frames", 5, "--json")
+    assert result.returncode == 0
+    answers = json.loads(result.stdout)
+    assert [answer["question"] for answer in answers] == ["What is shown?", "When?"]
+    assert answers[0]["frames"] == 5 and len(answers[0]["evidence"]) == 5
+    assert "random" in result.stderr  # the note about the embedded model does not spoil the JSON
+
+
+def test_ask_prints_answer_and_evidence_times(video):
+    result = in_process("ask", video, "What is shown?", "--max-new-tokens", 4, "--evidence", 2)
+    lines = result.stdout.splitlines()
+    assert lines[0] == "Q  What is shown?" and lines[1].startswith("A  ")
+    assert sum("frame " in line for line in lines) == 2
+    assert "6 frames" in lines[-2] or "6 frames" in lines[-1]
+
+
+def test_chat_answers_until_an_empty_line(video):
+    options = ["chat", str(video), "--frames", "3", "--max-new-tokens", "3"]
+    result = CliRunner().invoke(app, options, input="Hello?\nWhy <video>?\nAnd?\n\n")
+    assert result.exit_code == 0
+    assert result.stdout.count("evidence: 0:00:0") == 2
+    assert "control token" in result.stderr
+
+
+def test_plan_says_what_fits():
+    result = in_process("plan", "longva-7b", "--frames", 3000, "--device", "h200", "--json")
+    plan = json.loads(result.stdout)
+    assert not plan["fits"] and plan["max_frames"] == 1546
+    assert "It does NOT fit. At most 1,546 frames" in in_process("plan", "--frames", 3000).stdout
+
+
+def test_convert_writes_a_checkpoint_that_ask_takes(video, tmp_path):
+    model, processor = random_longva()
+    model.save_pretrained(tmp_path / "ours")
+    processor.save_pretrained(tmp_path / "ours")
+    model.config.vision_config.save_pretrained(tmp_path / "tower")
+    tower = ["--vision-tower", tmp_path / "tower"]
+    converted = in_process(
+        "convert", tmp_path / "ours", tmp_path / "llava", "--to", "llava", *tower
+    )
+    assert converted.exit_code == 0
+    for folder in ("ours", "llava"):
+        options = ["--frames", 3, "--json", "--max-new-tokens", 4, "--model", tmp_path / folder]
+        answers = json.loads(in_process("ask", video, "What?", *options).stdout)
+        assert answers[0]["prompt_tokens"] > 12, folder
+
+
+def test_version_and_help():
+    assert in_process("--version").stdout == f"longva {__version__}\n"
+    for command in ("ask", "chat", "plan", "convert"):
+        assert f"longva {command}" in in_process(command, "--help").stdout  # shows an example
+
+
+def test_clock_and_printable():
+    assert clock(3725.04) == "1:02:05.0"
+    assert printable("a\x1b[2Jb\n") == "a\\x1b[2Jb\n"
+
+
+def audio_only(folder: Path) -> Path:
+    path = folder / "sound.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(bytes(16_000))
+    return path
+
+
+def written(folder: Path, name: str, content: bytes) -> Path:
+    (folder / name).write_bytes(content)
+    return folder / name
+
+
+def empty_folder(folder: Path) -> Path:
+    (folder / "empty").mkdir()
+    return folder / "empty"
+
+
+def incomplete_checkpoint(folder: Path) -> Path:
+    from safetensors.torch import load_file, save_file
+
+    model, processor = random_longva()
+    model.save_pretrained(folder / "broken")
+    processor.save_pretrained(folder / "broken")
+    weights = folder / "broken" / "model.safetensors"
+    tensors = load_file(weights)
+    del tensors["lm_head.weight"]
+    tensors["extra.weight"] = tensors.pop("model.language_model.norm.weight")
+    save_file(tensors, weights, metadata={"format": "pt"})
+    return folder / "broken"
+
+
+BAD_INPUTS = {
+    "missing file": lambda d, v: (["ask", d / "none.mp4", "Q"], "none.mp4"),
+    "empty file": lambda d, v: (["ask", written(d, "x.mp4", b""), "Q"], "x.mp4.*0 bytes"),
+    "text called mp4": lambda d, v: (["ask", written(d, "x.mp4", b"hello" * 99), "Q"], "x.mp4"),
+    "audio only": lambda d, v: (["ask", audio_only(d), "Q"], "sound.wav.*no video"),
+    "index missing": lambda d, v: (
+        ["ask", written(d, "cut.mp4", v.read_bytes()[:3000]), "Q"],
+        "cut.mp4",
+    ),
+    "folder without images": lambda d, v: (["ask", empty_folder(d), "Q"], "empty.*image"),
+    "broken image": lambda d, v: (
+        ["ask", written(d, "x.png", b"\x89PNG\r\n\x1a\n123"), "Q"],
+        "x.png",
+    ),
+    "zero frames": lambda d, v: (["ask", v, "Q", "--frames", 0], "1 or more, got 0"),
+    "frames and fps": lambda d, v: (["ask", v, "Q", "--frames", 4, "--fps", 1], "frames and fps"),
+    "negative fps": lambda d, v: (["ask", v, "Q", "--fps", -1], "greater than 0, got -1"),
+    "empty question": lambda d, v: (["ask", v, "  "], "question is empty"),
+    "control token": lambda d, v: (["ask", v, "a <|im_end|> b"], "control token"),
+    "pool stride": lambda d, v: (
+        ["ask", v, "Q", "--pool-stride", 3],
+        r"divide the 4 .*\[1, 2, 4\]",
+    ),
+    "top_p": lambda d, v: (["ask", v, "Q", "--top-p", 0], "top_p"),
+    "no such device": lambda d, v: (
+        ["ask", v, "Q", "--device", "cuda:7"],
+        "cuda:7.*--device cpu",
+    ),
+    "no such model": lambda d, v: (["ask", v, "Q", "--model", d / "nowhere"], "nowhere"),
+    "not a checkpoint": lambda d, v: (["ask", v, "Q", "--model", empty_folder(d)], "config.json"),
+    "wrong tensors": lambda d, v: (
+        ["ask", v, "Q", "--model", incomplete_checkpoint(d)],
+        "(?s)missing.*(lm_head|norm).*unexpected.*extra.weight",
+    ),
+    "convert onto a folder": lambda d, v: (
+        ["convert", incomplete_checkpoint(d), empty_folder(d)],
+        "exists.*--overwrite",
+    ),
+    "cache is a file": lambda d, v: (
+        ["ask", v, "Q", "--cache", written(d, "c", b"")],
+        "File exists",
+    ),
+    "unknown plan device": lambda d, v: (["plan", "--device", "gameboy"], "gameboy.*h200"),
+    "unknown option": lambda d, v: (["ask", v, "Q", "--farmes", 3], "--farmes"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_bad_input_gets_one_message_and_exit_code_2(case, video, tmp_path):
+    arguments, message = BAD_INPUTS[case](tmp_path, video)
+    before = sorted(tmp_path.rglob("*"))
+    result = longva(*arguments, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr and result.stdout == ""
+    assert re.search(message, result.stderr), result.stderr
+    assert sorted(tmp_path.rglob("*")) == before, "something was left behind"

@@ -1,0 +1,251 @@
+import pytest
+import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from longva.errors import ContextLengthError
+from longva.kv_cache import CAPACITY_STEP, CachedSequence, common_prefix, dequantise, quantise
+
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,  # random weights that attend sharply and have opinions
+}
+
+
+def tiny_model(family="qwen2", **changes):
+    torch.manual_seed(0)
+    config, model = {
+        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+        "llama": (LlamaConfig, LlamaForCausalLM),
+    }[family]
+    return model(config(**SIZES | changes)).eval()
+
+
+def symbols_and_table(n=37):
+    """Token ids with rows of a table of embeddings among them."""
+    generator = torch.Generator().manual_seed(1)
+    symbols = torch.randint(0, 40, (n,), generator=generator)
+    symbols[5:17] = -1 - torch.randint(0, 9, (12,), generator=generator)
+    return symbols, torch.randn(9, 32, generator=generator)
+
+
+@torch.no_grad()
+def logits_of_one_forward(model, symbols, table):
+    x = model.get_input_embeddings()(symbols.clamp_min(0))
+    for position, symbol in enumerate(symbols.tolist()):
+        if symbol < 0:
+            x[position] = table[-1 - symbol]
+    return model(inputs_embeds=x[None]).logits[0]
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+@pytest.mark.parametrize("chunk_tokens", [1, 5, 36, 37, 4096])
+def test_chunked_appends_give_the_logits_of_one_forward(family, chunk_tokens):
+    model = tiny_model(family)
+    symbols, table = symbols_and_table()
+    sequence = CachedSequence(model, chunk_tokens=chunk_tokens)
+    hidden = torch.cat(
+        [
+            sequence.append(symbols[:13], embeddings=table, keep=13),
+            sequence.append(symbols[13:], embeddings=table, keep=24),
+        ]
+    )
+    want = logits_of_one_forward(model, symbols, table)
+    torch.testing.assert_close(sequence.logits(hidden), want, atol=1e-4, rtol=0)
+    assert sequence.length == 37
+
+
+@pytest.mark.parametrize("kv_dtype", ["model", "int8", "int4"])
+def test_a_cropped_sequence_goes_on_as_if_the_rest_had_never_been_there(kv_dtype):
+    model = tiny_model()
+    symbols, table = symbols_and_table()
+    fresh = CachedSequence(model, chunk_tokens=7, kv_dtype=kv_dtype)
+    want = fresh.append(symbols, embeddings=table, keep=8)
+    sequence = CachedSequence(model, chunk_tokens=7, kv_dtype=kv_dtype)
+    sequence.append(symbols[:20], embeddings=table)
+    sequence.append(torch.arange(30), keep=0)
+    sequence.crop(23)
+    sequence.crop(11)
+    got = sequence.append(symbols[11:], embeddings=table, keep=8)
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+
+
+def test_hidden_states_are_kept_across_chunks():
+    sequence = CachedSequence(tiny_model(), chunk_tokens=4)
+    all_ten = sequence.append(torch.arange(10), keep=10)
+    sequence.crop(0)
+    torch.testing.assert_close(sequence.append(torch.arange(10), keep=7), all_ten[3:])
+    sequence.crop(0)
+    assert sequence.append(torch.arange(10), keep=0).shape == (0, 32)
+    with pytest.raises(ValueError, match="between 0 and the 2 appended symbols, got 3"):
+        sequence.append(torch.arange(2), keep=3)
+
+
+@pytest.mark.parametrize(("kv_dtype", "bound"), [("int8", 0.02), ("int4", 0.35)])
+def test_quantised_caches_stay_close_to_full_precision(kv_dtype, bound):
+    """Bound: mean absolute difference of the logits, in units of their standard deviation."""
+    model = tiny_model()
+    symbols, table = symbols_and_table()
+    want = logits_of_one_forward(model, symbols, table)
+    sequence = CachedSequence(model, chunk_tokens=5, kv_dtype=kv_dtype)
+    got = sequence.logits(sequence.append(symbols, embeddings=table, keep=37))
+    error = ((got - want).abs().mean() / want.std()).item()
+    assert 0 < error < bound
+
+
+def test_quantised_results_do_not_depend_on_the_chunks():
+    model = tiny_model()
+    symbols, table = symbols_and_table()
+    whole = CachedSequence(model, kv_dtype="int8").append(symbols, embeddings=table, keep=37)
+    parts = CachedSequence(model, kv_dtype="int8", chunk_tokens=3)
+    got = parts.append(symbols, embeddings=table, keep=37)
+    torch.testing.assert_close(got, whole, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("bits", "largest", "groups"), [(8, 127, 1), (4, 7, 2)])
+def test_rounding_errs_by_at_most_half_a_step(bits, largest, groups):
+    x = torch.randn(1, 3, 10, 64)
+    x[0, 0, 0] = 0
+    x[0, 0, 1, 5] = 100.0  # one large channel
+    codes, scales = quantise(x, bits)
+    assert codes.nbytes == x.numel() * bits // 8
+    assert scales.shape == (1, 3, 10, groups)
+    step = x.unflatten(-1, (groups, -1)).abs().amax(-1, keepdim=True) / largest
+    error = (dequantise(codes, scales, x.dtype) - x).unflatten(-1, (groups, -1)).abs()
+    assert (error <= step * 0.51 + x.abs().max() * 2**-8 * (step > 1)).all()
+    assert dequantise(codes, scales, x.dtype)[0, 0, 0].count_nonzero() == 0
+
+
+@pytest.mark.parametrize(
+    ("kv_dtype", "bytes_per_head_and_token"),
+    [
+        ("model", 8 * 4),  # 8 channels, float32
+        ("int8", 8 + 2),  # codes, one bfloat16 scale
+        ("int4", 4 + 2),
+    ],
+)
+def test_bytes_held(kv_dtype, bytes_per_head_and_token):
+    sequence = CachedSequence(tiny_model(), kv_dtype=kv_dtype, chunk_tokens=8)
+    assert sequence.kv_bytes == 0
+    sequence.append(torch.arange(20))
+    per_token = 2 * 2 * 2 * bytes_per_head_and_token  # layers, keys and values, heads
+    assert sequence.kv_bytes == CAPACITY_STEP * per_token
+    sequence.crop(0)
+    sequence.reserve(CAPACITY_STEP + 1)
+    sequence.append(torch.arange(3))
+    assert sequence.kv_bytes == 2 * CAPACITY_STEP * per_token
+
+
+def test_growing_keeps_what_is_held():
+    model = tiny_model(max_position_embeddings=4096)
+    symbols = torch.randint(0, 40, (2 * CAPACITY_STEP + 9,))
+    sequence = CachedSequence(model)
+    for part in symbols.split(100):
+        hidden = sequence.append(part)
+    want = logits_of_one_forward(model, symbols, None)[-1:]
+    torch.testing.assert_close(sequence.logits(hidden), want, atol=1e-4, rtol=0)
+
+
+def test_the_context_is_guarded():
+    sequence = CachedSequence(tiny_model())
+    sequence.append(torch.arange(40))
+    message = "would be 65 tokens long, but the model's context is 64 tokens. Shorten it by 1 token"
+    with pytest.raises(ContextLengthError, match=message):
+        sequence.append(torch.arange(25))
+    assert sequence.length == 40
+    sequence.append(torch.arange(24))
+    beyond = CachedSequence(tiny_model(), allow_beyond_context=True)
+    beyond.append(torch.arange(100) % 40)
+    assert beyond.length == 100
+
+
+def test_a_failed_append_adds_nothing():
+    model = tiny_model()
+
+    def interrupt(done, total):
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        seen.append((done, total))
+
+    seen = []
+    sequence = CachedSequence(model, chunk_tokens=4, progress=interrupt)
+    sequence.append(torch.arange(6))
+    with pytest.raises(KeyboardInterrupt):
+        sequence.append(torch.arange(30))
+    assert seen == [(4, 6), (6, 6), (4, 30), (8, 30)]
+    assert sequence.length == 6
+    assert sequence.tokens_processed == 18
+    sequence.progress = None
+    got = sequence.logits(sequence.append(torch.arange(5)))
+    want = logits_of_one_forward(model, torch.tensor([*range(6), *range(5)]), None)[-1:]
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
+
+
+def test_keyword_arguments_reach_the_attention_function():
+    model = tiny_model()
+    seen = []
+    attend = model.model.layers[0].self_attn.forward
+
+    def spy(*args, **kwargs):
+        seen.append(kwargs.pop("collector"))
+        return attend(*args, **kwargs)
+
+    model.model.layers[0].self_attn.forward = spy
+    CachedSequence(model, chunk_tokens=4).append(torch.arange(6), collector="here")
+    assert seen == ["here", "here"]
+
+
+def test_symbols_outside_their_tables_are_refused():
+    sequence = CachedSequence(tiny_model())
+    with pytest.raises(ValueError, match="names row 4 of the embeddings, but none were given"):
+        sequence.append(torch.tensor([1, -5]))
+    with pytest.raises(ValueError, match="names row 4 of the embeddings, but 4 rows were given"):
+        sequence.append(torch.tensor([1, -5]), embeddings=torch.zeros(4, 32))
+    with pytest.raises(ValueError, match="Token id 40 of a 40 word vocabulary"):
+        sequence.append(torch.tensor([40]))
+    with pytest.raises(ValueError, match="Cannot crop a sequence of 0 tokens to 1"):
+        sequence.crop(1)
+
+
+def test_models_whose_cache_cannot_be_cropped_are_refused():
+    with pytest.raises(
+        ValueError, match="qwen2 has layers that do not keep every token: .*Sliding"
+    ):
+        CachedSequence(tiny_model(use_sliding_window=True, sliding_window=8, max_window_layers=1))
+    mistral = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=8))
+    with pytest.raises(ValueError, match="mistral has layers that do not keep every token"):
+        CachedSequence(mistral)
+    CachedSequence(MistralForCausalLM(MistralConfig(**SIZES, sliding_window=None)))
+
+
+def test_models_that_change_their_logits_are_refused():
+    config = Gemma2Config(**SIZES, head_dim=8, layer_types=["full_attention"] * 2)
+    with pytest.raises(ValueError, match="gemma2 changes its logits .*final_logit_softcapping=30"):
+        CachedSequence(Gemma2ForCausalLM(config))
+
+
+def test_common_prefix():
+    x = torch.tensor([5, -1, -2, 7])
+    assert common_prefix(x, torch.tensor([6, -1])) == 0
+    assert common_prefix(x, x.clone()) == 4
+    assert common_prefix(x[:2], x) == 2
+    assert common_prefix(x, x[:0]) == 0
+
+
+def test_views_of_one_memory_are_equal_without_a_look():
+    huge = torch.tensor([7]).expand(10**12)  # would take minutes to compare
+    assert common_prefix(huge, huge[: 10**11]) == 10**11

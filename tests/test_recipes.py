@@ -1,0 +1,105 @@
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from longva.errors import RecipeError
+from longva.recipes import STRICT, load_recipe, recipe_yaml, save_recipe
+
+
+@dataclass(kw_only=True, frozen=True)
+class Optim:
+    __pydantic_config__ = STRICT
+    lr: float = 1e-5
+    schedule: str = "constant"
+
+
+@dataclass(kw_only=True, frozen=True)
+class Extend:
+    __pydantic_config__ = STRICT
+    base_model: str
+    optim: Optim = field(default_factory=Optim)
+    lengths: tuple[int, ...] = (1, 2)
+    warmup: Optim | None = None
+    seq_len: int = 224_000
+
+    def __post_init__(self):
+        if self.seq_len % 2:
+            raise ValueError(f"seq_len must be even for zigzag sharding, got {self.seq_len}")
+
+
+def recipe(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "extend.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_recipe_becomes_a_dataclass_with_its_defaults(tmp_path):
+    path = recipe(tmp_path, "base_model: m\noptim: {lr: 2e-5}\nlengths: [3, 4]\nseq_len: 32_000\n")
+    assert load_recipe(Extend, path) == Extend(
+        base_model="m", optim=Optim(lr=2e-5), lengths=(3, 4), seq_len=32_000
+    )
+
+
+def test_dotted_overrides_win_and_are_read_as_yaml(tmp_path):
+    path = recipe(tmp_path, "base_model: m\n")
+    overrides = ["optim.lr=3e-4", "lengths=[8]", "warmup.lr=1", "base_model=a=b"]
+    assert load_recipe(Extend, path, overrides) == Extend(
+        base_model="a=b", optim=Optim(lr=3e-4), lengths=(8,), warmup=Optim(lr=1.0)
+    )
+
+
+def test_every_problem_is_listed_with_its_key(tmp_path):
+    path = recipe(tmp_path, "optim: {learning_rate: 1.0e-5}\nlengths: [1, x]\n")
+    with pytest.raises(RecipeError) as error:
+        load_recipe(Extend, path)
+    head, *problems = str(error.value).splitlines()
+    assert head == f"{path}: 3 problem(s)"
+    assert any(line.startswith("  base_model: is required") for line in problems)
+    assert any("lengths.1: " in line and "(got 'x')" in line for line in problems)
+    assert (
+        "  optim.learning_rate: unknown key (got 1e-05); the keys here are lr, schedule" in problems
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base_model: m\nseqlen: 3", "seqlen: unknown key .got 3.; did you mean seq_len?"),
+        ("base_model: m\nwarmup: {sched: x}", "warmup.* unknown key .got 'x'."),
+        ("base_model: m\nseq_len: 3", "seq_len must be even for zigzag sharding, got 3"),
+        ("base_model: m\nseq_len: many", "seq_len: Input should be a valid integer.*got 'many'"),
+        ("- base_model", "must hold `key: value` lines, it holds a list"),
+        ("base_model: [", "is not YAML"),
+    ],
+)
+def test_a_wrong_recipe_says_what_is_wrong(tmp_path, text, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(Extend, recipe(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seq_len", "needs key=value"),
+        (".lr=3", "needs key=value"),
+        ("seq_len.x=3", "seq_len holds a int, which has no keys. Set it whole: --set seq_len="),
+        ("base_model=[", "is not YAML"),
+    ],
+)
+def test_a_wrong_override_says_what_is_wrong(tmp_path, override, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(Extend, recipe(tmp_path, "base_model: m\nseq_len: 2"), [override])
+
+
+def test_a_missing_recipe_is_named(tmp_path):
+    with pytest.raises(RecipeError, match=r"There is no recipe .*absent\.yaml"):
+        load_recipe(Extend, tmp_path / "absent.yaml")
+
+
+def test_a_resolved_recipe_loads_back_into_itself(tmp_path):
+    before = Extend(base_model="m", optim=Optim(lr=1e-9), warmup=Optim())
+    save_recipe(before, tmp_path / "out" / "recipe.yaml")
+    assert load_recipe(Extend, tmp_path / "out" / "recipe.yaml") == before
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["recipe.yaml"]
+    assert recipe_yaml(before).startswith("base_model: m\n")
