@@ -11,7 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from longva import __version__
-from longva.cli import app, clock, printable
+from longva.__main__ import main
+from longva.cli import app
+from longva.cli.console import clock, printable
 from longva.model.random_model import random_longva
 
 
@@ -165,12 +167,29 @@ BAD_INPUTS = {
 }
 
 
+def run_main(monkeypatch, *arguments) -> int:
+    """Run what the `longva` script runs, in this process; return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["longva", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    return exit_.value.code
+
+
 @pytest.mark.parametrize("case", BAD_INPUTS)
-def test_bad_input_gets_one_message_and_exit_code_2(case, video, tmp_path):
+def test_bad_input_gets_one_message_and_exit_code_2(case, video, tmp_path, monkeypatch, capsys):
     arguments, message = BAD_INPUTS[case](tmp_path, video)
+    monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    result = longva(*arguments, cwd=tmp_path)
-    assert result.returncode == 2, result.stderr
-    assert "Traceback" not in result.stderr and result.stdout == ""
-    assert re.search(message, result.stderr), result.stderr
+    capsys.readouterr()
+    assert run_main(monkeypatch, *arguments) == 2
+    printed = capsys.readouterr()
+    assert re.search(message, printed.err), printed.err
+    assert printed.out == ""
     assert sorted(tmp_path.rglob("*")) == before, "something was left behind"
+
+
+def test_an_error_in_a_real_process_has_no_traceback(tmp_path):
+    result = longva("ask", tmp_path / "none.mp4", "Q")
+    assert result.returncode == 2 and result.stdout == ""
+    note, message = result.stderr.splitlines()
+    assert note.startswith("Note: ") and message.startswith("longva: ")

@@ -1,5 +1,6 @@
 """`longva ...` and `python -m longva ...`: run a command, turn user errors into one message."""
 
+import signal
 import sys
 
 from longva.cli import app
@@ -8,6 +9,8 @@ from longva.errors import LongVAError
 
 def main() -> None:
     """Run the command line. Mistakes of the user: message on stderr, exit code 2, no traceback."""
+    # SIGTERM unwinds like an error, so that what was half-written is removed on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app()
     except LongVAError as error:

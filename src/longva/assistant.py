@@ -35,7 +35,7 @@ from longva.errors import LongVAError
 from longva.frame_sampling import FrameSampling, choose_frames
 from longva.kv_cache import CachedSequence, common_prefix
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
-from longva.model.checkpoint import load_pretrained
+from longva.model.checkpoint import Quantization, load_pretrained
 from longva.model.embedded import EMBEDDED_MODEL, embedded_folder
 from longva.model.evidence import EvidenceCollector
 from longva.model.random_model import random_longva
@@ -158,7 +158,8 @@ class LongVA:
     ):
         model.set_attn_implementation({"text_config": "evidence"})
         self.model, self.processor, self.name = model.eval(), processor, name
-        self.kv, self.chunk_tokens, self.notice = kv, chunk_tokens, notice
+        self.kv: Precision = kv
+        self.chunk_tokens, self.notice = chunk_tokens, notice
         self.cache = FeatureCache(cache_dir) if cache_dir is not None else None
         self._fingerprint: str | None = None
 
@@ -169,7 +170,7 @@ class LongVA:
         *,
         device: str | torch.device | None = None,
         dtype: torch.dtype | str | None = None,
-        quantization: str | None = None,
+        quantization: Quantization | None = None,
         kv: Precision = "model",
         chunk_tokens: int = 4096,
         cache_dir: Path | None = None,
@@ -201,7 +202,7 @@ class LongVA:
         path = embedded_folder() if name == EMBEDDED_MODEL else name
         if path is None:
             model, processor = random_longva()
-            model = model.to(device, dtype)
+            model = model.to(device=device, dtype=dtype)
             notice = (
                 "the embedded model is not trained yet: its weights are random, answers nonsense"
             )

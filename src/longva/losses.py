@@ -44,6 +44,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
             target[rows] = logits.gather(1, labels[rows].clamp(min=0)[:, None]).squeeze(1)
             largest = logits.amax(-1, keepdim=True)
             lse[rows] = logits.sub_(largest).exp_().sum(-1).log_() + largest.squeeze(1)
+            del logits  # before the next chunk makes its own
         ctx.save_for_backward(hidden, weight, labels, lse)
         ctx.chunk_tokens = chunk_tokens
         return (target - lse).masked_fill_(labels == IGNORE_INDEX, 0)
@@ -71,6 +72,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
                 grad_hidden += x @ weight[words]
             if grad_weight is not None:
                 torch.mm(x.T, hidden, out=grad_weight[words])
+            del x
         if grad_hidden is not None:
             grad_hidden = grad_hidden.to(hidden.dtype)
         return grad_hidden, grad_weight, None, None

@@ -12,7 +12,7 @@ Letters: F frames, T tokens a frame, L prompt tokens, c tokens a prefill chunk, 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -47,7 +47,7 @@ UTILISATION = 0.45
 USABLE_MEMORY = 0.92
 """Share of a device's memory that is planned for; the rest is for the runtime and fragmentation."""
 
-LONGVA_7B = {
+LONGVA_7B: dict[str, Any] = {
     "text_config": {
         "model_type": "qwen2",
         "vocab_size": 152_064,
@@ -105,13 +105,15 @@ class Plan:
             remedy = "Not even one frame fits: take a smaller model"
         if self.prompt_tokens > self.context_length:
             raise ContextLengthError(
-                f"{self.frames} frames make a prompt of {self.prompt_tokens:,} tokens, but the model's "
-                f"context is {self.context_length:,}. {remedy}."
+                f"{self.frames} frames make a prompt of {self.prompt_tokens:,} tokens, but the "
+                f"model's context is {self.context_length:,}. {remedy}."
             )
+        parts = {"weights": self.weights, "KV cache": self.kv_cache, "features": self.features}
+        listed = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
         raise ContextLengthError(
-            f"{self.frames} frames need {self.peak / GIB:.1f} GiB (weights {self.weights / GIB:.1f}, KV "
-            f"cache {self.kv_cache / GIB:.1f}, features {self.features / GIB:.1f}), but only "
-            f"{(self.device_memory or 0) / GIB:.1f} GiB may be used. {remedy}, or quantise: --kv int8."
+            f"{self.frames} frames need {self.peak / GIB:.1f} GiB ({listed}), but only "
+            f"{(self.device_memory or 0) / GIB:.1f} GiB may be used. {remedy}, or quantise with "
+            "--kv int8."
         )
 
 
@@ -286,7 +288,7 @@ def usable_memory(device: torch.device) -> int | None:
 
 
 def load_config(model: str) -> LongVAConfig:
-    """Return the config of `longva-7b`, or of the model that a name, folder or hub id stands for."""
+    """Return the config of `longva-7b`, or of what a name, folder or hub id stands for."""
     if model.lower() == "longva-7b":
         return LongVAConfig(**LONGVA_7B)
     if model != EMBEDDED_MODEL:

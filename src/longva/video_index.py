@@ -15,6 +15,7 @@ N: frames in the file.
 """
 
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -130,8 +131,12 @@ def _index(
     num_hidden = len(packets) - len(shown)
     expected = max(len(shown), stream.frames - num_hidden)
     declared, found = _lengths(container, stream, ends)
-    slack = 1.5 * found / len(packets) if stream.frames > len(packets) else 1.0
-    if declared - found > slack:
+    missing, interval = declared - found, found / len(packets)
+    if stream.frames:  # then a missing packet is known, but may have been cut off by an edit list
+        too_short = stream.frames > len(packets) and missing > 1.5 * interval
+    else:  # the last frame's duration may be unknown
+        too_short = missing > max(0.25, 2 * interval)
+    if too_short:
         problem = f"its frames end at {found:.1f} s of {declared:.1f} s"
         if not stream.frames:
             expected = max(expected, round(len(shown) * declared / max(found, 1.0)))
@@ -140,7 +145,8 @@ def _index(
     stamps = [stamp for stamp, *_ in shown]
     usable = NO_STAMP not in stamps and len(set(stamps)) == len(stamps)
     usable = usable and format_name not in UNSTAMPED_CONTAINERS
-    seconds, duration = _timeline(stamps, shown[-1][3] if shown else 0, stream)
+    declared = 0.0 if problem else _declared(container, stream)
+    seconds, duration = _timeline(stamps, shown[-1][3] if shown else 0, declared, stream)
     codec = stream.codec_context.name
     video = VideoFile(
         file=file,
@@ -167,22 +173,35 @@ def _lengths(
     if not is_whole_file(container):
         return 0.0, 0.0
     if stream.duration:
-        return stream.duration * ticks[stream.index], ended.get(stream.index, 0.0)
+        return _declared(container, stream), ended.get(stream.index, 0.0)
     return (container.duration or 0) / av.time_base, max(ended.values(), default=0.0)
 
 
+def _declared(container: InputContainer, stream: VideoStream) -> float:
+    """Seconds that the header gives for the video track; 0 if it does not, or only guesses."""
+    if not is_whole_file(container) or not stream.duration or not stream.time_base:
+        return 0.0
+    return float(stream.duration * stream.time_base)
+
+
 def _timeline(
-    stamps: list[int], last_duration: int, stream: VideoStream
+    stamps: list[int], last_duration: int, declared: float, stream: VideoStream
 ) -> tuple[np.ndarray, float]:
-    """Seconds since the first frame, and when the last one ends, which is not always stored."""
+    """Seconds since the first frame, and when the last one ends.
+
+    The header knows best, because MP4 stores how long a frame takes in decoding order only. Failing
+    that the last frame's own duration counts, and without one the usual time between frames.
+    """
     if not stamps:
         return np.zeros(0), 0.0
     ticks = np.array(stamps, np.int64) - stamps[0]
     if not last_duration and len(ticks) > 1:
         last_duration = int(np.median(np.diff(ticks)))
     ticks = np.append(ticks, ticks[-1] + last_duration)
-    seconds = ticks * (stream.time_base or 1).numerator / (stream.time_base or 1).denominator
-    return seconds[:-1], float(seconds[-1])
+    tick = stream.time_base or Fraction(1)
+    seconds = ticks * tick.numerator / tick.denominator
+    end = declared if declared > seconds[-2] else float(seconds[-1])
+    return seconds[:-1], end
 
 
 def _scan(file: Path | bytes, name: str, expected: int, *, incomplete: bool) -> VideoFile:
@@ -205,13 +224,15 @@ def _scan(file: Path | bytes, name: str, expected: int, *, incomplete: bool) -> 
         usable = [frame for frame in found if frame[0] not in lost]
         if not usable:
             raise VideoError(f"{name}: none of its frames can be decoded. Copy it again.")
+        num_missing = sum(stamp >= order[0][0] for stamp in lost)
+        incomplete = incomplete or num_missing > 0
+        declared = 0.0 if incomplete else _declared(container, stream)
         stamps = [stamp for stamp, *_ in usable]
         if NO_STAMP in stamps:
             rate = float(stream.average_rate or stream.guessed_rate or 25)
             seconds, duration = np.arange(len(usable)) / rate, len(usable) / rate
         else:  # sorted, because AVI files may stamp in decoding order
-            seconds, duration = _timeline(sorted(stamps), usable[-1][2], stream)
-    num_missing = sum(stamp >= order[0][0] for stamp in lost)
+            seconds, duration = _timeline(sorted(stamps), usable[-1][2], declared, stream)
     if len(set(stamps)) < len(stamps) or NO_STAMP in stamps:
         if lost:
             raise VideoError(
@@ -230,7 +251,7 @@ def _scan(file: Path | bytes, name: str, expected: int, *, incomplete: bool) -> 
         duration=duration,
         stamps=stamps,
         scanned=True,
-        damage=damage if incomplete or num_missing else "",
+        damage=damage if incomplete else "",
     )
 
 

@@ -30,7 +30,7 @@ class LongVAConfig(PretrainedConfig):
         video_token_id: the token that stands for one visual token of a video.
         projector_hidden_act: activation between the projector's two linear layers.
         vision_feature_layer: which hidden state of the tower is used; -2 is the last but one.
-        pool_stride: side of the pooling window, in patches. 2 turns 24 x 24 patches into 144 tokens.
+        pool_stride: side of the pooling window in patches: 2 turns 24 x 24 patches into 144 tokens.
         pool_mode: `average` or `max`.
         image_packing: `unires` (the paper's method) or `anyres` (its ablation): how the grids of an
             image become a sequence. Videos are the same under both.
@@ -47,7 +47,7 @@ class LongVAConfig(PretrainedConfig):
     """
 
     model_type = "longva"
-    sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}
+    sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}  # pyright: ignore
     keys_to_ignore_at_inference = ["past_key_values"]
 
     def __init__(
@@ -82,7 +82,7 @@ class LongVAConfig(PretrainedConfig):
         if image_packing not in ("unires", "anyres"):
             raise LongVAError(f"image_packing must be 'unires' or 'anyres', got {image_packing!r}")
         self.tokens_per_grid(pool_stride)
-        super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
+        super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)  # pyright: ignore
 
     @property
     def patches_per_side(self) -> int:
@@ -93,11 +93,10 @@ class LongVAConfig(PretrainedConfig):
         """Tokens of one pooled grid, which is one video frame: 144 for CLIP at 336 px, stride 2."""
         stride = self.pool_stride if pool_stride is None else pool_stride
         if stride < 1 or self.patches_per_side % stride:
-            sides = [
-                n for n in range(1, self.patches_per_side + 1) if self.patches_per_side % n == 0
-            ]
+            side = self.patches_per_side
+            sides = [n for n in range(1, side + 1) if side % n == 0]
             raise LongVAError(
-                f"pool_stride must divide the {self.patches_per_side} patches a side, got {stride}. "
+                f"pool_stride must divide the {side} patches a side, got {stride}. "
                 f"Choose one of {sides}."
             )
         return math.prod([self.patches_per_side // stride] * 2)

@@ -7,14 +7,14 @@ Asked for by name on the language model only:
     model(..., evidence=collector)      # keyword arguments reach every attention layer
     collector.weights()                 # [tokens], how much the last queries read each token
 
-It differs from `sdpa` in two ways. A chunk of a prompt (Lq queries, Lk keys, the last Lq of them its
-own) is computed as two blocks without a mask, where `sdpa` would build one of Lq x Lk:
+It differs from `sdpa` in two ways. A chunk of a prompt (Lq queries, Lk keys, the last Lq of them
+its own) is computed as two blocks without a mask, where `sdpa` would build one of Lq x Lk:
 
     keys     0 ............ Lk-Lq .......... Lk
     block         past, full     own, causal
 
-and with a collector, the attention of the last queries is computed once more, one query at a time, to
-add up its mass per key: [heads, Lk] numbers, never an Lq x Lk matrix.
+and with a collector, the attention of the last queries is computed once more, one query at a time,
+to add up its mass per key: [heads, Lk] numbers, never an Lq x Lk matrix.
 
 Shapes: B batch, H query heads, K key heads, Lq queries, Lk keys, E head dimension.
 """
@@ -185,8 +185,8 @@ def evidence_mask(
 ) -> Tensor | None:
     """No mask where plain causality is meant; the one of `sdpa` everywhere else.
 
-    Else is: padding, packed documents or windows (`allow_is_causal_skip` is off), static caches with
-    slots that are not filled yet.
+    Else is: padding, packed documents or windows (`allow_is_causal_skip` is off), static caches
+    with slots that are not filled yet.
     """
     plain = kwargs.get("allow_is_causal_skip", True) and kwargs.get("local_size") is None
     whole = attention_mask is None or bool(attention_mask.all())

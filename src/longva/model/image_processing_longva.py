@@ -1,5 +1,6 @@
 """Images -> grids, by UniRes (or AnyRes). PIL does the resizing, so no torchvision is needed."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,15 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import load_image
 from transformers.processing_utils import ImagesKwargs
 
-from longva.model.unires import CLIP_MEAN, CLIP_STD, choose_grid, image_to_grids, normalize_pixels
+from longva.model.unires import (
+    CLIP_MEAN,
+    CLIP_STD,
+    GridRule,
+    Packing,
+    choose_grid,
+    image_to_grids,
+    normalize_pixels,
+)
 
 
 class LongVAImagesKwargs(ImagesKwargs, total=False):
@@ -43,11 +52,11 @@ class LongVAImageProcessor(BaseImageProcessor):
         self,
         grid_size: int = 336,
         max_grids: int = 49,
-        grid_rule: str = "released",
-        grids: list[list[int]] | None = None,
-        packing: str = "unires",
-        image_mean: list[float] = CLIP_MEAN,
-        image_std: list[float] = CLIP_STD,
+        grid_rule: GridRule = "released",
+        grids: Sequence[Sequence[int]] | None = None,
+        packing: Packing = "unires",
+        image_mean: Sequence[float] = CLIP_MEAN,
+        image_std: Sequence[float] = CLIP_STD,
         **kwargs,
     ):
         kwargs.pop("size", None)  # always grid_size; kept in the file for readers of HF configs
@@ -61,7 +70,11 @@ class LongVAImageProcessor(BaseImageProcessor):
         self.image_mean, self.image_std = list(image_mean), list(image_std)
 
     def grid_of(
-        self, width: int, height: int, max_grids: int | None = None, grid_rule: str | None = None
+        self,
+        width: int,
+        height: int,
+        max_grids: int | None = None,
+        grid_rule: GridRule | None = None,
     ) -> tuple[int, int]:
         """Return the (columns, rows) of an image of `width` x `height` pixels."""
         return choose_grid(
@@ -84,7 +97,7 @@ class LongVAImageProcessor(BaseImageProcessor):
         images,
         return_tensors: str | None = None,
         max_grids: int | None = None,
-        grid_rule: str | None = None,
+        grid_rule: GridRule | None = None,
         **kwargs,
     ) -> BatchFeature:
         """Cut one image or a nested list of images into grids.
@@ -114,7 +127,9 @@ class LongVAImageProcessor(BaseImageProcessor):
             tensor_type=return_tensors,
         )
 
-    __call__ = preprocess
+    def __call__(self, images, **kwargs) -> BatchFeature:
+        """See `preprocess`."""
+        return self.preprocess(images, **kwargs)
 
 
 def flat_images(images) -> list[Image.Image]:

@@ -13,7 +13,7 @@ The files of this folder that `remote_code.py` names also travel with a checkpoi
 without this package can load it; they import transformers and one another, nothing else of ours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -105,7 +105,8 @@ class LongVAPreTrainedModel(PreTrainedModel):
 
     config_class = LongVAConfig
     base_model_prefix = "model"
-    input_modalities = ("image", "video", "text")
+    config: LongVAConfig
+    input_modalities = ["image", "video", "text"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["Qwen2DecoderLayer", "LlamaDecoderLayer", "CLIPEncoderLayer"]
     _skip_keys_device_placement = ["past_key_values"]
@@ -149,7 +150,7 @@ class LongVAModel(LongVAPreTrainedModel):
             patches = states[self.config.vision_feature_layer]
             patches = patches[
                 :, -(self.config.patches_per_side**2) :
-            ]  # CLIP's class token comes first
+            ]  # without a class token
             features[start : start + len(chunk)] = pool_patches(projector(patches), stride, mode)
         return features
 
@@ -237,7 +238,7 @@ class LongVAModel(LongVAPreTrainedModel):
     def embed(
         self,
         input_ids: Tensor | None,
-        features: dict[str, Sequence[Tensor]],
+        features: Mapping[str, Sequence[Tensor]],
         inputs_embeds: Tensor | None = None,
     ) -> Tensor:
         """Embed tokens and put visual tokens where their placeholders stand.
@@ -253,33 +254,34 @@ class LongVAModel(LongVAPreTrainedModel):
         Raises:
             ValueError: when placeholders and visual tokens differ in number.
         """
-        if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
+        table = self.get_input_embeddings()
+        embeddings: Tensor = table(input_ids) if inputs_embeds is None else inputs_embeds
         for kind, tensors in features.items():
             token_id = getattr(self.config, f"{kind}_token_id")
-            where = self._placeholders(input_ids, inputs_embeds, token_id)  # [B, L]
+            where = self._placeholders(input_ids, embeddings, token_id)  # [B, L]
             where = where.flatten().nonzero().squeeze(1)
             tokens = torch.cat([t.flatten(0, -2) for t in tensors])
             if len(where) != len(tokens):
                 raise ValueError(
-                    f"the prompt has {len(where)} {kind} placeholder tokens, but the {kind}s encode to "
-                    f"{len(tokens)} visual tokens. Use one processor for the prompt and the {kind}s."
+                    f"the prompt has {len(where)} {kind} placeholder tokens, but the {kind}s "
+                    f"encode to {len(tokens)} visual tokens. Use one processor for both."
                 )
             # Not masked_scatter: its boolean [L, D] mask and prefix sum take 12 GB at 3,000 frames.
-            flat = inputs_embeds.flatten(0, 1)
+            flat = embeddings.flatten(0, 1)
             flat = flat.index_copy(0, where, tokens.to(flat.device, flat.dtype))
-            inputs_embeds = flat.view_as(inputs_embeds)
-        return inputs_embeds
+            embeddings = flat.view_as(embeddings)
+        return embeddings
 
     def encode_media(
         self,
+        *,
         pixel_values: Tensor | None,
         image_grid_thw: Tensor | None,
         pixel_values_videos: Tensor | None,
         video_grid_thw: Tensor | None,
         mm_encoder_outputs: dict | None,
         **pooling,
-    ) -> dict[str, Sequence[Tensor]]:
+    ) -> dict[str, tuple[Tensor, ...]]:
         """Collect visual tokens by kind, encoding what the caller has not encoded before."""
         outputs = {kind: out for kind, out in (mm_encoder_outputs or {}).items() if out is not None}
         if pixel_values is not None and "image" not in outputs:
@@ -316,11 +318,11 @@ class LongVAModel(LongVAPreTrainedModel):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         kwargs.pop("return_dict", None)
         features = self.encode_media(
-            pixel_values,
-            image_grid_thw,
-            pixel_values_videos,
-            video_grid_thw,
-            mm_encoder_outputs,
+            pixel_values=pixel_values,
+            image_grid_thw=image_grid_thw,
+            pixel_values_videos=pixel_values_videos,
+            video_grid_thw=video_grid_thw,
+            mm_encoder_outputs=mm_encoder_outputs,
             pool_stride=pool_stride,
             pool_mode=pool_mode,
         )
@@ -438,7 +440,7 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
     ):
         """Generate as `GenerationMixin.generate` does, with a chunked prefill that is right.
 
-        transformers before 5.23 loses visual tokens when it cuts a multimodal prompt into chunks, so
+        transformers before 5.23 loses visual tokens when it cuts a multimodal prompt in chunks, so
         with `prefill_chunk_size` (tokens) the prompt is read here, media encoded once, and only the
         last token is left to the ordinary generation loop.
         """
@@ -454,13 +456,9 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
         cache = kwargs.pop("past_key_values", None)
         if cache is None:
             cache = DynamicCache(config=self.config.text_config)
-        names = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
-        features = self.model.encode_media(
-            *(kwargs.pop(name, None) for name in names),
-            kwargs.pop("mm_encoder_outputs", None),
-            pool_stride=kwargs.pop("pool_stride", None),
-            pool_mode=kwargs.pop("pool_mode", None),
-        )
+        media = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
+        given = (*media, "mm_encoder_outputs", "pool_stride", "pool_mode")
+        features = self.model.encode_media(**{name: kwargs.pop(name, None) for name in given})
         mask = kwargs.setdefault("attention_mask", torch.ones_like(input_ids))
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         embeddings = self.model.embed(input_ids, features)
@@ -483,8 +481,8 @@ def _counts(grid_thw: Tensor | None, num_grids: int) -> list[int]:
 def _pack(features: Tensor, counts: list[int]) -> BaseModelOutputWithPooling:
     if sum(counts) != len(features):
         raise ValueError(
-            f"grid_thw announces {sum(counts)} grids, but {len(features)} were given. Was the image "
-            "processor set to another packing than the model's image_packing?"
+            f"grid_thw announces {sum(counts)} grids, but {len(features)} were given. Was the "
+            "image processor set to another packing than the model's image_packing?"
         )
     return BaseModelOutputWithPooling(
         pooler_output=tuple(item.flatten(0, 1) for item in features.split(counts))

@@ -1,6 +1,7 @@
 """Prompt and media -> model inputs: each `<image>` or `<video>` becomes its number of tokens."""
 
 from pathlib import Path
+from typing import Any
 
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.video_processing_utils import VideoProcessorMixin
@@ -15,7 +16,7 @@ class LongVAProcessor(ProcessorMixin):
         video_processor: a `LongVAVideoProcessor`.
         chat_template: Jinja text; None takes the Qwen2 template of this package.
         patches_per_grid: patches of the vision tower a grid, 576 for CLIP at 336 px.
-        pool_stride: the model's `pool_stride`; a grid takes `patches_per_grid / pool_stride^2` tokens.
+        pool_stride: the model's; a grid takes `patches_per_grid / pool_stride^2` tokens.
         image_token: stands for an image in a prompt.
         video_token: stands for a video in a prompt.
         **kwargs: ignored.
@@ -24,7 +25,7 @@ class LongVAProcessor(ProcessorMixin):
     def __init__(
         self,
         image_processor=None,
-        tokenizer=None,
+        tokenizer: Any = None,
         video_processor=None,
         chat_template: str | None = None,
         patches_per_grid: int = 576,

@@ -68,7 +68,8 @@ def random_longva(
     """
     tokenizer = byte_tokenizer()
     im_end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    image_token_id, video_token_id = tokenizer.convert_tokens_to_ids(["<image>", "<video>"])
+    image_token_id = tokenizer.convert_tokens_to_ids("<image>")
+    video_token_id = tokenizer.convert_tokens_to_ids("<video>")
     longva_config = LongVAConfig(
         vision_config={
             "model_type": "clip_vision_model",

@@ -2,11 +2,11 @@
 
 Paper section 3.2. The whole image is laid on a canvas of `columns x rows` square grids:
 
-    1280 x 720, grid 336      +-----+-----+-----+-----+
-    4 columns x 3 rows        |  0  |  1  |  2  |  3  |     each grid is encoded by itself:
-    12 grids, 1,728 tokens    |  4  |  5  |  6  |  7  |     336 px -> 24 x 24 patches -> 12 x 12 tokens
-                              |  8  |  9  | 10  | 11  |
-                              +-----+-----+-----+-----+
+    1280 x 720, grid 336     +-----+-----+-----+-----+
+    4 columns x 3 rows       |  0  |  1  |  2  |  3  |   each grid is encoded by itself:
+    12 grids, 1,728 tokens   |  4  |  5  |  6  |  7  |   336 px -> 24 x 24 patches -> 12 x 12 tokens
+                             |  8  |  9  | 10  | 11  |
+                             +-----+-----+-----+-----+
 
 Two rules choose the canvas. `released` is what the published weights were trained with, `paper` is
 the text of the paper:
@@ -54,7 +54,7 @@ def candidate_grids(max_grids: int) -> tuple[tuple[int, int], ...]:
 
 
 def best_grid(
-    width: int, height: int, *, grid_size: int, grids: Iterable[tuple[int, int]]
+    width: int, height: int, *, grid_size: int, grids: Iterable[Sequence[int]]
 ) -> tuple[int, int]:
     """Choose the (columns, rows) that keep the most pixels of an image, then waste the fewest.
 
@@ -62,13 +62,14 @@ def best_grid(
     (4, 3)
     """
 
-    def kept_and_wasted(grid: tuple[int, int]) -> tuple[int, int]:
+    def kept_and_wasted(grid: Sequence[int]) -> tuple[int, int]:
         columns, rows = grid
         scale = min(columns * grid_size / width, rows * grid_size / height)
         kept = min(int(width * scale) * int(height * scale), width * height)
         return kept, kept - columns * rows * grid_size**2
 
-    return max(grids, key=kept_and_wasted)
+    columns, rows = max(grids, key=kept_and_wasted)
+    return columns, rows
 
 
 def paper_grid(width: int, height: int, *, grid_size: int, max_grids: int) -> tuple[int, int]:
@@ -94,7 +95,7 @@ def choose_grid(
     rule: GridRule = "released",
     grid_size: int = 336,
     max_grids: int = 49,
-    grids: Sequence[tuple[int, int]] | None = None,
+    grids: Sequence[Sequence[int]] | None = None,
 ) -> tuple[int, int]:
     """Choose the (columns, rows) of an image.
 
@@ -184,7 +185,7 @@ def image_to_grids(
 def normalize_pixels(
     pixels: Tensor, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD
 ) -> Tensor:
-    """Turn uint8 pixels [G, 3, S, S] into the float32 values that the vision tower was trained on."""
+    """Turn uint8 pixels [G, 3, S, S] into the float32 values that the tower was trained on."""
     scale = torch.tensor(std, device=pixels.device).view(3, 1, 1)
     shift = torch.tensor(mean, device=pixels.device).view(3, 1, 1)
     return pixels.to(torch.float32).mul_(1 / 255).sub_(shift).div_(scale)

@@ -1,5 +1,7 @@
 """Videos -> frames, each a grid. Decoding and resizing are those of `longva.video`."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from transformers import BatchFeature
@@ -54,8 +56,8 @@ class LongVAVideoProcessor(VideoProcessorMixin):
         resize: str = "torch",
         allow_truncated: bool = False,
         do_sample_frames: bool = True,
-        image_mean: list[float] = CLIP_MEAN,
-        image_std: list[float] = CLIP_STD,
+        image_mean: Sequence[float] = CLIP_MEAN,
+        image_std: Sequence[float] = CLIP_STD,
         **kwargs,
     ):
         kwargs.pop("size", None)  # always grid_size; kept in the file for readers of HF configs

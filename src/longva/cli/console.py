@@ -1,0 +1,52 @@
+"""What commands share: the application, where they print, and their progress bars."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+app = typer.Typer(
+    name="longva",
+    help="Watch hours of video, ask many questions, get answers with times.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(highlight=False, soft_wrap=True, stderr=True)
+
+
+@contextmanager
+def progress_bar(show: bool = True) -> Iterator:
+    """Show a bar a stage on stderr; yields a function (stage, done, total)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=err, transient=True, disable=not (show and err.is_terminal)
+    ) as bars:
+        stages = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in stages:
+                stages[stage] = bars.add_task(stage)
+            bars.update(stages[stage], completed=done, total=total)
+
+        yield report
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would obey: a model's words must not move the cursor."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def clock(seconds: float) -> str:
+    """Write seconds as h:mm:ss.t."""
+    minutes, rest = divmod(round(seconds, 1), 60)
+    return f"{int(minutes // 60)}:{int(minutes % 60):02}:{rest:04.1f}"

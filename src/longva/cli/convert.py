@@ -1,0 +1,48 @@
+"""`longva convert`: checkpoints from LLaVA's format to ours and back."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from longva.cli.console import app, out
+from longva.cli.options import Dtype
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
+    destination: Annotated[Path, typer.Argument(help="Folder to write.")],
+    to: Annotated[Literal["longva", "llava"], typer.Option(help="Format to write.")] = "longva",
+    rope_theta: Annotated[float | None, typer.Option(help="New RoPE base.")] = None,
+    context: Annotated[int | None, typer.Option(help="New context length in tokens.")] = None,
+    max_grids: Annotated[int | None, typer.Option(help="New cap of grids an image.")] = None,
+    vision_tower: Annotated[
+        str | None, typer.Option(help="Folder or hub id of the tower's config; default CLIP-L/336.")
+    ] = None,
+    remote_code: Annotated[
+        bool, typer.Option("--remote-code", help="Add the model's code, for people without longva.")
+    ] = False,
+    dtype: Dtype = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder.")] = False,
+) -> None:
+    """Rewrite a published LLaVA-format checkpoint as ours, or ours as LLaVA format.
+
+    longva convert lmms-lab/LongVA-7B ./longva-7b
+    longva convert ./longva-7b ./back --to llava
+    """
+    from longva.model.checkpoint import convert_checkpoint
+
+    convert_checkpoint(
+        source,
+        destination,
+        to=to,
+        rope_theta=rope_theta,
+        max_position_embeddings=context,
+        max_grids=max_grids,
+        vision_tower=vision_tower,
+        remote_code=remote_code,
+        dtype=dtype,
+        overwrite=overwrite,
+    )
+    out.print(f"Wrote {destination}. Next: longva ask VIDEO QUESTION --model {destination}")

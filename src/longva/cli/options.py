@@ -1,0 +1,40 @@
+"""Options that several commands take, with the words of their help."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Model = Annotated[
+    str, typer.Option("--model", help="`nano` (embedded), a folder, or a hub id; LLaVA format too.")
+]
+Frames = Annotated[int | None, typer.Option(help="Take this many frames, spread uniformly.")]
+Fps = Annotated[float | None, typer.Option(help="Take this many frames a second.")]
+MaxFrames = Annotated[int | None, typer.Option(help="Cap for --fps, --keyframes and the default.")]
+Keyframes = Annotated[bool, typer.Option("--keyframes", help="Take the video's key frames.")]
+Fit = Annotated[Literal["crop", "pad"], typer.Option(help="Centre crop, or pad the whole frame.")]
+Resize = Annotated[Literal["torch", "pil"], typer.Option(help="Fast, or bit-exact with PIL.")]
+AllowTruncated = Annotated[
+    bool, typer.Option("--allow-truncated", help="Use what can be decoded of a broken file.")
+]
+PoolStride = Annotated[int | None, typer.Option(help="Patches a side pooled into one token.")]
+PoolMode = Annotated[Literal["average", "max"] | None, typer.Option(help="How they are pooled.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: a GPU if any.")]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None,
+    typer.Option(help="Default: float32 on a CPU, bfloat16 on a GPU."),
+]
+Weights = Annotated[
+    Literal["model", "int8", "int4"], typer.Option(help="Quantise the language model's weights.")
+]
+Kv = Annotated[Literal["model", "int8", "int4"], typer.Option(help="Quantise the KV cache.")]
+Cache = Annotated[Path | None, typer.Option("--cache", help="Keep encoded videos in this folder.")]
+MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
+Temperature = Annotated[float, typer.Option(help="0 takes the most probable token.")]
+TopP = Annotated[float, typer.Option(help="Sample among tokens of this much probability.")]
+Seed = Annotated[int, typer.Option(help="Of the sampling.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Recipe = Annotated[Path, typer.Argument(help="YAML file; see recipes/.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Change one key of the recipe: a.b=value.")
+]

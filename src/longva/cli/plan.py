@@ -1,0 +1,86 @@
+"""`longva plan`: will it fit, and how long will it take."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from longva.cli.console import app, out
+from longva.cli.options import Json, Kv, PoolStride, Weights
+from longva.errors import LongVAError
+
+
+@app.command()
+def plan(
+    model: Annotated[
+        str, typer.Argument(help="longva-7b, nano, a folder or a hub id.")
+    ] = "longva-7b",
+    frames: Annotated[int, typer.Option(help="Frames to watch.")] = 1000,
+    device: Annotated[
+        str | None, typer.Option(help="h200, h100, a100-80g, a100-40g, l40s, rtx4090.")
+    ] = None,
+    memory: Annotated[float | None, typer.Option(help="Device memory in GB, instead.")] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"], typer.Option(help="Of weights and activations.")
+    ] = "bfloat16",
+    weights: Weights = "model",
+    kv: Kv = "model",
+    chunk_tokens: Annotated[int, typer.Option(help="Tokens prefilled at a time.")] = 4096,
+    pool_stride: PoolStride = None,
+    as_json: Json = False,
+) -> None:
+    """Say what watching a video takes, and how many frames fit, without loading anything.
+
+    longva plan longva-7b --frames 3000 --device h200 --kv int8
+    """
+    import torch
+
+    from longva.planner import DEVICES, USABLE_MEMORY, UTILISATION, load_config
+    from longva.planner import plan as make_plan
+
+    if device is not None and device not in DEVICES:
+        raise LongVAError(
+            f"unknown device {device!r}. Choose one of {', '.join(DEVICES)}, or --memory"
+        )
+    gigabytes, rate = DEVICES[device] if device else (memory, None)
+    gigabytes = memory if memory is not None else gigabytes
+    result = make_plan(
+        load_config(model),
+        frames=frames,
+        dtype=getattr(torch, dtype),
+        weights=weights,
+        kv=kv,
+        chunk_tokens=chunk_tokens,
+        pool_stride=pool_stride,
+        device_memory=None if gigabytes is None else int(USABLE_MEMORY * gigabytes * 1e9),
+        flops_per_second=rate and rate * UTILISATION,
+    )
+    if as_json:
+        typer.echo(json.dumps({**asdict(result), "fits": result.fits}, indent=2))
+        return
+    print_plan(model, result)
+
+
+def print_plan(model: str, plan) -> None:
+    """Print a plan as a table and its verdict as a sentence."""
+    table = Table(title=f"{model}: {plan.frames:,} frames, {plan.prompt_tokens:,} tokens", box=None)
+    table.add_column("part")
+    table.add_column("GiB", justify="right")
+    for part in (
+        "weights",
+        "features",
+        "kv_cache",
+        "vision_chunk",
+        "prefill_chunk",
+        "logits",
+        "peak",
+    ):
+        table.add_row(part.replace("_", " "), f"{getattr(plan, part) / 2**30:.2f}")
+    out.print(table)
+    if plan.seconds is not None:
+        out.print(f"About {plan.seconds:.0f} s to encode and prefill, at an assumed rate.")
+    limit = "the context" if plan.device_memory is None else "memory and context"
+    verdict = "It fits" if plan.fits else "It does NOT fit"
+    out.print(f"{verdict}. At most {plan.max_frames:,} frames fit {limit}.")
