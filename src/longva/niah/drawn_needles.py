@@ -1,0 +1,225 @@
+"""Generated needles: a big coloured shape with a number or a word on it, and questions about it.
+
+Everything about needle `trial` follows from the recipe's seed and `trial`, so needles can be added
+without changing the ones before. The questions have the form of the paper's, with their options
+shuffled; a model that cannot see scores exactly the chance that the needle names.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from longva.niah.needles import WORD_ENDING, Needle, NeedleRecipe, multiple_choice
+
+SIDE = 336
+COLOURS = {
+    "red": (214, 40, 40),
+    "orange": (243, 128, 20),
+    "yellow": (250, 210, 30),
+    "green": (40, 150, 70),
+    "blue": (40, 90, 200),
+    "purple": (125, 60, 170),
+    "pink": (245, 140, 180),
+    "brown": (120, 75, 40),
+}
+SHAPES = ("circle", "square", "triangle", "star", "diamond", "cross", "hexagon", "ring")
+WORDS = (
+    "anchor",
+    "basket",
+    "candle",
+    "dragon",
+    "engine",
+    "feather",
+    "garden",
+    "hammer",
+    "island",
+    "jacket",
+    "kettle",
+    "ladder",
+    "magnet",
+    "needle",
+    "orchid",
+    "pepper",
+    "quartz",
+    "rabbit",
+    "saddle",
+    "temple",
+    "umbrella",
+    "violin",
+    "window",
+    "zipper",
+)
+NUMBERS = range(100, 1000)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What one generated picture shows."""
+
+    colour: str
+    shape: str
+    label: str
+
+    @property
+    def kind(self) -> str:
+        """How a question speaks of it."""
+        return f"{self.colour} {self.shape}"
+
+
+def draw_needle(recipe: NeedleRecipe, trial: int) -> Needle:
+    """Draw the pictures of one trial and write its question."""
+    rng = np.random.default_rng([recipe.seed, trial])
+    about = ("number", "word", "colour", "shape")[trial % 4] if recipe.task == "find" else "number"
+    most = recipe.pictures if recipe.task in ("several", "order") else 1
+    cards = deal_cards(rng, most + recipe.distractors, words=about == "word")
+    targets, others = cards[:most], cards[most:]
+    if recipe.task == "count":
+        copies = deal_cards(rng, int(rng.integers(1, recipe.pictures + 1)))
+        targets = [Card(targets[0].colour, targets[0].shape, card.label) for card in copies]
+        about = "count"
+    elif recipe.task != "find":
+        about = recipe.task
+    ask = {
+        "number": _ask_number,
+        "word": _ask_word,
+        "colour": _ask_colour,
+        "shape": _ask_shape,
+        "several": _ask_several,
+        "order": _ask_order,
+        "count": _ask_count,
+    }[about]
+    return Needle(
+        name=f"{about}-{recipe.seed}-{trial}",
+        pictures=tuple(draw_card(card) for card in targets + others),
+        num_targets=len(targets),
+        in_order=recipe.task == "order",
+        **ask(targets, others, rng, recipe),
+    )
+
+
+def deal_cards(rng: np.random.Generator, count: int, words: bool = False) -> list[Card]:
+    """Draw cards no two of which share colour and shape, or a label."""
+    kinds = rng.permutation(len(COLOURS) * len(SHAPES))[:count]
+    labels = rng.permutation(WORDS if words else NUMBERS)[:count]
+    if len(labels) < count or len(kinds) < count:
+        raise ValueError(f"at most {min(len(WORDS), 64)} different cards, {count} asked for")
+    return [
+        Card(list(COLOURS)[kind // len(SHAPES)], SHAPES[kind % len(SHAPES)], str(label))
+        for kind, label in zip(kinds.tolist(), labels.tolist(), strict=True)
+    ]
+
+
+def draw_card(card: Card) -> Image.Image:
+    """Draw a card, RGB, 336 x 336: the shape on pale grey, its label on a white strip."""
+    image = Image.new("RGB", (SIDE, SIDE), (232, 232, 226))
+    draw = ImageDraw.Draw(image)
+    fill, centre, r = COLOURS[card.colour], SIDE / 2, SIDE * 0.46
+    corners = {
+        "square": _polygon(4, r, turn=math.pi / 4),
+        "triangle": _polygon(3, r),
+        "diamond": [(0, -r), (0.65 * r, 0), (0, r), (-0.65 * r, 0)],
+        "hexagon": _polygon(6, r),
+        "star": [
+            point
+            for pair in zip(_polygon(5, r), _polygon(5, 0.4 * r, turn=math.pi / 5), strict=True)
+            for point in pair
+        ],
+        "cross": [
+            (x * r, y * r)
+            for x, y in zip(
+                (-0.3, 0.3, 0.3, 1, 1, 0.3, 0.3, -0.3, -0.3, -1, -1, -0.3),
+                (-1, -1, -0.3, -0.3, 0.3, 0.3, 1, 1, 0.3, 0.3, -0.3, -0.3),
+                strict=True,
+            )
+        ],
+    }
+    box = (centre - r, centre - r, centre + r, centre + r)
+    if card.shape == "circle":
+        draw.ellipse(box, fill=fill)
+    elif card.shape == "ring":
+        draw.ellipse(box, outline=fill, width=int(0.3 * r))
+    else:
+        draw.polygon([(centre + x, centre + y) for x, y in corners[card.shape]], fill=fill)
+    font = ImageFont.load_default(size=72 if card.label.isdigit() else 54)
+    left, top, right, bottom = draw.textbbox((centre, centre), card.label, font=font, anchor="mm")
+    draw.rectangle((left - 8, top - 8, right + 8, bottom + 8), fill="white")
+    draw.text((centre, centre), card.label, font=font, anchor="mm", fill="black")
+    return image
+
+
+def _polygon(sides: int, radius: float, turn: float = 0.0) -> list[tuple[float, float]]:
+    """Return the corners of a regular polygon around (0, 0), the first one on top."""
+    angles = [turn + 2 * math.pi * i / sides for i in range(sides)]
+    return [(radius * math.sin(angle), -radius * math.cos(angle)) for angle in angles]
+
+
+def _ask_number(targets, others, rng, recipe) -> dict:
+    question = f"Find the frame with the {targets[0].kind}. What number is written on it?"
+    return {
+        "prompt": f"\n{question}{WORD_ENDING}",
+        "answer": targets[0].label,
+        "chance": 1 / len(NUMBERS),
+    }
+
+
+def _ask_word(targets, others, rng, recipe) -> dict:
+    question = f"Find the frame with the {targets[0].kind}. What word is written on it?"
+    return _choice(question, targets[0].label, [card.label for card in others], WORDS, rng)
+
+
+def _ask_colour(targets, others, rng, recipe) -> dict:
+    question = f"Find the frame with the number {targets[0].label}. What is the color of the shape?"
+    return _choice(question, targets[0].colour, [card.colour for card in others], COLOURS, rng)
+
+
+def _ask_shape(targets, others, rng, recipe) -> dict:
+    question = f"Find the frame with the number {targets[0].label}. What is the shape on it?"
+    return _choice(question, targets[0].shape, [card.shape for card in others], SHAPES, rng)
+
+
+def _ask_several(targets, others, rng, recipe) -> dict:
+    question = f"Find the frames with {_listed(targets)}. What numbers are written on them?"
+    ending = "\nAnswer with the numbers in this order, separated by commas."
+    return {
+        "prompt": f"\n{question}{ending}",
+        "answer": ", ".join(card.label for card in targets),
+        "chance": len(NUMBERS) ** -len(targets),
+    }
+
+
+def _ask_order(targets, others, rng, recipe) -> dict:
+    named = [targets[i] for i in rng.permutation(len(targets))]
+    wrong = [order for order in permutations(targets) if list(order) != targets]
+    shown = [list(wrong[i]) for i in rng.permutation(len(wrong))[:3]]
+    right = int(rng.integers(len(shown) + 1))
+    shown.insert(right, targets)
+    options = [", ".join(card.kind for card in order) for order in shown]
+    question = f"Find the frames with {_listed(named)}. In which order do they appear?"
+    return multiple_choice(question, options, right)
+
+
+def _ask_count(targets, others, rng, recipe) -> dict:
+    question = f"Find the frames with a {targets[0].kind}. How many such frames are there?"
+    return {
+        "prompt": f"\n{question}\nAnswer the question using a single number.",
+        "answer": str(len(targets)),
+        "chance": 1 / recipe.pictures,
+    }
+
+
+def _choice(question, right: str, tempting, all_values, rng) -> dict:
+    """Offer four options in random order: the right one, those of the distractors, others."""
+    rest = [value for value in rng.permutation(list(all_values)).tolist() if value != right]
+    wrong = list(dict.fromkeys([value for value in tempting if value != right] + rest))[:3]
+    options = [right, *wrong]
+    shuffled = [options[i] for i in rng.permutation(4)]
+    return multiple_choice(question, shuffled, shuffled.index(right))
+
+
+def _listed(cards: list[Card]) -> str:
+    """Name cards in a sentence: "the red star, the blue ring and the green cross"."""
+    names = [f"the {card.kind}" for card in cards]
+    return ", ".join(names[:-1]) + " and " + names[-1]

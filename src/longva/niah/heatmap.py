@@ -1,0 +1,245 @@
+"""The picture everybody knows: score by haystack length and needle depth.
+
+Colours, range and file schemas are the original's (`all_accuracies.json`, `avg_accuracy.txt`), so
+its published files are drawn and averaged by the same code as ours. A dotted line marks the length
+the language model was trained at: what is right of it was never seen in training.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from longva.errors import RecipeError
+from longva.niah.cells import Row
+from longva.niah.log import read_rows, write_whole
+
+COLOURS = ["#F0496E", "#EBB839", "#9ad5b3"]
+"""Score 0, 0.5 and 1."""
+
+KEYS = {"tokens": ("Context Length", "Document Depth"), "frames": ("Num. Frame", "Frame Depth")}
+"""The original's names of length and depth (percent), for text and for video."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One heatmap: numbers and what to write at its edges."""
+
+    title: str
+    unit: Literal["tokens", "frames"]
+    values: dict[tuple[int, float], float]
+    """Score by (length, y)."""
+
+    counts: dict[tuple[int, float], int] = field(default_factory=dict)
+    """Trials behind each score, where known."""
+
+    absolute: bool = False
+    """y is the needle's position in `unit`, else its depth in percent."""
+
+    training_length: float | None = None
+    """Length in `unit` at which the language model was trained: the dotted line."""
+
+    tokens_per_frame: int | None = None
+
+    @property
+    def mean(self) -> float:
+        """Mean over the squares, as the original's `avg_accuracy.txt`."""
+        return sum(self.values.values()) / len(self.values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plotted:
+    """One run that `plot` drew: where it lies and its average."""
+
+    folder: Path
+    mean: float
+
+
+def read_panel(folder: Path, title: str) -> Panel:
+    """Return the panel of a run's folder: from our `cells.jsonl`, else from the original's file."""
+    if rows := list(read_rows(folder).values()):
+        fingerprint = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))
+        return panel_of(rows, fingerprint, title=title)
+    unit, scores = read_accuracies(folder / "all_accuracies.json")
+    return Panel(title=title, unit=unit, values=scores)
+
+
+def panel_of(
+    rows: Iterable[Row],
+    fingerprint: dict[str, Any],
+    title: str,
+    of: Literal["score", "localisation"] = "score",
+) -> Panel:
+    """Average rows into a panel.
+
+    Args:
+        rows: of one run.
+        fingerprint: the run's; its `settings.grid` and `model` say what the axes mean.
+        title: written above.
+        of: `score`, or `localisation`: the share of rows whose best frame holds the needle.
+    """
+    absolute = fingerprint["settings"]["grid"] == "absolute"
+    squares: dict[tuple[int, float], list[bool]] = {}
+    for row in rows:
+        hit = row.evidence_frame in (row.targets or ()) if of == "localisation" else row.correct
+        y = round(row.depth * row.length) if absolute else round(100 * row.depth, 6)
+        squares.setdefault((row.length, y), []).append(hit)
+    model = fingerprint["model"]
+    per_frame, trained = model.get("tokens_per_frame"), model.get("training_length")
+    unit = fingerprint["settings"]["unit"]
+    if unit == "frames":
+        trained = trained / per_frame if trained and per_frame else None
+    return Panel(
+        title=title,
+        unit=unit,
+        values={square: sum(hits) / len(hits) for square, hits in squares.items()},
+        counts={square: len(hits) for square, hits in squares.items()},
+        absolute=absolute,
+        training_length=trained,
+        tokens_per_frame=per_frame if unit == "frames" else None,
+    )
+
+
+def plot(folders: Sequence[Path | str], out: Path | str) -> list[Plotted]:
+    """Draw every run found in or below `folders` into one picture, side by side.
+
+    Returns:
+        Each run with its mean, in the order drawn.
+
+    Raises:
+        RecipeError: no run in a folder.
+    """
+    plotted, panels = [], []
+    for folder in map(Path, folders):
+        names = ("cells.jsonl", "all_accuracies.json")
+        runs = sorted({path.parent for name in names for path in folder.rglob(name)})
+        if not runs:
+            raise RecipeError(f"{folder} holds no run: neither {' nor '.join(names)} is in it.")
+        for run in runs:
+            title = folder.name if run == folder else str(run.relative_to(folder))
+            panels.append(read_panel(run, title))
+            plotted.append(Plotted(folder=run, mean=panels[-1].mean))
+    draw(panels, out)
+    return plotted
+
+
+def read_accuracies(path: Path) -> tuple[Literal["tokens", "frames"], dict]:
+    """Read the original's `all_accuracies.json`: its unit, and score by (length, depth percent)."""
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    for unit, (length, depth) in KEYS.items():
+        if entries and length in entries[0]:
+            scores = {(int(e[length]), float(e[depth])): float(e["Score"]) for e in entries}
+            return "tokens" if unit == "tokens" else "frames", scores
+    raise RecipeError(
+        f"{path} is no heatmap: its entries need {' or '.join(map(str, KEYS.values()))}"
+    )
+
+
+def write_accuracies(rows: Sequence[Row], unit: Literal["tokens", "frames"], folder: Path) -> None:
+    """Write `all_accuracies.json` and `avg_accuracy.txt` as the original does."""
+    squares: dict[tuple[int, float], list[bool]] = {}
+    for row in rows:
+        squares.setdefault((row.length, row.depth), []).append(row.correct)
+    length, depth = KEYS[unit]
+    entries = [
+        {length: x, depth: round(100 * y, 6), "Score": sum(hits) / len(hits)}
+        for (x, y), hits in sorted(squares.items())
+    ]
+    write_whole(folder / "all_accuracies.json", json.dumps(entries, indent=4))
+    mean = sum(entry["Score"] for entry in entries) / len(entries)
+    write_whole(folder / "avg_accuracy.txt", f"Average Accuracy: {mean}\n")
+
+
+def draw(panels: Sequence[Panel], out: Path | str, label: str = "Score") -> None:
+    """Write the panels as one PNG: one as large as the original's, several in columns."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    columns = len(panels) if len(panels) < 3 else 2 if len(panels) == 4 else 3
+    lines = -(-len(panels) // columns)
+    size = (17.5, 8) if len(panels) == 1 else (9.5 * columns, 5.6 * lines)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(lines, columns, squeeze=False)
+    for ax in axes.flat[len(panels) :]:
+        ax.axis("off")
+    colours = LinearSegmentedColormap.from_list("niah", COLOURS)
+    for ax, panel in zip(axes.flat, panels, strict=False):
+        image = _draw_panel(ax, panel, colours, fontsize=14 if len(panels) == 1 else 11)
+    figure.colorbar(image, ax=list(axes.flat), label=label, fraction=0.03, pad=0.02, aspect=30)
+    save_figure(figure, out)
+
+
+def save_figure(figure: Any, out: Path | str) -> None:
+    """Write a matplotlib figure as PNG, whole or not at all."""
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    figure.savefig(temporary, format="png", dpi=100)
+    temporary.replace(out)
+
+
+def _draw_panel(ax: Any, panel: Panel, colours: Any, fontsize: int) -> Any:
+    xs = sorted({x for x, _ in panel.values})
+    ys = sorted({y for _, y in panel.values})
+    scores = np.full((len(ys), len(xs)), np.nan)
+    for (x, y), score in panel.values.items():
+        scores[ys.index(y), xs.index(x)] = score
+    image = ax.pcolormesh(scores, cmap=colours, vmin=0, vmax=1, edgecolors="white", linewidth=2)
+    ax.invert_yaxis()
+    ax.set_frame_on(False)
+    ax.tick_params(labelsize=fontsize)
+    centres = np.arange(len(xs)) + 0.5
+    ax.set_xticks(centres, [short(x) for x in xs], rotation=45)
+    heights = [f"{y:,.0f}" if panel.absolute else f"{y:g}" for y in ys]
+    ax.set_yticks(np.arange(len(ys)) + 0.5, heights)
+    ax.set_xlabel("Num. of Frames" if panel.unit == "frames" else "Token Limit", fontsize=fontsize)
+    position = f"Needle Position ({panel.unit})"
+    ax.set_ylabel(position if panel.absolute else "Depth Percent", fontsize=fontsize)
+    if panel.tokens_per_frame:
+        top = ax.secondary_xaxis("top")
+        top.set_frame_on(False)
+        tokens = [short(x * panel.tokens_per_frame) for x in xs]
+        top.set_xticks(centres, tokens, fontsize=0.75 * fontsize)
+        top.set_xlabel(f"Tokens ({panel.tokens_per_frame} a frame)", fontsize=0.75 * fontsize)
+    trained = panel.training_length
+    if trained and xs[0] <= trained <= xs[-1]:
+        ax.axvline(np.interp(trained, xs, centres), color="black", linestyle=":", linewidth=2.5)
+    title = f"{panel.title}   mean {panel.mean:.4f}"
+    if sizes := set(panel.counts.values()):
+        title += f"   n = {min(sizes)}" + (f" to {max(sizes)}" if len(sizes) > 1 else " a square")
+    ax.set_title(title, fontsize=fontsize)
+    for (x, y), score in panel.values.items():
+        text = f"{100 * score:.0f}"
+        if len(sizes) > 1:
+            text += f"\nn={panel.counts[x, y]}"
+        column, line = xs.index(x) + 0.5, ys.index(y) + 0.5
+        ax.text(
+            column,
+            line,
+            text,
+            ha="center",
+            va="center",
+            size=0.6 * fontsize,
+            color="#333",
+            zorder=3,
+        )
+    return image
+
+
+def short(number: float) -> str:
+    """Write a length as the original's axes do.
+
+    >>> [short(n) for n in (200, 1000, 1200, 32000, 432000, 1_000_000)]
+    ['200', '1K', '1.2K', '32K', '432K', '1M']
+    """
+    for size, letter in ((1_000_000, "M"), (1_000, "K")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:g}"

@@ -1,0 +1,219 @@
+"""What the rows of a run mean: intervals, guessing, reach, and whether the model knows where.
+
+A square of five right answers out of five is not "100 %": its 95 % Wilson interval is [0.57, 1.0].
+A model that only guesses scores 15 % on the paper's five needles (three have four options), so
+every mean stands beside its chance level and is also given as `(mean - chance) / (1 - chance)`:
+0 is guessing, 1 is perfect.
+
+Localisation is judged on frames: the frame that the question attends to most (`evidence_frame`)
+against the frames that hold the needle (`targets`).
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from longva.niah.cells import Row
+
+Z95 = 1.959963984540054
+"""Standard normal quantile of a two-sided 95 % interval."""
+
+EFFECTIVE_THRESHOLD = 0.5
+"""Chance-corrected lower bound that a length must reach to count as seen: half-way from guessing to
+perfect. A higher bar cannot be shown by a grid of the paper's size: RULER's 0.856 would fail a
+length with 29 right answers of 30, whose lower bound is 0.833."""
+
+
+def wilson_interval(successes: int, trials: int, z: float = Z95) -> tuple[float, float]:
+    """Return the Wilson score interval of a proportion; [0, 1] without trials.
+
+    >>> low, high = wilson_interval(5, 5)
+    >>> f"{low:.2f} {high:.2f}"
+    '0.57 1.00'
+    """
+    if trials == 0:
+        return 0.0, 1.0
+    p, z2 = successes / trials, z * z
+    centre = (p + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = z / (1 + z2 / trials) * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials**2))
+    low = centre - half if successes > 0 else 0.0  # exactly, not up to rounding
+    return low, centre + half if successes < trials else 1.0
+
+
+def chance_corrected(score: float, chance: float) -> float:
+    """Rescale so that guessing is 0 and perfect is 1.
+
+    >>> chance_corrected(0.25, 0.25), chance_corrected(1.0, 0.25)
+    (0.0, 1.0)
+    """
+    return (score - chance) / (1 - chance) if chance < 1 else 0.0
+
+
+def answers_match(reply: str, answer: str) -> bool:
+    """Whether a generated reply gives the answer: same words, or the answer and then more.
+
+    Case, quotes, brackets, spaces at commas and the final full stop do not count (the original's
+    exact token match took "yellow" and "B." for errors).
+
+    >>> answers_match(" B. Elephant", "B"), answers_match("Bird", "B")
+    (True, False)
+    """
+    wanted, got = (
+        re.sub(r"\s*,\s*", ",", text.strip().strip("\"'`([*").lower()) for text in (answer, reply)
+    )
+    return re.match(rf"{re.escape(wanted)}(?!\w|[.,]\d)", got) is not None
+
+
+def effective_length(rows: Iterable[Row], threshold: float = EFFECTIVE_THRESHOLD) -> int:
+    """Return the longest length at which it, and every shorter one, is surely seen; 0 if none.
+
+    Sure: the lower Wilson bound over all the rows of that length, chance-corrected, is at least
+    `threshold`.
+    """
+    reached = 0
+    for length, group in _grouped(rows, lambda row: row.length):
+        low, _ = wilson_interval(sum(row.correct for row in group), len(group))
+        if chance_corrected(low, _mean(row.chance for row in group)) < threshold:
+            break
+        reached = length
+    return reached
+
+
+def localisation(rows: Iterable[Row]) -> dict[str, float | None]:
+    """Judge the evidence frames of the rows that have some.
+
+    Returns:
+        `hit@1` and `hit@5`, the share of rows whose best or five best frames hold the needle, and
+        `median_abs_error_seconds` from the best frame to the nearest frame that holds it.
+    """
+    judged = [row for row in rows if row.evidence_frames and row.targets]
+    if not judged:
+        return {"hit@1": None, "hit@5": None, "median_abs_error_seconds": None}
+    hits = [[frame in (row.targets or ()) for frame in row.evidence_frames or ()] for row in judged]
+    return {
+        "hit@1": _mean(hit[0] for hit in hits),
+        "hit@5": _mean(any(hit[:5]) for hit in hits),
+        "median_abs_error_seconds": float(np.median([_error_seconds(row) for row in judged])),
+    }
+
+
+def localisation_chance(rows: Iterable[Row]) -> dict[str, float | None]:
+    """Return what a guesser expects who picks frames uniformly, without repetition.
+
+    Exact, by counting every frame of every row: for one target at frame p of F the mean error is
+    `(p (p + 1) + (F - 1 - p) (F - p)) / 2F` frames and hit@5 is 5 / F.
+    """
+    judged = [row for row in rows if row.evidence_frames and row.targets and row.frames]
+    if not judged:
+        return {"hit@1": None, "hit@5": None} | dict.fromkeys(_ERRORS)
+    seconds, weights, hits = [], [], []
+    for row in judged:
+        frames, targets = row.frames or 0, np.array(row.targets)
+        distances = np.abs(np.arange(frames)[:, None] - targets).min(axis=1)  # [F]
+        seconds.append(distances / (row.fps or 1.0))
+        weights.append(np.full(frames, 1 / (frames * len(judged))))
+        others = frames - len(targets)
+        missed = [math.comb(others, k) / math.comb(frames, k) for k in (1, min(5, frames))]
+        hits.append([1 - share for share in missed])
+    errors, weight = np.concatenate(seconds), np.concatenate(weights)
+    order = np.argsort(errors, kind="stable")
+    half = np.searchsorted(np.cumsum(weight[order]), 0.5 - 1e-12)
+    one, five = np.mean(hits, axis=0)
+    return {
+        "hit@1": float(one),
+        "hit@5": float(five),
+        "median_abs_error_seconds": float(errors[order][half]),
+        "mean_abs_error_seconds": float((errors * weight).sum()),
+    }
+
+
+_ERRORS = ("median_abs_error_seconds", "mean_abs_error_seconds")
+
+
+def summarise(rows: Sequence[Row], cost: dict[str, float | None] | None = None) -> dict[str, Any]:
+    """Return `summary.json`: the few numbers that a run comes down to.
+
+    Args:
+        rows: every row of the run.
+        cost: `tokens_one_forward_per_cell`, `tokens_processed` and `flops_ratio`, of a model whose
+            prompts share their prefixes.
+    """
+    correct, chance = sum(row.correct for row in rows), _mean(row.chance for row in rows)
+    mean = correct / len(rows) if rows else 0.0
+    per_cell = [len(group) for _, group in _grouped(rows, lambda row: (row.length, row.depth))]
+    return {
+        "mean": mean,
+        "wilson95": list(wilson_interval(correct, len(rows))),
+        "chance": chance,
+        "chance_corrected": chance_corrected(mean, chance),
+        "effective_length": effective_length(rows),
+        "localisation": localisation(rows),
+        "cost": cost
+        or dict.fromkeys(("tokens_one_forward_per_cell", "tokens_processed", "flops_ratio")),
+        "cells": len(per_cell),
+        "trials_per_cell": min(per_cell, default=0),
+    }
+
+
+def details(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return `details.json`: both scores, their agreement, and the tables behind the summary."""
+    forced = [row.is_greedy for row in rows if row.is_greedy is not None]
+    generated = [row.generated_correct for row in rows if row.generated_correct is not None]
+    both = [row for row in rows if None not in (row.is_greedy, row.generated_correct)]
+    timed = [row for row in rows if row.time_generated is not None and row.targets]
+    errors = [
+        abs(row.time_seconds - _nearest(row, row.time_seconds))
+        for row in timed
+        if row.time_seconds is not None
+    ]
+    return {
+        "teacher_forced": _proportion(forced),
+        "generated": _proportion(generated),
+        "agreement": _mean(r.is_greedy == r.generated_correct for r in both) if both else None,
+        "effective_length_threshold": EFFECTIVE_THRESHOLD,
+        "localisation_chance": localisation_chance(rows),
+        "time_question": {
+            "asked": len(timed),
+            "answered": len(errors),
+            "median_abs_error_seconds": float(np.median(errors)) if errors else None,
+        },
+        "by_length": _table(rows, "length", lambda row: row.length),
+        "by_depth": _table(rows, "depth", lambda row: row.depth),
+        "by_needle": _table(rows, "needle", lambda row: row.needle),
+    }
+
+
+def _table(rows: Iterable[Row], name: str, of: Callable[[Row], Any]) -> list[dict[str, Any]]:
+    groups = _grouped(rows, of)
+    return [{name: value} | _proportion([row.correct for row in group]) for value, group in groups]
+
+
+def _proportion(outcomes: Sequence[bool | None]) -> dict[str, Any]:
+    right, n = sum(map(bool, outcomes)), len(outcomes)
+    return {"mean": right / n if n else None, "wilson95": list(wilson_interval(right, n)), "n": n}
+
+
+def _grouped(rows: Iterable[Row], of: Callable[[Row], Any]) -> list[tuple[Any, list[Row]]]:
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(of(row), []).append(row)
+    return sorted(groups.items())
+
+
+def _error_seconds(row: Row) -> float:
+    best = (row.evidence_frames or [0])[0] / (row.fps or 1.0)
+    return abs(best - _nearest(row, best))
+
+
+def _nearest(row: Row, seconds: float) -> float:
+    """Return the time of the target that is nearest to `seconds`."""
+    times = [frame / (row.fps or 1.0) for frame in row.targets or ()]
+    return min(times, key=lambda time: abs(time - seconds))
+
+
+def _mean(values: Iterable[float]) -> float:
+    collected = list(values)
+    return sum(collected) / len(collected) if collected else 0.0

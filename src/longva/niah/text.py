@@ -1,0 +1,276 @@
+"""Text needle in a haystack: one magic number in a very long story book.
+
+    PREFIX . haystack . \nThe special magic Singapore number is: 4471902.\n . haystack . QUESTION
+                      ^ the end of a sentence, at or after `depth` of the haystack
+
+Strings and scoring are the original's: no chat template, and right means that every token of the
+number is the model's most likely one. Three things differ. Needles go to the end of a sentence in
+the text, whatever the tokenizer (the original looked for two token ids of Llama-2, so that with
+Qwen2 they cut sentences at random). A length counts the whole prompt, so that a cell of 32,000
+tokens fits a context of 32,000 (the original counts the haystack alone). Each trial has its own
+random generator, seeded by the recipe's seed and the trial's number: its numbers, and the depths of
+its distractors, are the same in every cell and do not depend on the other trials.
+
+The book is tokenised once; every prompt is a list of views of that one tensor.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longva.errors import RecipeError
+from longva.niah.cells import Cell, Grid, Row
+from longva.niah.measure import Question, measure
+from longva.niah.models import MeasurementRecipe, Model, Prompt, load_model
+
+PREFIX = "This is a very long story book: <book>"
+QUESTION = (
+    "</book>.\n Based on the content of the book, Question: What is the special magic Singapore "
+    "number? Answer: The special magic Singapore number is: "
+)
+NEEDLE = "\nThe special magic Singapore number is: {}.\n"
+DISTRACTORS = [
+    f"\nThe special magic {city} number is: {{}}.\n"
+    for city in ("New York", "London", "Paris", "Tokyo", "Beijing", "Berlin")
+]
+NUMBERS = 10**7
+"""Numbers are drawn from 0 to 9,999,999, so the chance of guessing one is 1e-7."""
+
+SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*(?=\s|$)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Book:
+    """The haystack, tokenised once."""
+
+    tokens: Tensor
+    """[N] int64."""
+
+    ends: Tensor
+    """[M] int64, rising: a needle may stand before these tokens. The first is 0."""
+
+    sha256: str
+    """Of the text."""
+
+    repeats: int
+    """How often the text was needed to reach N tokens."""
+
+    def sentence_end(self, point: int, length: int) -> int:
+        """Return the first sentence end at or after `point`, in a book cut to `length` tokens."""
+        index = int(torch.searchsorted(self.ends, point))
+        return min(int(self.ends[index]), length) if index < len(self.ends) else length
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """The prompt of one cell."""
+
+    cell: Cell
+    pieces: tuple[Tensor, ...]
+    """Token ids, [n] each: views of the book between prefix, needle, distractors and question."""
+
+    answer: str
+    position: int
+    """Index of the needle's first token in the prompt."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the prompt, without the answer."""
+        return sum(len(piece) for piece in self.pieces)
+
+
+def read_text(source: Path | None) -> str:
+    """Return the text of a file, of every `.txt` of a folder by name, or the one of this package.
+
+    Raises:
+        RecipeError: no text there.
+    """
+    if source is None:
+        return Path(__file__).with_name("haystack.txt").read_text(encoding="utf-8")
+    files = sorted(source.glob("*.txt")) if source.is_dir() else [source]
+    if not files or not all(file.is_file() for file in files):
+        raise RecipeError(
+            f"haystack: {source} is neither a text file nor a folder of .txt files. Leave haystack "
+            "out to use the text that comes with longva."
+        )
+    text = "\n\n".join(file.read_text(encoding="utf-8").strip() for file in files)
+    if not text:
+        raise RecipeError(f"haystack: {source} holds no text.")
+    return text
+
+
+def tokenise_book(text: str, tokenizer: Any, num_tokens: int) -> Book:
+    """Tokenise a text and repeat it to at least `num_tokens` tokens.
+
+    A token boundary is a sentence end if nothing but white space lies between it and the full stop,
+    question or exclamation mark (and closing quotes) before it.
+    """
+    if not tokenizer.is_fast:
+        raise RecipeError(
+            f"{type(tokenizer).__name__} does not tell where its tokens lie in the text, which is "
+            "needed to find the ends of sentences. Use the model's fast tokenizer (tokenizer.json)."
+        )
+    text = text.rstrip() + "\n\n"
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    tokens = torch.tensor(encoded["input_ids"])
+    stops = np.array([0, *(match.end() for match in SENTENCE_END.finditer(text))])
+    starts = np.array([start for start, _ in encoded["offset_mapping"]])
+    words = np.array([match.start() for match in re.finditer(r"\S", text)] + [len(text)])
+    next_words = words[np.searchsorted(words, stops)]  # where the following sentence starts
+    before = np.searchsorted(stops, starts, side="right") - 1  # last stop at or before a token
+    is_end = (starts <= next_words[before]) & (np.diff(starts, prepend=-1) > 0)
+    repeats = max(1, -(-num_tokens // len(tokens)))
+    ends = torch.from_numpy(is_end).repeat(repeats).nonzero().flatten()
+    return Book(
+        tokens=tokens.repeat(repeats),
+        ends=ends,
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        repeats=repeats,
+    )
+
+
+def magic_numbers(seed: int, trial: int, distractors: int) -> tuple[list[int], np.ndarray]:
+    """Draw what a trial hides: its numbers, and where the distractors lie.
+
+    Returns:
+        The needle's number and then the distractors', all different, and the distractors' depths in
+        [0, 1), float64 [distractors].
+    """
+    rng = np.random.default_rng([seed, trial])
+    numbers: list[int] = []
+    while len(numbers) < 1 + distractors:
+        number = int(rng.integers(NUMBERS))
+        if number not in numbers:
+            numbers.append(number)
+    return numbers, rng.random(distractors)
+
+
+def write_stories(
+    book: Book, tokenizer: Any, cells: Sequence[Cell], grid: Grid, seed: int, distractors: int
+) -> Iterator[Story]:
+    """Yield the prompt of every cell.
+
+    Raises:
+        RecipeError: a length that does not hold the prefix, the needles and the question.
+    """
+    begin = tokenizer("a")["input_ids"][:1]
+    begin = begin if begin == [tokenizer.bos_token_id] else []  # Llama's tokenizers start with one
+
+    def encode(text: str) -> Tensor:
+        return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    prefix = torch.cat([torch.tensor(begin, dtype=torch.int64), encode(PREFIX)])
+    question = encode(QUESTION)
+    for trial in sorted({cell.trial for cell in cells}):
+        numbers, depths = magic_numbers(seed, trial, distractors)
+        needle = encode(NEEDLE.format(numbers[0]))
+        others = [
+            encode(DISTRACTORS[i % len(DISTRACTORS)].format(number))
+            for i, number in enumerate(numbers[1:])
+        ]
+        fixed = sum(map(len, [prefix, question, needle, *others]))
+        for cell in (cell for cell in cells if cell.trial == trial):
+            length = cell.length - fixed
+            if length < 1:
+                raise RecipeError(
+                    f"grid.lengths: {cell.length} tokens do not hold the prompt, whose prefix, "
+                    f"question, needle and {distractors} distractors take {fixed}. "
+                    f"Use lengths of {fixed + 1} or more."
+                )
+            point = cell.position if grid.kind == "absolute" else int(cell.depth * length)
+            place = book.sentence_end(point, length)
+            hidden = [(place, 0, needle)]
+            for depth, other in zip(depths, others, strict=True):
+                hidden.append((book.sentence_end(int(depth * length), length), 1, other))
+            pieces, position, read = [prefix], 0, 0
+            for where, kind, tokens in sorted(hidden, key=lambda item: item[:2]):
+                pieces.append(book.tokens[read:where])
+                if kind == 0:
+                    position = sum(map(len, pieces))
+                pieces.append(tokens)
+                read = where
+            pieces += [book.tokens[read:length], question]
+            yield Story(cell=cell, pieces=tuple(pieces), answer=str(numbers[0]), position=position)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRecipe(MeasurementRecipe):
+    """A text NIAH measurement."""
+
+    grid: Grid
+    """Lengths in tokens."""
+
+    trials: int = 5
+    """Numbers hidden in each cell, one at a time."""
+
+    distractors: int = 0
+    """Further sentences about the magic numbers of other cities; the paper has 0, 3 and 5."""
+
+    haystack: Path | None = None
+    """A text file or a folder of .txt files. Default: the text that comes with longva."""
+
+    seed: int = 24242424
+    """Of the numbers and the places of the distractors."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trials < 1 or self.distractors < 0:
+            raise RecipeError("trials must be 1 or more and distractors 0 or more")
+
+
+def run_text(
+    recipe: TextRecipe, progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any] | None:
+    """Measure a recipe's model; see `measure` for what is returned, written and raised."""
+    return measure_text(load_model(recipe, video=False), recipe, progress=progress)
+
+
+def measure_text(
+    model: Model, recipe: TextRecipe, *, progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any] | None:
+    """Measure a model that is already there."""
+    if model.tokenizer is None:
+        raise RecipeError(f"{model.name}: text is measured in tokens. Set tokenizer: FOLDER or ID.")
+    longest = recipe.grid.all_lengths[-1]
+    book = tokenise_book(read_text(recipe.haystack), model.tokenizer, longest)
+    cells = list(recipe.grid.cells(recipe.trials))
+    stories = write_stories(
+        book, model.tokenizer, cells, recipe.grid, recipe.seed, recipe.distractors
+    )
+    questions = [
+        Question(
+            row=Row(
+                length=story.cell.length,
+                depth=story.cell.depth,
+                position=story.position,
+                trial=story.cell.trial,
+                needle=NEEDLE.format(story.answer).strip(),
+                answer=story.answer,
+                chance=1 / NUMBERS,
+            ),
+            prompts=(
+                Prompt(key=(story.cell.key, "answer"), pieces=story.pieces, answer=story.answer),
+            ),
+        )
+        for story in stories
+    ]
+    return measure(
+        model,
+        questions,
+        recipe,
+        settings={
+            "unit": "tokens",
+            "grid": recipe.grid.kind,
+            "seed": recipe.seed,
+            "distractors": recipe.distractors,
+        },
+        haystack={"sha256": book.sha256},
+        progress=progress,
+    )

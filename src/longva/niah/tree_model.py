@@ -1,0 +1,306 @@
+"""Our own model under test: every prompt of a grid in one walk over one KV cache.
+
+    video  template.before . frames . question template.after . answer
+    text   the prompt's pieces . answer
+
+Frames are rows of one table of features, T rows each, so that haystacks of different lengths are
+prefixes of one another and `prompt_tree` computes what they share once. The last piece of a video
+prompt is observed by the `evidence` attention: where the answer's positions look, frame by frame.
+
+    F frames of a prompt    T tokens a frame    R rows = pictures x T    D hidden size
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+
+from longva import prompt_tree
+from longva.assistant import EMBEDDED_MODEL, LongVA
+from longva.kv_cache import CachedSequence
+from longva.model.evidence import EvidenceCollector
+from longva.model.unires import normalize_pixels
+from longva.niah.models import (
+    MeasurementRecipe,
+    Model,
+    ModelRecipe,
+    Pictures,
+    Prompt,
+    PromptKey,
+    Reply,
+)
+from longva.visual_features import FeatureCache, VisualFeatures, vision_fingerprint
+
+TEMPLATES = json.loads(Path(__file__).with_name("templates.json").read_text(encoding="utf-8"))
+"""Chat templates around frames and question, by name (as the original's V-NIAH wrote them)."""
+
+
+class TreeModel(Model):
+    """A causal language model, or LongVA, asked through the prompt tree.
+
+    Args:
+        model: with an `evidence`-capable language model; its attention is set to it.
+        tokenizer: of the model.
+        recipe: how it runs.
+        image_mean: of the pixels that the vision tower expects.
+        image_std: of the same.
+        frame_size: pixels a side of a frame.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        recipe: MeasurementRecipe,
+        *,
+        image_mean: Sequence[float] = (),
+        image_std: Sequence[float] = (),
+        frame_size: int = 336,
+    ):
+        self.model, self.tokenizer, self.recipe = prepare(model, recipe), tokenizer, recipe
+        self.name = Path(recipe.model).name
+        self.frame_size, self.image_mean, self.image_std = frame_size, image_mean, image_std
+        sees = hasattr(model.config, "vision_config")
+        self.tokens_per_frame = model.config.tokens_per_grid() if sees else None
+        self.features: Tensor | None = None  # [R, D]
+        self.rows = torch.empty(0, 0, dtype=torch.int64)  # [pictures, T], the symbols of R rows
+
+    @classmethod
+    def from_recipe(cls, recipe: MeasurementRecipe, *, video: bool) -> "TreeModel":
+        """Load LongVA for video, a causal language model (LongVA's included) for text."""
+        if not video and not is_longva(recipe.model):
+            return cls(*load_language_model(recipe), recipe)
+        longva = load_longva(recipe)
+        processor = longva.processor.video_processor
+        return cls(
+            longva.model,
+            longva.processor.tokenizer,
+            recipe,
+            image_mean=processor.image_mean,
+            image_std=processor.image_std,
+            frame_size=processor.grid_size,
+        )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return the weights' hash, what was changed about the model, and its lengths."""
+        config = self.model.config.get_text_config(decoder=True)
+        return {
+            "weights": weights_fingerprint(self.model),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "rope_theta": config.rope_parameters["rope_theta"],
+            "kv": self.recipe.kv,
+            "template": self.recipe.template if self.tokens_per_frame else None,
+            "training_length": self.recipe.training_length or config.max_position_embeddings,
+            "tokens_per_frame": self.tokens_per_frame,
+        }
+
+    @torch.inference_mode()
+    def look(self, albums: Sequence[Pictures], cache: Path) -> None:
+        """Encode the pictures, or take their features from the folder `cache`."""
+        if self.tokens_per_frame is None or not albums:
+            return super().look(albums, cache)
+        features = [self._features(album, FeatureCache(cache)) for album in albums]
+        self.features = torch.cat(features).flatten(0, 1)
+        self.rows = -1 - torch.arange(len(self.features)).unflatten(0, (-1, self.tokens_per_frame))
+
+    def _features(self, album: Pictures, cache: FeatureCache) -> Tensor:
+        """Encode one album: [pictures, T, D], on the CPU, where a long haystack has room."""
+        about = [album.fingerprint, len(album), self.frame_size, str(self.model.dtype)]
+        parts = json.dumps([*about, vision_fingerprint(self.model)])
+        key = hashlib.sha256(parts.encode()).hexdigest()
+        found = cache.load(key, torch.device("cpu"))
+        if found is None:
+            encoded = [self._encode(pixels) for pixels in album.batches(self.frame_size)]
+            found = VisualFeatures(
+                kind="video",
+                source="haystack or needles",
+                tokens=torch.cat(encoded),
+                seconds=np.zeros(len(album)),
+                indices=np.arange(len(album)),
+            )
+            cache.save(key, found)
+        return found.tokens
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        """Encode [n, 3, S, S] uint8: [n, T, D]."""
+        pixels = normalize_pixels(pixels.to(self.model.device), self.image_mean, self.image_std)
+        return self.model.model.encode_grids(pixels).cpu()
+
+    def _ids(self, text: str) -> Tensor:
+        return torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _symbols(self, prompts: Sequence[Prompt]) -> list[prompt_tree.Prompt]:
+        """Write prompts in the symbols of `kv_cache`, sharing memory where they share frames."""
+        template = {part: self._ids(text) for part, text in self._template().items()}
+        questions: dict[str, Tensor] = {}
+        result = []
+        for prompt in prompts:
+            pieces = list(prompt.pieces)
+            if prompt.frames is not None:
+                if prompt.question not in questions:
+                    question = torch.cat([self._ids(prompt.question), template["after"]])
+                    questions[prompt.question] = question
+                frames = self._frame_symbols(prompt.frames)
+                pieces = [template["before"], *frames, questions[prompt.question]]
+            answer = self._ids(prompt.answer) if prompt.answer else ()
+            result.append(prompt_tree.Prompt(pieces, answer=answer, key=prompt.key))
+        return result
+
+    def _frame_symbols(self, frames: Tensor) -> list[Tensor]:
+        """Name the feature rows of [F] frames: a view for each run of consecutive pictures."""
+        starts = [0, *((frames.diff() != 1).nonzero().flatten() + 1).tolist(), len(frames)]
+        return [
+            self.rows[frames[start] : frames[start] + stop - start].flatten()
+            for start, stop in pairwise(starts)
+        ]
+
+    def _template(self) -> dict[str, str]:
+        return TEMPLATES[self.recipe.template] if self.tokens_per_frame else {}
+
+    def share(self, prompts: Sequence[Prompt], rank: int, world_size: int) -> Sequence[Prompt]:
+        """Deal subtrees out so that the ranks compute about the same."""
+        dealt = prompt_tree.deal(self._symbols(prompts), world_size, self.model.config)
+        mine = {prompt.key for prompt in dealt[rank]}
+        return [prompt for prompt in prompts if prompt.key in mine]
+
+    def cost(self, prompts: Sequence[Prompt]) -> dict[str, float | None]:
+        """Count tokens and operations of the walk and of one forward a prompt."""
+        cost = prompt_tree.plan_walk(
+            self._symbols(prompts),
+            self.model.config,
+            whole_question=shows_frames(prompts),
+        )
+        return {
+            "tokens_one_forward_per_cell": cost.tokens_one_forward_per_prompt,
+            "tokens_processed": cost.tokens_processed,
+            "flops_ratio": cost.flops_ratio,
+        }
+
+    def answer(self, prompts: Sequence[Prompt]) -> Iterator[Reply]:
+        """Walk the tree of the prompts."""
+        asked = {prompt.key: prompt for prompt in prompts}
+        symbols = self._symbols(prompts)
+        lengths = {prompt.key: prompt.length for prompt in symbols}
+        collector: EvidenceCollector | None = None
+
+        def observe(prompt: prompt_tree.Prompt) -> dict[str, Any]:
+            nonlocal collector
+            heads = getattr(self.model.config, "evidence_heads", None)
+            collector = EvidenceCollector(heads, num_queries=max(1, len(prompt.answer)))
+            return {"evidence": collector}
+
+        sequence = CachedSequence(
+            self.model,
+            chunk_tokens=self.recipe.chunk_tokens,
+            kv_dtype=self.recipe.kv,
+            allow_beyond_context=True,
+        )
+        for scored in prompt_tree.walk(
+            sequence,
+            symbols,
+            embeddings=self.features,
+            max_new_tokens=self.recipe.max_new_tokens,
+            eos_ids=eos_ids(self.model, self.tokenizer),
+            observe=observe if shows_frames(prompts) else None,
+        ):
+            prompt = asked[cast(PromptKey, scored.key)]
+            judged = bool(prompt.answer)
+            yield Reply(
+                key=prompt.key,
+                predicted=self.tokenizer.decode(scored.predicted) if judged else None,
+                is_greedy=scored.is_greedy if judged else None,
+                logprob=scored.logprob if judged else None,
+                generated=self._text(scored.generated) if self.recipe.max_new_tokens else None,
+                prompt_tokens=lengths[prompt.key],
+                frame_weights=self._per_frame(collector, prompt) if collector else None,
+            )
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def _per_frame(self, collector: EvidenceCollector, prompt: Prompt) -> Tensor | None:
+        """Add the attention on the tokens of each frame: [F]."""
+        if prompt.frames is None or self.tokens_per_frame is None:
+            return None
+        first = len(self._ids(self._template()["before"]))
+        last = first + len(prompt.frames) * self.tokens_per_frame
+        weights = collector.weights()[first:last].unflatten(0, (-1, self.tokens_per_frame))
+        return weights.sum(1).cpu()
+
+
+def shows_frames(prompts: Sequence[Prompt]) -> bool:
+    """Whether there are frames to look for evidence in."""
+    return any(prompt.frames is not None for prompt in prompts)
+
+
+def load_longva(recipe: ModelRecipe) -> LongVA:
+    """Load the LongVA model of a recipe."""
+    device = recipe.device or local_device()
+    return LongVA.from_pretrained(recipe.model, device=device, dtype=recipe.dtype)
+
+
+def load_language_model(recipe: ModelRecipe) -> tuple[Any, Any]:
+    """Load any causal language model, LongVA's included, and its tokenizer."""
+    if is_longva(recipe.model):
+        longva = load_longva(recipe)
+        return prepare(longva.model, recipe), longva.processor.tokenizer
+    device = recipe.device or local_device()
+    dtype = recipe.dtype or ("float32" if device == "cpu" else "bfloat16")
+    model: Any = AutoModelForCausalLM.from_pretrained(recipe.model, dtype=dtype)
+    return prepare(model.to(device), recipe), AutoTokenizer.from_pretrained(recipe.model)
+
+
+def prepare(model: Any, recipe: ModelRecipe) -> Any:
+    """Set a model's RoPE base and the attention that needs no mask over a long cache."""
+    if recipe.rope_theta is not None:
+        set_rope_theta(model, recipe.rope_theta)
+    sees = hasattr(model.config, "vision_config")
+    model.set_attn_implementation({"text_config": "evidence"} if sees else "evidence")
+    return model.eval()
+
+
+def is_longva(id_or_path: str) -> bool:
+    """Whether a model is LongVA, in our format or in LLaVA's."""
+    if id_or_path == EMBEDDED_MODEL:
+        return True
+    values, _ = PretrainedConfig.get_config_dict(id_or_path)
+    return values.get("model_type") in ("longva", "llava_qwen")
+
+
+def local_device() -> str:
+    """Return this process's GPU, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+
+
+def set_rope_theta(model: PreTrainedModel, theta: float) -> None:
+    """Give a loaded language model another RoPE base, as if it had been loaded with it."""
+    decoder: Any = model.get_decoder()
+    decoder.config.rope_parameters["rope_theta"] = theta
+    rotary = decoder.rotary_emb
+    decoder.rotary_emb = type(rotary)(decoder.config).to(rotary.inv_freq.device)
+
+
+def weights_fingerprint(model: PreTrainedModel) -> str:
+    """Hash names, shapes and the first 64 values of every weight: any two trainings differ."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        start = weight.detach().flatten()[:64].cpu().contiguous().view(torch.uint8)
+        digest.update(f"{name}{tuple(weight.shape)}".encode() + start.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def eos_ids(model: PreTrainedModel, tokenizer: Any) -> set[int]:
+    """Return the token ids that end an answer, by the model's generation config and tokenizer."""
+    ids = model.generation_config.eos_token_id if model.generation_config else None
+    ends = set(ids if isinstance(ids, list) else [ids]) | {tokenizer.eos_token_id}
+    return {int(end) for end in ends if end is not None}

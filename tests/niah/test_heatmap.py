@@ -1,0 +1,119 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.niah.fakes import FINGERPRINT, row
+
+from longva.errors import RecipeError
+from longva.niah.heatmap import draw, panel_of, plot, read_accuracies, write_accuracies
+from longva.niah.log import CellLog
+
+VISION = [
+    {"Num. Frame": 200, "Frame Depth": 0.0, "Score": 1.0},
+    {"Num. Frame": 200, "Frame Depth": 20.0, "Score": 0.8},
+    {"Num. Frame": 400, "Frame Depth": 0.0, "Score": 0.4},
+    {"Num. Frame": 400, "Frame Depth": 20.0, "Score": 0.0},
+]
+TEXT = [{"Context Length": 32000, "Document Depth": 10.0, "Score": 0.6}]
+
+
+def published(folder: Path, entries: list) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "all_accuracies.json").write_text(json.dumps(entries))
+    return folder
+
+
+def test_plot_averages_the_originals_files_wherever_they_lie_below(tmp_path):
+    published(tmp_path / "vision" / "model" / "rope", VISION)
+    published(tmp_path / "text", TEXT)
+    runs = plot([tmp_path], tmp_path / "out" / "all.png")
+    assert [(str(run.folder.relative_to(tmp_path)), round(run.mean, 4)) for run in runs] == [
+        ("text", 0.6),
+        ("vision/model/rope", 0.55),
+    ]
+    assert Image.open(tmp_path / "out" / "all.png").size == (1900, 560)
+
+
+def test_a_single_panel_has_the_originals_size_and_colours(tmp_path):
+    plot([published(tmp_path / "run", VISION)], tmp_path / "one.png")
+    picture = Image.open(tmp_path / "one.png").convert("RGB")
+    assert picture.size == (1750, 800)
+    colours = {colour for count, colour in picture.getcolors(10**6) if count > 50_000}
+    assert {(154, 213, 179), (240, 73, 110)} <= colours  # scores 1 and 0
+
+
+def test_accuracies_are_written_in_the_originals_schemas_and_read_back(tmp_path):
+    rows = [row(200, 0.2, trial=i, right=i < 4) for i in range(5)] + [row(400, 0.2, right=False)]
+    write_accuracies(rows, "frames", tmp_path)
+    entries = json.loads((tmp_path / "all_accuracies.json").read_text())
+    assert entries == [
+        {"Num. Frame": 200, "Frame Depth": 20.0, "Score": 0.8},
+        {"Num. Frame": 400, "Frame Depth": 20.0, "Score": 0.0},
+    ]
+    assert (tmp_path / "avg_accuracy.txt").read_text() == "Average Accuracy: 0.4\n"
+    assert read_accuracies(tmp_path / "all_accuracies.json") == (
+        "frames",
+        {(200, 20.0): 0.8, (400, 20.0): 0.0},
+    )
+    write_accuracies(rows, "tokens", tmp_path)
+    assert set(json.loads((tmp_path / "all_accuracies.json").read_text())[0]) == {
+        "Context Length",
+        "Document Depth",
+        "Score",
+    }
+
+
+def test_our_rows_are_drawn_with_their_counts_and_training_length():
+    rows = [row(200, 0.0, trial=i) for i in range(3)] + [row(400, 0.0, right=False)]
+    panel = panel_of(rows, FINGERPRINT, "run")
+    assert panel.values == {(200, 0.0): 1.0, (400, 0.0): 0.0}
+    assert panel.counts == {(200, 0.0): 3, (400, 0.0): 1}
+    assert panel.training_length == 300  # frames: 3,000 tokens at 10 a frame
+    assert panel.mean == 0.5
+
+
+def test_absolute_grids_are_drawn_by_position():
+    fingerprint = FINGERPRINT | {"settings": {"unit": "frames", "grid": "absolute"}}
+    panel = panel_of([row(200, 150 / 200), row(400, 150 / 400)], fingerprint, "run")
+    assert set(panel.values) == {(200, 150), (400, 150)}
+
+
+def test_localisation_is_the_share_of_best_frames_that_hit():
+    rows = [row(evidence_frame=e, targets=[5], trial=e, right=False) for e in (5, 6)]
+    assert panel_of(rows, FINGERPRINT, "run", of="localisation").values == {(10, 50.0): 0.5}
+
+
+def test_the_dotted_line_stands_at_the_training_length(tmp_path):
+    rows = [row(length, depth) for length in (200, 400) for depth in (0.0, 1.0)]
+    pictures = []
+    for name, trained in (("with", 3000), ("without", 9000)):  # 300 and 900 frames
+        model = {"model": {"training_length": trained, "tokens_per_frame": 10}}
+        draw([panel_of(rows, FINGERPRINT | model, "run")], tmp_path / f"{name}.png")
+        pictures.append(np.asarray(Image.open(tmp_path / f"{name}.png").convert("L")).astype(int))
+    darker = pictures[0] < pictures[1] - 100
+    columns = np.flatnonzero(darker.any(axis=0))
+    assert darker.sum() > 500
+    assert columns.max() - columns.min() < 5  # one vertical line
+    squares = np.flatnonzero(pictures[1][250] < 200)  # a row of pixels through both squares
+    gap = squares[:-1][np.diff(squares) > 1]  # 300 is half-way: between the squares
+    assert np.abs(gap - columns.mean()).min() < 4
+
+
+def test_plot_prefers_our_own_rows_and_names_runs(tmp_path):
+    log = CellLog(tmp_path / "a" / "run", FINGERPRINT)
+    log.append(row(200, 0.0))
+    runs = plot([tmp_path / "a"], tmp_path / "x.png")
+    assert [(run.folder.name, run.mean) for run in runs] == [("run", 1.0)]
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(RecipeError, match="holds no run: neither cells.jsonl nor all_accuracies"):
+        plot([tmp_path], tmp_path / "x.png")
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    published(tmp_path / "run", [{"x": 1}])
+    with pytest.raises(RecipeError, match="is no heatmap"):
+        plot([tmp_path], tmp_path / "x.png")

@@ -1,0 +1,99 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from longva.errors import RecipeError
+from longva.model.random_model import random_longva
+from longva.niah.perplexity import (
+    PerplexityRecipe,
+    plot_perplexity,
+    read_csv,
+    run_perplexity,
+    sliding_losses,
+    token_losses,
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_longva()[0]
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model")
+    model.save_pretrained(path)
+    random_longva()[1].save_pretrained(path)
+    return path
+
+
+def plain_losses(model, ids):
+    with torch.inference_mode():
+        logits = model(input_ids=ids[None]).logits[0]
+    return F.cross_entropy(logits[:-1].float(), ids[1:], reduction="none")
+
+
+@pytest.mark.parametrize("chunk_tokens", [5, 64, 1000])
+def test_losses_are_those_of_one_plain_forward(model, chunk_tokens):
+    ids = torch.randint(0, 256, (100,))
+    got = token_losses(model, ids, chunk_tokens)
+    torch.testing.assert_close(got, plain_losses(model, ids), rtol=1e-4, atol=1e-4)
+
+
+def test_sliding_windows_score_every_token_once_with_their_context(model):
+    ids = torch.randint(0, 256, (23,))
+    got = sliding_losses(model, ids, length=10, stride=4, chunk_tokens=64)
+    want = [plain_losses(model, ids[:10])]
+    for stop, scored in ((14, 4), (18, 4), (22, 4), (23, 1)):
+        want.append(plain_losses(model, ids[stop - 10 : stop])[-scored:])
+    assert len(got) == 22
+    torch.testing.assert_close(got, torch.cat(want), rtol=1e-4, atol=1e-4)
+
+
+def recipe(folder, tmp_path, **settings) -> PerplexityRecipe:
+    return PerplexityRecipe(model=str(folder), output_dir=tmp_path / "run", **settings)
+
+
+def test_perplexity_by_length_is_over_the_start_of_each_document(model, folder, tmp_path):
+    (tmp_path / "text.txt").write_text("abcdefghij" * 9)
+    points = run_perplexity(
+        recipe(folder, tmp_path, text=tmp_path / "text.txt", lengths=(10, 40), documents=2)
+    )
+    documents = torch.tensor(list(b"abcdefghij" * 9))
+    vocabulary = random_longva()[1].tokenizer
+    documents = torch.tensor(vocabulary("abcdefghij" * 9)["input_ids"])[:80].unflatten(0, (2, 40))
+    losses = torch.stack([plain_losses(model, document) for document in documents])
+    for point, length in zip(points, (10, 40), strict=True):
+        want = math.exp(losses[:, : length - 1].mean())
+        assert point.perplexity == pytest.approx(want, rel=1e-4)
+        assert (point.tokens, point.scored_tokens) == (length, 2 * (length - 1))
+    assert [round(p.perplexity, 2) for p in read_csv(tmp_path / "run" / "perplexity.csv")] == [
+        round(p.perplexity, 2) for p in points
+    ]
+    assert (tmp_path / "run" / "perplexity.png").stat().st_size > 5000
+    assert (tmp_path / "run" / "recipe.yaml").is_file()
+
+
+def test_sliding_mode_scores_whole_documents_at_every_length(folder, tmp_path):
+    points = run_perplexity(
+        recipe(folder, tmp_path, lengths=(20, 60), mode="sliding", stride=16, documents=1)
+    )
+    assert [point.scored_tokens for point in points] == [59, 59]
+
+
+def test_a_text_that_is_too_short_says_so(folder, tmp_path):
+    (tmp_path / "text.txt").write_text("short")
+    with pytest.raises(RecipeError, match="has 5 tokens, the longest length is 10"):
+        run_perplexity(recipe(folder, tmp_path, text=tmp_path / "text.txt", lengths=(10,)))
+
+
+def test_runs_without_a_measurement_are_named(tmp_path):
+    with pytest.raises(RecipeError, match="holds no perplexity.csv"):
+        plot_perplexity([tmp_path], tmp_path / "x.png")
+
+
+def test_lengths_without_a_target_are_refused(folder, tmp_path):
+    with pytest.raises(RecipeError, match="2 tokens or more"):
+        recipe(folder, tmp_path, lengths=(1,))

@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+
+from longva.niah.perplexity import PerplexityRecipe
+from longva.niah.text import TextRecipe
+from longva.niah.visual import VisualRecipe
+from longva.recipes import load_recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def test_text_recipe_is_the_papers_grid():
+    recipe = load_recipe(TextRecipe, RECIPES / "niah_text.yaml")
+    assert recipe.grid.all_lengths == list(range(32_000, 512_001, 32_000))
+    assert len(list(recipe.grid.cells(recipe.trials))) == 16 * 11 * 5
+    assert recipe.seed == 24242424
+
+
+@pytest.mark.parametrize("name", ["niah_visual", "niah_visual_paper", "niah_visual_rope_sweep"])
+def test_visual_recipes_are_the_papers_grid(name):
+    recipe = load_recipe(VisualRecipe, RECIPES / f"{name}.yaml")
+    assert recipe.grid.all_lengths == list(range(200, 3001, 200))
+    assert len(list(recipe.grid.cells(1))) == 15 * 6
+    assert recipe.haystack.fit == "pad" and recipe.haystack.fps == 1.0
+
+
+def test_the_papers_recipe_takes_a_frame_a_second_of_a_film_and_the_five_needles():
+    overrides = ["haystack.videos=[film.mp4]", "grid.kind=absolute"]
+    recipe = load_recipe(VisualRecipe, RECIPES / "niah_visual_paper.yaml", overrides)
+    assert recipe.haystack.videos == (Path("film.mp4"),)
+    assert recipe.needles.source == "hub" and recipe.needles.names == ()
+
+
+@pytest.mark.parametrize("theta", ["3.0e6", "1.0e7", "1.0e9"])
+def test_the_sweep_takes_its_base_from_the_command_line(theta):
+    overrides = [f"rope_theta={theta}", f"output_dir=runs/rope_sweep/{theta}"]
+    recipe = load_recipe(VisualRecipe, RECIPES / "niah_visual_rope_sweep.yaml", overrides)
+    assert recipe.rope_theta == float(theta)
+    assert recipe.output_dir == Path("runs/rope_sweep") / theta
+
+
+def test_perplexity_recipe_goes_to_the_training_length_and_beyond():
+    recipe = load_recipe(PerplexityRecipe, RECIPES / "perplexity.yaml")
+    assert max(recipe.lengths) > recipe.training_length in recipe.lengths

@@ -1,0 +1,369 @@
+import json
+import os
+import random
+import signal
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tests.distributed import run_distributed
+
+from longva.errors import RecipeError
+from longva.model.random_model import random_longva
+from longva.niah.cells import Grid
+from longva.niah.log import read_rows
+from longva.niah.models import MeasurementRecipe, Prompt
+from longva.niah.needles import PAPER_NEEDLES, NeedleRecipe
+from longva.niah.text import TextRecipe, measure_text
+from longva.niah.tree_model import TEMPLATES, TreeModel, set_rope_theta, weights_fingerprint
+from longva.niah.visual import VisualRecipe, ask, make_needles, measure_visual, run_visual
+from longva.recipes import load_recipe
+
+
+def tree_model(recipe: MeasurementRecipe, kind=TreeModel, **config) -> TreeModel:
+    model, processor = random_longva(**config)
+    return kind(
+        model,
+        processor.tokenizer,
+        recipe,
+        image_mean=processor.video_processor.image_mean,
+        image_std=processor.video_processor.image_std,
+        frame_size=processor.video_processor.grid_size,
+    )
+
+
+def visual_recipe(output_dir: Path, **settings) -> VisualRecipe:
+    defaults = {
+        "grid": Grid(lengths=(4, 8, 12), depths=(0.0, 0.5, 1.0)),
+        "needles": NeedleRecipe(count=2),
+        "max_new_tokens": 0,
+        "features": output_dir.parent / "features",
+    }
+    return VisualRecipe(model="random", output_dir=output_dir, **defaults | settings)
+
+
+@torch.inference_mode()
+def one_forward(model: TreeModel, prompt: Prompt) -> tuple[bool, float]:
+    """Score a prompt by a plain forward of the whole sequence with sdpa: the reference."""
+
+    def ids(text):
+        return torch.tensor(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    longva, template = model.model, TEMPLATES["qwen2"]
+    embed, answer = longva.get_input_embeddings(), ids(prompt.answer)
+    if prompt.frames is None:
+        x = embed(torch.cat([*prompt.pieces, answer]))
+    else:
+        frames = model.features.unflatten(0, (-1, model.tokens_per_frame))[prompt.frames]
+        after = torch.cat([ids(prompt.question), ids(template["after"]), answer])
+        x = torch.cat([embed(ids(template["before"])), frames.flatten(0, 1), embed(after)])
+    longva.set_attn_implementation({"text_config": "sdpa"})
+    logits = longva(inputs_embeds=x[None], logits_to_keep=len(answer) + 1).logits[0, :-1]
+    longva.set_attn_implementation({"text_config": "evidence"})
+    chosen = logits.log_softmax(-1)[torch.arange(len(answer)), answer]
+    return torch.equal(logits.argmax(-1), answer), chosen.sum().item()
+
+
+def test_every_visual_cell_scores_as_by_one_forward_of_its_own(tmp_path):
+    grid = Grid(lengths=tuple(range(2, 32, 2)), depths=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
+    recipe = visual_recipe(tmp_path / "run", grid=grid, needles=NeedleRecipe(count=5))
+    model = tree_model(recipe, hidden_size=32)
+    questions = ask(recipe, make_needles(recipe.needles), num_pictures=30)
+    measure_visual(model, recipe)
+    rows = read_rows(recipe.output_dir)
+    assert len(rows) == 15 * 6 * 5
+    for question in questions:
+        is_greedy, logprob = one_forward(model, question.prompts[0])
+        row = rows[question.row.key]
+        assert row.is_greedy == is_greedy
+        assert row.logprob == pytest.approx(logprob, abs=2e-4)  # stored with four decimals
+
+
+def test_right_answers_are_found_right(tmp_path):
+    recipe = visual_recipe(tmp_path / "run", max_new_tokens=3)
+    model = tree_model(recipe)
+    words = [i for i in range(len(model.tokenizer)) if model.tokenizer.decode([i]).isalpha()]
+    with torch.no_grad():  # so that what the model says can be written down as an answer
+        others = torch.ones(len(model.tokenizer), dtype=torch.bool)
+        others[words] = False
+        model.model.lm_head.weight[others] = 0.0
+    measure_visual(model, recipe)
+    asked = {}
+    for question in ask(recipe, make_needles(recipe.needles), num_pictures=12):
+        said = read_rows(recipe.output_dir)[question.row.key].generated
+        prompt = Prompt(**vars(question.prompts[0]) | {"answer": said})
+        asked[prompt.key] = prompt
+    for reply in model.answer(list(asked.values())):
+        answer = asked[reply.key].answer
+        assert reply.is_greedy and reply.predicted == answer == reply.generated
+        is_greedy, logprob = one_forward(model, asked[reply.key])
+        assert is_greedy and reply.logprob == pytest.approx(logprob, abs=1e-4)
+    assert len({prompt.answer for prompt in asked.values()}) > 1
+
+
+@pytest.mark.parametrize("distractors", [0, 3])
+def test_every_text_cell_scores_as_by_one_forward_of_its_own(tmp_path, distractors):
+    recipe = TextRecipe(
+        model="random",
+        output_dir=tmp_path,
+        grid=Grid(lengths=(600, 900), depths=(0.0, 0.5, 1.0)),
+        trials=2,
+        distractors=distractors,
+        max_new_tokens=0,
+    )
+    asked = []
+
+    class Listening(TreeModel):
+        def answer(self, prompts):
+            asked.extend(prompts)
+            return super().answer(prompts)
+
+    model = tree_model(recipe, Listening)
+    summary = measure_text(model, recipe)
+    rows = read_rows(tmp_path)
+    assert len(asked) == len(rows) == 12
+    for prompt in asked:
+        is_greedy, logprob = one_forward(model, prompt)
+        assert rows[prompt.key[0]].is_greedy == is_greedy
+        assert rows[prompt.key[0]].logprob == pytest.approx(logprob, abs=2e-4)
+    assert summary["cost"]["flops_ratio"] > 1
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+
+
+class Pointing(TreeModel):
+    """A model whose first head looks for one direction, which only needles' features have."""
+
+    def __init__(self, model, *args, **options):
+        attention = model.model.language_model.layers[0].self_attn
+        with torch.no_grad():
+            for projection in (attention.q_proj, attention.k_proj):
+                projection.weight.zero_()
+                projection.bias.zero_()
+            channel = attention.head_dim // 2 - 1  # turns slowest under RoPE
+            attention.q_proj.bias[channel] = 20.0
+            attention.k_proj.weight[channel, 0] = 1.0
+        super().__init__(model, *args, **options)
+
+    def look(self, albums, cache):
+        super().look(albums, cache)
+        haystack = len(albums[0]) * self.tokens_per_frame
+        self.features = self.features.clone()
+        self.features[:, 0] = 0.0
+        self.features[haystack:, 0] = 100.0
+
+
+@pytest.mark.parametrize("kind", ["depth", "absolute"])
+def test_localisation_finds_what_attention_must_point_at(tmp_path, kind):
+    grid = Grid(lengths=(10, 20, 30), depths=(0.0, 0.3, 0.7, 1.0), kind=kind)
+    recipe = visual_recipe(tmp_path / "run", grid=grid)
+    summary = measure_visual(tree_model(recipe, Pointing, evidence_heads=[[0, 0]]), recipe)
+    assert summary["localisation"] == {
+        "hit@1": 1.0,
+        "hit@5": 1.0,
+        "median_abs_error_seconds": 0.0,
+    }
+    details = json.loads((recipe.output_dir / "details.json").read_text())
+    assert details["localisation_chance"]["hit@1"] < 0.1
+    assert (recipe.output_dir / "localisation.png").is_file()
+
+
+def test_evidence_is_the_attention_of_the_answers_positions_by_frame(tmp_path):
+    recipe = visual_recipe(tmp_path / "run")
+    model = tree_model(recipe)
+    measure_visual(model, recipe)
+    prompt = ask(recipe, make_needles(recipe.needles), num_pictures=12)[-1].prompts[0]
+    (reply,) = model.answer([prompt])
+    longva = model.model
+    (symbols,) = model._symbols([prompt])
+    ids = torch.cat([*symbols.pieces, torch.tensor(symbols.answer[:-1], dtype=torch.int64)])
+    x = longva.get_input_embeddings()(ids.clamp_min(0))
+    x[ids < 0] = model.features[-1 - ids[ids < 0]]
+    longva.set_attn_implementation({"text_config": "eager"})
+    with torch.inference_mode():
+        seen = longva.model.language_model(inputs_embeds=x[None], output_attentions=True).attentions
+    weights = torch.stack(seen)[:, 0, :, -len(symbols.answer) :].mean((0, 1, 2))  # [L]
+    first = len(symbols.pieces[0])
+    per_frame = weights[first : first + 4 * len(prompt.frames)].unflatten(0, (-1, 4)).sum(1)
+    torch.testing.assert_close(reply.frame_weights, per_frame, rtol=1e-4, atol=1e-6)
+
+
+def test_features_are_encoded_once_and_kept(tmp_path):
+    recipe = visual_recipe(tmp_path / "a")
+    first = tree_model(recipe)
+    measure_visual(first, recipe)
+
+    class Blind(TreeModel):
+        def _encode(self, pixels):
+            raise AssertionError("encoded again")
+
+    again = visual_recipe(tmp_path / "b")
+    second = tree_model(again, Blind)
+    measure_visual(second, again)
+    assert torch.equal(first.features, second.features)
+    assert list(read_rows(tmp_path / "a").values()) == list(read_rows(tmp_path / "b").values())
+
+
+def test_what_changes_answers_changes_the_fingerprint(tmp_path):
+    def fingerprint(seed=0, rope_theta=1e6, **settings):
+        recipe = visual_recipe(tmp_path, **settings)
+        return tree_model(recipe, seed=seed, rope_theta=rope_theta).fingerprint()
+
+    same = fingerprint()
+    assert fingerprint(chunk_tokens=7) == same
+    assert fingerprint(seed=1)["weights"] != same["weights"]
+    for changed in ({"rope_theta": 1e7}, {"kv": "int8"}, {"template": "vicuna"}):
+        settings = {k: v for k, v in changed.items() if k != "rope_theta"}
+        theta = {k: v for k, v in changed.items() if k == "rope_theta"}
+        assert fingerprint(**settings, **theta) != same
+    assert same["training_length"] == 32_768 and same["tokens_per_frame"] == 4
+
+
+def test_a_changed_weight_far_inside_a_matrix_is_another_model():
+    (a, _), (b, _) = random_longva(seed=0), random_longva(seed=0)
+    assert weights_fingerprint(a) == weights_fingerprint(b)
+    with torch.no_grad():
+        b.lm_head.weight[0, 5] += 1
+    assert weights_fingerprint(a) != weights_fingerprint(b)
+
+
+def test_a_rope_base_set_after_loading_is_as_good_as_one_loaded():
+    (loaded, _), (changed, _) = random_longva(rope_theta=1e8), random_longva(rope_theta=1e6)
+    ids = torch.randint(0, 256, (1, 200))
+    with torch.inference_mode():
+        want = loaded(input_ids=ids).logits
+        assert not torch.allclose(changed(input_ids=ids).logits, want, atol=1e-3)
+        set_rope_theta(changed, 1e8)
+        torch.testing.assert_close(changed(input_ids=ids).logits, want)
+
+
+def test_the_recipes_rope_base_reaches_the_model(tmp_path):
+    model = tree_model(visual_recipe(tmp_path, rope_theta=3e7))
+    assert model.fingerprint()["rope_theta"] == 3e7
+    assert model.model.model.language_model.config.rope_parameters["rope_theta"] == 3e7
+
+
+def rows_of(folder: Path) -> list[dict]:
+    return [row.as_json() | {"logprob": None} for row in read_rows(folder).values()]
+
+
+def check_same(folder: Path, whole: Path) -> None:
+    """Same rows; log-probabilities to 1e-4, for other chunks add up in another order."""
+    assert rows_of(folder) == rows_of(whole)
+    pairs = zip(read_rows(folder).values(), read_rows(whole).values(), strict=True)
+    assert all(abs(a.logprob - b.logprob) <= 1.5e-4 for a, b in pairs)
+
+
+def real_run(rank: int, world_size: int, output_dir: Path) -> None:
+    recipe = visual_recipe(output_dir, max_new_tokens=3, ask_time=True)
+    measure_visual(tree_model(recipe), recipe)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_give_the_rows_of_a_single_process(tmp_path, world_size):
+    real_run(0, 1, tmp_path / "single")
+    run_distributed(real_run, world_size, tmp_path / "ranks")
+    assert sorted(p.name for p in (tmp_path / "ranks").glob("cells*")) == ["cells.jsonl"]
+    check_same(tmp_path / "ranks", tmp_path / "single")
+
+
+def test_a_killed_run_of_a_real_model_resumes_to_the_same_rows(tmp_path):
+    real_run(0, 1, tmp_path / "whole")
+    rng, file = random.Random(3), tmp_path / "run" / "cells.jsonl"
+    torch.set_num_threads(1)  # a forked OpenMP pool would hang
+    for _ in range(4):
+        child = get_context("fork").Process(target=real_run, args=(0, 1, tmp_path / "run"))
+        child.start()
+        rows = len(read_rows(tmp_path / "run"))
+        while child.is_alive() and (not file.exists() or len(read_rows(file.parent)) == rows):
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.05))
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+    real_run(0, 1, tmp_path / "run")
+    check_same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_saved_model_measures_a_looped_video_from_a_recipe_file(tmp_path, video):
+    model, processor = random_longva()
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    names = [needle["path"] for needle in json.loads(PAPER_NEEDLES.read_text())]
+    for name in names[:3]:
+        Image.new("RGB", (30, 20), "red").save(tmp_path / name)
+    (tmp_path / "recipe.yaml").write_text(
+        f"""
+        model: {tmp_path}/model
+        output_dir: {tmp_path}/run
+        grid: {{lengths: [10, 20], depths: [0.0, 0.5, 1.0]}}
+        haystack: {{videos: [{video}], loop: true}}
+        needles: {{source: paper, folder: {tmp_path}, names: [{", ".join(names[:3])}]}}
+        """
+    )
+    recipe = load_recipe(VisualRecipe, tmp_path / "recipe.yaml")
+    summary = run_visual(recipe)
+    assert (summary["cells"], summary["trials_per_cell"]) == (6, 3)
+    assert summary["chance"] == pytest.approx(0.25 / 3)
+    assert run_visual(recipe) == summary  # nothing is left to do
+    random_longva(seed=1)[0].save_pretrained(tmp_path / "model")
+    with pytest.raises(RecipeError, match=r"model.weights: .* there, .* asked for"):
+        run_visual(recipe)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("needles.name=[a]", "needles.name: unknown key.*did you mean names"),
+        ("training_lenght=3", "did you mean training_length"),
+        ("grid.lengths.steps=3", "grid.lengths.Span.steps: unknown key.*did you mean step"),
+        ("adapter=vllm", "adapter: .*'tree', 'huggingface' or 'openai'.*got 'vllm'"),
+        ("needles.count=0", "needles: needles need count of 1 or more"),
+    ],
+)
+def test_a_mistake_in_a_visual_recipe_is_explained(tmp_path, override, message):
+    (tmp_path / "recipe.yaml").write_text(
+        "model: m\noutput_dir: o\ngrid: {lengths: {start: 1, stop: 2, step: 1}}"
+    )
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(VisualRecipe, tmp_path / "recipe.yaml", [override])
+
+
+def test_a_text_model_shown_frames_says_so(tmp_path):
+    model = tree_model(visual_recipe(tmp_path))
+    model.tokens_per_frame = None
+    with pytest.raises(RecipeError, match="reads text only. Measure it with `longva niah text`"):
+        model.look(["album"], tmp_path)
+
+
+def test_any_causal_language_model_reads_text(tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from longva.model.random_model import byte_tokenizer
+
+    tokenizer = byte_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
+    tokenizer.save_pretrained(tmp_path / "llama")
+    from longva.niah.text import run_text
+
+    recipe = TextRecipe(
+        model=str(tmp_path / "llama"),
+        output_dir=tmp_path / "run",
+        grid=Grid(lengths=(400, 600), depths=(0.5,)),
+        trials=1,
+        max_new_tokens=4,
+    )
+    summary = run_text(recipe)
+    assert summary["cells"] == 2  # one of them beyond the context of 512
+    row = read_rows(tmp_path / "run")[600, 0.5, 0]
+    assert len(row.answer) == len(row.predicted) and row.generated is not None
