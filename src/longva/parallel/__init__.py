@@ -3,18 +3,14 @@
 Importing this package makes the attention `zigzag_ring` known to transformers.
 """
 
-from longva.parallel.block_kernels import BLOCK_KERNELS, BlockKernel
 from longva.parallel.mesh import ParallelMesh, parallel_mesh
 from longva.parallel.registered_attention import ring_forward
 from longva.parallel.ring_attention import RingSequence, ring_attention
-from longva.parallel.ring_logits import embed_symbols, ring_logits
+from longva.parallel.ring_logits import ring_logits
 
 __all__ = [
-    "BLOCK_KERNELS",
-    "BlockKernel",
     "ParallelMesh",
     "RingSequence",
-    "embed_symbols",
     "parallel_mesh",
     "ring_attention",
     "ring_forward",

@@ -19,8 +19,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from longva.block_kernels import block_kernel
 from longva.losses import IGNORE_INDEX
-from longva.parallel.block_kernels import block_kernel
 from longva.parallel.zigzag import (
     Block,
     attention_blocks,

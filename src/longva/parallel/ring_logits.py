@@ -12,47 +12,13 @@ A prompt is one tensor of symbols, as everywhere in this package: a value >= 0 i
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from longva.parallel.registered_attention import ring_forward
 from longva.parallel.ring_attention import RingSequence
 from longva.parallel.zigzag import zigzag_index
-
-
-def embed_symbols(
-    symbols: Tensor, input_embeddings: nn.Module, embeddings: Tensor | None = None
-) -> Tensor:
-    """Embed token ids and rows of a table; differentiable in both.
-
-    Args:
-        symbols: int64 [..., L]; >= 0 a token id, -(1 + r) row r of the table.
-        input_embeddings: the model's, int64 [...] -> [..., D].
-        embeddings: [R, D], on any device; its rows are moved as they are needed.
-
-    Returns:
-        [..., L, D].
-
-    Raises:
-        ValueError: when a symbol asks for a row that the table does not have.
-
-    >>> words = nn.Embedding.from_pretrained(torch.tensor([[0.0], [10.0]]))
-    >>> embed_symbols(torch.tensor([1, -1, -2]), words, torch.tensor([[7.0], [8.0]])).flatten()
-    tensor([10.,  7.,  8.])
-    """
-    embedded = input_embeddings(symbols.clamp(min=0))
-    rows_needed = -int(symbols.min())
-    rows = 0 if embeddings is None else len(embeddings)
-    if rows_needed > rows:
-        raise ValueError(
-            f"the prompt refers to row {rows_needed - 1} of the embeddings, which have {rows} "
-            "rows. Pass the visual tokens that the prompt was built with."
-        )
-    if embeddings is None:
-        return embedded
-    visual = symbols < 0
-    chosen = (-1 - symbols[visual]).to(embeddings.device)
-    return embedded.index_put((visual,), embeddings[chosen].to(embedded))
+from longva.symbols import embed_symbols
 
 
 @torch.inference_mode()

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from longva.parallel import BLOCK_KERNELS
-from longva.parallel.block_kernels import block_kernel
+from longva.block_kernels import BLOCK_KERNELS, block_kernel
 
 SHAPES = {
     "causal square": (12, 12, True),
