@@ -1,4 +1,4 @@
-"""Fixtures that many tests share: a short real video and a small random model."""
+"""What many tests share: a short real video, seeded random numbers, one thread a process."""
 
 import random
 from pathlib import Path
@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from longva.nano.world import random_scene, scene_frames, write_video
+
+# Many small processes and threads on few cores wait for one another more than they compute.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

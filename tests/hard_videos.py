@@ -86,7 +86,7 @@ def write_video(
 
 
 def remux(source: Path, path: Path, *, cut_at: float = 0.0) -> Path:
-    """Copy packets without decoding, from the keyframe before `cut_at` seconds, which is then time 0.
+    """Copy packets without decoding, from the keyframe before `cut_at` seconds, the new time 0.
 
     In MP4 the frames between that keyframe and `cut_at` are hidden by an edit list.
     """
@@ -113,9 +113,7 @@ def set_display_matrix(path: Path, matrix: tuple[int, int, int, int]) -> Path:
     return path
 
 
-def change_packet(
-    source: Path, path: Path, number: int, change: Callable[[bytes], bytes]
-) -> Path:
+def change_packet(source: Path, path: Path, number: int, change: Callable[[bytes], bytes]) -> Path:
     """Change the data of one packet, counted in decoding order, where they lie in the file."""
     with av.open(str(source)) as container:
         old = [bytes(packet) for packet in container.demux(video=0) if packet.size][number]
@@ -124,8 +122,13 @@ def change_packet(
 
 
 def wipe(data: bytes) -> bytes:
-    """Zero the last two thirds."""
+    """Zero the last two thirds: H.264's decoder mostly fails at the packet."""
     return data[: len(data) // 3].ljust(len(data), b"\0")
+
+
+def smear(data: bytes) -> bytes:
+    """Overwrite the last half: H.264's decoder mostly conceals it, and says so with the frame."""
+    return data[: len(data) // 2].ljust(len(data), b"\x55")
 
 
 def hide_vp8(data: bytes) -> bytes:

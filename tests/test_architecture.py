@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "longva"
 # A module may import modules of lower rows, and its own package.
 ROWS = [
     {"errors"},
-    {"recipes", "losses", "flops", "block_kernels"},
+    {"recipes", "losses", "flops", "block_kernels", "symbols"},
     {"frame_sampling", "frame_resize", "media_files", "video_file"},
     {"video_index"},
     {"video"},

@@ -12,7 +12,8 @@ from transformers import (
 )
 
 from longva.errors import ContextLengthError
-from longva.kv_cache import CAPACITY_STEP, CachedSequence, common_prefix, dequantise, quantise
+from longva.kv_cache import CAPACITY_STEP, CachedSequence, dequantise, quantise
+from longva.symbols import common_prefix
 
 SIZES = {
     "vocab_size": 40,
@@ -211,9 +212,9 @@ def test_keyword_arguments_reach_the_attention_function():
 
 def test_symbols_outside_their_tables_are_refused():
     sequence = CachedSequence(tiny_model())
-    with pytest.raises(ValueError, match="names row 4 of the embeddings, but none were given"):
+    with pytest.raises(ValueError, match="refers to row 4 of the embeddings, which have 0 rows"):
         sequence.append(torch.tensor([1, -5]))
-    with pytest.raises(ValueError, match="names row 4 of the embeddings, but 4 rows were given"):
+    with pytest.raises(ValueError, match="refers to row 4 of the embeddings, which have 4 rows"):
         sequence.append(torch.tensor([1, -5]), embeddings=torch.zeros(4, 32))
     with pytest.raises(ValueError, match="Token id 40 of a 40 word vocabulary"):
         sequence.append(torch.tensor([40]))

@@ -33,13 +33,14 @@ from transformers import (
 
 from longva.errors import LongVAError
 from longva.frame_sampling import FrameSampling, choose_frames
-from longva.kv_cache import CachedSequence, common_prefix
+from longva.kv_cache import CachedSequence
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
 from longva.model.checkpoint import Quantization, load_pretrained
 from longva.model.embedded import EMBEDDED_MODEL, embedded_folder
 from longva.model.evidence import EvidenceCollector
 from longva.model.random_model import random_longva
 from longva.planner import Plan, Precision, plan, usable_memory
+from longva.symbols import common_prefix
 from longva.video import Media, MisnumberedError, open_media
 from longva.visual_features import (
     FeatureCache,
@@ -202,7 +203,7 @@ class LongVA:
         path = embedded_folder() if name == EMBEDDED_MODEL else name
         if path is None:
             model, processor = random_longva()
-            model = model.to(device=device, dtype=dtype)
+            model = model.to(device=device, dtype=dtype)  # pyright: ignore[reportCallIssue]
             notice = (
                 "the embedded model is not trained yet: its weights are random, answers nonsense"
             )
@@ -442,7 +443,8 @@ class Session:
         generator = torch.Generator(model.device).manual_seed(sampling.seed)
         room = model.config.text_config.max_position_embeddings - self._cached.length
         for step in range(min(max_new_tokens, room)):
-            logits = processors(self._held[None], self._cached.logits(hidden))  # [1, V]
+            logits = self._cached.logits(hidden)
+            logits = processors(self._held[None], logits)  # pyright: ignore  # [1, V]
             if sampling.temperature > 0:
                 token = torch.multinomial(logits.softmax(-1), 1, generator=generator)[0]
             else:

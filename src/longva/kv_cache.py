@@ -23,6 +23,7 @@ from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from longva.errors import ContextLengthError
+from longva.symbols import embed_symbols
 
 CAPACITY_STEP = 256
 """Buffers grow to a multiple of this many tokens, so that a token by token answer rarely copies."""
@@ -242,36 +243,12 @@ def embed(model: PreTrainedModel, symbols: Tensor, embeddings: Tensor | None) ->
     table = cast(nn.Embedding, model.get_input_embeddings())
     if len(symbols) and symbols.max() >= table.num_embeddings:
         raise ValueError(f"Token id {symbols.max()} of a {table.num_embeddings} word vocabulary.")
-    x = table(symbols.clamp_min(0).to(table.weight.device))  # [n, D]
-    visual = symbols < 0
-    if visual.any():
-        rows = -1 - symbols[visual]
-        if embeddings is None or rows.max() >= len(embeddings):
-            raise ValueError(
-                f"The sequence names row {rows.max()} of the embeddings, but "
-                + (f"{len(embeddings)} rows" if embeddings is not None else "none")
-                + " were given. Pass embeddings=, the table that the negative symbols index."
-            )
-        x[visual.to(x.device)] = embeddings[rows.to(embeddings.device)].to(x)
-    return x[None]
+    return embed_symbols(symbols.to(table.weight.device), table, embeddings)[None]
 
 
 def project(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """Apply the vocabulary projection: [n, D] -> float32 [n, V]."""
     return cast(nn.Module, model.get_output_embeddings())(hidden).float()
-
-
-def common_prefix(x: Tensor, y: Tensor) -> int:
-    """Count the equal symbols at the start of two 1-D tensors.
-
-    >>> common_prefix(torch.tensor([5, -1, -2, 7]), torch.tensor([5, -1, 8]))
-    2
-    """
-    n = min(len(x), len(y))
-    if x.data_ptr() == y.data_ptr() and x.stride() == y.stride():  # views of one memory
-        return n
-    differs = x[:n] != y[:n]
-    return int(differs.byte().argmax()) if differs.any() else n
 
 
 def check_context(length: int, max_length: int | None) -> None:

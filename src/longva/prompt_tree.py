@@ -28,7 +28,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from longva.flops import Flops
-from longva.kv_cache import CachedSequence, check_context, common_prefix, embed, project
+from longva.kv_cache import CachedSequence, check_context, embed, project
+from longva.symbols import common_prefix
 
 
 @dataclass(frozen=True, eq=False)

@@ -133,7 +133,9 @@ def open_media(
         max_pixels: refuse larger frames, which could fill the memory.
 
     Raises:
-        VideoError: missing, empty, not a medium, without frames, too large, or broken.
+        VideoError: missing, empty, not a medium, without frames, too large, or broken. Damage is
+            known as far as FFmpeg notices it, which for HEVC is seldom; and a transport stream
+            does not say how long it should be.
     """
     if not isinstance(source, str | Path | bytes):
         files = [locate(one) for one in source]

@@ -93,7 +93,7 @@ def open_stream(file: Path | bytes, name: str) -> Iterator[tuple[InputContainer,
     try:
         container = av.open(source, "r", container_options=options, metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(_why_unreadable(file, name)) from error
+        raise VideoError(_why_unreadable(file, name, error)) from error
     with container:
         videos = container.streams.video
         videos = [s for s in videos if not s.disposition & Disposition.attached_pic]
@@ -106,7 +106,9 @@ def open_stream(file: Path | bytes, name: str) -> Iterator[tuple[InputContainer,
         yield container, videos[0]
 
 
-def _why_unreadable(file: Path | bytes, name: str) -> str:
+def _why_unreadable(file: Path | bytes, name: str, error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{name} cannot be opened: {error.strerror}."
     if isinstance(file, Path):
         with file.open("rb") as opened:
             head = opened.read(8)
@@ -162,6 +164,7 @@ def video_pictures(video: VideoFile, numbers: list[int]) -> Iterator[np.ndarray]
         IndexMismatch: a frame cannot be had as the index promised.
     """
     to_rgb = VideoReformatter()  # one for all frames: it keeps its conversion tables
+    matrix = None  # one for all frames: to read it keeps a frame alive until garbage is collected
     with open_stream(video.file, video.name) as (container, stream):
         set_threads(stream, single=bool(video.damage))
         frames, position = _checked(video, container, stream, start=0), -1
@@ -169,11 +172,13 @@ def video_pictures(video: VideoFile, numbers: list[int]) -> Iterator[np.ndarray]
             key = _keyframe_before(video, wanted)
             if video.seekable and key - position > SEEK_GAIN:
                 _check_pending(video, stream)
-                container.seek(video.stamps[key], stream=stream)
+                _seek(container, stream, video.stamps[key])
                 frames = _checked(video, container, stream, start=key)
             for position, frame in frames:
                 if position == wanted:
-                    yield _upright(to_rgb.reformat(frame, format="rgb24").to_ndarray(), frame)
+                    matrix = matrix or _display_matrix(frame)
+                    picture = to_rgb.reformat(frame, format="rgb24").to_ndarray()
+                    yield _upright(picture, matrix)
                     break
             else:
                 raise IndexMismatch(f"frame {wanted} did not come")
@@ -184,6 +189,13 @@ def _keyframe_before(video: VideoFile, number: int) -> int:
     """The last keyframe at or before a frame; 0 if an edit list hides it."""
     place = int(np.searchsorted(video.keyframes, number, side="right"))
     return int(video.keyframes[place - 1]) if place else 0
+
+
+def _seek(container: InputContainer, stream: VideoStream, stamp: int) -> None:
+    try:
+        container.seek(stamp, stream=stream)
+    except av.FFmpegError as error:
+        raise IndexMismatch(f"the container cannot seek ({error})") from error
 
 
 def _checked(
@@ -223,12 +235,23 @@ def _check_pending(video: VideoFile, stream: VideoStream) -> None:
         raise IndexMismatch("the data are damaged")
 
 
-def _upright(picture: np.ndarray, frame: VideoFrame) -> np.ndarray:
-    """Apply the display matrix: the stored pixel (x, y) is shown at (a x + c y, b x + d y)."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return picture
-    a, b, _, c, d = struct.unpack("=9i", bytes(matrix))[:5]
+def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
+    """(a, b, c, d): the stored pixel (x, y) is shown at (a x + c y, b x + d y)."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d = struct.unpack("=9i", bytes(data))[:5]
+    return a, b, c, d
+
+
+def _upright(picture: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
+    """Turn and mirror a picture by whole quarter turns; a view, not a copy.
+
+    >>> _upright(np.array([[1, 2], [3, 4]])[..., None], (0, 1, -1, 0))[..., 0]  # clockwise
+    array([[3, 1],
+           [4, 2]])
+    """
+    a, b, c, d = matrix
     if abs(b) > abs(a):  # a quarter turn: rows become columns
         picture, a, d = picture.transpose(1, 0, 2), c, b
     return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

@@ -138,8 +138,8 @@ def _index(
         too_short = missing > max(0.25, 2 * interval)
     if too_short:
         problem = f"its frames end at {found:.1f} s of {declared:.1f} s"
-        if not stream.frames:
-            expected = max(expected, round(len(shown) * declared / max(found, 1.0)))
+        if not stream.frames and found:
+            expected = round(len(shown) * declared / found)
 
     shown = [packet for packet in shown if packet[0] >= first_key]
     stamps = [stamp for stamp, *_ in shown]

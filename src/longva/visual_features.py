@@ -92,6 +92,7 @@ def encode_image(
             pool_stride=settings.pool_stride,
             pool_mode=settings.pool_mode,
         )
+    assert outputs.pooler_output is not None
     tokens = outputs.pooler_output[0]
     if model.config.image_packing == "unires":
         tokens = tokens.unflatten(0, (-1, model.config.tokens_per_grid(settings.pool_stride)))

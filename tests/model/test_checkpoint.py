@@ -5,10 +5,10 @@ import pickle
 import shutil
 from pathlib import Path
 
-import llava_fixture as fixture
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.model import llava_fixture as fixture
 
 from longva.errors import CheckpointError
 from longva.model import weight_files

@@ -1,11 +1,11 @@
 """LongVA behaves like any model of the Hugging Face ecosystem."""
 
-import llava_fixture as fixture
 import numpy as np
 import pytest
 import torch
-from llava_fixture import answer, message, model_inputs
 from peft import LoraConfig, PeftModel, get_peft_model
+from tests.model import llava_fixture as fixture
+from tests.model.llava_fixture import answer, message, model_inputs
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor

@@ -3,10 +3,10 @@
 import base64
 import hashlib
 
-import llava_fixture as fixture
 import numpy as np
 import pytest
 import torch
+from tests.model import llava_fixture as fixture
 
 from longva.model.checkpoint import convert_checkpoint, load_pretrained
 from longva.model.image_processing_longva import LongVAImageProcessor

@@ -5,10 +5,10 @@ import os
 import subprocess
 import sys
 
-import llava_fixture as fixture
 import pytest
 import torch
-from llava_fixture import answer, model_inputs
+from tests.model import llava_fixture as fixture
+from tests.model.llava_fixture import answer, model_inputs
 
 from longva.model.checkpoint import convert_checkpoint, load_pretrained
 from longva.model.random_model import random_longva

@@ -39,9 +39,13 @@ def test_a_seed_says_what_is_shown_and_how():
 def test_a_needle_knows_its_answer():
     assert ANCHOR.caption == "a anchor with the number 42 on a red background next to a club."
     answers = {about: Needle(scene=ANCHOR, about=about).answer for about in QUESTIONS}
-    assert answers == {"number": "42", "color": "red", "companion": "club"}
+    assert answers == {
+        "number": "anchor number 42",
+        "color": "anchor color red",
+        "companion": "anchor beside club",
+    }
     needle = Needle(scene=ANCHOR, about="number")
-    assert needle.question == "find the anchor. what is the number?"
+    assert needle.question == "what number is with the anchor?"
 
 
 def cell(picture, row, column):

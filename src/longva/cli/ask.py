@@ -38,7 +38,7 @@ def watch(
     model: str,
     device: str | None,
     dtype: str | None,
-    weights: str,
+    weights: Literal["model", "int8", "int4"],
     kv: Literal["model", "int8", "int4"],
     cache: Path | None,
     settings: dict,

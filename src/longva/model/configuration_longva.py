@@ -6,6 +6,7 @@ from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto import CONFIG_MAPPING
 
 from longva.errors import LongVAError
+from longva.model.unires import Packing
 
 CLIP_L_336 = {
     "model_type": "clip_vision_model",
@@ -60,7 +61,7 @@ class LongVAConfig(PretrainedConfig):
         vision_feature_layer: int = -2,
         pool_stride: int = 2,
         pool_mode: str = "average",
-        image_packing: str = "unires",
+        image_packing: Packing = "unires",
         vision_batch_size: int = 16,
         evidence_heads: list[list[int]] | None = None,
         tie_word_embeddings: bool = False,

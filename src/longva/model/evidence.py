@@ -19,11 +19,15 @@ to add up its mass per key: [heads, Lk] numbers, never an Lq x Lk matrix.
 Shapes: B batch, H query heads, K key heads, Lq queries, Lk keys, E head dimension.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from longva.block_kernels import block_kernel
 
 
 class EvidenceCollector:
@@ -35,7 +39,7 @@ class EvidenceCollector:
             tokens, n.
     """
 
-    def __init__(self, heads: list[tuple[int, int]] | None = None, num_queries: int = 1):
+    def __init__(self, heads: Sequence[Sequence[int]] | None = None, num_queries: int = 1):
         self.heads = None if heads is None else {(int(layer), int(head)) for layer, head in heads}
         self.num_queries = num_queries
         self._mass: Tensor | None = None
@@ -88,45 +92,6 @@ class EvidenceCollector:
         return self._mass / self._observed
 
 
-def attend_block(
-    query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scaling: float
-) -> tuple[Tensor, Tensor]:
-    """Attention of one block, with the log of its softmax denominators.
-
-    Args:
-        query: [B, H, Lq, E].
-        key: [B, K, Lk, E], K divides H.
-        value: [B, K, Lk, E].
-        causal: query i sees keys 0..i (Lq = Lk); otherwise all keys.
-        scaling: factor of the dot products.
-
-    Returns:
-        out [B, H, Lq, E] and float32 lse [B, H, Lq].
-    """
-    if query.device.type == "cpu":
-        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        return flash(query, key, value, 0.0, causal, scale=scaling)
-    if query.device.type == "cuda" and query.dtype in (torch.float16, torch.bfloat16):
-        flash = torch.ops.aten._scaled_dot_product_flash_attention
-        return flash(query, key, value, 0.0, causal, scale=scaling)[:2]
-    return plain_block(query, key, value, causal=causal, scaling=scaling)
-
-
-def plain_block(
-    query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scaling: float
-) -> tuple[Tensor, Tensor]:
-    """`attend_block` in plain torch, for devices and dtypes without a fused kernel."""
-    groups = query.shape[1] // key.shape[1]
-    keys = key[:, :, None].transpose(-1, -2)  # [B, K, 1, E, Lk]
-    scores = (query.unflatten(1, (-1, groups)) @ keys).float() * scaling  # [B, K, H / K, Lq, Lk]
-    if causal:
-        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        scores = scores.masked_fill(future, float("-inf"))
-    lse = scores.logsumexp(-1)
-    out = (scores - lse[..., None]).exp().to(value.dtype) @ value[:, :, None]
-    return out.flatten(1, 2), lse.flatten(1, 2)
-
-
 def causal_attention_with_past(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
     """Causal attention of the last Lq positions of a sequence over all its Lk keys.
 
@@ -136,14 +101,12 @@ def causal_attention_with_past(query: Tensor, key: Tensor, value: Tensor, scalin
         [B, H, Lq, E].
     """
     past = key.shape[2] - query.shape[2]
-    own, own_lse = attend_block(
-        query, key[:, :, past:], value[:, :, past:], causal=True, scaling=scaling
-    )
+    fused = query.device.type == "cpu" or query.dtype in (torch.float16, torch.bfloat16)
+    attend = block_kernel(None if fused else "math", query).forward
+    own, own_lse = attend(query, key[:, :, past:], value[:, :, past:], True, scaling)
     if past == 0:
         return own
-    old, old_lse = attend_block(
-        query, key[:, :, :past], value[:, :, :past], causal=False, scaling=scaling
-    )
+    old, old_lse = attend(query, key[:, :, :past], value[:, :, :past], False, scaling)
     share = torch.sigmoid(own_lse - old_lse)[..., None]  # own / (own + old), in log space
     return torch.lerp(old.to(share.dtype), own.to(share.dtype), share).to(query.dtype)
 

@@ -64,9 +64,9 @@ class LongVAImageProcessor(BaseImageProcessor):
         self.grid_size = grid_size
         self.size = {"height": grid_size, "width": grid_size}
         self.max_grids = max_grids
-        self.grid_rule = grid_rule
+        self.grid_rule: GridRule = grid_rule
         self.grids = [list(grid) for grid in grids] if grids else None
-        self.packing = packing
+        self.packing: Packing = packing
         self.image_mean, self.image_std = list(image_mean), list(image_std)
 
     def grid_of(

@@ -148,9 +148,7 @@ class LongVAModel(LongVAPreTrainedModel):
                 chunk.to(weight.device, self.dtype), output_hidden_states=True
             ).hidden_states
             patches = states[self.config.vision_feature_layer]
-            patches = patches[
-                :, -(self.config.patches_per_side**2) :
-            ]  # without a class token
+            patches = patches[:, -(self.config.patches_per_side**2) :]  # without a class token
             features[start : start + len(chunk)] = pool_patches(projector(patches), stride, mode)
         return features
 
@@ -201,7 +199,7 @@ class LongVAModel(LongVAPreTrainedModel):
         shapes = [(int(rows), int(columns)) for _, rows, columns in image_grid_thw]
         images = features.split([1 + rows * columns for rows, columns in shapes])
         return BaseModelOutputWithPooling(
-            pooler_output=tuple(
+            pooler_output=tuple(  # pyright: ignore[reportArgumentType] - one tensor an item
                 anyres_raster(image, *shape) for image, shape in zip(images, shapes, strict=True)
             )
         )
@@ -485,7 +483,9 @@ def _pack(features: Tensor, counts: list[int]) -> BaseModelOutputWithPooling:
             "image processor set to another packing than the model's image_packing?"
         )
     return BaseModelOutputWithPooling(
-        pooler_output=tuple(item.flatten(0, 1) for item in features.split(counts))
+        pooler_output=tuple(  # pyright: ignore[reportArgumentType] - one tensor an item
+            item.flatten(0, 1) for item in features.split(counts)
+        )
     )
 
 

@@ -12,6 +12,7 @@ from longva.model.configuration_longva import LongVAConfig
 from longva.model.image_processing_longva import LongVAImageProcessor
 from longva.model.modeling_longva import LongVAForConditionalGeneration
 from longva.model.processing_longva import LongVAProcessor
+from longva.model.unires import Packing
 from longva.model.video_processing_longva import LongVAVideoProcessor
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
@@ -68,8 +69,7 @@ def random_longva(
     """
     tokenizer = byte_tokenizer()
     im_end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    image_token_id = tokenizer.convert_tokens_to_ids("<image>")
-    video_token_id = tokenizer.convert_tokens_to_ids("<video>")
+    ids = {token: tokenizer.get_vocab()[token] for token in SPECIAL_TOKENS}
     longva_config = LongVAConfig(
         vision_config={
             "model_type": "clip_vision_model",
@@ -94,8 +94,8 @@ def random_longva(
             "eos_token_id": im_end,
             "pad_token_id": pad,
         },
-        image_token_id=image_token_id,
-        video_token_id=video_token_id,
+        image_token_id=ids["<image>"],
+        video_token_id=ids["<video>"],
         **config,
     )
     with torch.random.fork_rng(devices=[]):
@@ -108,8 +108,8 @@ def random_longva(
                 parameter.data.normal_(0, 1 if "embed" in name else fan_in**-0.5)
     model.generation_config.eos_token_id = [im_end, pad]
     model.generation_config.pad_token_id = pad
-    model.generation_config.suppress_tokens = [image_token_id, video_token_id]
-    packing = longva_config.image_packing
+    model.generation_config.suppress_tokens = [ids["<image>"], ids["<video>"]]
+    packing: Packing = longva_config.image_packing  # pyright: ignore[reportAssignmentType]
     processor = LongVAProcessor(
         LongVAImageProcessor(grid_size, max_grids=max_grids, packing=packing),
         tokenizer,

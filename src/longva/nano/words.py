@@ -31,7 +31,7 @@ morning evening night winter summer spring autumn
 : . , ? ; < / > a an the of in on at to it is was are has this these that very one later they
 and because then with next again repeat look find show tell what which who where when how many
 frame frames picture pictures image video book story long list system user assistant you helpful
-number color object background magic special question answer based content new york
+number color object behind beside background magic special question answer based content new york
 beginning end first last before after
 """
 CITIES, NAMES, PLACES, QUALITIES, PEOPLE, VERBS, MEETINGS, SEASONS, PLAIN = (

@@ -62,9 +62,9 @@ NUMBERS = range(10, 100)
 About = Literal["number", "color", "companion"]
 
 QUESTIONS: dict[About, str] = {
-    "number": "find the {}. what is the number?",
-    "color": "find the {}. what is the color?",
-    "companion": "find the {}. what is next to it?",
+    "number": "what number is with the {}?",
+    "color": "what color is behind the {}?",
+    "companion": "what is beside the {}?",
 }
 """What may be asked about the frame that shows an object."""
 
@@ -94,8 +94,9 @@ class Scene:
         )
 
     def answer(self, about: About) -> str:
-        """Return the right answer to a question of `QUESTIONS` about this scene."""
-        return str(getattr(self, about))
+        """Return the right answer to a question of `QUESTIONS`: "anchor color red"."""
+        what = "beside" if about == "companion" else about
+        return f"{self.object} {what} {getattr(self, about)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +125,7 @@ class Needle:
 
     @property
     def answer(self) -> str:
-        """One word."""
+        """Three words, of which the question gives away all but the last."""
         return self.scene.answer(self.about)
 
 

@@ -1,0 +1,116 @@
+"""What does a second question cost, and does vision memory stay flat?
+
+    python benchmarks/watch_once.py
+
+Watches a generated video of 1,000 frames with a random model and asks twice; then encodes 200 and
+2,000 frames and compares the peak memory beyond the features themselves. Prints Markdown rows for
+benchmarks/results/. A number belongs to the device in its row.
+"""
+
+import argparse
+import json
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from fractions import Fraction
+from pathlib import Path
+
+MODEL = {
+    "grid_size": 112,
+    "vision_width": 256,
+    "vision_layers": 6,
+    "hidden_size": 256,
+    "num_layers": 6,
+    "max_position_embeddings": 100_000,
+}
+FRAMES = 1000
+
+
+def questions(video: str) -> None:
+    """Print the seconds from nothing to the first answer, and of the second answer."""
+    from longva.assistant import LongVA
+    from longva.model.random_model import random_longva
+
+    longva = LongVA(*random_longva(**MODEL), name="random")
+    longva.watch(video, frames=20).ask("Warm-up?", max_new_tokens=2)
+    started = time.perf_counter()
+    session = longva.watch(video, frames=FRAMES)
+    first = session.ask("What is shown first?", max_new_tokens=8)
+    between = time.perf_counter()
+    session.ask("What is shown last?", max_new_tokens=8)
+    ended = time.perf_counter()
+    seconds = {"first": between - started, "second": ended - between}
+    print(json.dumps({**seconds, "tokens": first.prompt_tokens}))
+
+
+def memory(field: str) -> int:
+    """Bytes of VmRSS (now) or VmHWM (peak) of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def encode(video: str, frames: int) -> None:
+    """Print the peak memory of encoding `frames` frames, and the bytes of the features."""
+    import numpy as np
+
+    from longva.model.random_model import random_longva
+    from longva.video import open_media
+    from longva.visual_features import FrameSettings, encode_video
+
+    model, processor = random_longva(**MODEL)
+    media = open_media(video)
+    encode_video(model, processor, media, np.arange(64), FrameSettings())
+    Path("/proc/self/clear_refs").write_text("5")  # reset VmHWM
+    before = memory("VmRSS")
+    features = encode_video(model, processor, media, np.arange(frames), FrameSettings())
+    peak = memory("VmHWM") - before
+    print(json.dumps({"peak": peak, "features": features.tokens.nbytes, "total": memory("VmHWM")}))
+
+
+def child(*arguments: str) -> dict:
+    """Run this file in a process of its own and read the JSON that it prints."""
+    output = subprocess.check_output([sys.executable, __file__, *arguments])
+    return json.loads(output.splitlines()[-1])
+
+
+def main() -> None:
+    """Run all parts, each in a process of its own, and print the tables."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--questions", metavar="VIDEO")
+    parser.add_argument("--encode", nargs=2, metavar=("VIDEO", "FRAMES"))
+    args = parser.parse_args()
+    if args.questions:
+        return questions(args.questions)
+    if args.encode:
+        return encode(args.encode[0], int(args.encode[1]))
+
+    from longva.nano.world import random_scene, scene_frames, write_video
+
+    print(f"Device: {platform.processor() or platform.machine()} CPU, date: {date.today()}\n")
+    with tempfile.TemporaryDirectory() as folder:
+        video = str(Path(folder) / "video.mp4")
+        scene = random_scene(random.Random(0))
+        write_video(Path(video), scene_frames([scene], frames_each=2000), Fraction(25))
+        row = child("--questions", video)
+        print("| frames | tokens | first answer s | second answer s | second / first |")
+        print("|---|---|---|---|---|")
+        print(
+            f"| {FRAMES} | {row['tokens']:,} | {row['first']:.1f} | {row['second']:.3f} | "
+            f"{row['second'] / row['first']:.2%} |\n"
+        )
+        print("| frames | features MiB | peak beyond the model MiB | beyond the features MiB |")
+        print("|---|---|---|---|")
+        for frames in ("200", "2000"):
+            row = child("--encode", video, frames)
+            mib = {name: value / 2**20 for name, value in row.items()}
+            beyond = mib["total"] - mib["features"]
+            print(f"| {frames} | {mib['features']:.0f} | {mib['peak']:.0f} | {beyond:.0f} |")
+    return None
+
+
+if __name__ == "__main__":
+    main()
