@@ -1,0 +1,141 @@
+"""`longva prepare-text`, `extend`, `align` and `dpo`: data and the stages of training."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from longva.cli.console import app, out, progress_bar
+from longva.cli.options import Json, Overrides, Recipe
+from longva.errors import RecipeError
+
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved recipe, memory and time; do nothing.")
+]
+Gpus = Annotated[int | None, typer.Option(help="Of a dry run: plan for so many GPUs.")]
+
+
+@app.command()
+def prepare_text(
+    source: Annotated[str, typer.Argument(help="File, folder, or hub:owner/name.")],
+    output: Annotated[Path, typer.Option("--out", help="Folder of the packed set.")],
+    tokenizer: Annotated[str, typer.Option(help="Of the model: a folder or a hub id.")],
+    text_field: Annotated[str, typer.Option(help="Field of the text in a record.")] = "text",
+    domain_field: Annotated[str | None, typer.Option(help="Field of the domain: a.b.")] = None,
+    subset: Annotated[str | None, typer.Option(help="Of a hub data set.")] = None,
+    split: Annotated[str, typer.Option(help="Of a hub data set.")] = "train",
+    long_tokens: Annotated[int, typer.Option(help="Longer documents are all kept.")] = 4096,
+    keep_short: Annotated[float, typer.Option(help="Share of the others that is kept.")] = 0.1,
+    budget: Annotated[int | None, typer.Option(help="Tokens of the packed set.")] = None,
+    mixture: Annotated[
+        list[str] | None, typer.Option(help="Share of a domain, NAME=SHARE; repeat.")
+    ] = None,
+    separator: Annotated[str | None, typer.Option(help="Token before each document.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one a CPU.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn documents into a packed set with more long documents, the mixture unchanged.
+
+    Run again to go on after a kill; the result has the same bytes.
+
+    longva prepare-text corpus/ --out data/upsampled --tokenizer Qwen/Qwen2-7B-Instruct
+    """
+    from longva.data.corpus import CorpusConfig, prepare_text
+
+    config = CorpusConfig(
+        source=source,
+        output_dir=output,
+        tokenizer=tokenizer,
+        text_field=text_field,
+        domain_field=domain_field,
+        subset=subset,
+        split=split,
+        long_tokens=long_tokens,
+        keep_short=keep_short,
+        budget=budget,
+        mixture=_shares(mixture),
+        separator=separator,
+        workers=workers,
+    )
+    with progress_bar(show=not as_json) as progress:
+        report = prepare_text(config, progress)
+    values = report.as_json()
+    if as_json:
+        typer.echo(json.dumps(values, indent=2))
+        return
+    before, after = values["before"]["all"], values["after"]["all"]
+    out.print(
+        f"Packed {values['packed_tokens']:,} tokens into {output}. Long documents hold "
+        f"{before['long_share']:.1%} of the tokens before, {after['long_share']:.1%} after "
+        f"({output}/lengths.png)."
+    )
+
+
+def _shares(mixture: list[str] | None) -> dict[str, float] | None:
+    if not mixture:
+        return None
+    shares = {}
+    for part in mixture:
+        name, equals, share = part.rpartition("=")
+        try:
+            shares[name] = float(share)
+        except ValueError:
+            equals = ""
+        if not equals or not name:
+            raise RecipeError(f"--mixture needs NAME=SHARE such as books=0.04, got {part!r}.")
+    return shares
+
+
+def run_stage(stage: Any, kind: type, recipe: Path, overrides, dry_run: bool, gpus) -> None:
+    """Read a recipe and run the stage, or say what it would take."""
+    from longva.recipes import load_recipe
+
+    config = load_recipe(kind, recipe, overrides or [])
+    if dry_run:
+        out.print(stage.dry_run(config, gpus), markup=False)
+        return
+    saved = stage.run(config)
+    if saved is not None:  # ranks other than the first return nothing
+        out.print(f"Saved {saved}")
+
+
+@app.command()
+def extend(
+    recipe: Recipe, overrides: Overrides = None, dry_run: DryRun = False, gpus: Gpus = None
+) -> None:
+    """Lengthen a language model's context by continued pre-training (paper section 3.1).
+
+    longva extend recipes/nano/extend.yaml
+
+    torchrun --nproc-per-node 8 -m longva extend recipes/extend_qwen2_7b_224k.yaml
+    """
+    from longva.train import extend as stage
+
+    run_stage(stage, stage.ExtendConfig, recipe, overrides, dry_run, gpus)
+
+
+@app.command()
+def align(
+    recipe: Recipe, overrides: Overrides = None, dry_run: DryRun = False, gpus: Gpus = None
+) -> None:
+    """Align vision with language: the projector first, then all of the model (section 3.2).
+
+    torchrun --nproc-per-node 8 -m longva align recipes/align_stage1_projector.yaml
+    """
+    from longva.train import align as stage
+
+    run_stage(stage, stage.AlignConfig, recipe, overrides, dry_run, gpus)
+
+
+@app.command()
+def dpo(
+    recipe: Recipe, overrides: Overrides = None, dry_run: DryRun = False, gpus: Gpus = None
+) -> None:
+    """Train on preferences about images or videos.
+
+    torchrun --nproc-per-node 8 -m longva dpo recipes/dpo.yaml
+    """
+    from longva.train import dpo as stage
+
+    run_stage(stage, stage.DPOConfig, recipe, overrides, dry_run, gpus)
