@@ -193,6 +193,25 @@ def test_every_frame_of_a_hard_file_is_the_right_one(write, tmp_path):
     assert numbers(last) == [carried[-1]]
 
 
+INDEXED = [
+    *(open_gop, open_gop_hevc, edit_list, edit_list_open_gop, edit_list_end, fragmented),
+    *(vp9, vp8_hidden, transport_stream_joined_midway, program_stream, odd_size),
+]
+
+
+@pytest.mark.parametrize("write", INDEXED, ids=lambda write: write.__name__)
+def test_sound_files_are_read_without_decoding_them_first(write, tmp_path, monkeypatch):
+    path, carried = write(tmp_path)
+
+    def forbidden(*_, **__):
+        raise AssertionError(f"{path} was decoded to index it")
+
+    monkeypatch.setattr("longva.video_index._scan", forbidden)
+    for sampling in (FrameSampling(num_frames=5), FrameSampling(keyframes=True), [0, 9]):
+        frames = read_frames(path, sampling, size=SIZE)
+        assert numbers(frames.pixels) == np.array(carried)[frames.indices].tolist()
+
+
 @pytest.mark.parametrize("write", [edit_list, transport_stream, avi_h264, vp8_hidden])
 def test_times_are_presentation_times_from_the_first_frame(write, tmp_path):
     path, carried = write(tmp_path)

@@ -171,16 +171,17 @@ class _Shape:
         return grids * (values * self.dtype_bytes + 2 * pixels * 4)
 
     def prefill_chunk(self, tokens: int) -> int:
-        text = self.config.text_config
-        c, b = min(self.chunk_tokens, tokens), self.dtype_bytes
+        text, b = self.config.text_config, self.dtype_bytes
         heads, keys = text.num_attention_heads, text.num_key_value_heads
-        attention = (3 * heads + 2 * keys) * self.head_dim * b + 3 * heads * self.head_dim * 4
-        residual = 3 * text.hidden_size * b + 2 * text.hidden_size * 4
+        # Queries, two blocks' outputs and their merge (in float32); keys and values of the chunk.
+        attention = (2 * heads + 2 * keys) * self.head_dim * b + 2 * heads * self.head_dim * 4
         mlp = 3 * text.intermediate_size * b
-        dequantised = 0
-        if self.kv != "model":  # the codes of one layer are read back at a time, with a copy
-            dequantised = 2 * 2 * keys * self.head_dim * b * tokens
-        return c * (residual + max(attention, mlp)) + dequantised
+        a_token = 3 * text.hidden_size * b + max(attention, mlp)
+        # A quantised cache is read back a layer at a time: keys, values, and one of them twice.
+        read_back = 0 if self.kv == "model" else 3 * keys * self.head_dim * b
+        rest = tokens % self.chunk_tokens
+        chunks = [(min(self.chunk_tokens, tokens), tokens - rest or tokens), (rest, tokens)]
+        return max(n * a_token + end * read_back for n, end in chunks)
 
     def prefill_flops(self, frames: int, tokens: int) -> float:
         text, vision = self.config.text_config, self.config.vision_config

@@ -95,6 +95,18 @@ def test_generation_counts_where_there_are_no_probabilities():
     assert details(rows)["teacher_forced"] == {"mean": None, "wilson95": [0.0, 1.0], "n": 0}
 
 
+def test_details_have_an_interval_for_every_cell():
+    rows = cells(100, 5, 5, depth=0.0) + cells(100, 1, 5, depth=0.5) + cells(200, 0, 4, depth=0.5)
+    table = details(rows)["by_cell"]
+    assert [(cell["length"], cell["depth"]) for cell in table] == [
+        (100, 0.0),
+        (100, 0.5),
+        (200, 0.5),
+    ]
+    assert [(cell["mean"], cell["n"]) for cell in table] == [(1.0, 5), (0.2, 5), (0.0, 4)]
+    assert table[0]["wilson95"] == pytest.approx([0.566, 1.0], abs=1e-3)
+
+
 def test_details_say_how_often_both_scores_agree():
     pairs = [(True, True), (True, False), (False, False), (False, False)]
     rows = [row(trial=i, right=a, generated_correct=b) for i, (a, b) in enumerate(pairs)]

@@ -104,6 +104,9 @@ def test_every_prompt_has_its_length_needle_and_question(tokenizer, distractors)
         assert text.startswith(PREFIX) and text.endswith(QUESTION)
         assert text.count("special magic") == 1 + distractors + 2  # and twice in the question
         assert text.index(NEEDLE.format(story.answer)) == story.position
+        assert len(story.distractors) == distractors
+        assert all(text[at:].startswith("\nThe special magic ") for at in story.distractors)
+        assert story.position not in story.distractors
 
 
 def test_needles_stand_at_their_depth_after_a_full_stop(tokenizer):

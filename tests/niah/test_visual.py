@@ -84,6 +84,8 @@ def test_targets_of_harder_tasks_are_all_the_frames_that_hold_the_answer(tmp_pat
         frames, row = question.prompts[0].frames, question.row
         assert [int(frames[target]) for target in row.targets] == [20, 21, 22]  # in their order
         assert row.position == row.targets[0] and row.frames == row.length + 4
+        assert [int(frames[other]) for other in row.distractors] == [23]
+        assert row.question == hard.prompt
 
 
 class SeeingCoin(CoinModel):

@@ -96,7 +96,9 @@ def run_stage(stage: Any, kind: type, recipe: Path, overrides, dry_run: bool, gp
         out.print(stage.dry_run(config, gpus), markup=False)
         return
     saved = stage.run(config)
-    if saved is not None:  # ranks other than the first return nothing
+    if saved is None:
+        out.print("Stopped and saved. The same command goes on.")
+    else:
         out.print(f"Saved {saved}")
 
 

@@ -58,6 +58,12 @@ class Row:
     chance: float
     """Probability of guessing the answer from the question alone."""
 
+    question: str | None = None
+    """The end of the prompt, without chat template."""
+
+    distractors: list[int] | None = None
+    """Where the pictures or sentences stand that look like a needle, in the unit of `position`."""
+
     prompt_tokens: int | None = None
 
     predicted: str | None = None

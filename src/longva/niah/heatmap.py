@@ -229,6 +229,7 @@ def _draw_panel(ax: Any, panel: Panel, colours: Any, fontsize: int) -> Any:
             size=0.6 * fontsize,
             color="#333",
             zorder=3,
+            bbox={"facecolor": colours(score), "edgecolor": "none", "pad": 1},  # over the dots
         )
     return image
 

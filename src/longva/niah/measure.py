@@ -10,7 +10,8 @@ output_dir/
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch.distributed as dist
 
 from longva.niah.cells import Row
 from longva.niah.heatmap import draw, panel_of, write_accuracies
-from longva.niah.log import CellLog, Key, write_whole
+from longva.niah.log import CellLog, Key, only_run, write_whole
 from longva.niah.models import MeasurementRecipe, Model, Pictures, Prompt, Reply
 from longva.niah.scoring import answers_match, details, summarise
 from longva.recipes import save_recipe
@@ -68,41 +69,48 @@ def measure(
         `summary.json` on rank 0, None on the others.
 
     Raises:
-        RecipeError: the folder holds another measurement.
+        RecipeError: the folder holds another measurement, or another process is at work in it.
     """
     rank, world_size, wait = meet()
     output_dir, features = recipe.output_dir, recipe.features or recipe.output_dir / "features"
     settings = settings | {"max_new_tokens": recipe.max_new_tokens}
     fingerprint = {"model": model.fingerprint(), "settings": settings, "haystack": haystack}
-    if rank == 0:  # before the others, who then find a folder claimed and the features in it
-        CellLog(output_dir, fingerprint)
-        save_recipe(recipe, output_dir / "recipe.yaml")
-        model.look(albums, features)
-    wait()
-    if rank != 0:
-        model.look(albums, features)
-    log = CellLog(output_dir, fingerprint, rank=rank, world_size=world_size)
-    left = {q.row.key: q for q in questions if q.row.key not in log.rows}
-    wait()  # all have read the same rows before anyone appends
-    scored = [question.prompts[0] for question in left.values()]
-    mine = [left[prompt.key[0]] for prompt in model.share(scored, rank, world_size)]
-    replies: dict[Key, dict[str, Reply]] = {}
-    done = 0
-    for reply in model.answer([prompt for question in mine for prompt in question.prompts]):
-        key, part = reply.key
-        replies.setdefault(key, {})[part] = reply
-        if len(replies[key]) == len(left[key].prompts):
-            log.append(complete(left[key].row, replies.pop(key)))
-            done += 1
+    with only_run(output_dir) if rank == 0 else nullcontext():
+        if rank == 0:  # before the others, who then find a folder claimed and the features in it
+            CellLog(output_dir, fingerprint)
+            save_recipe(recipe, output_dir / "recipe.yaml")
+            model.look(albums, features)
+        wait()
+        if rank != 0:
+            model.look(albums, features)
+        log = CellLog(output_dir, fingerprint, rank=rank, world_size=world_size)
+        left = {q.row.key: q for q in questions if q.row.key not in log.rows}
+        wait()  # all have read the same rows before anyone appends
+        scored = [question.prompts[0] for question in left.values()]
+        mine = [left[prompt.key[0]] for prompt in model.share(scored, rank, world_size)]
+        for done, row in enumerate(answered(model, mine), 1):
+            if rank == 0 or not model.in_unison:
+                log.append(row)
             if progress:
                 progress(done, len(mine))
-    wait()
-    if rank != 0:
-        return None
-    log.merge()
-    rows = [log.rows[question.row.key] for question in questions]
-    cost = model.cost([prompt for question in questions for prompt in question.prompts])
-    return write_report(rows, fingerprint, output_dir, cost)
+        wait()
+        if rank != 0:
+            return None
+        log.merge()
+        rows = [log.rows[question.row.key] for question in questions]
+        cost = model.cost([prompt for question in questions for prompt in question.prompts])
+        return write_report(rows, fingerprint, output_dir, cost)
+
+
+def answered(model: Model, questions: Sequence[Question]) -> Iterator[Row]:
+    """Yield the row of each question as soon as the model has answered all its prompts."""
+    asked = {question.row.key: question for question in questions}
+    replies: dict[Key, dict[str, Reply]] = {}
+    for reply in model.answer([prompt for question in questions for prompt in question.prompts]):
+        key, part = reply.key
+        replies.setdefault(key, {})[part] = reply
+        if len(replies[key]) == len(asked[key].prompts):
+            yield complete(asked[key].row, replies.pop(key))
 
 
 def complete(row: Row, replies: dict[str, Reply]) -> Row:
@@ -117,7 +125,7 @@ def complete(row: Row, replies: dict[str, Reply]) -> Row:
         prompt_tokens=scored.prompt_tokens,
         predicted=scored.predicted,
         is_greedy=scored.is_greedy,
-        logprob=None if scored.logprob is None else round(scored.logprob, 4),
+        logprob=None if scored.logprob is None else round(scored.logprob, 6),
         generated=generated,
         generated_correct=None if generated is None else answers_match(generated, row.answer),
         evidence_frame=best[0] if best else None,

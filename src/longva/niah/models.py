@@ -8,8 +8,10 @@ LongVA on video), any image-text-to-text model of transformers and any OpenAI-co
 `look` if it sees.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -79,11 +81,13 @@ class Model(ABC):
         name: for people.
         tokenizer: of text prompts, or None if the model reads no text prompts.
         frame_size: pixels a side of the pictures it wants.
+        in_unison: whether under torchrun all ranks answer every prompt together.
     """
 
     name: str
     tokenizer: Any = None
     frame_size: int = 336
+    in_unison: bool = False
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
@@ -153,6 +157,10 @@ class MeasurementRecipe(ModelRecipe):
     tokenizer: str = ""
     """Where a server's tokenizer is, to measure text by its tokens."""
 
+    ring: bool = False
+    """Under torchrun, spread each prompt over all processes instead of dealing prompts out: for
+    sequences that do not fit one device. One forward a cell, scored by teacher forcing only."""
+
     template: Literal["qwen2", "llama3", "vicuna", "mistral", "yi"] = "qwen2"
     """Chat template around frames and question, `templates.json`. Text has none."""
 
@@ -170,19 +178,48 @@ class MeasurementRecipe(ModelRecipe):
             raise RecipeError("max_new_tokens must be 1 or more: this adapter only generates")
         if self.adapter != "tree" and self.rope_theta is not None:
             raise RecipeError("rope_theta can be set with adapter: tree only")
+        if self.ring and (self.adapter != "tree" or self.max_new_tokens or self.kv != "model"):
+            raise RecipeError(
+                "ring: true keeps no cache and gives no evidence: it scores answers by teacher "
+                "forcing only. It needs adapter: tree, kv: model and --set max_new_tokens=0, got "
+                f"{self.adapter}, {self.kv} and {self.max_new_tokens}. To generate or to localise "
+                "on several devices, leave ring out: torchrun then deals the cells out."
+            )
         if self.adapter == "openai" and not (self.model.startswith("http") and self.served_model):
             raise RecipeError(
                 "adapter: openai needs model: http://HOST:PORT/v1 and served_model: NAME"
             )
 
 
-def load_model(recipe: MeasurementRecipe, *, video: bool) -> Model:
-    """Load the model of a recipe.
+@contextmanager
+def open_model(recipe: MeasurementRecipe, *, video: bool) -> Iterator[Model]:
+    """Load the model of a recipe; a ring's processes are joined while it is open.
 
     Args:
         recipe: names it.
         video: whether it will be shown frames; text is measured on any causal language model.
+
+    Raises:
+        RecipeError: a ring is asked for, but torchrun started no processes.
     """
+    if not recipe.ring:
+        yield load_model(recipe, video=video)
+        return
+    if "WORLD_SIZE" not in os.environ:
+        raise RecipeError(
+            "ring: true spreads each prompt over the processes of torchrun, and there is only this "
+            "one. Start it by: torchrun --nproc-per-node N -m longva niah ..., or measure one "
+            "prompt a device: --set ring=false"
+        )
+    from longva.niah.ring_model import RingModel
+    from longva.parallel import parallel_mesh
+
+    with parallel_mesh(ring=int(os.environ["WORLD_SIZE"])):
+        yield RingModel.from_recipe(recipe, video=video)
+
+
+def load_model(recipe: MeasurementRecipe, *, video: bool) -> Model:
+    """Load the model of a recipe that needs no other process."""
     if recipe.adapter == "openai":
         from longva.niah.remote import ServedModel
 

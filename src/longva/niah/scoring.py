@@ -180,15 +180,20 @@ def details(rows: Sequence[Row]) -> dict[str, Any]:
             "answered": len(errors),
             "median_abs_error_seconds": float(np.median(errors)) if errors else None,
         },
-        "by_length": _table(rows, "length", lambda row: row.length),
-        "by_depth": _table(rows, "depth", lambda row: row.depth),
-        "by_needle": _table(rows, "needle", lambda row: row.needle),
+        "by_length": _table(rows, "length"),
+        "by_depth": _table(rows, "depth"),
+        "by_cell": _table(rows, "length", "depth"),
+        "by_needle": _table(rows, "needle"),
     }
 
 
-def _table(rows: Iterable[Row], name: str, of: Callable[[Row], Any]) -> list[dict[str, Any]]:
-    groups = _grouped(rows, of)
-    return [{name: value} | _proportion([row.correct for row in group]) for value, group in groups]
+def _table(rows: Iterable[Row], *fields: str) -> list[dict[str, Any]]:
+    """One line for every value of some fields of the rows."""
+    groups = _grouped(rows, lambda row: tuple(getattr(row, field) for field in fields))
+    return [
+        dict(zip(fields, values, strict=True)) | _proportion([row.correct for row in group])
+        for values, group in groups
+    ]
 
 
 def _proportion(outcomes: Sequence[bool | None]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from torch import Tensor
 from longva.errors import RecipeError
 from longva.niah.cells import Cell, Grid, Row
 from longva.niah.measure import Question, measure
-from longva.niah.models import MeasurementRecipe, Model, Prompt, load_model
+from longva.niah.models import MeasurementRecipe, Model, Prompt, open_model
 
 PREFIX = "This is a very long story book: <book>"
 QUESTION = (
@@ -79,6 +79,9 @@ class Story:
     answer: str
     position: int
     """Index of the needle's first token in the prompt."""
+
+    distractors: tuple[int, ...]
+    """The same of the distractors, rising."""
 
     @property
     def num_tokens(self) -> int:
@@ -189,15 +192,21 @@ def write_stories(
             hidden = [(place, 0, needle)]
             for depth, other in zip(depths, others, strict=True):
                 hidden.append((book.sentence_end(int(depth * length), length), 1, other))
-            pieces, position, read = [prefix], 0, 0
+            pieces, read = [prefix], 0
+            positions: tuple[list[int], list[int]] = [], []  # of the needle, of the distractors
             for where, kind, tokens in sorted(hidden, key=lambda item: item[:2]):
                 pieces.append(book.tokens[read:where])
-                if kind == 0:
-                    position = sum(map(len, pieces))
+                positions[kind].append(sum(map(len, pieces)))
                 pieces.append(tokens)
                 read = where
             pieces += [book.tokens[read:length], question]
-            yield Story(cell=cell, pieces=tuple(pieces), answer=str(numbers[0]), position=position)
+            yield Story(
+                cell=cell,
+                pieces=tuple(pieces),
+                answer=str(numbers[0]),
+                position=positions[0][0],
+                distractors=tuple(positions[1]),
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +238,8 @@ def run_text(
     recipe: TextRecipe, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any] | None:
     """Measure a recipe's model; see `measure` for what is returned, written and raised."""
-    return measure_text(load_model(recipe, video=False), recipe, progress=progress)
+    with open_model(recipe, video=False) as model:
+        return measure_text(model, recipe, progress=progress)
 
 
 def measure_text(
@@ -254,6 +264,8 @@ def measure_text(
                 needle=NEEDLE.format(story.answer).strip(),
                 answer=story.answer,
                 chance=1 / NUMBERS,
+                question=QUESTION,
+                distractors=list(story.distractors),
             ),
             prompts=(
                 Prompt(key=(story.cell.key, "answer"), pieces=story.pieces, answer=story.answer),

@@ -42,6 +42,9 @@ from longva.visual_features import FeatureCache, VisualFeatures, vision_fingerpr
 TEMPLATES = json.loads(Path(__file__).with_name("templates.json").read_text(encoding="utf-8"))
 """Chat templates around frames and question, by name (as the original's V-NIAH wrote them)."""
 
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers by their bytes."""
+
 
 class TreeModel(Model):
     """A causal language model, or LongVA, asked through the prompt tree.
@@ -100,6 +103,7 @@ class TreeModel(Model):
             "template": self.recipe.template if self.tokens_per_frame else None,
             "training_length": self.recipe.training_length or config.max_position_embeddings,
             "tokens_per_frame": self.tokens_per_frame,
+            "evidence_heads": getattr(self.model.config, "evidence_heads", None),
         }
 
     @torch.inference_mode()
@@ -212,16 +216,26 @@ class TreeModel(Model):
             observe=observe if shows_frames(prompts) else None,
         ):
             prompt = asked[cast(PromptKey, scored.key)]
-            judged = bool(prompt.answer)
-            yield Reply(
-                key=prompt.key,
-                predicted=self.tokenizer.decode(scored.predicted) if judged else None,
-                is_greedy=scored.is_greedy if judged else None,
-                logprob=scored.logprob if judged else None,
-                generated=self._text(scored.generated) if self.recipe.max_new_tokens else None,
-                prompt_tokens=lengths[prompt.key],
-                frame_weights=self._per_frame(collector, prompt) if collector else None,
-            )
+            weights = self._per_frame(collector, prompt) if collector else None
+            yield self._reply(prompt, scored, lengths[prompt.key], weights)
+
+    def _reply(
+        self,
+        prompt: Prompt,
+        scored: prompt_tree.Scored,
+        prompt_tokens: int,
+        frame_weights: Tensor | None = None,
+    ) -> Reply:
+        judged = bool(prompt.answer)
+        return Reply(
+            key=prompt.key,
+            predicted=self.tokenizer.decode(scored.predicted) if judged else None,
+            is_greedy=scored.is_greedy if judged else None,
+            logprob=scored.logprob if judged else None,
+            generated=self._text(scored.generated) if self.recipe.max_new_tokens else None,
+            prompt_tokens=prompt_tokens,
+            frame_weights=frame_weights,
+        )
 
     def _text(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
@@ -291,11 +305,17 @@ def set_rope_theta(model: PreTrainedModel, theta: float) -> None:
 
 
 def weights_fingerprint(model: PreTrainedModel) -> str:
-    """Hash names, shapes and the first 64 values of every weight: any two trainings differ."""
+    """Hash name, shape, first 64 values and sum of bits of every weight: one changed value shows.
+
+    The sum is one of integers, the same on every device.
+    """
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
-        start = weight.detach().flatten()[:64].cpu().contiguous().view(torch.uint8)
-        digest.update(f"{name}{tuple(weight.shape)}".encode() + start.numpy().tobytes())
+        values = weight.detach().flatten()
+        bits = values.view(BITS[values.element_size()])
+        start = values[:64].cpu().contiguous().view(torch.uint8)
+        digest.update(f"{name}{tuple(weight.shape)}{int(bits.sum())}".encode())
+        digest.update(start.numpy().tobytes())
     return digest.hexdigest()
 
 

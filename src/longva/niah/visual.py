@@ -22,7 +22,7 @@ from longva.errors import RecipeError
 from longva.niah.cells import Cell, Grid, Row
 from longva.niah.frames import HaystackRecipe, NeedlePictures, make_haystack
 from longva.niah.measure import Question, measure
-from longva.niah.models import MeasurementRecipe, Model, Pictures, Prompt, load_model
+from longva.niah.models import MeasurementRecipe, Model, Pictures, Prompt, open_model
 from longva.niah.needles import Needle, NeedleRecipe, make_needles
 
 
@@ -47,7 +47,8 @@ def run_visual(
     recipe: VisualRecipe, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any] | None:
     """Measure a recipe's model; see `measure` for what is returned, written and raised."""
-    return measure_visual(load_model(recipe, video=True), recipe, progress=progress)
+    with open_model(recipe, video=True) as model:
+        return measure_visual(model, recipe, progress=progress)
 
 
 def measure_visual(
@@ -80,6 +81,7 @@ def measure_visual(
             "unit": "frames",
             "grid": recipe.grid.kind,
             "needles": hidden,
+            "fps": recipe.haystack.fps,
             "ask_time": recipe.ask_time,
         },
         haystack=haystack.fingerprint,
@@ -113,6 +115,8 @@ def ask(recipe: VisualRecipe, needles: Sequence[Needle], num_pictures: int) -> l
             needle=needle.name,
             answer=needle.answer,
             chance=needle.chance,
+            question=needle.prompt,
+            distractors=sorted(positions[needle.num_targets :]),
             frames=len(frames),
             fps=recipe.haystack.fps,
             targets=targets,

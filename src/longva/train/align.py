@@ -1,0 +1,116 @@
+"""Align a language model to vision on short images, in two stages (paper section 3.2).
+
+    stage 1   tower (frozen) -> projector (trained) -> language model (frozen)   captions
+    stage 2   tower -> projector -> language model, all trained, the tower slower   conversations
+
+A run starts from a LongVA, or from parts: stage 1 from a language model and a vision tower, stage 2
+from the *extended* language model, a tower and the projector of stage 1. (The paper trained its
+projector on the language model before extension; its scripts' folders do not fit one another.)
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from longva.data.conversations import ConversationConfig, ConversationDataset
+from longva.model import LongVAConfig, LongVAForConditionalGeneration, LongVAProcessor
+from longva.model.checkpoint import load_pretrained
+from longva.parallel import parallel_mesh
+from longva.train.dry_run import PUBLISHED, describe, longva_config
+from longva.train.learner import NextTokenLearner
+from longva.train.loop import StageConfig, train
+from longva.train.models import assemble_longva, read_language_config
+from longva.train.resume import finished_model
+from longva.train.stages import finish, prepare
+
+
+@dataclass(kw_only=True, frozen=True)
+class AlignConfig(StageConfig):
+    """Recipe of `longva align`: a LongVA as `model`, or `language_model` and `vision_tower`."""
+
+    data: ConversationConfig
+    held_out_data: ConversationConfig | None = None
+
+    model: str | None = None
+    """LongVA to train: a Hub id or a folder, our format or LLaVA's."""
+
+    language_model: str | None = None
+    vision_tower: str | dict[str, Any] | None = None
+    """CLIP: a Hub id or a folder; or the fields of a config, to start from random weights."""
+
+    projector: str | None = None
+    """LongVA whose projector is taken, stage 1's. None: random weights."""
+
+    image_packing: Literal["unires", "anyres"] = "unires"
+    """How an image becomes tokens; `anyres` is the paper's ablation."""
+
+    max_grids: int = 49
+    """Grids that an image may take."""
+
+    pool_stride: int = 2
+    """Side of the pooling window, in patches."""
+
+    def __post_init__(self) -> None:
+        parts = (self.language_model, self.vision_tower)
+        if self.model is None and None in parts:
+            raise ValueError("give model, or language_model and vision_tower")
+        if self.model is not None and (*parts, self.projector) != (None, None, None):
+            raise ValueError("model is whole; leave out language_model, vision_tower and projector")
+
+
+def starting_model(
+    config: AlignConfig,
+) -> tuple[LongVAForConditionalGeneration, LongVAProcessor]:
+    """Load the model that a recipe starts from, on the CPU, in its checkpoint's dtype."""
+    if config.model is not None:
+        return load_pretrained(config.model)
+    assert config.language_model is not None and config.vision_tower is not None
+    return assemble_longva(
+        config.language_model,
+        config.vision_tower,
+        projector=config.projector,
+        image_packing=config.image_packing,
+        max_grids=config.max_grids,
+        pool_stride=config.pool_stride,
+        seed=config.loop.seed,
+    )
+
+
+def run(config: AlignConfig) -> Path | None:
+    """Train, or go on with, a stage of alignment. Every process of torchrun calls this.
+
+    Returns:
+        Folder of the Hugging Face checkpoint, or None when the run was asked to stop before.
+
+    Raises:
+        CheckpointError: for a model that cannot be loaded or files that cannot be written.
+        RecipeError: see `longva.train.loop.train`.
+        LongVAError: for data that cannot be read; all problems at once.
+    """
+    if (done := finished_model(config)) is not None:
+        return done
+    model, processor = starting_model(config)
+    dataset = ConversationDataset(config.data, processor)
+    held_out = config.held_out_data and ConversationDataset(config.held_out_data, processor)
+    with parallel_mesh(config.parallel.ring) as mesh:
+        learner = NextTokenLearner(model, mesh, config.parallel)
+        prepare(learner, config)
+        if not train(learner, dataset, config, mesh, held_out):
+            return None
+        return finish(learner, config, [processor])
+
+
+def dry_run(config: AlignConfig, gpus: int | None = None) -> str:
+    """Describe a recipe, with the memory and time that its longest samples take; see `describe`."""
+
+    def model() -> LongVAConfig:
+        if config.model is not None:
+            return longva_config(config.model)
+        assert config.language_model is not None
+        text = read_language_config(config.language_model, PUBLISHED.get(config.language_model))
+        tower = config.vision_tower if isinstance(config.vision_tower, dict) else None
+        return LongVAConfig(
+            text_config=text.to_dict(), vision_config=tower, pool_stride=config.pool_stride
+        )
+
+    return describe(config, model, length=config.data.max_tokens, rows=1, gpus=gpus)

@@ -1,0 +1,195 @@
+"""What a run leaves behind: training checkpoints to go on from, and the model for everyone else.
+
+    output_dir/recipe.yaml                   the recipe as it was resolved
+    output_dir/metrics.jsonl                 one object a step
+    output_dir/checkpoints/step_000200/      parameters and optimizer states, any number of ranks
+    output_dir/model/                        Hugging Face checkpoint, written at the end
+
+Each of the two folders is written under another name and renamed when it is whole, so that a kill
+or a full disk leaves the last good one as it was.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
+from torch.distributed.tensor import DTensor
+
+from longva.errors import CheckpointError
+
+TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True, strict=False)
+
+
+def latest_checkpoint(output_dir: Path) -> Path | None:
+    """Find the last complete checkpoint of a run."""
+    return max((output_dir / "checkpoints").glob("step_*"), default=None)
+
+
+def save_checkpoint(
+    output_dir: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: dict[str, int],
+    keep: int,
+) -> Path:
+    """Save parameters that are trained and their optimizer states; every rank calls this.
+
+    Args:
+        output_dir: of the run, seen by all ranks.
+        model: sharded.
+        optimizer: of its trained parameters.
+        progress: `step`, the number of steps done, and what a resumed run must agree on.
+        keep: checkpoints to keep, this one included.
+
+    Raises:
+        CheckpointError: when it cannot be written; earlier checkpoints are left as they are.
+    """
+    folder = output_dir / "checkpoints" / f"step_{progress['step']:06d}"
+    partial = folder.with_name(f".{folder.name}.partial")
+    parameters, states = get_state_dict(model, optimizer, options=TRAINED_ONLY)
+
+    def write() -> None:
+        if dist.get_rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            (partial / "progress.json").write_text(json.dumps(progress) + "\n")
+        dist.barrier()
+        dcp.save({"model": parameters, "optimizer": states}, checkpoint_id=partial)
+
+    failure = _first_failure(write)
+    if failure is None and dist.get_rank() == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
+        for old in sorted(folder.parent.glob("step_*"))[:-keep]:
+            shutil.rmtree(old)
+    elif failure is not None and dist.get_rank() == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+    dist.barrier()
+    if failure is not None:
+        last = latest_checkpoint(output_dir)
+        raise CheckpointError(
+            f"could not save {folder}: {failure}. The last good checkpoint is {last}; mend "
+            "the disk and give the same command again."
+        )
+    return folder
+
+
+def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Restore what `save_checkpoint` saved, on any number of ranks.
+
+    Raises:
+        CheckpointError: when the files do not fit the model.
+    """
+    parameters, states = get_state_dict(model, optimizer, options=TRAINED_ONLY)
+    state = {"model": parameters, "optimizer": states}
+    try:
+        dcp.load(state, checkpoint_id=folder)
+    except (CheckpointException, OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"could not load {folder}: {_reason(error)}") from error
+    set_state_dict(
+        model,
+        optimizer,
+        model_state_dict=state["model"],
+        optim_state_dict=state["optimizer"],
+        options=TRAINED_ONLY,
+    )
+
+
+def gather_tensors(model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Yield name and whole value, on the CPU, of every tensor that a checkpoint of the model holds.
+
+    A tensor at a time is gathered from all ranks, which must all run this to its end.
+    """
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    for name, tensor in model.state_dict().items():
+        if name not in tied:
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            yield name, whole.to("cpu", dtype)
+
+
+def export_model(
+    folder: Path,
+    model: Any,
+    tensors: Iterable[tuple[str, Tensor]],
+    dtype: torch.dtype,
+    extras: Iterable[Any],
+) -> Path:
+    """Write an ordinary Hugging Face checkpoint; every rank calls this.
+
+    Args:
+        folder: to write; replaced if it exists.
+        model: whose class and config are written.
+        tensors: its whole tensors, by a generator that gathers them from all ranks.
+        dtype: of the tensors, for the config.
+        extras: what else has a `save_pretrained`: tokenizer, processor.
+
+    Raises:
+        CheckpointError: when it cannot be written; an existing `folder` is left as it is.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    tensors = iter(tensors)
+
+    def write() -> None:
+        if dist.get_rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            model.save_pretrained(partial, state_dict=dict(tensors))
+            # transformers has written the dtype of the parameters in training, float32, into it.
+            config = model.config
+            for part in (config, *(getattr(config, name) for name in config.sub_configs)):
+                part.dtype = dtype
+            config.save_pretrained(partial)
+            for extra in extras:
+                extra.save_pretrained(partial)
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.replace(folder)
+
+    try:
+        failure = _first_failure(write, lambda: list(_drop(tensors)))
+    finally:
+        if dist.get_rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+    if failure is not None:
+        raise CheckpointError(
+            f"could not write the model to {folder}: {failure}. Training itself is saved; mend the "
+            "disk and give the same command again."
+        )
+    return folder
+
+
+def _drop(tensors: Iterator[tuple[str, Tensor]]) -> Iterator[None]:
+    """Take part in the gathering of what is left, and keep nothing."""
+    for _ in tensors:
+        yield None
+
+
+def _first_failure(write: Callable[[], None], finish: Callable[[], Any] = int) -> str | None:
+    """Run `write`, then `finish`; return on all ranks why the first that failed did."""
+    reason = None
+    try:
+        write()
+    except (CheckpointException, SafetensorError, OSError) as error:
+        reason = _reason(error)
+    finish()
+    reasons: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(reasons, reason)
+    return next((reason for reason in reasons if reason), None)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    return str(error).strip().splitlines()[0] if str(error).strip() else repr(error)

@@ -1,0 +1,134 @@
+"""Lengthen a language model's context by continued pre-training (paper section 3.1).
+
+    rows of 224,000 tokens -> RoPE base raised to 1e9 -> next-token loss, one ring over all devices
+
+In one jump, as the paper, or up a ladder of lengths and bases, as EasyContext does. With an
+`architecture`, the same trains a small model from nothing.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from longva.data.packing import PackedText
+from longva.parallel import parallel_mesh
+from longva.recipes import STRICT
+from longva.train.dry_run import PUBLISHED, describe
+from longva.train.learner import NextTokenLearner
+from longva.train.loop import StageConfig, train
+from longva.train.models import load_language_model, read_language_config
+from longva.train.resume import finished_model
+from longva.train.stages import finish, prepare
+
+
+@dataclass(kw_only=True, frozen=True)
+class Rung:
+    """A step of the ladder, trained before the run's own `seq_len` and `rope_theta`."""
+
+    __pydantic_config__ = STRICT
+
+    seq_len: int
+    rope_theta: float
+    max_steps: int
+
+    tokens: Path | None = None
+    """Other packed text than the run's."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class ExtendConfig(StageConfig):
+    """Recipe of `longva extend`."""
+
+    base_model: str
+    """Model to extend: a Hub id or a folder."""
+
+    tokens: Path
+    """Packed text, from `longva prepare-text`."""
+
+    held_out_tokens: Path | None = None
+    """Packed text to evaluate on."""
+
+    seq_len: int = 224_000
+    """Tokens of a row. 224,000 is what plain logits left room for on the paper's 8 x 80 GB."""
+
+    rope_theta: float | None = 1e9
+    """RoPE base. Raising it slows every rotation, so that far positions stay distinguishable. None
+    keeps the model's."""
+
+    ladder: list[Rung] = field(default_factory=list)
+    """Lengths and bases to train first, each a run of its own in `output_dir/rung_N`."""
+
+    mask_documents: bool = False
+    """Whether tokens attend within their own document only. The paper's attend across."""
+
+    architecture: dict[str, Any] | None = None
+    """`model_type` and fields of a config: train it from random weights instead, with the tokenizer
+    of `base_model`."""
+
+    def __post_init__(self) -> None:
+        if self.seq_len < 2:
+            raise ValueError(f"seq_len must be at least 2 tokens, got {self.seq_len}")
+        if self.mask_documents and self.loop.samples_per_micro_batch > 1:
+            raise ValueError(
+                "mask_documents needs loop.samples_per_micro_batch 1, because the documents of two "
+                f"rows begin at different places; got {self.loop.samples_per_micro_batch}"
+            )
+
+
+def run(config: ExtendConfig) -> Path | None:
+    """Train, or go on with, an extension. Every process of torchrun calls this.
+
+    Returns:
+        Folder of the Hugging Face checkpoint, or None when the run was asked to stop before.
+
+    Raises:
+        CheckpointError: for a model that cannot be loaded or files that cannot be written.
+        RecipeError: see `longva.train.loop.train`.
+    """
+    for number, rung in enumerate(config.ladder, 1):
+        step = replace(
+            config,
+            ladder=[],
+            output_dir=config.output_dir / f"rung_{number}",
+            loop=replace(config.loop, max_steps=rung.max_steps, epochs=None),
+            seq_len=rung.seq_len,
+            rope_theta=rung.rope_theta,
+            tokens=rung.tokens or config.tokens,
+        )
+        model = run(step)
+        if model is None:
+            return None
+        config = replace(config, base_model=str(model), architecture=None)
+    return _run(config)
+
+
+def _run(config: ExtendConfig) -> Path | None:
+    if (done := finished_model(config)) is not None:
+        return done
+    model, tokenizer = load_language_model(
+        config.base_model,
+        rope_theta=config.rope_theta,
+        context=config.seq_len,
+        architecture=config.architecture,
+        seed=config.loop.seed,
+    )
+    dataset = PackedText(config.tokens, config.seq_len, tokenizer=tokenizer)
+    held_out = config.held_out_tokens and PackedText(
+        config.held_out_tokens, config.seq_len, tokenizer=tokenizer
+    )
+    with parallel_mesh(config.parallel.ring) as mesh:
+        learner = NextTokenLearner(model, mesh, config.parallel, config.mask_documents)
+        prepare(learner, config)
+        if not train(learner, dataset, config, mesh, held_out):
+            return None
+        return finish(learner, config, [tokenizer])
+
+
+def dry_run(config: ExtendConfig, gpus: int | None = None) -> str:
+    """Describe a recipe, with the memory and time that its last rung takes; see `describe`."""
+    architecture = config.architecture or PUBLISHED.get(config.base_model)
+
+    def model() -> Any:
+        return read_language_config(config.base_model, architecture)
+
+    return describe(config, model, length=config.seq_len, rows=1, gpus=gpus)

@@ -1,0 +1,152 @@
+"""A model with its loss: what the loop trains, one class for every kind of loss.
+
+A learner is the root of sharding, so everything that its forward touches is whole while it runs,
+the output layer's weight included, which the chunked loss reads directly.
+
+    B rows of a batch   S tokens of a row, padded at the right   L tokens on this rank of the ring
+    D width of the model   V words
+"""
+
+from contextlib import nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
+from transformers import PreTrainedModel
+
+from longva.data.media import MEDIA_KEYS
+from longva.losses import IGNORE_INDEX, chunked_log_probs
+from longva.parallel import ParallelMesh, RingSequence, ring_forward
+from longva.train.sharding import ParallelConfig
+
+Batch = dict[str, Any]
+"""`input_ids` and `labels`, int64 [B, S], labels as transformers has them (not shifted); for media
+`pixel_values` with `image_grid_thw`, `pixel_values_videos` with `video_grid_thw`; for packed text
+`document_starts`, the positions [k] of each row's documents."""
+
+
+class Dataset(Protocol):
+    """What the loop reads: see `longva.data`. Reading sample i twice gives the same sample."""
+
+    @property
+    def lengths(self) -> Any:
+        """Tokens of each sample, roughly; None when all are equal."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+    def collate(self, samples: list[Any], /) -> Batch:
+        """Make a batch of samples."""
+        ...
+
+
+class Learner(nn.Module):
+    """What all losses share: log-probabilities of the targets, over a ring."""
+
+    media_repeats = 1
+    """Times that the media of a batch are shown one after another."""
+
+    def __init__(self, model: PreTrainedModel, mesh: ParallelMesh, config: ParallelConfig):
+        super().__init__()
+        self.model: Any = model
+        self.mesh, self.config = mesh, config
+
+    def ring(self, batch: Batch) -> RingSequence:
+        """How this batch lies on the ranks."""
+        return RingSequence(
+            length=batch["input_ids"].shape[1],
+            group=self.mesh.ring_group,
+            document_starts=self.document_starts(batch),
+            kernel=self.config.kernel,
+        )
+
+    def document_starts(self, batch: Batch) -> tuple[int, ...] | None:
+        """Where documents begin that must not see one another."""
+        return None
+
+    def embed(self, batch: Batch, ring: RingSequence) -> Tensor:
+        """Embed a batch's tokens and media: this rank's [B, L, D]."""
+        core = self.model.model
+        if not hasattr(core, "vision_tower"):
+            return self.model.get_input_embeddings()(ring.shard(batch["input_ids"]))
+        features = core.encode_media(
+            mm_encoder_outputs=None, **{name: batch.get(name) for name in MEDIA_KEYS}
+        )
+        features = {kind: tensors * self.media_repeats for kind, tensors in features.items()}
+        embedded = core.embed(batch["input_ids"], features)  # [B, S, D]
+        if not features:
+            # Every rank must run the tower, and get a gradient of it, or the others wait forever.
+            vision = core.config.vision_config
+            size = (1, vision.num_channels, vision.image_size, vision.image_size)
+            blank = torch.zeros(size, device=embedded.device, dtype=embedded.dtype)
+            embedded = embedded + 0 * core.encode_grids(blank).sum()
+        return ring.shard(embedded)
+
+    def log_probs(self, batch: Batch) -> Tensor:
+        """Log-probability of each of this rank's targets: [B, L], 0 where there is none."""
+        ring = self.ring(batch)
+        offload = self.config.offload_activations
+        on_gpu = self.mesh.device.type == "cuda"
+        with save_on_cpu(pin_memory=on_gpu) if offload else nullcontext():
+            embedded = self.embed(batch, ring)
+            hidden = ring_forward(self.model.get_decoder(), ring, inputs_embeds=embedded)
+        weight = self.model.get_output_embeddings().weight  # [V, D]
+        return chunked_log_probs(hidden, weight, ring.shard_targets(batch["labels"]))
+
+    def count(self, batch: Batch) -> int:
+        """What this rank adds to the number that the step's loss is divided by."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Sums over this rank: `objective`, which is differentiated, and what is reported.
+
+        The sum of `objective` over ranks and micro batches, over the sum of `count`, is the loss of
+        the step, whatever the number of ranks.
+        """
+        raise NotImplementedError
+
+
+class NextTokenLearner(Learner):
+    """Predict the next token: extension and both stages of alignment."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        mesh: ParallelMesh,
+        config: ParallelConfig,
+        mask_documents: bool = False,
+    ):
+        super().__init__(model, mesh, config)
+        self.mask_documents = mask_documents
+
+    def document_starts(self, batch: Batch) -> tuple[int, ...] | None:
+        """Those of the batch's only row, when documents are masked."""
+        if not self.mask_documents:
+            return None
+        (starts,) = batch["document_starts"]
+        return tuple(starts.tolist())
+
+    def count(self, batch: Batch) -> int:
+        """Targets on this rank."""
+        return int((self.ring(batch).shard_targets(batch["labels"]) != IGNORE_INDEX).sum())
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Sum of the negative log-probabilities of this rank's targets."""
+        loss = -self.log_probs(batch).sum()
+        return {"objective": loss, "loss": loss.detach()}
+
+
+def freeze_unused_vision(model: Any) -> None:
+    """Freeze what of the vision tower comes after the hidden state that is used.
+
+    It gets no gradient; an optimizer that holds it would have no state to save for it.
+    """
+    tower = model.model.vision_tower
+    blocks = next(m for m in tower.modules() if isinstance(m, nn.ModuleList))
+    used = model.config.vision_feature_layer % (len(blocks) + 1)
+    tower.post_layernorm.requires_grad_(False)
+    for block in blocks[used:]:
+        block.requires_grad_(False)

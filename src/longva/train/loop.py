@@ -1,0 +1,295 @@
+"""One loop for all stages: extension, alignment and preference optimisation.
+
+A step reads its samples (`longva.data.order`), takes the global number of targets, adds up
+gradients of sums divided by that number, clips, and updates. What a step does depends on the seed,
+its number and the parameters alone: samples, learning rate and dropout are functions of (seed,
+step). A checkpoint therefore holds parameters, optimizer states and the step, and a run that was
+killed ends with the same bits as one that was not.
+
+    metrics.jsonl    {"step": 20, "loss": 2.31, "lr": 1e-05, "tokens_per_second": 5120.0, ...}
+"""
+
+import math
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from longva.data.order import StepOrder
+from longva.errors import RecipeError
+from longva.parallel import ParallelMesh
+from longva.recipes import STRICT
+from longva.train.checkpoints import latest_checkpoint, save_checkpoint
+from longva.train.learner import Batch, Dataset, Learner
+from longva.train.metrics import Report, peak_memory_gib
+from longva.train.optim import OptimConfig, build_optimizer, learning_rate_factor, set_learning_rate
+from longva.train.resume import plain, resume
+from longva.train.sharding import ParallelConfig, reshard
+
+
+@dataclass(kw_only=True, frozen=True)
+class LoopConfig:
+    """How long a run is, and what it writes on the way."""
+
+    __pydantic_config__ = STRICT
+
+    samples_per_step: int
+    """Rows of text, conversations or pairs of an update, over all ranks and micro batches."""
+
+    max_steps: int | None = None
+    """Updates. Give this or `epochs`."""
+
+    epochs: float | None = None
+
+    samples_per_micro_batch: int = 1
+    """Samples that a rank works on at a time; the rest of its share is accumulated."""
+
+    save_every: int = 0
+    """Steps between checkpoints, and one at the end. 0: only when the run is asked to stop."""
+
+    keep: int = 1
+    """Checkpoints to keep."""
+
+    eval_every: int = 0
+    """Steps between evaluations on held-out rows, if there are any; one more at the end."""
+
+    track: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
+    """Where metrics go besides metrics.jsonl."""
+
+    workers: int = 0
+    """Processes a rank that read and decode rows ahead."""
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.max_steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of max_steps and epochs")
+        for name in ("samples_per_step", "samples_per_micro_batch", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(kw_only=True, frozen=True)
+class StageConfig:
+    """What the recipes of all stages share."""
+
+    __pydantic_config__ = STRICT
+
+    output_dir: Path
+    """Folder of the run. Given an unfinished run's folder, the run goes on."""
+
+    optim: OptimConfig
+    loop: LoopConfig
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+
+
+def train(
+    learner: Learner,
+    dataset: Dataset,
+    config: StageConfig,
+    mesh: ParallelMesh,
+    held_out: Dataset | None = None,
+) -> bool:
+    """Train a learner, whose model is spread over the mesh; every rank calls this.
+
+    A run whose `output_dir` has a checkpoint goes on from it, on any number of ranks. SIGTERM ends
+    the step under way, saves, and returns.
+
+    Returns:
+        Whether the run is finished; False when it was asked to stop before.
+
+    Raises:
+        RecipeError: for data or a layout of processes that do not fit the recipe, and when the
+            run's folder was begun with another recipe.
+        CheckpointError: when a checkpoint cannot be written or read.
+    """
+    loop, num_samples = config.loop, len(dataset)
+    accumulation = _accumulation(loop, mesh)
+    order = StepOrder(num_samples, loop.samples_per_step, seed=loop.seed, lengths=dataset.lengths)
+    num_steps = loop.max_steps or order.steps(loop.epochs or 0)
+    optimizer = build_optimizer(learner.model, config.optim)
+    progress = {"step": 0, "num_samples": num_samples, "num_steps": num_steps}
+    first_step = resume(config, learner.model, optimizer, progress, mesh)
+    batches = _read(
+        dataset,
+        order.micro_batches(
+            *(first_step, num_steps),
+            dp_rank=mesh.data_rank,
+            dp=mesh.data_size,
+            accumulation=accumulation,
+        ),
+        loop.workers,
+        mesh.device,
+    )
+    report = Report(
+        config.output_dir, first_step, num_steps, list(loop.track), plain(config), mesh.rank == 0
+    )
+    try:
+        with _stop_signal() as stop_asked:
+            for step in range(first_step, num_steps):
+                factor = learning_rate_factor(config.optim, step, num_steps)
+                set_learning_rate(optimizer, factor)
+                # Dropout: another draw each step and rank, and the same one when a run goes on.
+                torch.manual_seed((loop.seed * 1_000_003 + step) * 65_536 + mesh.rank)
+                began = time.monotonic()
+                step_batches = [next(batches) for _ in range(accumulation)]
+                metrics = _update(learner, step_batches, optimizer, config, mesh, step)
+                elapsed = time.monotonic() - began
+                metrics["lr"] = max(float(group["lr"]) for group in optimizer.param_groups)
+                metrics["tokens_per_second"] = metrics.pop("tokens") / elapsed
+                metrics["memory_gib"] = peak_memory_gib(mesh.device)
+                done, last = step + 1, step + 1 == num_steps
+                stop = _sum({"stop": float(stop_asked())}, mesh)["stop"] > 0
+                if held_out and loop.eval_every and (done % loop.eval_every == 0 or last):
+                    metrics |= evaluate(learner, held_out, loop, mesh)
+                report.step(done, metrics)
+                if stop or (loop.save_every and (done % loop.save_every == 0 or last)):
+                    progress["step"] = done
+                    save_checkpoint(
+                        config.output_dir, learner.model, optimizer, progress, loop.keep
+                    )
+                if stop and not last:
+                    return False
+    finally:
+        report.close()
+    return True
+
+
+def _update(
+    learner: Learner,
+    batches: list[Batch],
+    optimizer: torch.optim.Optimizer,
+    config: StageConfig,
+    mesh: ParallelMesh,
+    step: int,
+) -> dict[str, float]:
+    """Do one update. Returns its metrics, the means over the step."""
+    learner.train()
+    tokens = sum(batch["input_ids"].numel() for batch in batches) / config.parallel.ring
+    counts = {"count": float(sum(learner.count(batch) for batch in batches)), "tokens": tokens}
+    totals = _sum(counts, mesh)
+    if totals["count"] == 0:
+        raise RecipeError(
+            f"step {step + 1} has nothing to learn: no row of it has a target. Check the data's "
+            "answers, and that they are not cut off by the longest length."
+        )
+    sums: Counter[str] = Counter()
+    for batch in batches:
+        result = learner(batch)
+        # FSDP averages gradients over ranks; this makes the average the sum.
+        (result.pop("objective") * (mesh.world_size / totals["count"])).backward()
+        sums.update({name: float(value) for name, value in result.items()})
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    limit = config.optim.clip_norm or math.inf
+    norm: Any = torch.nn.utils.clip_grad_norm_(parameters, limit)
+    norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+    if not math.isfinite(norm):
+        last = latest_checkpoint(config.output_dir)
+        raise RecipeError(
+            f"the gradient of step {step + 1} is {norm}; the parameters were not touched. Lower "
+            f"optim.lr or look at the rows of this step. The last checkpoint is {last}."
+        )
+    optimizer.step()
+    optimizer.zero_grad()
+    means = {name: value / totals["count"] for name, value in _sum(dict(sums), mesh).items()}
+    return {**means, "grad_norm": norm, "tokens": totals["tokens"]}
+
+
+@torch.no_grad()
+def evaluate(
+    learner: Learner, held_out: Dataset, loop: LoopConfig, mesh: ParallelMesh
+) -> dict[str, float]:
+    """Means over all held-out samples, as `eval_...`; every rank calls this."""
+    learner.eval()
+    sums: Counter[str] = Counter()
+    for _, batch, spare in read_all(held_out, loop.samples_per_micro_batch, loop.workers, mesh):
+        result = {**learner(batch), "objective": learner.count(batch)}
+        sums.update({name: 0.0 if spare else float(value) for name, value in result.items()})
+    reshard(learner)
+    totals = _sum(dict(sums), mesh)
+    count = totals.pop("objective")
+    return {f"eval_{name}": value / count for name, value in totals.items()}
+
+
+def read_all(
+    dataset: Dataset, size: int, workers: int, mesh: ParallelMesh
+) -> Iterator[tuple[list[int], Batch, bool]]:
+    """Deal every sample once to the data ranks, in batches of `size` or fewer.
+
+    Yields:
+        The samples, their batch, and whether it is spare: a rank that has none left gets an early
+        one again, because a sharded model runs on all ranks or on none.
+    """
+    samples = range(len(dataset))
+    batches = [list(samples[i : i + size]) for i in samples[::size]]
+    rounds = math.ceil(len(batches) / mesh.data_size)
+    mine = range(mesh.data_rank, rounds * mesh.data_size, mesh.data_size)
+    order = [batches[index % len(batches)] for index in mine]
+    loaded = _read(dataset, iter(order), workers, mesh.device)
+    for index, rows, batch in zip(mine, order, loaded, strict=True):
+        yield rows, batch, index >= len(batches)
+
+
+def _accumulation(loop: LoopConfig, mesh: ParallelMesh) -> int:
+    """Micro batches of a step on each rank."""
+    at_once = loop.samples_per_micro_batch * mesh.data_size
+    if loop.samples_per_step % at_once:
+        raise RecipeError(
+            f"loop.samples_per_step is {loop.samples_per_step}, but {mesh.data_size} data ranks at "
+            f"{loop.samples_per_micro_batch} a micro batch read {at_once} at a time. "
+            f"Choose a multiple of {at_once}, a smaller micro batch, or a larger parallel.ring."
+        )
+    return loop.samples_per_step // at_once
+
+
+def _read(
+    dataset: Dataset, order: Iterator[list[int]], workers: int, device: torch.device
+) -> Iterator[Batch]:
+    loader = DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=order,  # type: ignore[arg-type]
+        collate_fn=dataset.collate,
+        num_workers=workers,
+        generator=torch.Generator(),  # leaves the global one alone
+    )
+    for batch in loader:
+        yield _move(batch, device)
+
+
+def _move(batch: Batch, device: torch.device) -> Batch:
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for name, value in batch.items()
+    }
+
+
+def _sum(values: dict[str, float], mesh: ParallelMesh) -> dict[str, float]:
+    """Add up numbers of all ranks, which have the same keys."""
+    names = sorted(values)
+    total = torch.tensor([values[name] for name in names], dtype=torch.float64, device=mesh.device)
+    dist.all_reduce(total)
+    return dict(zip(names, total.tolist(), strict=True))
+
+
+@contextmanager
+def _stop_signal() -> Iterator[Callable[[], bool]]:
+    """Note SIGTERM instead of dying of it; yields a function that says whether it came."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    previous = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGTERM, previous)

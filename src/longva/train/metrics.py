@@ -1,0 +1,104 @@
+"""What a run says while it works: a bar on a terminal, metrics.jsonl, and trackers by name."""
+
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from longva.errors import RecipeError
+
+GIB = 2**30
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory that this process has held: on the GPU, or resident where there is none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
+
+
+def _open_tracker(name: str, output_dir: Path, recipe: dict[str, Any]):
+    """Return a function (metrics, step) that sends metrics to `tensorboard` or `wandb`."""
+    try:
+        if name == "tensorboard":
+            from torch.utils.tensorboard import SummaryWriter
+
+            writer = SummaryWriter(str(output_dir / "tensorboard"))
+            return lambda metrics, step: [writer.add_scalar(k, v, step) for k, v in metrics.items()]
+        import wandb
+
+        run = wandb.init(
+            project="longva", name=output_dir.name, config=recipe, dir=output_dir, resume="allow"
+        )
+        return lambda metrics, step: run.log(metrics, step=step)
+    except ImportError:
+        raise RecipeError(f"loop.track names {name}: pip install {name}") from None
+
+
+class Report:
+    """Shows and records the steps of a run; does nothing on ranks other than 0.
+
+    Args:
+        output_dir: where metrics.jsonl goes. Steps after `first_step`, which a killed run made
+            after its last checkpoint, are struck out of it.
+        first_step: steps done before.
+        num_steps: steps of the whole run.
+        track: names of trackers.
+        recipe: what trackers show as the run's settings.
+        active: whether this is rank 0.
+    """
+
+    def __init__(
+        self,
+        output_dir: Path,
+        first_step: int,
+        num_steps: int,
+        track: list[str],
+        recipe: dict[str, Any],
+        active: bool,
+    ):
+        self.active, self.num_steps = active, num_steps
+        if not active:
+            return
+        self.path = output_dir / "metrics.jsonl"
+        lines = self.path.read_text().splitlines() if self.path.is_file() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= first_step]
+        self.path.write_text("".join(f"{line}\n" for line in kept))
+        self.trackers = [_open_tracker(name, output_dir, recipe) for name in track]
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        columns = (
+            TextColumn(output_dir.name),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+        )
+        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self.bar.start()
+        self.task = self.bar.add_task("", total=num_steps, completed=first_step)
+        self.started, self.first_step = time.monotonic(), first_step
+
+    def step(self, step: int, metrics: dict[str, float]) -> None:
+        """Record the metrics of a step; `step` is the number of steps done."""
+        if not self.active:
+            return
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        for send in self.trackers:
+            send(metrics, step)
+        line = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        self.bar.update(self.task, completed=step, description=line)
+        if not self.console.is_terminal and (step % 10 == 0 or step == self.num_steps):
+            seconds = (time.monotonic() - self.started) / (step - self.first_step)
+            left = seconds * (self.num_steps - step)
+            self.console.print(f"step {step}/{self.num_steps}  {line}  {left / 3600:.2f} h left")
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self.active:
+            self.bar.stop()

@@ -1,0 +1,137 @@
+"""Spread a model over processes, and trade its memory for time.
+
+    blocks of the decoder   sharded one by one (FSDP2): gathered while they run, then let go
+    everything else         embeddings, output layer, projector, vision tower: gathered once a step
+
+The vision tower is not sharded block by block: ranks encode different numbers of grids, hence call
+its blocks a different number of times, and each call would be a collective that others wait for.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
+from torch.utils.checkpoint import checkpoint
+
+from longva.errors import RecipeError
+from longva.parallel import ParallelMesh
+from longva.recipes import STRICT
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(kw_only=True, frozen=True)
+class ParallelConfig:
+    """How a run is laid out on its devices. None of this changes what is learned."""
+
+    __pydantic_config__ = STRICT
+
+    ring: int = 1
+    """Processes that share one sequence. The others hold other sequences; parameters are sharded
+    over all. 8 processes and a ring of 8 are the original's layout."""
+
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Of the computation, and of the exported checkpoint."""
+
+    masters: Literal["fp32", "bf16"] = "fp32"
+    """Of the trained parameters, their gradients and moments. `bf16` halves all three, but swallows
+    updates below 1/256 of a parameter: for measuring, hardly for training."""
+
+    checkpoint_activations: bool = True
+    """Keep one hidden state a block and compute the rest again in the backward."""
+
+    offload_activations: bool = False
+    """Keep those hidden states in host memory."""
+
+    offload_states: bool = False
+    """Keep parameters, gradients and optimizer states in host memory, and update there."""
+
+    mlp_tile: int = 0
+    """Tokens that an MLP works on at a time, forward and backward. 0: all of them."""
+
+    kernel: str | None = None
+    """Block kernel of the attention, a name in `longva.parallel.BLOCK_KERNELS`."""
+
+    def __post_init__(self) -> None:
+        if self.ring < 1 or self.mlp_tile < 0:
+            raise ValueError(
+                f"ring must be at least 1 and mlp_tile at least 0, got {self.ring} and "
+                f"{self.mlp_tile}"
+            )
+
+
+class TiledMLP(nn.Module):
+    """A gated MLP that works on a few tokens at a time; its parameters keep their names.
+
+    At 224,000 tokens the three inner tensors of Qwen2-7B's MLP take 25 GB, and as much again in the
+    backward. MLPs see each token by itself, so tiles change nothing.
+    """
+
+    def __init__(self, mlp: Any, tile: int):
+        super().__init__()
+        self.gate_proj, self.up_proj = mlp.gate_proj, mlp.up_proj
+        self.down_proj, self.act_fn = mlp.down_proj, mlp.act_fn
+        self.tile = tile
+
+    def _run(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, D] -> [B, L, D]."""
+        tiles = x.split(self.tile, dim=1)
+        if not torch.is_grad_enabled():
+            return torch.cat([self._run(tile) for tile in tiles], dim=1)
+        return torch.cat(
+            [checkpoint(self._run, tile, use_reentrant=False) for tile in tiles], dim=1
+        )
+
+
+def reshard(learner: Any) -> None:
+    """Let the root's parameters go, which stay whole after a forward that no backward follows."""
+    learner.reshard()
+
+
+def spread(learner: Any, mesh: ParallelMesh, config: ParallelConfig) -> None:
+    """Shard a learner over all processes, in place, and switch the memory savers on.
+
+    Args:
+        learner: has the transformers model as `model`, with `requires_grad` already chosen.
+        mesh: of processes.
+        config: how.
+
+    Raises:
+        RecipeError: when `mlp_tile` meets MLPs that are not gated as those of Qwen2 and Llama.
+    """
+    model = learner.model
+    decoder = model.get_decoder()
+    decoder.set_attn_implementation("zigzag_ring")
+    if config.mlp_tile:
+        for layer in decoder.layers:
+            if not all(hasattr(layer.mlp, f"{name}_proj") for name in ("gate", "up", "down")):
+                raise RecipeError(
+                    f"parallel.mlp_tile knows gated MLPs, not {type(layer.mlp).__name__}. Leave it "
+                    "at 0 for this model."
+                )
+            layer.mlp = TiledMLP(layer.mlp, config.mlp_tile)
+    if config.checkpoint_activations:
+        # The old name warns from transformers 5.23 on, the new one is not in 5.20.
+        new = getattr(model, "activation_checkpointing_enable", None)
+        (new or model.gradient_checkpointing_enable)()
+
+    masters, compute = DTYPES[config.masters], DTYPES[config.precision]
+    policies: dict[str, Any] = {
+        "mesh": mesh.fsdp,
+        # Inputs are left as they are: log-probabilities of a reference must stay float32.
+        "mp_policy": MixedPrecisionPolicy(
+            param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False
+        ),
+    }
+    if config.offload_states:
+        policies["offload_policy"] = CPUOffloadPolicy(pin_memory=mesh.device.type == "cuda")
+    for module in (*decoder.layers, learner):
+        for parameter in module.parameters():  # a block at a time: the model is never whole in fp32
+            if parameter.requires_grad and not hasattr(parameter, "placements"):
+                parameter.data = parameter.data.to(masters)
+        fully_shard(module, **policies)

@@ -1,0 +1,37 @@
+"""The beginning and the end that all stages share."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from longva.train.checkpoints import export_model, gather_tensors
+from longva.train.learner import Learner, freeze_unused_vision
+from longva.train.loop import StageConfig
+from longva.train.lora import add_adapters, merge_adapters
+from longva.train.optim import choose_trained
+from longva.train.sharding import DTYPES, spread
+
+
+def prepare(learner: Learner, config: StageConfig) -> None:
+    """Choose what is trained, add adapters if asked, and spread the model over all processes."""
+    if config.optim.lora is not None:
+        add_adapters(learner.model, config.optim.lora)
+    choose_trained(learner.model, config.optim)
+    if hasattr(learner.model.model, "vision_tower"):
+        freeze_unused_vision(learner.model)
+    spread(learner, learner.mesh, config.parallel)
+
+
+def finish(learner: Learner, config: StageConfig, extras: Iterable[Any]) -> Path:
+    """Write the trained model to `output_dir/model`; every rank calls this.
+
+    Args:
+        learner: trained.
+        config: of the run.
+        extras: what is saved with it: tokenizer or processor.
+    """
+    dtype = DTYPES[config.parallel.precision]
+    tensors = gather_tensors(learner.model, dtype)
+    if config.optim.lora is not None:
+        tensors = merge_adapters(tensors, config.optim.lora)
+    return export_model(config.output_dir / "model", learner.model, tensors, dtype, extras)

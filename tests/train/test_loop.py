@@ -1,0 +1,218 @@
+"""The loop: what must not change a run, and what a run survives."""
+
+import os
+import resource
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.distributed import run_distributed
+from tests.train.toys import RandomText, metrics, tiny_qwen2, toy_recipe, train_toy
+
+from longva.data.order import StepOrder
+from longva.errors import CheckpointError
+from longva.train.optim import learning_rate_factor
+
+
+def on_ranks(world_size: int, config, **training):
+    """Final parameters after training in `world_size` processes. An error of theirs is an
+    AssertionError here; training in this process would leave threads that forks do not survive."""
+
+    def body(rank, world_size):
+        return train_toy(config, **training)
+
+    return run_distributed(body, world_size, join=False)[0]
+
+
+def bits(parameters):
+    return {name: value.tobytes() for name, value in parameters.items()}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The run of one process that the others are compared with."""
+    folder = tmp_path_factory.mktemp("alone")
+    return on_ranks(1, toy_recipe(folder)), metrics(folder, "loss")
+
+
+def test_one_process_trains_as_plain_torch_does(alone, tmp_path):
+    parameters, losses = alone
+    config, model, data = toy_recipe(tmp_path), tiny_qwen2(), RandomText()
+    order = StepOrder(len(data), samples_per_step=4)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1)
+    for step, rows in enumerate(order.micro_batches(0, 6)):
+        optimizer.param_groups[0]["lr"] = 3e-3 * learning_rate_factor(config.optim, step, 6)
+        batch = data.collate([data[row] for row in rows])
+        loss = model(**batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        assert loss.item() == pytest.approx(losses[step], abs=1e-5)
+    for name, value in model.state_dict().items():
+        np.testing.assert_allclose(parameters[name], value.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"samples_per_micro_batch": 4},
+        {"checkpoint_activations": False},
+        {"offload_activations": True, "mlp_tile": 7},
+        {"offload_states": True},
+        {"kernel": "math"},
+    ],
+    ids=lambda changes: "+".join(changes),
+)
+def test_layout_and_memory_savers_do_not_change_what_is_learned(changes, alone, tmp_path):
+    parameters = on_ranks(1, toy_recipe(tmp_path, **changes))
+    for name, value in alone[0].items():
+        np.testing.assert_allclose(parameters[name], value, atol=2e-6, err_msg=name)
+
+
+def test_masters_stay_float32_under_bfloat16_computation(alone, tmp_path):
+    parameters = on_ranks(1, toy_recipe(tmp_path, precision="bf16"))
+    assert parameters["lm_head.weight"].dtype == np.float32
+    assert metrics(tmp_path, "loss") == pytest.approx(alone[1], abs=5e-2)
+
+
+class Ending(RandomText):
+    """Sends its process a signal when a sample is read for the `at`-th time."""
+
+    def __init__(self, at: int, which: int, **settings):
+        super().__init__(**settings)
+        self.at, self.which, self.reads = at, which, 0
+
+    def __getitem__(self, index):
+        self.reads += 1
+        if self.reads == self.at:
+            os.kill(os.getpid(), self.which)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize(("world_size", "ring"), [(1, 1), (4, 2)])
+def test_a_killed_run_goes_on_to_the_same_bits(world_size, ring, tmp_path):
+    reads = 4 * ring // world_size  # samples a rank reads each step
+    config = toy_recipe(tmp_path / "whole", ring=ring, save_every=2)
+    whole = on_ranks(world_size, config)
+    config = toy_recipe(tmp_path / "killed", ring=ring, save_every=2)
+    at = int(np.random.default_rng().integers(2 * reads + 1, 6 * reads))  # in steps 3 to 6
+    with pytest.raises(AssertionError, match="SIGKILL"):
+        on_ranks(world_size, config, dataset=Ending(at, signal.SIGKILL))
+    resumed = on_ranks(world_size, config)
+    assert bits(resumed) == bits(whole), f"killed at read {at}"
+    assert metrics(tmp_path / "killed", "loss") == metrics(tmp_path / "whole", "loss")
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(alone, tmp_path):
+    config = toy_recipe(tmp_path, ring=2, save_every=3, max_steps=6)
+    with pytest.raises(AssertionError, match="SIGKILL"):
+        on_ranks(4, config, dataset=Ending(8, signal.SIGKILL))
+    parameters = on_ranks(1, toy_recipe(tmp_path, ring=1, save_every=3))
+    for name, value in alone[0].items():
+        np.testing.assert_allclose(parameters[name], value, atol=1e-5, err_msg=name)
+
+
+def test_sigterm_saves_and_leaves_and_the_same_command_goes_on(alone, tmp_path):
+    config = toy_recipe(tmp_path)
+    on_ranks(1, config, dataset=Ending(10, signal.SIGTERM))  # in step 3
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000003"]
+    assert len(metrics(tmp_path, "loss")) == 3
+    assert bits(on_ranks(1, config)) == bits(alone[0])
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(alone, tmp_path):
+    config = toy_recipe(tmp_path, save_every=2)
+
+    def disk_fills_up(rank, world_size):
+        class Filling(RandomText):
+            reads = 0
+
+            def __getitem__(self, index):
+                self.reads += 1
+                if self.reads == 9:  # step 3, after the checkpoint of step 2
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+                return super().__getitem__(index)
+
+        with pytest.raises(CheckpointError) as caught:
+            train_toy(config, dataset=Filling())
+        return str(caught.value)
+
+    message = run_distributed(disk_fills_up, 1, join=False)[0]
+    assert "step_000004" in message and "last good checkpoint" in message, message
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000002"]
+    assert bits(on_ranks(1, config)) == bits(alone[0])
+
+
+def test_old_checkpoints_go_and_unfinished_ones_are_not_used(tmp_path):
+    on_ranks(1, toy_recipe(tmp_path, save_every=1, keep=2))
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step_000005", "step_000006"]
+    (tmp_path / "checkpoints" / ".step_000007.partial").mkdir()
+    on_ranks(1, toy_recipe(tmp_path, save_every=1, keep=2))
+
+
+def test_held_out_rows_are_evaluated_by_all_ranks(tmp_path):
+    held_out = RandomText(num_rows=3, length=19, seed=100)
+
+    for ranks in (1, 2):
+        config = toy_recipe(tmp_path / str(ranks), max_steps=2, eval_every=2)
+        on_ranks(ranks, config, held_out=held_out)
+    assert len(metrics(tmp_path / "1", "eval_loss")) == 1
+    two, one = (metrics(tmp_path / name, "eval_loss") for name in "21")
+    assert two == pytest.approx(one, abs=1e-5)
+
+
+def test_tied_embeddings_go_on_too(tmp_path):
+    def run(folder: Path, dataset=None):
+        model = tiny_qwen2(tie_word_embeddings=True)
+        return on_ranks(1, toy_recipe(folder, save_every=2), model=model, dataset=dataset)
+
+    whole = run(tmp_path / "whole")
+    run(tmp_path / "stopped", Ending(10, signal.SIGTERM))
+    assert bits(run(tmp_path / "stopped")) == bits(whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": {"all": 1e-2}}, "optim.lr.all was 0.003, is 0.01"),
+        ({"max_steps": 9}, "loop.max_steps was 2, is 9"),
+    ],
+)
+def test_another_recipe_does_not_go_on_with_the_run(changes, message, tmp_path):
+    on_ranks(1, toy_recipe(tmp_path, save_every=2, max_steps=2))
+    with pytest.raises(AssertionError, match=f"RecipeError: .*{message}"):
+        on_ranks(1, toy_recipe(tmp_path, save_every=2, **{"max_steps": 2} | changes))
+
+
+def test_other_data_does_not_go_on_with_the_run(tmp_path):
+    on_ranks(1, toy_recipe(tmp_path, save_every=2, max_steps=2))
+    with pytest.raises(AssertionError, match="RecipeError: .*num_samples was 12, is 13"):
+        on_ranks(1, toy_recipe(tmp_path, save_every=2, max_steps=2), dataset=RandomText(13))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"samples_per_micro_batch": 3}, "Choose a multiple of 3"),
+        ({"lr": {"projector": 1e-3}}, "optim.lr.projector matches no parameter of this Qwen2"),
+    ],
+)
+def test_recipes_that_do_not_fit_say_what_to_change(changes, message, tmp_path):
+    with pytest.raises(AssertionError, match=f"RecipeError: .*{message}"):
+        on_ranks(1, toy_recipe(tmp_path, **changes))
+
+
+def test_an_infinite_gradient_stops_before_it_does_harm(tmp_path):
+    model = tiny_qwen2()
+    model.model.norm.weight.data[:] = float("inf")
+    with pytest.raises(AssertionError, match="RecipeError: the gradient of step 1 is nan"):
+        on_ranks(1, toy_recipe(tmp_path), model=model)
+
+
+def test_a_tracker_that_is_not_installed_is_named(tmp_path):
+    with pytest.raises(AssertionError, match="RecipeError: loop.track names wandb: pip install"):
+        on_ranks(1, toy_recipe(tmp_path, track=["wandb"]))

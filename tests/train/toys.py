@@ -1,0 +1,89 @@
+"""Toy data sets in memory, tiny models and short recipes."""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from longva.parallel import ParallelMesh, parallel_mesh
+from longva.train.learner import Learner, NextTokenLearner
+from longva.train.loop import LoopConfig, StageConfig, train
+from longva.train.optim import OptimConfig, choose_trained
+from longva.train.sharding import ParallelConfig, spread
+
+VOCABULARY = 61
+
+
+class RandomText:
+    """Rows of random tokens, each a function of its index."""
+
+    lengths = None
+
+    def __init__(self, num_rows: int = 12, length: int = 31, seed: int = 0):
+        self.num_rows, self.length, self.seed = num_rows, length, seed
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(self.seed + index)
+        return torch.randint(0, VOCABULARY, (self.length,), generator=generator)
+
+    def collate(self, samples: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        ids = torch.stack(samples)
+        return {"input_ids": ids, "labels": ids}
+
+
+def tiny_qwen2(**changes) -> Qwen2ForCausalLM:
+    settings = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": False,
+    }
+    torch.manual_seed(0)
+    return Qwen2ForCausalLM(Qwen2Config(**settings | changes))
+
+
+def toy_recipe(output_dir: Path, **changes) -> StageConfig:
+    """Six steps of four rows. Keys of the three parts are told apart by their names."""
+    parts = {
+        "optim": {"lr": {"all": 3e-3}, "schedule": "cosine", "warmup": 0.2, "weight_decay": 0.1},
+        "loop": {"samples_per_step": 4, "max_steps": 6},
+        "parallel": {"precision": "fp32"},
+    }
+    for part, kind in (("optim", OptimConfig), ("loop", LoopConfig), ("parallel", ParallelConfig)):
+        names = kind.__dataclass_fields__
+        parts[part] |= {name: changes.pop(name) for name in list(changes) if name in names}
+    assert not changes, changes
+    return StageConfig(
+        output_dir=output_dir,
+        optim=OptimConfig(**parts["optim"]),
+        loop=LoopConfig(**parts["loop"]),
+        parallel=ParallelConfig(**parts["parallel"]),
+    )
+
+
+def prepare(model, mesh: ParallelMesh, config: StageConfig, kind=NextTokenLearner) -> Learner:
+    choose_trained(model, config.optim)
+    learner = kind(model, mesh, config.parallel)
+    spread(learner, mesh, config.parallel)
+    return learner
+
+
+def train_toy(config: StageConfig, model=None, dataset=None, held_out=None) -> dict:
+    """Train as a stage does, in the processes at hand; the final parameters, whole."""
+    with parallel_mesh(config.parallel.ring) as mesh:
+        learner = prepare(model or tiny_qwen2(), mesh, config)
+        train(learner, dataset or RandomText(), config, mesh, held_out)
+        state = learner.model.state_dict()
+        return {name: t.full_tensor().clone().numpy() for name, t in state.items()}
+
+
+def metrics(output_dir: Path, name: str) -> list[float]:
+    lines = (output_dir / "metrics.jsonl").read_text().splitlines()
+    return [entry[name] for line in lines if name in (entry := json.loads(line))]
