@@ -146,6 +146,7 @@ def test_a_run_leaves_everything_behind(tmp_path):
         "heatmap.png",
         "all_accuracies.json",
         "avg_accuracy.txt",
+        ".lock",
     }
     assert load_recipe(VisualRecipe, tmp_path / "run" / "recipe.yaml") == recipe(tmp_path)
 
