@@ -125,6 +125,8 @@ def _describe(kind: type, problem: Any) -> str:
         close = difflib.get_close_matches(wrong, known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"the keys here are {', '.join(known)}"
         return f"{key}: unknown key (got {problem['input']!r}); {hint}"
+    if isinstance(problem["input"], dict):  # a check of several keys together names them itself
+        return f"{key}: {message}"
     return f"{key}: {message} (got {problem['input']!r})"
 
 

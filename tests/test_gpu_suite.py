@@ -1,0 +1,90 @@
+"""The GPU suite at toy sizes on the CPU: the whole of it runs, and what it reports is numbers."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SUITE = Path(__file__).parents[1] / "benchmarks" / "gpu_suite.py"
+
+
+def run(*arguments: str | Path) -> str:
+    command = [sys.executable, str(SUITE), "--toy", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True
+    ).stdout
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("suite")
+    run("--out", folder)
+    return folder
+
+
+def results(out: Path) -> dict:
+    (path,) = out.glob("gpu_suite_toy_*.json")
+    return json.loads(path.read_text())
+
+
+def test_every_section_reports_finite_numbers(out):
+    sections = results(out)["sections"]
+    assert {name: len(rows) for name, rows in sections.items()} == {
+        "ring": 2,
+        "prefill": 4,
+        "train": 5,
+        "vniah": 1,
+        "loss": 2,
+        "vision": 2,
+    }
+    for rows in sections.values():
+        for name, row in rows.items():
+            numbers = {key: value for key, value in row.items() if key != "against"}
+            assert all(isinstance(value, int | float) for value in numbers.values()), (name, row)
+            assert all(math.isfinite(value) for value in numbers.values()), (name, row)
+            assert row["seconds"] > 0
+
+
+def test_both_sides_of_a_comparison_compute_the_same(out):
+    sections = results(out)["sections"]
+    assert all(row["worst_difference"] < 1e-5 for row in sections["ring"].values())
+    (grid,) = sections["vniah"].values()
+    assert grid["same_prediction"] == grid["cells"]
+    assert grid["worst_dlogprob"] < 1e-4
+    losses = [row["loss"] for name, row in sections["train"].items() if name.startswith("64 ")]
+    assert losses == pytest.approx([losses[0]] * 4, abs=1e-4)
+    plain, chunked = sections["loss"].values()
+    assert chunked["weight_grad_norm"] == pytest.approx(plain["weight_grad_norm"], rel=1e-4)
+
+
+def test_the_report_has_a_table_a_section_and_nothing_is_left_out(out):
+    (report,) = out.glob("gpu_suite_toy_*.md")
+    text = report.read_text()
+    for section, rows in results(out)["sections"].items():
+        assert f"## {section}\n" in text
+        assert all(f"| {name} |" in text for name in rows)
+    assert "Not measured" not in text
+
+
+def test_a_second_call_measures_only_what_is_missing(out):
+    (path,) = out.glob("gpu_suite_toy_*.json")
+    stored = results(out)
+    kept = stored["sections"]["loss"]["plain"]
+    del stored["sections"]["loss"]["chunked"]
+    path.write_text(json.dumps(stored))
+    run("--out", out, "--sections", "loss")
+    again = results(out)["sections"]
+    assert again["loss"]["plain"] == kept
+    assert again["loss"]["chunked"]["loss"] == pytest.approx(kept["loss"], rel=1e-5)
+
+
+def test_a_section_without_time_is_named(out, tmp_path):
+    run("--out", tmp_path, "--sections", "loss", "--seconds", "20")
+    assert results(tmp_path)["sections"] == {}
+    (report,) = tmp_path.glob("*.md")
+    assert "loss: the rest: the section's or the call's time was spent" in report.read_text()
