@@ -15,7 +15,7 @@ test: $(INSTALLED)  ## The fast suite: under 5 minutes on 2 cores.
 	$(BIN)/python -m pytest -n 2
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
 
 # torch goes first and alone: the registry's newest build would bring gigabytes of CUDA libraries.
 $(INSTALLED): pyproject.toml constraints.txt

@@ -31,10 +31,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.hard_videos import numbered, read_number
-
 from longva.frame_resize import resize_picture
 from longva.video import open_media, read_frames
+from tests.hard_videos import numbered, read_number
 
 WIDTH, HEIGHT, RATE, GROUP = 1280, 720, 25, 250
 NUMBERED = 1500

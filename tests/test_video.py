@@ -14,6 +14,10 @@ import pytest
 import torch
 from av.stream import Disposition
 from PIL import Image
+
+from longva.errors import VideoError
+from longva.frame_sampling import FrameSampling
+from longva.video import MisnumberedError, open_media, read_frames, stream_frames
 from tests.hard_videos import (
     TURNS,
     change_packet,
@@ -27,10 +31,6 @@ from tests.hard_videos import (
     wipe,
     write_video,
 )
-
-from longva.errors import VideoError
-from longva.frame_sampling import FrameSampling
-from longva.video import MisnumberedError, open_media, read_frames, stream_frames
 
 SIZE = 64
 EVERY = FrameSampling()

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.model import llava_fixture as fixture
 
 from longva.errors import CheckpointError
 from longva.model import weight_files
@@ -22,6 +21,7 @@ from longva.model.configuration_longva import LongVAConfig
 from longva.model.llava_format import to_llava_name, to_longva_name
 from longva.model.modeling_longva import LongVAForConditionalGeneration
 from longva.model.random_model import random_longva
+from tests.model import llava_fixture as fixture
 
 DPO_PINPOINTS = "[(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)]"
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from tests.model import llava_fixture as fixture
-from tests.model.llava_fixture import answer, message, model_inputs
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
 from longva.model.checkpoint import load_pretrained
 from longva.model.random_model import random_longva
+from tests.model import llava_fixture as fixture
+from tests.model.llava_fixture import answer, message, model_inputs
 
 LANGUAGE_LAYERS = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 """LoRA targets; plain names such as q_proj would reach the vision tower as well."""

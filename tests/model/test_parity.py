@@ -6,11 +6,11 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from tests.model import llava_fixture as fixture
 
 from longva.model.checkpoint import convert_checkpoint, load_pretrained
 from longva.model.image_processing_longva import LongVAImageProcessor
 from longva.model.llava_format import grid_settings
+from tests.model import llava_fixture as fixture
 
 CASES = {case["name"]: case for case in fixture.parity()["cases"]}
 GRIDS = fixture.parity()["grids"]

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 import torch
-from tests.model import llava_fixture as fixture
-from tests.model.llava_fixture import answer, model_inputs
 
 from longva.model.checkpoint import convert_checkpoint, load_pretrained
 from longva.model.random_model import random_longva
 from longva.model.remote_code import write_remote_code
+from tests.model import llava_fixture as fixture
+from tests.model.llava_fixture import answer, model_inputs
 
 STRANGER = """
 import json, sys

@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.niah.fakes import FINGERPRINT, row
 
 from longva.errors import RecipeError
 from longva.niah.heatmap import draw, panel_of, plot, read_accuracies, write_accuracies
 from longva.niah.log import CellLog
+from tests.niah.fakes import FINGERPRINT, row
 
 VISION = [
     {"Num. Frame": 200, "Frame Depth": 0.0, "Score": 1.0},

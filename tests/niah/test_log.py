@@ -8,14 +8,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
-from tests.distributed import run_distributed
-from tests.niah.fakes import CoinModel, question, row
 
 from longva.errors import RecipeError
 from longva.niah.cells import Grid, Row
 from longva.niah.log import CellLog, only_run, read_rows
 from longva.niah.measure import measure
 from longva.niah.visual import VisualRecipe
+from tests.distributed import run_distributed
+from tests.niah.fakes import CoinModel, question, row
 
 
 def test_rows_come_back_as_they_were_written(tmp_path):

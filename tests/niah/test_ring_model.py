@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from tests.distributed import run_distributed
 
 from longva.errors import RecipeError
 from longva.model.random_model import random_longva
@@ -12,6 +11,7 @@ from longva.niah.log import read_rows
 from longva.niah.needles import NeedleRecipe
 from longva.niah.text import TextRecipe, run_text
 from longva.niah.visual import VisualRecipe, run_visual
+from tests.distributed import run_distributed
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@ import math
 import random
 
 import pytest
-from tests.niah.fakes import row
 
 from longva.niah.scoring import (
     answers_match,
@@ -14,6 +13,7 @@ from longva.niah.scoring import (
     summarise,
     wilson_interval,
 )
+from tests.niah.fakes import row
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tests.distributed import run_distributed
 
 from longva.errors import RecipeError
 from longva.model.random_model import random_longva
@@ -21,6 +20,7 @@ from longva.niah.text import TextRecipe, measure_text
 from longva.niah.tree_model import TEMPLATES, TreeModel, set_rope_theta, weights_fingerprint
 from longva.niah.visual import VisualRecipe, ask, make_needles, measure_visual, run_visual
 from longva.recipes import load_recipe
+from tests.distributed import run_distributed
 
 
 def tree_model(recipe: MeasurementRecipe, kind=TreeModel, **config) -> TreeModel:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.niah.fakes import CoinModel
 
 from longva.errors import RecipeError
 from longva.niah.cells import Cell, Grid
@@ -14,6 +13,7 @@ from longva.niah.models import Reply
 from longva.niah.needles import Needle, NeedleRecipe, make_needles
 from longva.niah.visual import VisualRecipe, ask, choose_points, hide, measure_visual
 from longva.recipes import load_recipe
+from tests.niah.fakes import CoinModel
 
 
 def recipe(tmp_path, **settings) -> VisualRecipe:

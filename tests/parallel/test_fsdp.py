@@ -3,13 +3,13 @@
 import pytest
 import torch
 import torch.distributed as dist
-from tests.distributed import run_distributed
-from tests.parallel.tiny import plain_loss, tiny_batch, tiny_qwen2
 from torch import nn
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 
 from longva.losses import chunked_cross_entropy
 from longva.parallel import RingSequence, parallel_mesh, ring_forward
+from tests.distributed import run_distributed
+from tests.parallel.tiny import plain_loss, tiny_batch, tiny_qwen2
 
 
 class LossHead(nn.Linear):

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from tests.distributed import run_distributed
-from tests.parallel.tiny import CONFIG, tiny_batch, tiny_qwen2
 from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2ForCausalLM
 
 from longva.parallel import RingSequence, ring_forward
+from tests.distributed import run_distributed
+from tests.parallel.tiny import CONFIG, tiny_batch, tiny_qwen2
 
 IDS, _ = tiny_batch(8)
 RING = RingSequence(length=8)

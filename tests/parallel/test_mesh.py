@@ -1,10 +1,10 @@
 import pytest
 import torch
 import torch.distributed as dist
-from tests.distributed import run_distributed
 
 from longva.errors import RecipeError
 from longva.parallel import parallel_mesh
+from tests.distributed import run_distributed
 
 
 def place_in_the_mesh(rank, world_size, ring):

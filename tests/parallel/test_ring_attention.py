@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from tests.distributed import run_distributed
-from tests.parallel.tiny import document_mask, plain_loss, tiny_batch, tiny_qwen2
 
 from longva.losses import chunked_cross_entropy
 from longva.parallel import RingSequence, ring_attention, ring_forward
+from tests.distributed import run_distributed
+from tests.parallel.tiny import document_mask, plain_loss, tiny_batch, tiny_qwen2
 
 DOCUMENTS = (0, 1, 3, 17, 18, 40, 41)
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}

@@ -1,12 +1,12 @@
 import pytest
 import torch
 import torch.distributed as dist
-from tests.distributed import run_distributed
-from tests.parallel.tiny import tiny_qwen2
 from torch import nn
 
 from longva.parallel import ring_logits
 from longva.symbols import embed_symbols
+from tests.distributed import run_distributed
+from tests.parallel.tiny import tiny_qwen2
 
 # A prompt of 29 symbols: text, two runs of visual tokens (one row used twice), an answer of 3.
 TABLE = torch.randn(11, 48, generator=torch.Generator().manual_seed(2))

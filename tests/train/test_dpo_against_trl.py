@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.distributed import run_distributed
-from tests.train.toys import tiny_qwen2
 from transformers import Qwen2ForCausalLM
 
 from longva.data.mixtures import DatasetConfig
@@ -20,6 +18,8 @@ from longva.train.dpo import DPOConfig, PreferenceLearner, PreferenceLossConfig
 from longva.train.loop import LoopConfig
 from longva.train.optim import OptimConfig
 from longva.train.sharding import ParallelConfig, spread
+from tests.distributed import run_distributed
+from tests.train.toys import tiny_qwen2
 
 CHOSEN = [[5, 9, 2, 33, 8, 1, 7], [4, 4, 60, 12, 3]]
 REJECTED = [[5, 9, 2, 20, 21], [4, 4, 9, 8, 7, 6, 5, 11]]

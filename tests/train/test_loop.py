@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.distributed import run_distributed
-from tests.train.toys import RandomText, metrics, tiny_qwen2, toy_recipe, train_toy
 
 from longva.data.order import StepOrder
 from longva.errors import CheckpointError
 from longva.train.optim import learning_rate_factor
+from tests.distributed import run_distributed
+from tests.train.toys import RandomText, metrics, tiny_qwen2, toy_recipe, train_toy
 
 
 def on_ranks(world_size: int, config, **training):

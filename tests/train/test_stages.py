@@ -9,9 +9,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.distributed import run_distributed
-from tests.train.nano_data import write_nano_data
-from tests.train.toys import metrics
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from longva.data.packing import PackedText
@@ -19,6 +16,9 @@ from longva.errors import CheckpointError, LongVAError, RecipeError
 from longva.model.checkpoint import load_pretrained
 from longva.recipes import load_recipe
 from longva.train import align, dpo, extend
+from tests.distributed import run_distributed
+from tests.train.nano_data import write_nano_data
+from tests.train.toys import metrics
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CHAIN = {

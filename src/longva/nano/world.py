@@ -99,6 +99,10 @@ class Scene:
         return f"{self.object} {what} {getattr(self, about)}"
 
 
+JITTER = 0.04
+"""How far from its place a sign may be, in sides of the picture."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """How a scene is drawn: all that no question asks about. Lengths are shares of the side."""
@@ -143,7 +147,7 @@ def random_layout(rng: random.Random) -> Layout:
     """Draw the jitter of positions, sizes and shade by lot."""
 
     def near(x: float, y: float) -> tuple[float, float]:
-        return x + rng.uniform(-0.04, 0.04), y + rng.uniform(-0.04, 0.04)
+        return x + rng.uniform(-JITTER, JITTER), y + rng.uniform(-JITTER, JITTER)
 
     red, green, blue = (rng.randint(-12, 12) for _ in range(3))
     return Layout(
@@ -222,11 +226,14 @@ def haystack(rng: random.Random, without: Sequence[str] = ()) -> Iterator[tuple[
     objects = tuple(name for name in OBJECTS if name not in without)
     while True:
         scene, layout = random_scene(rng, objects), random_layout(rng)
-        speed_x, speed_y = rng.uniform(-0.004, 0.004), rng.uniform(-0.004, 0.004)
-        x, y = layout.object_at
-        for step in range(rng.randint(4, 24)):
-            at = (x + step * speed_x, y + step * speed_y)
-            yield scene, replace(layout, object_at=at)
+        end = random_layout(rng).object_at
+        steps = rng.randint(4, 24)
+        for step in range(steps):
+            x, y = (
+                start + (stop - start) * step / steps
+                for start, stop in zip(layout.object_at, end, strict=True)
+            )
+            yield scene, replace(layout, object_at=(x, y))
 
 
 def write_video(path: Path, frames: Iterable[Image.Image], fps: Fraction = Fraction(8)) -> None:
