@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_suite.py                              # what the results file lacks
     python benchmarks/gpu_suite.py --sections train --again     # once more
-    python benchmarks/gpu_suite.py --toy --out /tmp/toy         # tiny, on the CPU; numbers mean nothing
+    python benchmarks/gpu_suite.py --toy --out toy              # tiny, on the CPU
 
 Writes gpu_suite_<device>_<date>.json after every section, and the Markdown beside it. A second call
 measures what the first had no time for. Every section runs in a process of its own, cases that have
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from datetime import date
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ SECTIONS: dict[str, tuple[int, str]] = {
     "ring": (
         45,
         "Ring attention by block kernels, all ranks computed one after the other in one process, "
-        "against `scaled_dot_product_attention` of the whole sequence; grouped heads. Ratios: SDPA's "
-        "time over ours, summed over ranks. Errors: the worst of output and three gradients, "
+        "against `scaled_dot_product_attention` of the whole sequence; grouped heads. Ratios: "
+        "SDPA's time over ours, summed over ranks. Errors: worst of output and three gradients, "
         "relative to its norm; `error` and `sdpa_error` against float32 with all scores in memory, "
         "`worst_difference` between the two. With 1 rank, the function that training calls.",
     ),
@@ -48,13 +49,24 @@ SECTIONS: dict[str, tuple[int, str]] = {
     ),
     "vniah": (
         100,
-        "A V-NIAH grid of a random Qwen2-7B by the prompt tree against one forward a cell, cell by cell in turns; ratios "
-        "are one forward a cell over the tree, by the clock and by planned operations.",
+        "A V-NIAH grid of a random Qwen2-7B by the prompt tree against one forward a cell, cell by "
+        "cell in turns; ratios are one forward a cell over the tree, by the clock and by planned "
+        "operations.",
     ),
     "loss": (40, "Output layer and cross-entropy, forward and backward: chunked against plain."),
     "vision": (40, "CLIP-L/336 and the projector by frames in a chunk, against all in one chunk."),
 }
 """Seconds that a section may take in one call, and what its table shows."""
+
+MODULES = {
+    "ring": "gpu_suite_ring",
+    "prefill": "gpu_suite_inference",
+    "train": "gpu_suite_train",
+    "vniah": "gpu_suite_inference",
+    "loss": "gpu_suite_parts",
+    "vision": "gpu_suite_parts",
+}
+"""Where the function of that name is: (scale, FLOP/s of matrices, rows that are done) -> cases."""
 
 STARTUP = 15
 """Seconds below which no process is started."""
@@ -69,11 +81,12 @@ FRESH_PROCESS = 3
 def child(section: str, toy: bool, deadline: float, results: Path) -> int:
     """Measure the cases of a section that `results` lacks; print one JSON line a case."""
     import torch
-    from gpu_suite_sections import FULL, RUN, TOY
+    from gpu_suite_scale import FULL, TOY
 
     stored = json.loads(results.read_text())
     done, rate = stored["sections"].get(section, {}), stored["matrix_flops_per_second"]
-    for case in RUN[section](TOY if toy else FULL, rate, done):
+    cases = getattr(import_module(MODULES[section]), section)
+    for case in cases(TOY if toy else FULL, rate, done):
         if case.name in done:
             continue
         expected, left = case.flops / (EXPECTED_SHARE * rate), deadline - time.time()
@@ -81,15 +94,15 @@ def child(section: str, toy: bool, deadline: float, results: Path) -> int:
             reason = f"needs about {expected:.0f} s, {max(0, left):.0f} s were left"
             print(json.dumps({"skipped": case.name, "reason": reason}), flush=True)
             continue
-        print(json.dumps({"begun": case.name}), flush=True)
+        print("\n" + json.dumps({"begun": case.name}), flush=True)
         try:
             row = case.run()
         except (RuntimeError, ValueError) as error:  # running out of memory is the former
             first = (str(error).strip().splitlines() or [""])[0][:160]
-            row = {"error": f"{type(error).__name__}: {first}"}
+            row = {"failure": f"{type(error).__name__}: {first}"}
         done[case.name] = row
         print(json.dumps({"case": case.name, "row": row}), flush=True)
-        if "error" in row:
+        if "failure" in row:
             return FRESH_PROCESS
         gc.collect()
         if torch.cuda.is_available():
@@ -143,7 +156,8 @@ def start(arguments: list[str], toy: bool, seconds: float) -> tuple[int | None, 
         return process.returncode, output, errors
     except subprocess.TimeoutExpired:
         process.kill()
-        return None, *process.communicate()
+        output, errors = process.communicate()
+        return None, output, errors
 
 
 def run_section(section: str, toy: bool, deadline: float, results: Path) -> dict[str, str]:
@@ -166,7 +180,7 @@ def run_section(section: str, toy: bool, deadline: float, results: Path) -> dict
                 rows[message["case"]], begun = message["row"], None
         last = (errors.strip().splitlines() or ["no message"])[-1][:160]
         if begun and code is not None:
-            rows[begun] = {"error": f"the process ended with code {code}: {last}"}
+            rows[begun] = {"failure": f"the process ended with code {code}: {last}"}
         write(results, stored)
         if code == 0:
             return missing
@@ -191,7 +205,7 @@ def with_ratios(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     for name, row in rows.items():
         row = dict(row)
         if (other := rows.get(row.pop("against", ""))) is not None:
-            if "error" in other:
+            if "failure" in other:
                 row["alternative"] = "failed"
             else:
                 row["time_ratio"] = other["seconds"] / row["seconds"]
@@ -216,6 +230,7 @@ def markdown(stored: dict[str, Any]) -> str:
         if not (rows := with_ratios(stored["sections"].get(section, {}))):
             continue
         columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+        columns.sort(key=lambda name: name == "failure")  # comes last
         titles = ["case", *(name.replace("_", " ").replace("gib", "GiB") for name in columns)]
         lines += [f"\n## {section}\n", f"{text}\n", f"| {' | '.join(titles)} |"]
         lines.append("|---" * len(titles) + "|")
@@ -243,7 +258,7 @@ def write(path: Path, stored: dict[str, Any]) -> None:
 
 def main() -> int:
     """Measure what the results file lacks, within the time."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sections", default=",".join(SECTIONS), help="comma-separated")
     parser.add_argument("--again", action="store_true", help="measure these sections anew")
     parser.add_argument("--toy", action="store_true", help="tiny sizes on the CPU")
@@ -281,7 +296,9 @@ def main() -> int:
     for limited in (True, False):  # what is left over goes to sections that lack rows
         for section in (name for name in chosen if left[name]):
             started = time.time()
-            limit = started + SECTIONS[section][0] if limited else end
+            if not limited and end - started < STARTUP:
+                continue  # the reasons of the first round stand
+            limit = started + SECTIONS[section][0] if limited and not args.toy else end
             missing = run_section(section, args.toy, min(end, limit), path)
             stored = json.loads(path.read_text())
             stored["not_measured"][section] = missing

@@ -16,6 +16,7 @@ ROWS = [
     {"video"},
     {"model", "parallel", "kv_cache"},
     {"prompt_tree", "planner", "visual_features", "data"},
+    {"session"},
     {"assistant"},
     {"train", "niah", "evaluate"},
     {"nano"},

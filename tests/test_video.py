@@ -1,5 +1,6 @@
 import base64
 import gc
+import os
 import re
 import shutil
 import struct
@@ -17,7 +18,15 @@ from PIL import Image
 
 from longva.errors import VideoError
 from longva.frame_sampling import FrameSampling
-from longva.video import MisnumberedError, open_media, read_frames, stream_frames
+from longva.media_files import load_image
+from longva.video import (
+    MAX_ANIMATION_PIXELS,
+    MisnumberedError,
+    open_media,
+    read_frames,
+    stream_frames,
+)
+from longva.video_file import IndexMismatch
 from tests.hard_videos import (
     TURNS,
     change_packet,
@@ -574,3 +583,54 @@ def test_indices_that_do_not_exist_are_refused(h264):
             list(stream_frames(media, list(indices)))
     with pytest.raises(VideoError, match="fit must be one of"):
         list(stream_frames(media, [0], fit="stretch"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
+def test_16_bit_grey_pictures_keep_their_levels(suffix, tmp_path):
+    path = tmp_path / f"grey.{suffix}"
+    Image.fromarray(np.array([[0, 100 * 256, 65535]], np.uint16)).save(path)
+    assert load_image(path, 1000).tolist() == [[[0] * 3, [100] * 3, [255] * 3]]
+
+
+def test_sources_that_are_no_files_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for source, message in {
+        tmp_path / "pipe.mp4": "is a pipe or a device. Save it as a file first",
+        "~nosuchuser/x.mp4": "~nosuchuser/x.mp4 cannot be opened",
+        "x" * 5000: "cannot be opened: .*too long",
+    }.items():
+        with pytest.raises(VideoError, match=message):
+            open_media(source)
+
+
+def test_large_animations_are_refused(tmp_path):
+    first, second = (Image.new("L", (8000, 4001), level) for level in (0, 255))
+    first.save(tmp_path / "large.gif", save_all=True, append_images=[second])
+    with pytest.raises(VideoError, match=f"8000 x 4001 exceeds max_pixels={MAX_ANIMATION_PIXELS}"):
+        open_media(tmp_path / "large.gif")
+
+
+@pytest.mark.parametrize("error", [ValueError, IndexError, Image.DecompressionBombError])
+def test_whatever_pillow_raises_on_a_frame_is_named(error, tmp_path, monkeypatch):
+    frames = [Image.fromarray(numbered(number)) for number in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+
+    def broken(*_, **__):
+        raise error("frame of nonsense")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("PIL.GifImagePlugin.GifImageFile.seek", broken)
+        with pytest.raises(VideoError, match="a GIF animation is broken: frame of nonsense"):
+            open_media(tmp_path / "a.gif")
+    monkeypatch.setattr("PIL.Image.open", broken)
+    with pytest.raises(VideoError, match="a.gif.* frame of nonsense"):
+        open_media(tmp_path / "a.gif")
+
+
+def test_a_file_that_never_decodes_as_seen_is_refused(h264, monkeypatch):
+    def unreliable(*_):
+        raise IndexMismatch("frame 3 came in place of frame 2")
+
+    monkeypatch.setattr("longva.video_index.video_pictures", unreliable)
+    with pytest.raises(VideoError, match="cannot be decoded reliably: frame 3 came"):
+        open_media(h264)

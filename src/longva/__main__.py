@@ -19,9 +19,11 @@ def main() -> None:
     except OSError as error:  # a full disk, a folder that may not be written, a file that vanished
         sys.stderr.write(f"longva: cannot read or write: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("longva: interrupted\n")
-        sys.exit(130)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; torch is not imported here
+            raise
+        sys.stderr.write(f"longva: out of memory: {error}\nlongva plan says what fits.\n")
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -256,8 +256,8 @@ def check_context(length: int, max_length: int | None) -> None:
     if max_length is not None and length > max_length:
         raise ContextLengthError(
             f"The sequence would be {length:,} tokens long, but the model's context is "
-            f"{max_length:,} tokens. Shorten it by {length - max_length:,} tokens (fewer frames), "
-            "or pass allow_beyond_context=True to measure what happens beyond."
+            f"{max_length:,} tokens. Shorten it by {length - max_length:,} tokens: fewer frames "
+            "or a shorter question."
         )
 
 

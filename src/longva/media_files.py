@@ -7,6 +7,7 @@ import base64
 import binascii
 import io
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -23,7 +24,10 @@ ANIMATED_FORMATS = ("GIF", "WEBP", "PNG")
 IMAGE_SUFFIXES = {
     *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2")
 }
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError)
+DECODE_ERRORS = (
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error),
+    Image.DecompressionBombError,
+)
 """What Pillow raises on broken files."""
 
 
@@ -55,12 +59,19 @@ def locate(source: Source) -> Path | bytes:
         if address.scheme != "file":
             raise VideoError(f"{source}: longva reads local files. Download it first.")
         source = unquote(address.path)
-    path = Path(source).expanduser()
-    if not path.exists():
-        raise VideoError(f"{path}: there is no such file or folder.")
-    if path.is_file() and not path.stat().st_size:
-        raise VideoError(f"{path} is empty (0 bytes). Copy or record it again.")
-    return path
+    try:
+        path = Path(source).expanduser()
+        if not path.exists():
+            problem = f"{path}: there is no such file or folder."
+        elif not path.is_file() and not path.is_dir():
+            problem = f"{path} is a pipe or a device. Save it as a file first."
+        elif path.is_file() and not path.stat().st_size:
+            problem = f"{path} is empty (0 bytes). Copy or record it again."
+        else:
+            return path
+    except (OSError, RuntimeError) as error:  # no permission, too long a name, ~nobody
+        raise VideoError(f"{str(source)[:200]} cannot be opened: {error}") from error
+    raise VideoError(problem)
 
 
 def open_image(file: Path | bytes, max_pixels: int) -> Image.Image | None:
@@ -77,7 +88,7 @@ def open_image(file: Path | bytes, max_pixels: int) -> Image.Image | None:
         return None
     except Image.DecompressionBombError as error:
         raise VideoError(f"{file_name(file)}: {error} Scale it down first.") from error
-    except OSError as error:
+    except DECODE_ERRORS as error:
         raise VideoError(f"{file_name(file)} cannot be opened: {error}.") from error
     if image.width * image.height > max_pixels:
         raise VideoError(
@@ -89,7 +100,12 @@ def open_image(file: Path | bytes, max_pixels: int) -> Image.Image | None:
 
 def is_animation(image: Image.Image) -> bool:
     """Whether an image moves. Other files of many pictures, such as TIFF, show their first."""
-    return image.format in ANIMATED_FORMATS and getattr(image, "is_animated", False)
+    try:  # a GIF is searched for its second frame
+        return image.format in ANIMATED_FORMATS and getattr(image, "is_animated", False)
+    except DECODE_ERRORS as error:
+        raise VideoError(
+            f"a {image.format} animation is broken: {error}. Copy it again."
+        ) from error
 
 
 def load_image(file: Path | bytes, max_pixels: int) -> np.ndarray:
@@ -103,9 +119,17 @@ def load_image(file: Path | bytes, max_pixels: int) -> np.ndarray:
         raise VideoError(f"{file_name(file)} is not an image. Take it out or replace it.")
     try:
         with image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            return np.array(to_rgb(ImageOps.exif_transpose(image)))
     except DECODE_ERRORS as error:
         raise VideoError(f"{file_name(file)} is broken: {error}. Copy it again.") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turn a picture into 8-bit RGB; of 16-bit grey, which Pillow would clip, the upper half."""
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int64) // 256
+        image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def load_animation(file: Path | bytes, max_pixels: int) -> Iterator[tuple[np.ndarray, float]]:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 
-from longva.errors import ContextLengthError
+from longva.errors import ContextLengthError, LongVAError
 from longva.flops import Flops
 from longva.model.checkpoint import read_checkpoint
 from longva.model.configuration_longva import LongVAConfig
@@ -43,6 +43,9 @@ DEVICES: dict[str, tuple[float, float]] = {
 
 UTILISATION = 0.45
 """Share of the vendor's rate that is assumed; not measured for every device, so times are rough."""
+
+TEXT_TOKENS = 1280
+"""Room that is planned for the text of a prompt and its answer, in tokens."""
 
 USABLE_MEMORY = 0.92
 """Share of a device's memory that is planned for; the rest is for the runtime and fragmentation."""
@@ -201,7 +204,7 @@ def plan(
     dtype: torch.dtype = torch.bfloat16,
     weights: Precision = "model",
     kv: Precision = "model",
-    text_tokens: int = 1280,
+    text_tokens: int = TEXT_TOKENS,
     chunk_tokens: int = 4096,
     pool_stride: int | None = None,
     weight_bytes: int | None = None,
@@ -223,6 +226,11 @@ def plan(
         device_memory: bytes that may be used; None leaves only the context as a limit.
         flops_per_second: rate for the time estimate.
     """
+    if frames < 0 or chunk_tokens < 1:
+        raise LongVAError(
+            f"a plan needs frames of 0 or more and chunk_tokens of 1 or more, got {frames} and "
+            f"{chunk_tokens}."
+        )
     shape = _Shape(config, dtype.itemsize, weights, kv, chunk_tokens, pool_stride)
     text = config.text_config
     weight_bytes = shape.weight_bytes() if weight_bytes is None else weight_bytes
@@ -273,11 +281,13 @@ def plan(
 def usable_memory(device: torch.device) -> int | None:
     """Bytes that a plan may use on a device of this machine now, None where that is unknown.
 
-    What is allocated already, such as loaded weights, counts as used: subtract it from the plan.
+    What is allocated already, such as loaded weights, counts as used; blocks that torch keeps for
+    reuse do not.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return int(USABLE_MEMORY * free)
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(USABLE_MEMORY * (free + idle))
     if device.type == "cpu":
         try:
             with open("/proc/meminfo") as lines:  # noqa: PTH123 - not a file of the user's

@@ -43,6 +43,9 @@ Progress = Callable[[int, int], None]
 MAX_PIXELS = 2 * 89_478_485
 """Pixels of one frame: the size from which Pillow calls a picture a decompression bomb."""
 
+MAX_ANIMATION_PIXELS = 32_000_000
+"""Less for animations: Pillow composes each of their frames in several full-size buffers."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Media:
@@ -130,7 +133,8 @@ def open_media(
         allow_truncated: use the frames of a broken video that can be decoded, instead of refusing
             it. This decodes the whole video once to find them.
         exact: decode a whole video once to index it, instead of trusting its container.
-        max_pixels: refuse larger frames, which could fill the memory.
+        max_pixels: refuse larger frames, which could fill the memory; of animations those larger
+            than `MAX_ANIMATION_PIXELS` in any case.
 
     Raises:
         VideoError: missing, empty, not a medium, without frames, too large, or broken. Damage is
@@ -149,7 +153,7 @@ def open_media(
         with image:
             moves = is_animation(image)
         if moves:
-            return _open_animation(file, max_pixels)
+            return _open_animation(file, min(max_pixels, MAX_ANIMATION_PIXELS))
         return _open_images([file], name, "image", max_pixels)
     video = open_video(
         file, name, exact=exact, allow_truncated=allow_truncated, max_pixels=max_pixels

@@ -136,7 +136,7 @@ def decode(
     while True:
         try:
             packet = next(packets, None)
-        except av.FFmpegError:
+        except (av.FFmpegError, IndexError):  # IndexError: a track that begins midway
             packet = None  # unreadable from here on; the frames that do not come are noticed
         if packet is None:
             return

@@ -85,7 +85,10 @@ def open_video(
     video = _scan(file, name, expected, incomplete=bool(problem))
     if video.damage and not allow_truncated:
         raise VideoError(f"{name} is damaged: only {video.damage}. {advice}")
-    return _probe(video)
+    try:
+        return _probe(video)
+    except IndexMismatch as error:
+        raise VideoError(f"{name} cannot be decoded reliably: {error}. Copy it again.") from error
 
 
 def _probe(video: VideoFile) -> VideoFile:
@@ -120,7 +123,7 @@ def _index(
                 packets.append((_stamp(packet), packet.is_keyframe, hidden, duration))
                 if packet.is_corrupt:
                     problem = "some of its data are damaged"
-    except av.FFmpegError as error:
+    except (av.FFmpegError, IndexError) as error:  # IndexError: a track that begins midway
         problem = f"it cannot be read to its end ({error})"
     if not packets:
         raise VideoError(f"{name} has a video track without frames. Record or export it again.")

@@ -12,7 +12,6 @@ Shapes: F frames (or grids of an image), T tokens a frame, D hidden size, S pixe
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -216,27 +215,40 @@ class FeatureCache:
         self.folder = Path(folder)
 
     def key(
-        self, media: Media, indices: np.ndarray, settings: FrameSettings, model_fingerprint: str
+        self,
+        media: Media,
+        indices: np.ndarray,
+        settings: FrameSettings,
+        processor: LongVAProcessor,
+        model_fingerprint: str,
     ) -> str:
-        """Name of an entry: content of the medium, frames taken, settings, model."""
-        parts = [media.fingerprint(), indices.tolist(), asdict(settings), model_fingerprint]
+        """Name of an entry: content of the medium, frames taken, settings, processor, model."""
+        content = [media.kind, media.fingerprint(), indices.tolist()]
+        visual = (processor.image_processor, processor.video_processor)
+        made = [asdict(settings), *(part.to_json_string() for part in visual)]
+        parts = [*content, *made, model_fingerprint]
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=20).hexdigest()
 
-    def load(self, key: str, device: torch.device) -> VisualFeatures | None:
-        """Return an entry with its tokens on `device`, or None when there is none."""
+    def load(self, key: str, source: str, device: torch.device) -> VisualFeatures | None:
+        """Return an entry as features of `source`, on `device`; None if it is absent or damaged."""
         path = self.folder / f"{key}.safetensors"
         if not path.is_file():
             return None
-        with safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()["about"])
-            seconds = file.get_tensor("seconds").numpy() if about["kind"] == "video" else None
-            return VisualFeatures(
-                tokens=file.get_tensor("tokens").to(device),
-                seconds=seconds,
-                indices=file.get_tensor("indices").numpy(),
-                timings={"decode": 0.0, "encode": 0.0},
-                **about,
-            )
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads(file.metadata()["about"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError:
+            return None
+        seconds = tensors.get("seconds")
+        return VisualFeatures(
+            source=source,
+            tokens=tensors["tokens"].to(device),
+            seconds=None if seconds is None else seconds.numpy(),
+            indices=tensors["indices"].numpy(),
+            timings={"decode": 0.0, "encode": 0.0},
+            **about,
+        )
 
     def save(self, key: str, features: VisualFeatures) -> None:
         """Write an entry; a reader sees all of it or nothing."""
@@ -247,11 +259,10 @@ class FeatureCache:
         }
         if features.seconds is not None:
             tensors["seconds"] = torch.from_numpy(np.asarray(features.seconds, np.float64))
-        about = {name: getattr(features, name) for name in ("kind", "source", "truncated")}
-        handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=".partial")
-        os.close(handle)
+        about = {name: getattr(features, name) for name in ("kind", "truncated")}
+        partial = self.folder / f".{key}.{os.getpid()}.partial"
         try:
-            save_file(tensors, temporary, metadata={"about": json.dumps(about)})
-            Path(temporary).replace(self.folder / f"{key}.safetensors")
+            save_file(tensors, partial, metadata={"about": json.dumps(about)})
+            partial.replace(self.folder / f"{key}.safetensors")
         finally:
-            Path(temporary).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)

@@ -148,7 +148,7 @@ def write_lossless_video(path: Path, clip: np.ndarray, fps: int = 8) -> Path:
     return path
 
 
-def image_sizes(count: int = 4000) -> list[tuple[int, int]]:
+def image_sizes(count: int = 12_000) -> list[tuple[int, int]]:
     """(width, height) of random images, a third of them square."""
     numbers = random_uint16("image sizes", 3 * count).reshape(count, 3).astype(int)
     return [

@@ -3,13 +3,14 @@
 import json
 import pickle
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from longva.errors import CheckpointError
+from longva.errors import CheckpointError, LongVAError
 from longva.model import weight_files
 from longva.model.checkpoint import (
     check_tensors,
@@ -406,3 +407,43 @@ def test_a_folder_of_ours_without_its_processor_or_with_another_tokenizer_is_ref
     (ours / "processor_config.json").unlink()
     with pytest.raises(CheckpointError, match="not complete. Needed: .*processor_config.json"):
         load_pretrained(ours)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", [], r"config.json holds a list, needed \{...\}"),
+        ("config.json", {"text_config": {"model_type": "qwen99"}}, "qwen99"),
+        ("config.json", {"vision_config": {"patch_size": 0}}, "ZeroDivisionError"),
+        ("config.json", {"text_config": {"num_hidden_layers": "two"}}, "num_hidden_layers|int"),
+        ("config.json", {"pool_stride": 5}, "^pool_stride must divide the 24 .*Choose one of"),
+        ("tokenizer.json", {}, "ours"),
+        ("chat_template.jinja", "{% if %}", "TemplateSyntaxError"),
+    ],
+)
+def test_broken_settings_of_ours_are_one_message(llava, tmp_path, file, content, message):
+    ours = convert_checkpoint(llava, tmp_path / "ours")
+    if isinstance(content, dict) and content:
+        values = json.loads((ours / file).read_text())
+        for name, value in content.items():
+            values[name] = values[name] | value if isinstance(value, dict) else value
+        content = values
+    (ours / file).write_text(content if isinstance(content, str) else json.dumps(content))
+    kind = LongVAError if "pool_stride" in message else CheckpointError
+    with pytest.raises(kind, match=message):
+        load_pretrained(ours)
+
+
+def test_quantised_weights_without_bitsandbytes_say_what_to_install(llava, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(CheckpointError, match=r"int8 weights need .*pip install 'longva\[quant\]'"):
+        load_pretrained(llava, quantization="int8")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("max_grids", 1), ("max_position_embeddings", 0), ("rope_theta", 0.0)]
+)
+def test_settings_out_of_range_are_not_written(llava, tmp_path, name, value):
+    with pytest.raises(CheckpointError, match=f"{name} must be .*, got {value}"):
+        convert_checkpoint(llava, tmp_path / "ours", **{name: value})
+    assert not (tmp_path / "ours").exists()

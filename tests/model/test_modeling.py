@@ -1,8 +1,13 @@
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
+from transformers import GenerationConfig
 
-from longva.model import LongVAConfig
+from longva.errors import VideoError
+from longva.frame_sampling import FrameSampling
+from longva.model import LongVAConfig, LongVAImageProcessor, LongVAVideoProcessor
 from longva.model.modeling_longva import anyres_raster, pool_patches
 from longva.model.random_model import random_longva
 
@@ -118,8 +123,6 @@ def test_a_processor_of_another_packing_is_refused(longva):
 
 
 def test_anyres_model_and_processor_agree_on_tokens():
-    from PIL import Image
-
     model, processor = random_longva(image_packing="anyres")
     inputs = processor(
         text="<image> hi", images=[Image.new("RGB", (100, 60), "red")], return_tensors="pt"
@@ -150,6 +153,56 @@ def test_chunked_prefill_generates_the_same_tokens(longva, chunk):
     }
     whole = model.generate(**inputs)
     assert torch.equal(model.generate(**inputs, prefill_chunk_size=chunk), whole)
+
+
+def test_a_chunk_size_in_a_generation_config_gives_the_same_tokens():
+    model, _ = random_longva()
+    inputs = {
+        "input_ids": prompt(model, 6, 12, 5),
+        "pixel_values": torch.randn(3, 3, 56, 56),
+        "image_grid_thw": torch.tensor([[1, 1, 3]]),
+    }
+    whole = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    given = GenerationConfig(prefill_chunk_size=7, max_new_tokens=8, do_sample=False)
+    assert torch.equal(model.generate(**inputs, generation_config=given), whole)
+    assert given.prefill_chunk_size == 7
+    beams = GenerationConfig(prefill_chunk_size=7, num_beams=2)
+    with pytest.raises(ValueError, match="no beams"):
+        model.generate(**inputs, generation_config=beams)
+    model.generation_config.prefill_chunk_size = 7
+    assert torch.equal(model.generate(**inputs, max_new_tokens=8, do_sample=False), whole)
+    with pytest.raises(ValueError, match="no beams"):
+        model.generate(**inputs, num_return_sequences=2, do_sample=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint16", "int64"])
+def test_pixels_of_an_unknown_range_are_refused(longva, dtype):
+    _, processor = longva
+    picture = np.ones((56, 56, 3), dtype)
+    with pytest.raises(VideoError, match=rf"uint8 pixels 0..255 expected, got {dtype} \[56"):
+        processor.image_processor(picture)
+    with pytest.raises(VideoError, match=f"uint8 pixels 0..255 expected, got {dtype}"):
+        processor.video_processor([np.stack([picture] * 2)])
+
+
+def test_16_bit_grey_pictures_keep_their_levels():
+    grey = Image.fromarray(np.full((56, 56), 100 * 256, np.uint16))
+    processor = LongVAImageProcessor(56, image_mean=[0.0] * 3, image_std=[1.0] * 3, grids=[(1, 1)])
+    assert processor(grey)["pixel_values"].unique().tolist() == pytest.approx([100 / 255])
+
+
+def test_the_cap_on_frames_holds_whatever_samples_them():
+    video = LongVAVideoProcessor(num_frames=32)
+    assert video.sampling() == FrameSampling(num_frames=32)
+    assert video.sampling(max_frames=8) == FrameSampling(num_frames=8)
+    assert video.sampling(max_frames=64) == FrameSampling(num_frames=32)
+    assert video.sampling(fps=2, max_frames=8) == FrameSampling(fps=2, max_frames=8)
+    assert LongVAVideoProcessor(max_frames=5).sampling() == FrameSampling(num_frames=5)
+    own = LongVAVideoProcessor(fps=1, max_frames=8)
+    assert own.sampling() == FrameSampling(fps=1, max_frames=8)
+    assert own.sampling(num_frames=4) == FrameSampling(num_frames=4)
+    with pytest.raises(VideoError, match="num_frames and fps are different ways"):
+        video.sampling(num_frames=4, fps=1)
 
 
 def test_generation_equals_one_full_forward_a_token(longva):

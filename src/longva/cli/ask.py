@@ -1,6 +1,7 @@
 """`longva ask` and `longva chat`: watch once, ask many."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -44,11 +45,15 @@ def watch(
     settings: dict,
     sampling: dict,
     quiet: bool,
+    questions: Sequence[str] = (),
 ):
-    """Load the model and watch; what `ask` and `chat` share."""
+    """Load the model and watch; what `ask` and `chat` share. Mistakes are found before the work."""
     from longva.assistant import LongVA
+    from longva.media_files import locate
     from longva.visual_features import FrameSettings
 
+    for medium in media:
+        locate(medium)
     longva = LongVA.from_pretrained(
         model,
         device=device,
@@ -59,6 +64,8 @@ def watch(
     )
     if longva.notice:
         err.print(f"Note: {longva.notice}.")
+    for question in questions:
+        longva.check_question(question)
     with progress_bar(show=not quiet) as progress:
         session = longva.watch(
             media if len(media) > 1 else media[0],
@@ -68,7 +75,7 @@ def watch(
         )
     for medium in session.media:
         if medium.truncated:
-            err.print(f"Note: {medium.source}: {medium.truncated}.")
+            err.print(f"Note: {medium.source}: {medium.truncated}.", markup=False)
     return session
 
 
@@ -107,8 +114,9 @@ def ask(
 
     longva ask film.mp4 "Who arrives?" "When does the train leave?" --fps 1 --max-frames 1500
     """
-    from longva.assistant import Sampling
+    from longva.session import Sampling
 
+    choice = Sampling(temperature=temperature, top_p=top_p, seed=seed)
     session = watch(
         [media, *(also or [])],
         model=model,
@@ -131,21 +139,17 @@ def ask(
             "allow_truncated": allow_truncated,
         },
         quiet=as_json,
+        questions=questions,
     )
-    answers = [
-        session.ask(
-            question,
-            max_new_tokens=max_new_tokens,
-            sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
-            evidence=evidence,
+    answers = []
+    for question in questions:
+        answers.append(
+            session.ask(question, max_new_tokens=max_new_tokens, sampling=choice, evidence=evidence)
         )
-        for question in questions
-    ]
+        if not as_json:
+            print_answer(answers[-1])
     if as_json:
         typer.echo(json.dumps([answer.to_json() for answer in answers], indent=2))
-        return
-    for answer in answers:
-        print_answer(answer)
 
 
 def print_answer(answer) -> None:
@@ -156,7 +160,8 @@ def print_answer(answer) -> None:
         out.print(f"   (cut at {answer.answer_tokens} tokens: raise --max-new-tokens)")
     for item in answer.evidence:
         when = f"grid {item.frame}" if item.seconds is None else clock(item.seconds)
-        out.print(f"   {when:>10}  frame {item.frame}  weight {item.weight:.3f}")
+        of = f"medium {item.medium + 1}  " if len(answer.media) > 1 else ""
+        out.print(f"   {when:>10}  {of}frame {item.frame}  weight {item.weight:.3f}")
     seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in answer.timings.items())
     out.print(f"   {answer.frames} frames, {answer.prompt_tokens:,} tokens; {seconds}\n")
 
@@ -183,7 +188,7 @@ def chat(
 
     longva chat film.mp4 --fps 1        An empty line or Ctrl-D ends the conversation.
     """
-    from longva.assistant import Sampling
+    from longva.session import Sampling
 
     session = watch(
         [media],

@@ -1,5 +1,6 @@
 """What commands share: the application, where they print, and their progress bars."""
 
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,8 +16,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-out = Console(highlight=False, soft_wrap=True)
-err = Console(highlight=False, soft_wrap=True, stderr=True)
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(highlight=False, soft_wrap=True, emoji=False, stderr=True)
 
 
 @contextmanager
@@ -43,7 +44,15 @@ def progress_bar(show: bool = True) -> Iterator:
 
 def printable(text: str) -> str:
     """Escape what a terminal would obey: a model's words must not move the cursor."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+    def obeyed(c: str) -> bool:
+        return (
+            unicodedata.category(c) == "Cc"
+            or "\u202a" <= c <= "\u202e"
+            or "\u2066" <= c <= "\u2069"
+        )
+
+    return "".join(repr(c)[1:-1] if obeyed(c) and c not in "\n\t" else c for c in text)
 
 
 def clock(seconds: float) -> str:

@@ -45,4 +45,6 @@ def convert(
         dtype=dtype,
         overwrite=overwrite,
     )
-    out.print(f"Wrote {destination}. Next: longva ask VIDEO QUESTION --model {destination}")
+    out.print(
+        f"Wrote {destination}. Next: longva ask VIDEO QUESTION --model {destination}", markup=False
+    )

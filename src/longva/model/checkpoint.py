@@ -9,6 +9,7 @@ so that a wrong or incomplete checkpoint is one message at once that names every
 instead of random weights or a failure after 16 GB.
 """
 
+import importlib
 import shutil
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,7 @@ from longva.errors import CheckpointError
 from longva.model.checkpoint_settings import (
     change_settings,
     read_checkpoint,
+    reason,
     write_llava_settings,
     write_longva_settings,
 )
@@ -60,7 +62,8 @@ def load_pretrained(
         **kwargs: see `PreTrainedModel.from_pretrained`, e.g. `attn_implementation`, `device_map`.
 
     Raises:
-        CheckpointError: for a folder that is not a LongVA checkpoint, or tensors that do not match.
+        CheckpointError: for a folder that is not a LongVA checkpoint, tensors that do not match, or
+            `quantization` without bitsandbytes.
     """
     source = read_checkpoint(id_or_path, revision=revision, vision_tower=vision_tower, weights=True)
     if getattr(source.config, "quantization_config", None) is None:
@@ -172,8 +175,13 @@ def check_tensors(folder: Path, config: LongVAConfig) -> None:
         CheckpointError: naming the tensors that are missing, unexpected or of another shape.
     """
     found = {to_longva_name(name): shape for name, shape in tensor_shapes(folder).items()}
-    with torch.device("meta"):
-        model = LongVAForConditionalGeneration(config)
+    try:
+        with torch.device("meta"):
+            model = LongVAForConditionalGeneration(config)
+    except Exception as error:  # sizes that do not fit together, or are no numbers
+        raise CheckpointError(
+            f"config.json in {folder} describes no model: {reason(error)}"
+        ) from error
     needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     problems = {
@@ -198,6 +206,12 @@ def check_tensors(folder: Path, config: LongVAConfig) -> None:
 
 
 def _quantization_config(kind: str, compute_dtype) -> BitsAndBytesConfig:
+    try:
+        importlib.import_module("bitsandbytes")
+    except ImportError as error:
+        raise CheckpointError(
+            f"{kind} weights need bitsandbytes ({reason(error)}): pip install 'longva[quant]'"
+        ) from error
     if kind == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=NEVER_QUANTIZED)
     if kind == "int4":

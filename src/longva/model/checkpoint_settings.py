@@ -4,6 +4,7 @@ They are read from our format or from LLaVA's into the same `Checkpoint`, and wr
 """
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import AddedToken, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from longva.errors import CheckpointError
+from longva.errors import CheckpointError, LongVAError
 from longva.model.configuration_longva import CLIP_L_336, LongVAConfig
 from longva.model.image_processing_longva import LongVAImageProcessor
 from longva.model.llava_format import (
@@ -71,6 +72,27 @@ def read_checkpoint(
     """
     folder = _find_folder(id_or_path, revision, weights)
     values = _read_json(folder / "config.json")
+    try:
+        return _read_folder(folder, values, vision_tower)
+    except LongVAError:
+        raise
+    except Exception as error:  # transformers and tokenizers raise anything on broken files
+        raise CheckpointError(
+            f"the settings or the tokenizer in {folder} are broken: {reason(error)}. Copy them "
+            "again from where the checkpoint came from."
+        ) from error
+
+
+def reason(error: Exception) -> str:
+    """Kind and first line of an error.
+
+    >>> reason(KeyError("patch_size"))
+    "KeyError: 'patch_size'"
+    """
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+
+
+def _read_folder(folder: Path, values: dict, vision_tower: str | None) -> Checkpoint:
     if values.get("model_type") == LongVAConfig.model_type:
         return _read_longva(folder)
     if values.get("model_type") != "llava_qwen":
@@ -89,8 +111,20 @@ def change_settings(
     max_grids: int | None,
     dtype: torch.dtype | None,
 ) -> None:
-    """Change what is not None; see `convert_checkpoint`."""
+    """Change what is not None; see `convert_checkpoint`.
+
+    Raises:
+        CheckpointError: for a value out of range.
+    """
     text, images = source.config.text_config, source.processor.image_processor
+    if rope_theta is not None and not 0 < rope_theta < math.inf:
+        raise CheckpointError(f"rope_theta must be greater than 0, got {rope_theta}")
+    if max_position_embeddings is not None and max_position_embeddings < 1:
+        raise CheckpointError(
+            f"max_position_embeddings must be 1 token or more, got {max_position_embeddings}"
+        )
+    if max_grids is not None and max_grids < 2:
+        raise CheckpointError(f"max_grids must be 2 or more, got {max_grids}")
     if rope_theta is not None:
         text.rope_parameters = {**text.rope_parameters, "rope_theta": float(rope_theta)}
     if max_position_embeddings is not None:
@@ -161,7 +195,7 @@ def _find_folder(id_or_path: str | Path, revision: str | None, weights: bool) ->
 
 def _read_json(path: Path) -> dict:
     try:
-        return json.loads(path.read_text())
+        values = json.loads(path.read_text())
     except FileNotFoundError:
         raise CheckpointError(
             f"{path.parent} is not a checkpoint: it has no {path.name}. Needed: config.json, a "
@@ -169,17 +203,25 @@ def _read_json(path: Path) -> dict:
         ) from None
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds a {type(values).__name__}, needed {{...}}")
+    return values
 
 
 def _read_longva(folder: Path) -> Checkpoint:
     try:
         config = LongVAConfig.from_pretrained(folder)
         processor = LongVAProcessor.from_pretrained(folder)
+    except LongVAError:
+        raise
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{folder} is not complete. Needed: config.json, processor_config.json, tokenizer.json "
-            f"and tokenizer_config.json. {str(error).strip().splitlines()[0]}"
+            f"and tokenizer_config.json. {reason(error)}"
         ) from error
+    # A broken chat template is noticed only where it is used.
+    question = {"role": "user", "content": [{"type": "text", "text": "?"}]}
+    processor.apply_chat_template([question], add_generation_prompt=True)
     ids = processor.image_token_id, processor.video_token_id
     if ids != (config.image_token_id, config.video_token_id):
         raise CheckpointError(

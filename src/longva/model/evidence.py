@@ -101,7 +101,8 @@ def causal_attention_with_past(query: Tensor, key: Tensor, value: Tensor, scalin
         [B, H, Lq, E].
     """
     past = key.shape[2] - query.shape[2]
-    fused = query.device.type == "cpu" or query.dtype in (torch.float16, torch.bfloat16)
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    fused = query.device.type == "cpu" or (query.is_cuda and half)
     attend = block_kernel(None if fused else "math", query).forward
     own, own_lse = attend(query, key[:, :, past:], value[:, :, past:], True, scaling)
     if past == 0:

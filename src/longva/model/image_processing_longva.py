@@ -11,6 +11,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import load_image
 from transformers.processing_utils import ImagesKwargs
 
+from longva.errors import VideoError
+from longva.media_files import to_rgb
 from longva.model.unires import (
     CLIP_MEAN,
     CLIP_STD,
@@ -137,13 +139,28 @@ def flat_images(images) -> list[Image.Image]:
     if isinstance(images, (list, tuple)):
         return [image for item in images for image in flat_images(item)]
     if isinstance(images, Image.Image):
-        return [images.convert("RGB")]
-    array = np.asarray(images)
+        return [to_rgb(images)]
+    array = uint8_array(images)
     if array.ndim == 4:
         return [image for item in array for image in flat_images(item)]
     if array.shape[0] in (1, 3) and array.shape[-1] not in (1, 3):
         array = array.transpose(1, 2, 0)
-    return [Image.fromarray(array.astype(np.uint8).squeeze()).convert("RGB")]
+    return [Image.fromarray(array.squeeze()).convert("RGB")]
+
+
+def uint8_array(pixels) -> np.ndarray:
+    """Take pixels as an array of uint8.
+
+    Raises:
+        VideoError: for another dtype, of which the range is not known.
+    """
+    array = np.asarray(pixels)
+    if array.dtype != np.uint8:
+        raise VideoError(
+            f"uint8 pixels 0..255 expected, got {array.dtype} {list(array.shape)}. For floats in "
+            "0..1 give (pixels * 255).round().astype('uint8')."
+        )
+    return array
 
 
 __all__ = ["LongVAImageProcessor"]

@@ -439,15 +439,24 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
         """Generate as `GenerationMixin.generate` does, with a chunked prefill that is right.
 
         transformers before 5.23 loses visual tokens when it cuts a multimodal prompt in chunks, so
-        with `prefill_chunk_size` (tokens) the prompt is read here, media encoded once, and only the
-        last token is left to the ordinary generation loop.
+        with `prefill_chunk_size` (tokens; here or in a generation config) the prompt is read here,
+        media encoded once, and only the last token is left to the ordinary generation loop.
         """
+        configs = kwargs.get("generation_config"), self.generation_config
+
+        def setting(name: str):
+            given = [kwargs.get(name), *(getattr(config, name, None) for config in configs)]
+            return next((value for value in given if value is not None), None)
+
+        if prefill_chunk_size is None:
+            prefill_chunk_size = setting("prefill_chunk_size")
         if prefill_chunk_size is None:
             return super().generate(inputs, **kwargs)
+        kwargs["prefill_chunk_size"] = None  # else the configs' would be obeyed a second time
         input_ids = kwargs.pop("input_ids", inputs)
         if input_ids is None:
             raise ValueError("generate(prefill_chunk_size=...) needs input_ids")
-        if kwargs.get("num_beams", 1) > 1 or kwargs.get("num_return_sequences", 1) > 1:
+        if (setting("num_beams") or 1) > 1 or (setting("num_return_sequences") or 1) > 1:
             raise ValueError(
                 "generate(prefill_chunk_size=...) keeps one sequence a prompt: no beams"
             )

@@ -11,6 +11,7 @@ from transformers.video_utils import VideoMetadata, make_batched_videos
 
 from longva.frame_resize import resize_picture
 from longva.frame_sampling import FrameSampling, choose_frames
+from longva.model.image_processing_longva import uint8_array
 from longva.model.unires import CLIP_MEAN, CLIP_STD, normalize_pixels
 from longva.video import read_frames
 
@@ -32,7 +33,8 @@ class LongVAVideoProcessor(VideoProcessorMixin):
         grid_size: pixels a side of a grid.
         num_frames: frames taken uniformly, first and last included.
         fps: instead of `num_frames`, frames a second by presentation time.
-        max_frames: cap for `fps`; a longer video is then sampled uniformly to this many frames.
+        max_frames: cap for `fps` or `num_frames`; a video that would give more frames is sampled
+            uniformly to this many.
         fit: `crop` (shortest edge to the grid, centre crop: the published evaluation) or `pad`
             (the whole frame on a square of the mean colour: what V-NIAH used).
         resize: `torch` (fast, within 2 of 255 levels of PIL) or `pil` (bit-exact).
@@ -70,13 +72,17 @@ class LongVAVideoProcessor(VideoProcessorMixin):
         self.image_mean, self.image_std = list(image_mean), list(image_std)
 
     def sampling(self, num_frames=None, fps=None, max_frames=None) -> FrameSampling:
-        """Return the sampling of one call: what the call names, or the processor's own."""
+        """Return the sampling of one call: what the call names, or the processor's own.
+
+        Raises:
+            VideoError: for `num_frames` together with `fps` or `max_frames`.
+        """
         if num_frames is None and fps is None:
-            num_frames, fps = self.num_frames, self.fps
-            max_frames = max_frames if max_frames is not None else self.max_frames
-        if fps is not None:
-            num_frames = None
-        return FrameSampling(num_frames=num_frames, fps=fps, max_frames=max_frames if fps else None)
+            num_frames, fps = (self.num_frames if self.fps is None else None), self.fps
+            max_frames = self.max_frames if max_frames is None else max_frames
+            if num_frames is not None and max_frames is not None:
+                num_frames, max_frames = min(num_frames, max_frames), None
+        return FrameSampling(num_frames=num_frames, fps=fps, max_frames=max_frames)
 
     def preprocess(
         self,
@@ -101,7 +107,7 @@ class LongVAVideoProcessor(VideoProcessorMixin):
             return_tensors: see `BatchFeature`.
             num_frames: frames taken uniformly, instead of the processor's sampling.
             fps: frames a second, instead of the processor's sampling.
-            max_frames: cap for `fps`.
+            max_frames: cap for `fps`, or for the processor's sampling.
             fit: instead of the processor's.
             resize: instead of the processor's.
             allow_truncated: instead of the processor's.
@@ -173,7 +179,7 @@ class LongVAVideoProcessor(VideoProcessorMixin):
 def _frames_array(video) -> np.ndarray:
     if isinstance(video, (list, tuple)):
         video = np.stack([np.asarray(frame) for frame in video])
-    array = np.asarray(video)
+    array = uint8_array(video)
     if array.shape[1] in (1, 3) and array.shape[-1] not in (1, 3):
         array = array.transpose(0, 2, 3, 1)
     return np.ascontiguousarray(array)

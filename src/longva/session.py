@@ -1,0 +1,374 @@
+"""Watched media in the KV cache: questions are appended, answered and rolled back.
+
+    cache   system . user . frame 0 ... frame N . question . answer
+            [ watched, stays                    ][ rolled back     ]
+
+A prompt is one vector of symbols (see `symbols.py`); what the cache and the next prompt have in
+common is never computed again, which makes follow-up questions (`keep=True`) the same mechanism.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    SuppressTokensLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from longva.errors import LongVAError
+from longva.kv_cache import CachedSequence
+from longva.model import LongVAForConditionalGeneration, LongVAProcessor
+from longva.model.evidence import EvidenceCollector
+from longva.planner import TEXT_TOKENS, Precision
+from longva.symbols import common_prefix
+from longva.visual_features import Progress, VisualFeatures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """A frame that the answer rests on."""
+
+    frame: int
+    """Index of the frame in the video, or of the grid in the image."""
+
+    seconds: float | None
+    """Presentation time of the frame; None for an image."""
+
+    weight: float
+    """Share of the attention on all frames that this frame got, 0 to 1."""
+
+    medium: int = 0
+    """Which of several media watched together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen; the default takes the most probable one."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        warm = self.temperature == 0 or 1e-3 <= self.temperature <= 1e3
+        if not (warm and 0 < self.top_p <= 1 and self.top_k >= 0 and 0 <= self.seed < 2**63):
+            raise LongVAError(
+                "sampling needs temperature 0 or 0.001 to 1000, 0 < top_p <= 1, top_k >= 0 and a "
+                f"seed from 0 to 2^63 - 1, got {self}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """An answer and what it rests on."""
+
+    question: str
+    text: str
+    evidence: list[Evidence]
+    model: str
+    media: list[str]
+    frames: int
+    prompt_tokens: int
+    answer_tokens: int
+    finish_reason: str
+    """`stop`, or `length` when the answer was cut at `max_new_tokens` or the end of the context."""
+
+    timings: dict[str, float] = field(default_factory=dict)
+    """Seconds: `decode` and `encode` (they overlap), `prefill` of the media, `answer`."""
+
+    def to_json(self) -> dict:
+        """Return the object that `longva ask --json` prints."""
+        evidence = [
+            {"frame": e.frame, "seconds": e.seconds, "weight": e.weight, "medium": e.medium}
+            for e in self.evidence
+        ]
+        return {
+            "question": self.question,
+            "answer": self.text,
+            "model": self.model,
+            "media": self.media[0] if len(self.media) == 1 else self.media,
+            "frames": self.frames,
+            "prompt_tokens": self.prompt_tokens,
+            "evidence": evidence,
+            "timings": self.timings,
+            "finish_reason": self.finish_reason,
+        }
+
+
+class AnswerStream:
+    """An answer piece by piece: iterate for its text, then read `answer`."""
+
+    def __init__(self, pieces):
+        self._pieces = pieces
+        self.answer: Answer | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        answer = yield from self._pieces
+        self.answer = answer or self.answer  # a second pass over a finished stream is empty
+
+
+class Session:
+    """Watched media, held in the KV cache, ready for questions. One question at a time.
+
+    Args:
+        model: with its language model's attention set to `evidence`.
+        processor: of the model.
+        media: encoded, in the order in which they stand in the prompt.
+        name: of the model, for answers.
+        kv: precision of the KV cache.
+        chunk_tokens: tokens prefilled at a time.
+        progress: called with ("prefill", tokens done, tokens).
+    """
+
+    def __init__(
+        self,
+        model: LongVAForConditionalGeneration,
+        processor: LongVAProcessor,
+        media: list[VisualFeatures],
+        *,
+        name: str,
+        kv: Precision = "model",
+        chunk_tokens: int = 4096,
+        progress: Progress | None = None,
+    ):
+        self.model, self.processor, self.name = model, processor, name
+        self.history: list[dict] = []
+        tokens = [medium.tokens.flatten(0, 1) for medium in media]
+        self._rows = torch.cat(tokens) if len(tokens) > 1 else tokens[0]  # [R, D]
+        # From here on only the shapes are needed; tensors on "meta" have no memory.
+        self.media = media = [replace(m, tokens=m.tokens.to("meta")) for m in media]
+        del tokens
+        self._held = torch.empty(0, dtype=torch.long)
+        self._cached = CachedSequence(model, chunk_tokens=chunk_tokens, kv_dtype=kv)
+        started = time.perf_counter()
+        prompt = self._symbols([self._turn("")])
+        self._settled = int((prompt < 0).nonzero()[-1]) + 1
+        """Tokens that stay: the media, and the conversation that was kept."""
+
+        self._asking: object | None = None
+        self._cached.reserve(self._settled + TEXT_TOKENS)
+        if progress is not None:
+            self._cached.progress = lambda done, total: progress("prefill", done, total)
+        self._read(prompt[: self._settled])
+        self._cached.progress = None
+        self._rows = self._rows.new_empty(0, self._rows.shape[1])  # the cache has read them
+        self.timings = {
+            stage: sum(medium.timings.get(stage, 0.0) for medium in media)
+            for stage in ("decode", "encode")
+        }
+        self.timings["prefill"] = time.perf_counter() - started
+
+    @property
+    def frames(self) -> int:
+        """Frames (and grids of images) watched."""
+        return sum(len(medium.tokens) for medium in self.media)
+
+    def ask(self, question: str, **options) -> Answer:
+        """Answer one question; see `stream` for the options."""
+        stream = self.stream(question, **options)
+        for _ in stream:
+            pass
+        assert stream.answer is not None
+        return stream.answer
+
+    def stream(
+        self,
+        question: str,
+        *,
+        max_new_tokens: int = 1024,
+        sampling: Sampling | None = None,
+        evidence: int = 5,
+        keep: bool = False,
+    ) -> AnswerStream:
+        """Answer one question piece by piece. Abandoning the stream rolls everything back.
+
+        Args:
+            question: in plain text.
+            max_new_tokens: the longest answer, in tokens.
+            sampling: how tokens are chosen.
+            evidence: how many evidence frames to report.
+            keep: make question and answer part of the conversation that later questions see.
+
+        Raises:
+            ContextLengthError: when conversation and question exceed the model's context.
+            LongVAError: for an empty question, or one that spells a control token of the model.
+        """
+        check_question(question, self.processor)
+        if max_new_tokens < 1 or evidence < 0:
+            raise LongVAError(
+                f"max_new_tokens must be at least 1 and evidence at least 0, got {max_new_tokens} "
+                f"and {evidence}."
+            )
+        return AnswerStream(
+            self._answer(question, max_new_tokens, sampling or Sampling(), evidence, keep)
+        )
+
+    def _answer(self, question, max_new_tokens, sampling, top_k, keep):
+        started = time.perf_counter()
+        mine = self._asking = object()
+        prompt = self._symbols([*self.history, self._turn(question)])
+        collector = EvidenceCollector(self.model.config.evidence_heads)
+        decode = partial(self.processor.tokenizer.decode, skip_special_tokens=True)
+        ids: list[int] = []
+        text, finish_reason, settled = "", "length", self._settled
+        try:
+            hidden = self._read(prompt, evidence=collector)
+            for token in self._tokens(hidden, max_new_tokens, sampling, collector):
+                if token in self._stop_tokens():
+                    finish_reason = "stop"
+                    break
+                ids.append(token)
+                longer = decode(ids)
+                if not longer.endswith("\ufffd"):  # half a character: wait for its other bytes
+                    yield longer[len(text) :]
+                    text = longer
+                if self._asking is not mine:
+                    raise LongVAError(
+                        "another question was asked before this answer was read to its end. "
+                        "A session answers one question at a time: take a session for each."
+                    )
+            attention = collector.weights()
+            settled = len(prompt) if keep else settled
+        finally:
+            if self._asking is mine:  # else the cache belongs to a later question
+                self._settled = settled
+                self._crop(settled)
+        if decode(ids)[len(text) :]:
+            yield decode(ids)[len(text) :]
+        text = decode(ids).strip()
+        if keep:
+            spoken = without_control_tokens(text, self.processor)
+            self.history += [self._turn(question), {"role": "assistant", "content": spoken}]
+        return Answer(
+            question=question,
+            text=text,
+            evidence=self._evidence(prompt, attention, top_k),
+            model=self.name,
+            media=[medium.source for medium in self.media],
+            frames=self.frames,
+            prompt_tokens=len(prompt),
+            answer_tokens=len(ids),
+            finish_reason=finish_reason,
+            timings={**self.timings, "answer": time.perf_counter() - started},
+        )
+
+    def _tokens(self, hidden, max_new_tokens, sampling, collector) -> Iterator[int]:
+        """Decode token by token from the last hidden state of the prompt."""
+        model = self.model
+        processors = LogitsProcessorList()
+        if model.generation_config.suppress_tokens:
+            suppressed = model.generation_config.suppress_tokens
+            processors.append(SuppressTokensLogitsProcessor(suppressed, device=str(model.device)))
+        if sampling.temperature > 0:
+            processors.append(TemperatureLogitsWarper(sampling.temperature))
+            if sampling.top_k:
+                processors.append(TopKLogitsWarper(sampling.top_k))
+            if sampling.top_p < 1:
+                processors.append(TopPLogitsWarper(sampling.top_p))
+        generator = torch.Generator(model.device).manual_seed(sampling.seed)
+        room = model.config.text_config.max_position_embeddings - self._cached.length
+        for step in range(min(max_new_tokens, room)):
+            logits = self._cached.logits(hidden)
+            logits = processors(self._held[None], logits)  # pyright: ignore  # [1, V]
+            if sampling.temperature > 0:
+                token = torch.multinomial(logits.softmax(-1), 1, generator=generator)[0]
+            else:
+                token = logits.argmax(-1)
+            yield int(token)
+            if step + 1 < min(max_new_tokens, room):
+                hidden = self._append(token.cpu(), evidence=collector)
+
+    def _turn(self, question: str) -> dict:
+        if self.history:
+            return {"role": "user", "content": question}
+        media = [{"type": medium.kind} for medium in self.media]
+        return {"role": "user", "content": [*media, {"type": "text", "text": question}]}
+
+    def _symbols(self, messages: list[dict]) -> Tensor:
+        """Tokenise a conversation and put rows of features where its media stand."""
+        processor, config = self.processor, self.model.config
+        text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        ids = torch.tensor(processor.tokenizer(text)["input_ids"])
+        where = ((ids == config.image_token_id) | (ids == config.video_token_id)).nonzero()
+        pieces, after, row = [], 0, 0
+        for position, medium in zip(where.flatten().tolist(), self.media, strict=True):
+            num_rows = medium.tokens.shape[0] * medium.tokens.shape[1]
+            rows = -1 - torch.arange(row, row + num_rows)
+            pieces += [ids[after:position], rows]
+            after, row = position + 1, row + num_rows
+        return torch.cat([*pieces, ids[after:]])
+
+    def _read(self, prompt: Tensor, **kwargs) -> Tensor:
+        """Bring the cache to hold `prompt`; return the hidden state [1, D] of its last position."""
+        # The last position is always computed: its hidden state is what the caller wants.
+        self._crop(min(common_prefix(self._held, prompt), len(prompt) - 1))
+        return self._append(prompt[len(self._held) :], **kwargs)
+
+    def _append(self, symbols: Tensor, **kwargs) -> Tensor:
+        hidden = self._cached.append(symbols, embeddings=self._rows, **kwargs)
+        self._held = torch.cat([self._held, symbols])
+        return hidden
+
+    def _crop(self, length: int) -> None:
+        if length < len(self._held):
+            self._cached.crop(length)
+            self._held = self._held[:length]
+
+    def _stop_tokens(self) -> set[int]:
+        stop = self.model.generation_config.eos_token_id
+        return {stop} if isinstance(stop, int) else set(stop or [])
+
+    def _evidence(self, prompt: Tensor, attention: Tensor, top_k: int) -> list[Evidence]:
+        """Sum attention over the tokens of each frame and name the `top_k` frames that got most."""
+        visual = (prompt < 0).nonzero().flatten().to(attention.device)
+        shares = attention[visual]  # [R], rows stand in order
+        shares = shares / shares.sum().clamp_min(torch.finfo(shares.dtype).tiny)
+        found, row = [], 0
+        for number, medium in enumerate(self.media):
+            frames, tokens = medium.tokens.shape[:2]
+            weights = shares[row : row + frames * tokens].view(frames, tokens).sum(1).tolist()
+            row += frames * tokens
+            for frame, weight in enumerate(weights):
+                seconds = None if medium.seconds is None else float(medium.seconds[frame])
+                index = int(medium.indices[frame])
+                found.append(Evidence(frame=index, seconds=seconds, weight=weight, medium=number))
+        return sorted(found, key=lambda e: -e.weight)[:top_k]
+
+
+def _control_tokens(processor: LongVAProcessor) -> list[str]:
+    return [token.content for token in processor.tokenizer.added_tokens_decoder.values()]
+
+
+def check_question(question: str, processor: LongVAProcessor) -> None:
+    """Refuse an empty question, one that is not text, and one that spells a control token.
+
+    Raises:
+        LongVAError: saying which it is.
+    """
+    if not question.strip():
+        raise LongVAError("the question is empty. Ask something.")
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:
+        raise LongVAError("the question is not valid UTF-8 text. Type it again.") from error
+    for token in _control_tokens(processor):
+        if token in question:
+            raise LongVAError(
+                f"the question spells {token!r}, which the model reads as a control token. "
+                "Write it differently."
+            )
+
+
+def without_control_tokens(text: str, processor: LongVAProcessor) -> str:
+    """Break up what an answer spells like a control token, before it is read as a prompt."""
+    for token in _control_tokens(processor):
+        text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
