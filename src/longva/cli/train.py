@@ -1,6 +1,7 @@
 """`longva prepare-text`, `extend`, `align` and `dpo`: data and the stages of training."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,6 +97,8 @@ def run_stage(stage: Any, kind: type, recipe: Path, overrides, dry_run: bool, gp
         out.print(stage.dry_run(config, gpus), markup=False)
         return
     saved = stage.run(config)
+    if os.environ.get("RANK", "0") != "0":  # under torchrun one process speaks for all
+        return
     if saved is None:
         out.print("Stopped and saved. The same command goes on.")
     else:
