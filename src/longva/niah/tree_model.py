@@ -120,7 +120,7 @@ class TreeModel(Model):
         about = [album.fingerprint, len(album), self.frame_size, str(self.model.dtype)]
         parts = json.dumps([*about, vision_fingerprint(self.model)])
         key = hashlib.sha256(parts.encode()).hexdigest()
-        found = cache.load(key, torch.device("cpu"))  # pyright: ignore[reportCallIssue]
+        found = cache.load(key, "", torch.device("cpu"))
         if found is None:
             encoded = [self._encode(pixels) for pixels in album.batches(self.frame_size)]
             found = VisualFeatures(
