@@ -85,6 +85,14 @@ def run(config: ExtendConfig) -> Path | None:
         CheckpointError: for a model that cannot be loaded or files that cannot be written.
         RecipeError: see `longva.train.loop.train`.
     """
+    if not config.ladder:
+        return _run(config)
+    # All rungs in one group of processes: under torchrun, joining a second one sometimes hung.
+    with parallel_mesh(config.parallel.ring):
+        return _climb(config)
+
+
+def _climb(config: ExtendConfig) -> Path | None:
     for number, rung in enumerate(config.ladder, 1):
         step = replace(
             config,
@@ -95,7 +103,7 @@ def run(config: ExtendConfig) -> Path | None:
             rope_theta=rung.rope_theta,
             tokens=rung.tokens or config.tokens,
         )
-        model = run(step)
+        model = _run(step)
         if model is None:
             return None
         config = replace(config, base_model=str(model), architecture=None)
