@@ -5,6 +5,7 @@ together: hours into a run is too late to learn that an image is missing, and an
 place would go unnoticed.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -41,7 +42,7 @@ class WithMedia(Protocol):
         ...
 
 
-class MediaDataset(Dataset):
+class MediaDataset(Dataset, ABC):
     """The samples of a mixture; `read_sample` says what a sample is.
 
     Args:
@@ -68,9 +69,9 @@ class MediaDataset(Dataset):
         self.lengths = self._estimate_lengths() if config.group_by_length else None
 
     @staticmethod
+    @abstractmethod
     def read_sample(sample: dict[str, Any]) -> WithMedia:
         """Understand a sample."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.samples)

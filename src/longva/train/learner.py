@@ -7,6 +7,7 @@ the output layer's weight included, which the chunked loss reads directly.
     D width of the model   V words
 """
 
+from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from typing import Any, Protocol
 
@@ -43,7 +44,7 @@ class Dataset(Protocol):
         ...
 
 
-class Learner(nn.Module):
+class Learner(nn.Module, ABC):
     """What all losses share: log-probabilities of the targets, over a ring."""
 
     media_repeats = 1
@@ -96,17 +97,17 @@ class Learner(nn.Module):
         weight = self.model.get_output_embeddings().weight  # [V, D]
         return chunked_log_probs(hidden, weight, ring.shard_targets(batch["labels"]))
 
+    @abstractmethod
     def count(self, batch: Batch) -> int:
         """What this rank adds to the number that the step's loss is divided by."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Sums over this rank: `objective`, which is differentiated, and what is reported.
 
         The sum of `objective` over ranks and micro batches, over the sum of `count`, is the loss of
         the step, whatever the number of ranks.
         """
-        raise NotImplementedError
 
 
 class NextTokenLearner(Learner):
