@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from PIL import Image
 
+from longva.chat_endpoint import Pace
 from longva.errors import LongVAError, RecipeError
 from longva.model.random_model import byte_tokenizer, random_longva
 from longva.niah import remote
@@ -20,7 +21,7 @@ from longva.niah.visual import VisualRecipe, run_visual
 @pytest.fixture
 def server(monkeypatch):
     """An OpenAI-compatible server that knows every answer; yields its address and its log."""
-    monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(Pace, "sleep", lambda self, seconds: None)
     monkeypatch.setenv("OPENAI_API_KEY", "key")
     seen, failures = [], []
 
@@ -100,8 +101,8 @@ def test_a_refusal_is_not_repeated(server, tmp_path):
 
 
 def test_a_server_that_is_not_there_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
-    with pytest.raises(LongVAError, match="http://127.0.0.1:9/v1/chat/completions did not answer"):
+    monkeypatch.setattr(Pace, "sleep", lambda self, seconds: None)
+    with pytest.raises(LongVAError, match="http://127.0.0.1:9/v1 did not answer"):
         run_visual(visual("http://127.0.0.1:9/v1", tmp_path))
 
 

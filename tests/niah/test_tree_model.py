@@ -177,7 +177,7 @@ def test_evidence_is_the_attention_of_the_answers_positions_by_frame(tmp_path):
     prompt = ask(recipe, make_needles(recipe.needles), num_pictures=12)[-1].prompts[0]
     (reply,) = model.answer([prompt])
     longva = model.model
-    (symbols,) = model._symbols([prompt])
+    (symbols,) = model.symbols([prompt])
     ids = torch.cat([*symbols.pieces, torch.tensor(symbols.answer[:-1], dtype=torch.int64)])
     x = longva.get_input_embeddings()(ids.clamp_min(0))
     x[ids < 0] = model.features[-1 - ids[ids < 0]]

@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+from multiprocessing import current_process
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,33 @@ def test_sigterm_saves_and_leaves_and_the_same_command_goes_on(alone, tmp_path):
     assert bits(on_ranks(1, config)) == bits(alone[0])
 
 
+class Workers(Ending):
+    """Torchrun and Slurm signal a rank's process group: the process and its workers."""
+
+    def __getitem__(self, index):
+        if index == self.at:
+            os.kill(os.getpid(), self.which)
+            os.kill(os.getppid(), self.which)
+        return RandomText.__getitem__(self, index)
+
+
+def test_sigterm_to_the_workers_too_saves_and_leaves(alone, tmp_path):
+    def body(rank, world_size):
+        current_process()._config["daemon"] = False  # daemons may not have workers
+        return train_toy(toy_recipe(tmp_path, workers=2), dataset=Workers(5, signal.SIGTERM))
+
+    run_distributed(body, 1, join=False)
+    assert len(metrics(tmp_path, "loss")) < 6
+    assert bits(on_ranks(1, toy_recipe(tmp_path))) == bits(alone[0])
+
+
+def test_a_folder_that_cannot_be_written_is_named_by_all_ranks(tmp_path):
+    """Rank 0 alone makes it; the others must not wait for it in vain."""
+    (tmp_path / "checkpoints").write_text("in the way")
+    with pytest.raises(AssertionError, match="CheckpointError: could not save .*step_000002"):
+        on_ranks(2, toy_recipe(tmp_path, save_every=2))
+
+
 def test_a_full_disk_leaves_the_last_good_checkpoint(alone, tmp_path):
     config = toy_recipe(tmp_path, save_every=2)
 
@@ -175,6 +203,30 @@ def test_tied_embeddings_go_on_too(tmp_path):
     assert bits(run(tmp_path / "stopped")) == bits(whole)
 
 
+def test_a_line_of_metrics_that_a_full_disk_cut_off_is_dropped(tmp_path):
+    on_ranks(1, toy_recipe(tmp_path), dataset=Ending(10, signal.SIGTERM))  # in step 3
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    on_ranks(1, toy_recipe(tmp_path))
+    assert metrics(tmp_path, "step") == [1, 2, 3, 4, 5, 6]
+
+
+def test_tensorboard_shows_a_run_that_went_on_as_one(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = toy_recipe(tmp_path, save_every=2, track=["tensorboard"])
+    with pytest.raises(AssertionError, match="SIGKILL"):
+        on_ranks(1, config, dataset=Ending(14, signal.SIGKILL))  # in step 4
+    on_ranks(1, config)
+    seen = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
+    assert [event.step for event in seen] == [1, 2, 3, 4, 5, 6]
+    assert [event.value for event in seen] == pytest.approx(metrics(tmp_path, "loss"))
+
+
+def test_any_seed_will_do(tmp_path):
+    on_ranks(1, toy_recipe(tmp_path, max_steps=1, seed=2**40))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -192,6 +244,16 @@ def test_other_data_does_not_go_on_with_the_run(tmp_path):
     on_ranks(1, toy_recipe(tmp_path, save_every=2, max_steps=2))
     with pytest.raises(AssertionError, match="RecipeError: .*num_samples was 12, is 13"):
         on_ranks(1, toy_recipe(tmp_path, save_every=2, max_steps=2), dataset=RandomText(13))
+
+
+def test_a_run_from_before_a_key_existed_goes_on_with_its_default(tmp_path):
+    config = toy_recipe(tmp_path, max_steps=2, save_every=1)
+    on_ranks(1, config)
+    path = tmp_path / "recipe.yaml"
+    lines = path.read_text().splitlines(keepends=True)
+    assert any("clip_norm: 1.0" in line for line in lines)
+    path.write_text("".join(line for line in lines if "clip_norm" not in line))
+    on_ranks(1, config)  # finds the finished run, and does not object
 
 
 @pytest.mark.parametrize(

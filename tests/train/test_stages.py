@@ -17,7 +17,7 @@ from longva.model.checkpoint import load_pretrained
 from longva.recipes import load_recipe
 from longva.train import align, dpo, extend
 from tests.distributed import run_distributed
-from tests.train.nano_data import write_nano_data
+from tests.train.toy_data import write_toy_data
 from tests.train.toys import metrics
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -30,13 +30,13 @@ CHAIN = {
 }
 
 
-def nano_recipe(name: str, *overrides: str):
-    return load_recipe(CHAIN[name][1], RECIPES / "nano" / f"{name}.yaml", overrides)
+def toy_recipe_file(name: str, *overrides: str):
+    return load_recipe(CHAIN[name][1], RECIPES / "toy" / f"{name}.yaml", overrides)
 
 
 def on_ranks(world_size: int, name: str, *overrides: str) -> Path:
-    """Run a nano recipe in `world_size` processes."""
-    stage, config = CHAIN[name][0], nano_recipe(name, *overrides)
+    """Run a toy recipe in `world_size` processes."""
+    stage, config = CHAIN[name][0], toy_recipe_file(name, *overrides)
 
     def body(rank, world_size):
         return stage.run(config)
@@ -46,10 +46,10 @@ def on_ranks(world_size: int, name: str, *overrides: str) -> Path:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    """A folder in which every recipe of recipes/nano has been run, one after the other."""
+    """A folder in which every recipe of recipes/toy has been run, one after the other."""
     folder, before = tmp_path_factory.mktemp("chain"), Path.cwd()
     os.chdir(folder)
-    write_nano_data()
+    write_toy_data()
     for name in CHAIN:
         on_ranks(1, name)
     yield folder
@@ -57,41 +57,41 @@ def chain(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", CHAIN)
-def test_each_nano_recipe_lowers_the_loss_on_held_out_data(name, chain):
-    losses = metrics(chain / "runs" / "nano" / name, "eval_loss")
+def test_each_toy_recipe_file_lowers_the_loss_on_held_out_data(name, chain):
+    losses = metrics(chain / "runs" / "toy" / name, "eval_loss")
     assert len(losses) >= 2 and losses[-1] < losses[0], losses
 
 
 def test_dpo_raises_the_margin_on_held_out_pairs(chain):
-    margins = metrics(chain / "runs/nano/dpo", "eval_margin")
+    margins = metrics(chain / "runs/toy/dpo", "eval_margin")
     assert 0 < margins[0] < margins[-1], margins
-    first = json.loads((chain / "runs/nano/dpo/metrics.jsonl").read_text().splitlines()[0])
+    first = json.loads((chain / "runs/toy/dpo/metrics.jsonl").read_text().splitlines()[0])
     assert first["margin"] == pytest.approx(0, abs=1e-5)  # the policy is the reference still
     assert first["loss"] == pytest.approx(np.log(2), abs=1e-5)
 
 
 def test_extension_writes_an_ordinary_checkpoint(chain):
-    folder = chain / "runs/nano/extend/model"
+    folder = chain / "runs/toy/extend/model"
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert model.config.rope_parameters["rope_theta"] == 1e6
     assert model.config.max_position_embeddings == tokenizer.model_max_length == 512
     assert model.config.architectures == ["Qwen2ForCausalLM"]
-    rows = PackedText(chain / "runs/nano/data/text_held_out", 512, tokenizer=tokenizer)
+    rows = PackedText(chain / "runs/toy/data/text_held_out", 512, tokenizer=tokenizer)
     losses = [model(row["input_ids"][None], labels=row["labels"][None]).loss for row in rows]
-    trained = metrics(chain / "runs/nano/extend", "eval_loss")[-1]
+    trained = metrics(chain / "runs/toy/extend", "eval_loss")[-1]
     assert torch.stack(losses).mean().item() == pytest.approx(trained, abs=1e-4)
 
 
 def test_the_ladder_hands_its_rungs_on(chain):
-    rung = AutoModelForCausalLM.from_pretrained(chain / "runs/nano/extend/rung_1/model")
+    rung = AutoModelForCausalLM.from_pretrained(chain / "runs/toy/extend/rung_1/model")
     assert rung.config.rope_parameters["rope_theta"] == 1e5
     assert rung.config.max_position_embeddings == 256
 
 
 def test_stage_1_trains_the_projector_alone(chain):
-    before, _ = align.starting_model(nano_recipe("stage1"))
-    after, _ = load_pretrained("runs/nano/stage1/model")
+    before, _ = align.starting_model(toy_recipe_file("stage1"))
+    after, _ = load_pretrained("runs/toy/stage1/model")
     changed = {
         name
         for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True)
@@ -104,7 +104,7 @@ def test_stage_1_trains_the_projector_alone(chain):
 
 def test_stage_2_moves_the_tower_less_than_the_rest(chain):
     before, after = (
-        load_pretrained(f"runs/nano/{stage}/model")[0] for stage in ("stage1", "stage2")
+        load_pretrained(f"runs/toy/{stage}/model")[0] for stage in ("stage1", "stage2")
     )
 
     def largest_step(part):
@@ -119,7 +119,7 @@ def test_extension_is_the_same_on_one_process_two_ring_ranks_and_two_rings(chain
     """Acceptance 2: 20 steps, losses to 1e-5."""
     losses = {}
     for ranks, ring in ((1, 1), (2, 2), (4, 2)):
-        out = f"runs/nano/ring_{ranks}"
+        out = f"runs/toy/ring_{ranks}"
         on_ranks(
             *(ranks, "extend", f"output_dir={out}", f"parallel.ring={ring}", "ladder=[]"),
             *("seq_len=97", "rope_theta=1e6", "loop.max_steps=20", "loop.eval_every=0"),
@@ -133,21 +133,21 @@ def test_extension_is_the_same_on_one_process_two_ring_ranks_and_two_rings(chain
 def test_masked_documents_are_the_same_over_a_ring(chain):
     losses = {}
     for ranks in (1, 2):
-        out = f"runs/nano/masked_{ranks}"
+        out = f"runs/toy/masked_{ranks}"
         on_ranks(
             *(ranks, "extend", f"output_dir={out}", f"parallel.ring={ranks}", "ladder=[]"),
             *("mask_documents=true", "seq_len=301", "loop.max_steps=3", "loop.eval_every=0"),
         )
         losses[ranks] = metrics(chain / out, "loss")
     assert losses[2] == pytest.approx(losses[1], abs=1e-5)
-    unmasked = metrics(chain / "runs/nano/extend", "loss")[0]
+    unmasked = metrics(chain / "runs/toy/extend", "loss")[0]
     assert abs(losses[1][0] - unmasked) > 1e-4
 
 
 @pytest.fixture(scope="module")
 def mixed(chain):
     """Conversations of which every other one has no picture, and one has two."""
-    lines = (chain / "runs/nano/data/chats_train.jsonl").read_text().splitlines()[:8]
+    lines = (chain / "runs/toy/data/chats_train.jsonl").read_text().splitlines()[:8]
     samples = [json.loads(line) for line in lines]
     for sample in samples[::2]:
         del sample["image"]
@@ -155,7 +155,7 @@ def mixed(chain):
         turn["value"] = turn["value"].removeprefix("<image>\n")
     samples[1]["image"] = [samples[1]["image"], samples[3]["image"]]
     samples[1]["conversations"][0]["value"] = "<image>\n<image>\nWhich are the numbers?"
-    path = chain / "runs/nano/data/mixed.jsonl"
+    path = chain / "runs/toy/data/mixed.jsonl"
     path.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
     return path
 
@@ -165,11 +165,11 @@ def test_ranks_without_a_picture_train_along(ranks, ring, chain, mixed):
     """Every other sample has none, so with micro batches of one some rank always lacks it."""
     losses = {}
     for world, size in ((1, 1), (ranks, ring)):
-        out = f"runs/nano/mixed_{ranks}_{ring}_{world}"
+        out = f"runs/toy/mixed_{ranks}_{ring}_{world}"
         on_ranks(
             *(world, "stage2", f"output_dir={out}", f"parallel.ring={size}"),
             *("loop.samples_per_micro_batch=1", "loop.epochs=3", "held_out_data=null"),
-            *("data.datasets=[{path: runs/nano/data/mixed.jsonl}]", "loop.samples_per_step=4"),
+            *("data.datasets=[{path: runs/toy/data/mixed.jsonl}]", "loop.samples_per_step=4"),
         )
         losses[world] = metrics(chain / out, "loss")
     assert len(losses[1]) == 6
@@ -179,7 +179,7 @@ def test_ranks_without_a_picture_train_along(ranks, ring, chain, mixed):
 def test_preferences_are_the_same_over_a_ring_and_over_data_ranks(chain):
     seen = {}
     for ranks, ring in ((1, 1), (2, 2), (2, 1)):
-        out = f"runs/nano/dpo_{ranks}_{ring}"
+        out = f"runs/toy/dpo_{ranks}_{ring}"
         on_ranks(
             *(ranks, "dpo", f"output_dir={out}", f"parallel.ring={ring}", "loop.epochs=null"),
             *("loop.max_steps=3", "loop.samples_per_step=4", "loop.samples_per_micro_batch=1"),
@@ -197,34 +197,46 @@ def test_adapters_train_and_are_merged_at_the_export(name, part, chain):
     if name == "extend":
         shorter.append("ladder=[]")
     folder = on_ranks(
-        *(1, name, f"output_dir=runs/nano/lora_{name}", *shorter),
+        *(1, name, f"output_dir=runs/toy/lora_{name}", *shorter),
         *("optim.lora={rank: 4, dropout: 0.1}", f"optim.lr={{{part}: 1.0e-2}}"),
     )
     start = "base_model" if name == "extend" else "model"
-    before = load_file(Path(getattr(nano_recipe(name), start)) / "model.safetensors")
+    before = load_file(Path(getattr(toy_recipe_file(name), start)) / "model.safetensors")
     after = load_file(folder / "model.safetensors")
     assert after.keys() == before.keys()
     changed = {tensor for tensor in after if not torch.equal(after[tensor], before[tensor])}
     assert changed and all("_proj.weight" in tensor for tensor in changed)
     on_ranks(
-        *(1, name, f"output_dir=runs/nano/merged_{name}", *shorter, "loop.max_steps=1"),
+        *(1, name, f"output_dir=runs/toy/merged_{name}", *shorter, "loop.max_steps=1"),
         *(f"{start}={folder}", f"optim.lr={{{part}: 1.0e-12}}"),
     )
     trained, merged = (
-        metrics(chain / f"runs/nano/{run}_{name}", "eval_loss")[-1] for run in ("lora", "merged")
+        metrics(chain / f"runs/toy/{run}_{name}", "eval_loss")[-1] for run in ("lora", "merged")
     )
     assert merged == pytest.approx(trained, abs=1e-4)
 
 
+def test_adapters_are_the_same_on_one_process_and_on_two(chain):
+    losses = {}
+    for ranks in (1, 2):
+        out = f"runs/toy/adapters_{ranks}"
+        on_ranks(
+            *(ranks, "stage2", f"output_dir={out}", "loop.epochs=null", "loop.max_steps=3"),
+            *("optim.lora={rank: 4, dropout: 0.0}", "held_out_data=null"),
+        )
+        losses[ranks] = metrics(chain / out, "loss")
+    assert losses[2] == pytest.approx(losses[1], abs=2e-5)
+
+
 def test_a_longva_in_bfloat16_trains(chain):
     on_ranks(
-        *(1, "stage2", "output_dir=runs/nano/bf16", "parallel.precision=bf16"),
+        *(1, "stage2", "output_dir=runs/toy/bf16", "parallel.precision=bf16"),
         *("parallel.checkpoint_activations=true", "loop.epochs=null", "loop.max_steps=3"),
     )
-    model, _ = load_pretrained("runs/nano/bf16/model")
+    model, _ = load_pretrained("runs/toy/bf16/model")
     assert model.dtype == torch.bfloat16
-    full = metrics(chain / "runs/nano/stage2", "loss")[0]
-    assert metrics(chain / "runs/nano/bf16", "loss")[0] == pytest.approx(full, rel=0.02)
+    full = metrics(chain / "runs/toy/stage2", "loss")[0]
+    assert metrics(chain / "runs/toy/bf16", "loss")[0] == pytest.approx(full, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +256,7 @@ def test_a_longva_in_bfloat16_trains(chain):
 def test_what_is_missing_or_does_not_fit_is_said(name, override, error, message, chain):
     other = chain / "other"
     if not other.is_dir():  # the same model, its tokenizer with two bytes exchanged
-        shutil.copytree(chain / "runs/nano/base_lm/model", other)
+        shutil.copytree(chain / "runs/toy/base_lm/model", other)
         tokenizer = json.loads((other / "tokenizer.json").read_text())
         words = tokenizer["model"]["vocab"]
         words["a"], words["b"] = words["b"], words["a"]
@@ -253,7 +265,7 @@ def test_what_is_missing_or_does_not_fit_is_said(name, override, error, message,
     if name == "extend":
         overrides.append("ladder=[]")
     with pytest.raises(error, match=message):
-        CHAIN[name][0].run(nano_recipe(name, *overrides))
+        CHAIN[name][0].run(toy_recipe_file(name, *overrides))
 
 
 @pytest.mark.parametrize(
@@ -271,21 +283,21 @@ def test_what_is_missing_or_does_not_fit_is_said(name, override, error, message,
 )
 def test_recipes_with_mistakes_are_refused_when_they_are_read(name, override, message):
     with pytest.raises(RecipeError, match=message):
-        nano_recipe(name, override)
+        toy_recipe_file(name, override)
 
 
 def test_a_finished_run_is_not_run_again(chain):
-    before = (chain / "runs/nano/stage2/metrics.jsonl").stat().st_mtime_ns
-    assert align.run(nano_recipe("stage2", "parallel.ring=2")) == Path("runs/nano/stage2/model")
-    assert (chain / "runs/nano/stage2/metrics.jsonl").stat().st_mtime_ns == before
+    before = (chain / "runs/toy/stage2/metrics.jsonl").stat().st_mtime_ns
+    assert align.run(toy_recipe_file("stage2", "parallel.ring=2")) == Path("runs/toy/stage2/model")
+    assert (chain / "runs/toy/stage2/metrics.jsonl").stat().st_mtime_ns == before
     with pytest.raises(RecipeError, match="optim.weight_decay was 0.0, is 0.5"):
-        align.run(nano_recipe("stage2", "optim.weight_decay=0.5"))
+        align.run(toy_recipe_file("stage2", "optim.weight_decay=0.5"))
 
 
 def test_a_dry_run_says_what_is_trained_and_runs_nothing(chain):
-    text = align.dry_run(nano_recipe("stage1", "output_dir=runs/dry"))
+    text = align.dry_run(toy_recipe_file("stage1", "output_dir=runs/dry"))
     assert "learning_rate" not in text and "projector: 0.01" in text
     assert "0.01 billion parameters trained" not in text and "on 1 GPU(s)" in text
     assert not (chain / "runs/dry").exists()
-    text = dpo.dry_run(nano_recipe("dpo", "model=runs/still/to/come"))
+    text = dpo.dry_run(toy_recipe_file("dpo", "model=runs/still/to/come"))
     assert "beta: 0.1" in text and "No estimate of memory and time" in text

@@ -33,6 +33,9 @@ def prepare_text(
         list[str] | None, typer.Option(help="Share of a domain, NAME=SHARE; repeat.")
     ] = None,
     separator: Annotated[str | None, typer.Option(help="Token before each document.")] = None,
+    special_tokens: Annotated[
+        bool, typer.Option(help="Read <|im_end|> in a text as that token: for chats you wrote.")
+    ] = False,
     workers: Annotated[int | None, typer.Option(help="Processes; default: one a CPU.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -57,6 +60,7 @@ def prepare_text(
         budget=budget,
         mixture=_shares(mixture),
         separator=separator,
+        special_tokens=special_tokens,
         workers=workers,
     )
     with progress_bar(show=not as_json) as progress:
@@ -111,7 +115,7 @@ def extend(
 ) -> None:
     """Lengthen a language model's context by continued pre-training (paper section 3.1).
 
-    longva extend recipes/nano/extend.yaml
+    longva extend recipes/toy/extend.yaml
 
     torchrun --nproc-per-node 8 -m longva extend recipes/extend_qwen2_7b_224k.yaml
     """

@@ -26,7 +26,7 @@ import numpy as np
 
 from longva.data.corpus_parts import (
     PartResult,
-    load_tokenizer,
+    corpus_tokenizer,
     processes,
     token_dtype,
     tokenise_part,
@@ -35,9 +35,10 @@ from longva.data.corpus_report import CorpusReport, draw_lengths
 from longva.data.documents import TextSource, plan_parts
 from longva.data.kept_documents import KeptDocuments, gather_parts
 from longva.data.length_upsampling import Choice, choose_documents
-from longva.data.packing import tokenizer_fingerprint, whole_file, write_packed
+from longva.data.packing import tokenizer_fingerprint, write_packed
 from longva.errors import RecipeError
 from longva.recipes import STRICT, save_recipe
+from longva.whole_files import whole_file
 
 Progress = Callable[[str, int, int], None]
 
@@ -98,7 +99,7 @@ def prepare_text(config: CorpusConfig, progress: Progress | None = None) -> Corp
             folder that holds something else.
         LongVAError: a damaged file, or a full disk.
     """
-    tokenizer = load_tokenizer(config.tokenizer)
+    tokenizer = corpus_tokenizer(config.tokenizer)
     separator = choose_separator(tokenizer, config)
     settings = _settings(config, tokenizer, separator)
     folder, work = config.output_dir, config.output_dir / ".parts"
@@ -157,11 +158,14 @@ def choose_separator(tokenizer: Any, config: CorpusConfig) -> str:
 
 def _settings(config: CorpusConfig, tokenizer: Any, separator: str) -> dict[str, Any]:
     """All that the packed set depends on besides the source's content."""
-    names = ("source", "text_field", "domain_field", "subset", "split", "long_tokens", "keep_short")
+    names = ("source", "text_field", "special_tokens", "domain_field", "subset", "split")
     return {
         "tokenizer": {"name": config.tokenizer, **tokenizer_fingerprint(tokenizer)},
         "separator": separator,
-        "recipe": {name: getattr(config, name) for name in (*names, "budget", "mixture")},
+        "recipe": {
+            name: getattr(config, name)
+            for name in (*names, "long_tokens", "keep_short", "budget", "mixture")
+        },
     }
 
 

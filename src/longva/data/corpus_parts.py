@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
-from transformers import AutoTokenizer
 
 from longva.data.documents import Piece, TextSource, read_documents
 from longva.data.length_upsampling import LengthStatistics, content_hash, is_kept
-from longva.data.packing import whole_file
 from longva.errors import RecipeError
+from longva.model.tokenizer import load_tokenizer
+from longva.whole_files import whole_file
 
 BATCH_CHARACTERS = 1 << 20
 """Text that is tokenised in one call."""
@@ -54,14 +54,14 @@ class PartResult:
 
 
 @lru_cache(maxsize=1)
-def load_tokenizer(name: str) -> Any:
+def corpus_tokenizer(name: str) -> Any:
     """Load a tokenizer by folder or hub id.
 
     Raises:
         RecipeError: there is none.
     """
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return load_tokenizer(name)
     except (OSError, ValueError) as error:
         raise RecipeError(f"There is no tokenizer {name}: {str(error).splitlines()[0]}") from None
 
@@ -84,7 +84,7 @@ def tokenise_part(
     done = work / f"{number:05}.json"
     if done.is_file():
         return _read_result(done)
-    tokenizer = load_tokenizer(tokenizer_name)
+    tokenizer = corpus_tokenizer(tokenizer_name)
     dtype = token_dtype(tokenizer)
     lengths: defaultdict[str, list[int]] = defaultdict(list)
     kept: defaultdict[str, int] = defaultdict(int)
@@ -105,7 +105,7 @@ def tokenise_part(
         files.append(name)
         held.clear()
 
-    for text, domain, ids in _tokenise(tokenizer, read_documents(source, part)):
+    for text, domain, ids in _tokenise(tokenizer, source, part):
         if not ids:
             continue
         lengths[domain].append(len(ids))
@@ -137,16 +137,16 @@ def _read_result(path: Path) -> PartResult:
 
 
 def _tokenise(
-    tokenizer: Any, documents: Iterator[tuple[str, str]]
+    tokenizer: Any, source: TextSource, part: list[Piece]
 ) -> Iterator[tuple[str, str, list[int]]]:
-    """Yield (text, domain, token ids); `<|im_end|>` in a text is ten ordinary characters."""
+    """Yield (text, domain, token ids)."""
 
     def ids_of(batch: list[tuple[str, str]]) -> Iterator[tuple[str, str, list[int]]]:
         texts = [text for text, _ in batch]
         encoded = tokenizer(
             texts,
             add_special_tokens=False,
-            split_special_tokens=True,
+            split_special_tokens=not source.special_tokens,
             return_attention_mask=False,
             verbose=False,
         )
@@ -154,7 +154,7 @@ def _tokenise(
             yield text, domain, ids
 
     batch, characters = [], 0
-    for text, domain in documents:
+    for text, domain in read_documents(source, part):
         batch.append((text, domain))
         characters += len(text)
         if characters >= BATCH_CHARACTERS:

@@ -41,6 +41,10 @@ class TextSource:
 
     text_field: str = "text"
 
+    special_tokens: bool = False
+    """Whether `<|im_end|>` in a text is that token, as in chats that are to be learned. For text
+    you wrote; in text from elsewhere it is ten ordinary characters."""
+
     domain_field: str | None = None
     """Such as `meta.redpajama_set_name`. Without one, and for .txt and .md files, the first folder
     below the source."""

@@ -25,10 +25,8 @@ A row is a dict of tensors:
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -37,7 +35,8 @@ from safetensors.numpy import load_file, save
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from longva.errors import LongVAError, RecipeError
+from longva.errors import RecipeError
+from longva.whole_files import whole_file
 
 SHARD_TOKENS = 1 << 26
 """Tokens of a shard: 256 MiB of int32."""
@@ -205,26 +204,6 @@ def _shard_arrays(
                 filled = 0
     if filled:
         yield buffer[:filled]
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write; it becomes `path` if all went well, and goes if not.
-
-    Raises:
-        LongVAError: the file cannot be written, because the disk is full for example.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise LongVAError(
-            f"{path} cannot be written: {error}. What was there before is unharmed. Make room or "
-            "give another folder, then run the same command again: finished work is kept."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_index(folder: Path) -> dict[str, Any]:

@@ -34,8 +34,8 @@ from longva.data.chat import encode_conversation, read_conversation
 from longva.data.media import concatenate_media
 from longva.data.media_dataset import MediaDataset
 from longva.data.mixtures import MixtureConfig
-from longva.data.packing import whole_file
 from longva.errors import LongVAError, RecipeError
+from longva.whole_files import whole_file
 
 
 @dataclass(frozen=True, kw_only=True)

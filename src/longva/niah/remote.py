@@ -7,25 +7,25 @@ Neither tells probabilities, so rows have `generated` alone, one forward a promp
 
 import base64
 import io
-import json
-import os
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from longva.chat_endpoint import ChatEndpoint, EndpointError
 from longva.errors import LongVAError
+from longva.model.tokenizer import load_tokenizer
 from longva.niah.models import MeasurementRecipe, Model, Pictures, Prompt, Reply
 from longva.niah.tree_model import local_device, weights_fingerprint
 
 ATTEMPTS = 4
-"""How often a request is sent to a server that is busy or broken, waiting 1, 2 and 4 seconds."""
+"""How often a request is sent to a server that is busy or broken."""
+
+PATIENCE = 3600.0
+"""Seconds for one answer: thousands of frames take a while."""
 
 
 class ImageTextModel(Model):
@@ -98,7 +98,10 @@ class ServedModel(Model):
     def __init__(
         self, address: str, name: str, recipe: MeasurementRecipe, tokenizer: Any | None = None
     ):
-        self.address, self.name, self.recipe = address.rstrip("/"), name, recipe
+        self.name, self.recipe = name, recipe
+        self.endpoint = ChatEndpoint(
+            address=address, model=name, attempts=ATTEMPTS, timeout=PATIENCE
+        )
         self.tokenizer = tokenizer
         self.images: list[Image.Image] = []
         self.urls: dict[int, str] = {}
@@ -106,13 +109,13 @@ class ServedModel(Model):
     @classmethod
     def from_recipe(cls, recipe: MeasurementRecipe) -> "ServedModel":
         """Read the tokenizer if the recipe names one."""
-        tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer) if recipe.tokenizer else None
+        tokenizer = load_tokenizer(recipe.tokenizer) if recipe.tokenizer else None
         return cls(recipe.model, recipe.served_model, recipe, tokenizer)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what the server goes by; what runs behind it cannot be told."""
         return {
-            "address": self.address,
+            "address": self.endpoint.address.rstrip("/"),
             "served_model": self.name,
             "training_length": self.recipe.training_length,
         }
@@ -129,21 +132,16 @@ class ServedModel(Model):
             if self.tokenizer is not None and prompt.pieces:
                 text = self.tokenizer.decode(torch.cat(prompt.pieces))
             content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-            reply = self._post(
-                {
-                    "model": self.name,
-                    "messages": [
-                        {"role": "user", "content": [*content, {"type": "text", "text": text}]}
-                    ],
-                    "temperature": 0,
-                    "max_tokens": self.recipe.max_new_tokens,
-                }
-            )
-            yield Reply(
-                key=prompt.key,
-                generated=reply["choices"][0]["message"]["content"] or "",
-                prompt_tokens=(reply.get("usage") or {}).get("prompt_tokens"),
-            )
+            message = {"role": "user", "content": [*content, {"type": "text", "text": text}]}
+            try:
+                reply = self.endpoint.complete(
+                    [message], temperature=0, max_tokens=self.recipe.max_new_tokens
+                )
+            except EndpointError as error:
+                raise LongVAError(
+                    f"{error}. Cells measured so far are kept; run the same command again to go on."
+                ) from error
+            yield Reply(key=prompt.key, generated=reply.text, prompt_tokens=reply.prompt_tokens)
 
     def _data_url(self, number: int) -> str:
         if number not in self.urls:
@@ -152,35 +150,6 @@ class ServedModel(Model):
             encoded = base64.b64encode(buffer.getvalue()).decode()
             self.urls[number] = f"data:image/jpeg;base64,{encoded}"
         return self.urls[number]
-
-    def _post(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Send a request, again if the server is busy.
-
-        Raises:
-            LongVAError: the server refuses or stays silent.
-        """
-        headers = {"Content-Type": "application/json"}
-        if key := os.environ.get("OPENAI_API_KEY"):
-            headers["Authorization"] = f"Bearer {key}"
-        address = f"{self.address}/chat/completions"
-        request = urllib.request.Request(address, json.dumps(body).encode(), headers)
-        problem = ""
-        for attempt in range(ATTEMPTS):
-            try:
-                with urllib.request.urlopen(request, timeout=3600) as response:
-                    return json.load(response)
-            except urllib.error.HTTPError as error:
-                problem = f"{error.code} {error.read().decode(errors='replace')[:500]}"
-                if error.code != 429 and error.code < 500:
-                    break
-            except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-                problem = str(error)
-            if attempt < ATTEMPTS - 1:
-                time.sleep(2**attempt)
-        raise LongVAError(
-            f"{address} did not answer: {problem}. Cells measured so far are kept; run the "
-            "same command again to go on."
-        )
 
 
 def to_images(albums: Sequence[Pictures], size: int) -> list[Image.Image]:

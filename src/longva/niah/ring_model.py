@@ -52,7 +52,7 @@ class RingModel(TreeModel):
 
     def answer(self, prompts: Sequence[Prompt]) -> Iterator[Reply]:
         """Score one prompt after the other, in the same order on every rank."""
-        for prompt, symbols in zip(prompts, self._symbols(prompts), strict=True):
+        for prompt, symbols in zip(prompts, self.symbols(prompts), strict=True):
             fed = torch.tensor(symbols.answer[:-1], dtype=torch.int64)
             whole = torch.cat([*symbols.pieces, fed])  # [L + A - 1]
             asked = torch.arange(symbols.length - 1, len(whole))  # [A]

@@ -16,31 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from longva.intervals import wilson_interval
 from longva.niah.cells import Row
-
-Z95 = 1.959963984540054
-"""Standard normal quantile of a two-sided 95 % interval."""
 
 EFFECTIVE_THRESHOLD = 0.5
 """Chance-corrected lower bound that a length must reach to count as seen: half-way from guessing to
 perfect. A higher bar cannot be shown by a grid of the paper's size: RULER's 0.856 would fail a
 length with 29 right answers of 30, whose lower bound is 0.833."""
-
-
-def wilson_interval(successes: int, trials: int, z: float = Z95) -> tuple[float, float]:
-    """Return the Wilson score interval of a proportion; [0, 1] without trials.
-
-    >>> low, high = wilson_interval(5, 5)
-    >>> f"{low:.2f} {high:.2f}"
-    '0.57 1.00'
-    """
-    if trials == 0:
-        return 0.0, 1.0
-    p, z2 = successes / trials, z * z
-    centre = (p + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = z / (1 + z2 / trials) * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials**2))
-    low = centre - half if successes > 0 else 0.0  # exactly, not up to rounding
-    return low, centre + half if successes < trials else 1.0
 
 
 def chance_corrected(score: float, chance: float) -> float:

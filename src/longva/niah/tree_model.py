@@ -21,12 +21,13 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from longva import prompt_tree
 from longva.assistant import EMBEDDED_MODEL, LongVA
 from longva.kv_cache import CachedSequence
 from longva.model.evidence import EvidenceCollector
+from longva.model.tokenizer import load_tokenizer
 from longva.model.unires import normalize_pixels
 from longva.niah.models import (
     MeasurementRecipe,
@@ -141,7 +142,7 @@ class TreeModel(Model):
     def _ids(self, text: str) -> Tensor:
         return torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _symbols(self, prompts: Sequence[Prompt]) -> list[prompt_tree.Prompt]:
+    def symbols(self, prompts: Sequence[Prompt]) -> list[prompt_tree.Prompt]:
         """Write prompts in the symbols of `kv_cache`, sharing memory where they share frames."""
         template = {part: self._ids(text) for part, text in self._template().items()}
         questions: dict[str, Tensor] = {}
@@ -171,14 +172,14 @@ class TreeModel(Model):
 
     def share(self, prompts: Sequence[Prompt], rank: int, world_size: int) -> Sequence[Prompt]:
         """Deal subtrees out so that the ranks compute about the same."""
-        dealt = prompt_tree.deal(self._symbols(prompts), world_size, self.model.config)
+        dealt = prompt_tree.deal(self.symbols(prompts), world_size, self.model.config)
         mine = {prompt.key for prompt in dealt[rank]}
         return [prompt for prompt in prompts if prompt.key in mine]
 
     def cost(self, prompts: Sequence[Prompt]) -> dict[str, float | None]:
         """Count tokens and operations of the walk and of one forward a prompt."""
         cost = prompt_tree.plan_walk(
-            self._symbols(prompts),
+            self.symbols(prompts),
             self.model.config,
             whole_question=shows_frames(prompts),
         )
@@ -191,7 +192,7 @@ class TreeModel(Model):
     def answer(self, prompts: Sequence[Prompt]) -> Iterator[Reply]:
         """Walk the tree of the prompts."""
         asked = {prompt.key: prompt for prompt in prompts}
-        symbols = self._symbols(prompts)
+        symbols = self.symbols(prompts)
         lengths = {prompt.key: prompt.length for prompt in symbols}
         collector: EvidenceCollector | None = None
 
@@ -244,10 +245,15 @@ class TreeModel(Model):
         """Add the attention on the tokens of each frame: [F]."""
         if prompt.frames is None or self.tokens_per_frame is None:
             return None
+        weights = collector.weights()[self.frame_span(prompt)]
+        return weights.unflatten(0, (-1, self.tokens_per_frame)).sum(1).cpu()
+
+    def frame_span(self, prompt: Prompt) -> slice:
+        """Say which tokens of a prompt are its frames."""
+        if prompt.frames is None or self.tokens_per_frame is None:
+            raise ValueError(f"prompt {prompt.key} shows no frames")
         first = len(self._ids(self._template()["before"]))
-        last = first + len(prompt.frames) * self.tokens_per_frame
-        weights = collector.weights()[first:last].unflatten(0, (-1, self.tokens_per_frame))
-        return weights.sum(1).cpu()
+        return slice(first, first + len(prompt.frames) * self.tokens_per_frame)
 
 
 def shows_frames(prompts: Sequence[Prompt]) -> bool:
@@ -269,7 +275,7 @@ def load_language_model(recipe: ModelRecipe) -> tuple[Any, Any]:
     device = recipe.device or local_device()
     dtype = recipe.dtype or ("float32" if device == "cpu" else "bfloat16")
     model: Any = AutoModelForCausalLM.from_pretrained(recipe.model, dtype=dtype)
-    return prepare(model.to(device), recipe), AutoTokenizer.from_pretrained(recipe.model)
+    return prepare(model.to(device), recipe), load_tokenizer(recipe.model)
 
 
 def prepare(model: Any, recipe: ModelRecipe) -> Any:

@@ -50,6 +50,9 @@ class AlignConfig(StageConfig):
     pool_stride: int = 2
     """Side of the pooling window, in patches."""
 
+    vision_feature_layer: int = -2
+    """Hidden state of the tower that is used; -2 is the last but one (paper)."""
+
     def __post_init__(self) -> None:
         parts = (self.language_model, self.vision_tower)
         if self.model is None and None in parts:
@@ -72,6 +75,7 @@ def starting_model(
         image_packing=config.image_packing,
         max_grids=config.max_grids,
         pool_stride=config.pool_stride,
+        vision_feature_layer=config.vision_feature_layer,
         seed=config.loop.seed,
     )
 

@@ -61,24 +61,27 @@ def save_checkpoint(
     partial = folder.with_name(f".{folder.name}.partial")
     parameters, states = get_state_dict(model, optimizer, options=TRAINED_ONLY)
 
-    def write() -> None:
+    def begin() -> None:
         if dist.get_rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             (partial / "progress.json").write_text(json.dumps(progress) + "\n")
-        dist.barrier()
+
+    def write() -> None:
         dcp.save({"model": parameters, "optimizer": states}, checkpoint_id=partial)
 
-    failure = _first_failure(write)
-    if failure is None and dist.get_rank() == 0:
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.replace(folder)
-        for old in sorted(folder.parent.glob("step_*"))[:-keep]:
-            shutil.rmtree(old)
-    elif failure is not None and dist.get_rank() == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-    dist.barrier()
-    if failure is not None:
+    def publish() -> None:
+        if dist.get_rank() == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.replace(folder)
+            for old in sorted(folder.parent.glob("step_*"))[:-keep]:
+                shutil.rmtree(old)
+
+    # All ranks learn of a failure before the next part, or some would wait in it for the others.
+    failures = (_first_failure(part) for part in (begin, write, publish))
+    if failure := next(filter(None, failures), None):
+        if dist.get_rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
         last = latest_checkpoint(output_dir)
         raise CheckpointError(
             f"could not save {folder}: {failure}. The last good checkpoint is {last}; mend "
@@ -164,8 +167,8 @@ def export_model(
             shutil.rmtree(partial, ignore_errors=True)
     if failure is not None:
         raise CheckpointError(
-            f"could not write the model to {folder}: {failure}. Training itself is saved; mend the "
-            "disk and give the same command again."
+            f"could not write the model to {folder}: {failure}. The last good checkpoint is "
+            f"{latest_checkpoint(folder.parent)}; mend the disk and give the same command again."
         )
     return folder
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from longva.data.preferences import PreferenceConfig, PreferenceDataset, ReferenceLogProbs
+from longva.errors import RecipeError
 from longva.losses import IGNORE_INDEX, dpo_loss
 from longva.model import LongVAConfig
 from longva.model.checkpoint import load_pretrained
@@ -94,9 +95,13 @@ class PreferenceLearner(Learner):
         if answers_only:
             return {"answers": answers}
         chosen, rejected = answers.chunk(2)
-        reference = torch.tensor([self.reference[key] for key in batch["keys"]]).to(
-            answers
-        )  # [N, 2]
+        try:
+            reference = answers.new_tensor([self.reference[key] for key in batch["keys"]])  # [N, 2]
+        except KeyError:
+            raise RecipeError(
+                f"{self.reference.folder} lacks a pair of the data: its text or media have changed "
+                "since. Restore them, or delete that folder and give the same command again."
+            ) from None
         result = dpo_loss(
             *(chosen, rejected, *reference.unbind(1)),
             beta=self.loss.beta,

@@ -34,6 +34,9 @@ class Rung:
     tokens: Path | None = None
     """Other packed text than the run's."""
 
+    samples_per_step: int | None = None
+    """Rows of an update, all of them in one micro batch; None: as the run."""
+
 
 @dataclass(kw_only=True, frozen=True)
 class ExtendConfig(StageConfig):
@@ -94,11 +97,15 @@ def run(config: ExtendConfig) -> Path | None:
 
 def _climb(config: ExtendConfig) -> Path | None:
     for number, rung in enumerate(config.ladder, 1):
+        loop = replace(config.loop, max_steps=rung.max_steps, epochs=None)
+        if rung.samples_per_step is not None:
+            rows = rung.samples_per_step
+            loop = replace(loop, samples_per_step=rows, samples_per_micro_batch=rows)
         step = replace(
             config,
             ladder=[],
             output_dir=config.output_dir / f"rung_{number}",
-            loop=replace(config.loop, max_steps=rung.max_steps, epochs=None),
+            loop=loop,
             seq_len=rung.seq_len,
             rope_theta=rung.rope_theta,
             tokens=rung.tokens or config.tokens,

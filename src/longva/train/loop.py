@@ -134,34 +134,29 @@ def train(
     report = Report(
         config.output_dir, first_step, num_steps, list(loop.track), plain(config), mesh.rank == 0
     )
-    try:
-        with _stop_signal() as stop_asked:
-            for step in range(first_step, num_steps):
-                factor = learning_rate_factor(config.optim, step, num_steps)
-                set_learning_rate(optimizer, factor)
-                # Dropout: another draw each step and rank, and the same one when a run goes on.
-                torch.manual_seed((loop.seed * 1_000_003 + step) * 65_536 + mesh.rank)
-                began = time.monotonic()
-                step_batches = [next(batches) for _ in range(accumulation)]
-                metrics = _update(learner, step_batches, optimizer, config, mesh, step)
-                elapsed = time.monotonic() - began
-                metrics["lr"] = max(float(group["lr"]) for group in optimizer.param_groups)
-                metrics["tokens_per_second"] = metrics.pop("tokens") / elapsed
-                metrics["memory_gib"] = peak_memory_gib(mesh.device)
-                done, last = step + 1, step + 1 == num_steps
-                stop = _sum({"stop": float(stop_asked())}, mesh)["stop"] > 0
-                if held_out and loop.eval_every and (done % loop.eval_every == 0 or last):
-                    metrics |= evaluate(learner, held_out, loop, mesh)
-                report.step(done, metrics)
-                if stop or (loop.save_every and (done % loop.save_every == 0 or last)):
-                    progress["step"] = done
-                    save_checkpoint(
-                        config.output_dir, learner.model, optimizer, progress, loop.keep
-                    )
-                if stop and not last:
-                    return False
-    finally:
-        report.close()
+    with report, _stop_signal() as stop_asked:
+        for step in range(first_step, num_steps):
+            factor = learning_rate_factor(config.optim, step, num_steps)
+            set_learning_rate(optimizer, factor)
+            # Dropout: another draw each step and rank, and the same one when a run goes on.
+            torch.manual_seed(((loop.seed * 1_000_003 + step) * 65_536 + mesh.rank) % 2**63)
+            began = time.monotonic()
+            step_batches = [next(batches) for _ in range(accumulation)]
+            metrics = _update(learner, step_batches, optimizer, config, mesh, step)
+            elapsed = time.monotonic() - began
+            metrics["lr"] = max(float(group["lr"]) for group in optimizer.param_groups)
+            metrics["tokens_per_second"] = metrics.pop("tokens") / elapsed
+            metrics["memory_gib"] = peak_memory_gib(mesh.device)
+            done, last = step + 1, step + 1 == num_steps
+            stop = _sum({"stop": float(stop_asked())}, mesh)["stop"] > 0
+            if held_out and loop.eval_every and (done % loop.eval_every == 0 or last):
+                metrics |= evaluate(learner, held_out, loop, mesh)
+            report.step(done, metrics)
+            if stop or (loop.save_every and (done % loop.save_every == 0 or last)):
+                progress["step"] = done
+                save_checkpoint(config.output_dir, learner.model, optimizer, progress, loop.keep)
+            if stop and not last:
+                return False
     return True
 
 
@@ -260,10 +255,16 @@ def _read(
         batch_sampler=order,  # type: ignore[arg-type]
         collate_fn=dataset.collate,
         num_workers=workers,
+        worker_init_fn=_outlive_sigterm,
         generator=torch.Generator(),  # leaves the global one alone
     )
     for batch in loader:
         yield _move(batch, device)
+
+
+def _outlive_sigterm(worker: int) -> None:
+    """Torchrun and Slurm signal a rank's workers too, which must read on until its step is done."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _move(batch: Batch, device: torch.device) -> Batch:

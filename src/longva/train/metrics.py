@@ -3,8 +3,10 @@
 import json
 import resource
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from rich.console import Console
@@ -22,22 +24,53 @@ def peak_memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
 
 
-def _open_tracker(name: str, output_dir: Path, recipe: dict[str, Any]):
-    """Return a function (metrics, step) that sends metrics to `tensorboard` or `wandb`."""
+def _open_tracker(
+    name: str, output_dir: Path, first_step: int, recipe: dict[str, Any], opened: ExitStack
+):
+    """Return a function (metrics, step) that sends metrics to `tensorboard` or `wandb`.
+
+    A run that goes on continues its curves; `opened` ends the tracker.
+    """
     try:
         if name == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
 
-            writer = SummaryWriter(str(output_dir / "tensorboard"))
+            folder = str(output_dir / "tensorboard")
+            writer = opened.enter_context(SummaryWriter(folder, purge_step=first_step + 1))
             return lambda metrics, step: [writer.add_scalar(k, v, step) for k, v in metrics.items()]
         import wandb
-
-        run = wandb.init(
-            project="longva", name=output_dir.name, config=recipe, dir=output_dir, resume="allow"
-        )
-        return lambda metrics, step: run.log(metrics, step=step)
     except ImportError:
         raise RecipeError(f"loop.track names {name}: pip install {name}") from None
+    named = output_dir / "wandb_id"
+    if not named.is_file():
+        named.write_text(uuid4().hex[:12])
+    try:
+        run = wandb.init(
+            project="longva",
+            name=output_dir.name,
+            id=named.read_text(),
+            resume="allow",
+            config=recipe,
+            dir=output_dir,
+        )
+    except wandb.Error as error:
+        raise RecipeError(
+            f"loop.track names wandb: {error} Or set WANDB_MODE=offline in the environment."
+        ) from error
+    opened.enter_context(run)
+    return lambda metrics, step: run.log(metrics, step=step)
+
+
+def _strike_out(path: Path, first_step: int) -> None:
+    """Drop the lines after `first_step`, and one that a full disk cut off, in place."""
+    kept = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        with suppress(ValueError):
+            if json.loads(line)["step"] <= first_step:
+                kept.append(line)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("".join(f"{line}\n" for line in kept))
+    partial.replace(path)
 
 
 class Report:
@@ -66,10 +99,11 @@ class Report:
         if not active:
             return
         self.path = output_dir / "metrics.jsonl"
-        lines = self.path.read_text().splitlines() if self.path.is_file() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= first_step]
-        self.path.write_text("".join(f"{line}\n" for line in kept))
-        self.trackers = [_open_tracker(name, output_dir, recipe) for name in track]
+        _strike_out(self.path, first_step)
+        self.opened = ExitStack()
+        self.trackers = [
+            _open_tracker(name, output_dir, first_step, recipe, self.opened) for name in track
+        ]
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         columns = (
             TextColumn(output_dir.name),
@@ -98,7 +132,11 @@ class Report:
             left = seconds * (self.num_steps - step)
             self.console.print(f"step {step}/{self.num_steps}  {line}  {left / 3600:.2f} h left")
 
-    def close(self) -> None:
-        """Leave the terminal as it was."""
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Leave the terminal as it was, and end the trackers, which are told of an error."""
         if self.active:
             self.bar.stop()
+            self.opened.__exit__(*error)

@@ -7,7 +7,6 @@ from transformers import (
     AddedToken,
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     CLIPVisionConfig,
     CLIPVisionModel,
     PreTrainedTokenizerBase,
@@ -22,19 +21,20 @@ from longva.model import (
     LongVAVideoProcessor,
 )
 from longva.model.checkpoint import load_pretrained
+from longva.model.tokenizer import load_tokenizer
 from longva.model.unires import Packing
 
 MEDIA_TOKENS = ["<image>", "<video>"]
 
 
-def load_tokenizer(id_or_path: str) -> PreTrainedTokenizerBase:
+def read_tokenizer(id_or_path: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model.
 
     Raises:
         CheckpointError: when there is none.
     """
     try:
-        return AutoTokenizer.from_pretrained(id_or_path)
+        return load_tokenizer(id_or_path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"no tokenizer in {id_or_path!r}: {_first_line(error)}") from error
 
@@ -83,7 +83,7 @@ def load_language_model(
     Raises:
         CheckpointError: when a part is missing, or the tokenizer has more words than the model.
     """
-    tokenizer = load_tokenizer(id_or_path)
+    tokenizer = read_tokenizer(id_or_path)
     if architecture is not None:
         ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id")}
         architecture = {"vocab_size": len(tokenizer), **ids, **architecture}
@@ -116,6 +116,7 @@ def assemble_longva(
     image_packing: Packing = "unires",
     max_grids: int = 49,
     pool_stride: int = 2,
+    vision_feature_layer: int = -2,
     seed: int = 0,
 ) -> tuple[LongVAForConditionalGeneration, LongVAProcessor]:
     """Put a LongVA together: paper section 3.2.
@@ -127,6 +128,7 @@ def assemble_longva(
         image_packing: `unires` or `anyres`.
         max_grids: largest number of grids an image takes.
         pool_stride: see `LongVAConfig`.
+        vision_feature_layer: see `LongVAConfig`.
         seed: of random weights.
 
     Raises:
@@ -160,6 +162,7 @@ def assemble_longva(
             video_token_id=video_token_id,
             image_packing=image_packing,
             pool_stride=pool_stride,
+            vision_feature_layer=vision_feature_layer,
             tie_word_embeddings=text.config.tie_word_embeddings,
         )
         with torch.device("meta"):

@@ -12,7 +12,7 @@ from torch import nn
 
 from longva.errors import CheckpointError, RecipeError
 from longva.parallel import ParallelMesh
-from longva.recipes import recipe_yaml, save_recipe
+from longva.recipes import load_recipe, recipe_yaml, save_recipe
 from longva.train.checkpoints import latest_checkpoint, load_checkpoint
 
 MAY_CHANGE = {
@@ -96,11 +96,11 @@ def finished_model(config: Any) -> Path | None:
 
 def _refuse_changes(config: Any, changes: Sequence[str] = ()) -> None:
     """Raise unless a run's recipe is the one that it began with, and `changes` is empty."""
-    try:
-        begun = yaml.safe_load((config.output_dir / "recipe.yaml").read_text())
-    except (OSError, yaml.YAMLError) as error:
+    try:  # through the dataclass: keys that are newer than the run have their defaults
+        begun = load_recipe(type(config), config.output_dir / "recipe.yaml")
+    except RecipeError as error:
         raise CheckpointError(f"{config.output_dir} is not a whole run: {error}") from error
-    before, now = _flat(begun), _flat(plain(config))
+    before, now = _flat(plain(begun)), _flat(plain(config))
     differing = [
         f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted((before.keys() | now.keys()) - MAY_CHANGE)

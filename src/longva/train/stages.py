@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from longva.train.checkpoints import export_model, gather_tensors
 from longva.train.learner import Learner, freeze_unused_vision
 from longva.train.loop import StageConfig
@@ -15,7 +17,9 @@ from longva.train.sharding import DTYPES, spread
 def prepare(learner: Learner, config: StageConfig) -> None:
     """Choose what is trained, add adapters if asked, and spread the model over all processes."""
     if config.optim.lora is not None:
-        add_adapters(learner.model, config.optim.lora)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.loop.seed)
+            add_adapters(learner.model, config.optim.lora)
     choose_trained(learner.model, config.optim)
     if hasattr(learner.model.model, "vision_tower"):
         freeze_unused_vision(learner.model)

@@ -1,6 +1,6 @@
-"""Data for the recipes in recipes/nano: small pictures of the nano world, and text about them.
+"""Data for the recipes in recipes/toy: small pictures of the nano world, and text about them.
 
-python -m tests.train.nano_data        writes runs/nano/data
+python -m tests.train.toy_data        writes runs/toy/data
 """
 
 import json
@@ -13,7 +13,7 @@ from longva.data.packing import tokenizer_fingerprint, write_packed
 from longva.model.random_model import byte_tokenizer
 from longva.nano.world import QUESTIONS, Scene, draw_scene, random_scene
 
-DATA = Path("runs/nano/data")
+DATA = Path("runs/toy/data")
 
 
 def write_text(folder: Path, tokenizer, scenes: list[Scene], per_document: int) -> None:
@@ -64,8 +64,8 @@ def write_pictures(folder: Path, scenes: list[Scene], name: str) -> None:
         (folder / f"{kind}_{name}.jsonl").write_text(lines)
 
 
-def write_nano_data(folder: Path = DATA) -> None:
-    """Write everything that the recipes in recipes/nano read."""
+def write_toy_data(folder: Path = DATA) -> None:
+    """Write everything that the recipes in recipes/toy read."""
     rng = random.Random(0)
     tokenizer = byte_tokenizer()
     tokenizer.save_pretrained(folder / "tokenizer")
@@ -78,4 +78,4 @@ def write_nano_data(folder: Path = DATA) -> None:
 
 
 if __name__ == "__main__":
-    write_nano_data()
+    write_toy_data()

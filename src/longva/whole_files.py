@@ -1,0 +1,69 @@
+"""Files that a killed process cannot spoil: written whole, or appended to one line at a time.
+
+`whole_file` is for what is made at once: a reader finds the old file or the new one. `append_line`
+is for what grows: each line is on the disk before the next piece of work starts, and a line that a
+kill cut short is skipped by `read_lines`, so that this one piece of work is done again.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from longva.errors import LongVAError
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write; it becomes `path` if all went well, and goes if not.
+
+    Raises:
+        LongVAError: the file cannot be written, because the disk is full for example.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise LongVAError(
+            f"{path} cannot be written: {error}. What was there before is unharmed. Make room or "
+            "give another folder, then run the same command again: finished work is kept."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def append_line(path: Path, row: dict[str, Any]) -> None:
+    """Add one JSON line; when this returns, it survives a crash of the machine.
+
+    Raises:
+        LongVAError: the disk took only a part of it.
+    """
+    line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        size = os.fstat(handle).st_size
+        if size and os.pread(handle, 1, size - 1) != b"\n":
+            line = b"\n" + line  # end the line that a killed process left
+        if os.write(handle, line) != len(line):
+            raise LongVAError(f"{path}: the disk took only a part of a line. Make room, run again.")
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file of JSON lines, without those cut short; none if it is missing."""
+    if not path.is_file():
+        return
+    for line in path.read_bytes().splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            yield row
