@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-EXAMPLE := out/example.mp4
+EXAMPLE := out/hour.mp4
 
 .PHONY: ask test test-all lint clean
 
-ask: $(INSTALLED)  ## Write a short video and ask the embedded model about it.
-	$(BIN)/python -m longva.nano.world $(EXAMPLE)
-	$(BIN)/longva ask $(EXAMPLE) "What is shown at the beginning?" --max-new-tokens 24
+ask: $(INSTALLED)  ## Write an hour of film that shows an anchor for one second, and ask about it.
+	$(BIN)/python -m longva.nano.film $(EXAMPLE) --hide anchor
+	$(BIN)/longva ask $(EXAMPLE) "What number is with the anchor?" "What color is behind the anchor?" \
+	    --fps 1 --max-frames 3600 --evidence 1
 
 test: $(INSTALLED)  ## The fast suite: under 5 minutes on 2 cores.
 	$(BIN)/python -m pytest -n 2

@@ -53,12 +53,22 @@ def test_an_album_asks_only_what_one_scene_of_it_answers():
     assert num_asked > 100
 
 
-def test_every_magic_question_has_its_answer_in_the_book():
-    for seed in range(20):
-        book, *answers = " ".join(Writer(seed).magic(256)).split("answer : ")
-        assert answers
+def test_every_magic_number_that_is_asked_for_or_told_again_is_in_the_book():
+    num_asked = num_told_again = 0
+    for seed in range(40):
+        words = " ".join(Writer(seed).magic(256))
+        book, *answers = words.split("answer : ")
+        if not answers:
+            book, again = words.split("again : ")
+            answers = [f"{fact.strip()} ." for fact in again.split(" .") if fact]
+            num_told_again += len(answers)
+        else:
+            num_asked += len(answers)
         for answer in answers:
-            assert answer.split(" .")[0] in book
+            fact = answer[: answer.index(" .") + 2]
+            assert fact.startswith("the special magic ")
+            assert fact in book
+    assert min(num_asked, num_told_again) > 20
 
 
 def test_a_quiz_is_answered_by_its_scenes():
@@ -87,7 +97,7 @@ def test_a_question_reads_as_the_chat_template_writes_it(about):
 
 def test_the_tokenizer_splits_as_split_words_does():
     tokenizer, text = word_tokenizer(), "</book>. The number is: 4471902? 42."
-    words = ["<", "/", "book", ">", ".", "the", "number", "is", ":"]
+    words = ["<", "/", "book", ">", ".", "the", "number", "is:"]
     words += ["44", "71", "90", "2", "?", "42", "."]
     assert tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids) == words
     assert split_words(text) == words

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,23 @@ def test_the_dotted_line_stands_at_the_training_length(tmp_path):
     squares = np.flatnonzero(pictures[1][250] < 200)  # a row of pixels through both squares
     gap = squares[:-1][np.diff(squares) > 1]  # 300 is half-way: between the squares
     assert np.abs(gap - columns.mean()).min() < 4
+
+
+def test_the_dashed_line_stands_at_the_longest_image_or_left_of_all(tmp_path):
+    panel = replace(panel_of([row(200), row(400)], FINGERPRINT, "run"), training_length=None)
+    pictures = {}
+    for longest in (None, 300, 100, 500):
+        file = tmp_path / f"{longest}.png"
+        draw([replace(panel, alignment_length=longest)], file, inches=(6, 4), dpi=50)
+        pictures[longest] = np.asarray(Image.open(file).convert("L")).astype(int)
+    assert pictures[None].shape == (200, 300)
+    columns = {
+        longest: np.flatnonzero((picture < pictures[None] - 60).any(axis=0))
+        for longest, picture in pictures.items()
+    }
+    assert 1 <= len(columns[300]) <= 4  # one vertical line
+    assert columns[100].max() < columns[300].min() - 40  # at the left edge
+    assert not len(columns[500])  # longer than all: no line
 
 
 def test_plot_prefers_our_own_rows_and_names_runs(tmp_path):

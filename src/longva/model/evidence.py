@@ -59,20 +59,11 @@ class EvidenceCollector:
         """
         if query.shape[0] != 1:
             raise ValueError(f"evidence is collected for one sequence, got {query.shape[0]}")
-        num_heads, num_keys = query.shape[1], key.shape[2]
-        heads = [h for h in range(num_heads) if self.heads is None or (layer, h) in self.heads]
+        heads = [h for h in range(query.shape[1]) if self.heads is None or (layer, h) in self.heads]
         if not heads:
             return
-        grouped = query[0].unflatten(0, (key.shape[1], -1))  # [K, H / K, Lq, E]
-        mass = torch.zeros(num_keys, device=key.device)
         num_queries = min(self.num_queries, query.shape[2])
-        for back in range(
-            1, num_queries + 1
-        ):  # the last query sees all keys, the one before one less
-            seen = num_keys - back + 1
-            scores = grouped[:, :, -back] @ key[0, :, :seen].transpose(-1, -2)  # [K, H / K, seen]
-            shares = (scores.float() * scaling).softmax(-1).flatten(0, 1)  # [H, seen]
-            mass[:seen] += shares[heads].sum(0)
+        mass = last_attention(query, key, scaling, num_queries)[heads].sum(0)
         if self._mass is not None:
             mass[: len(self._mass)] += self._mass
         self._mass = mass
@@ -90,6 +81,25 @@ class EvidenceCollector:
                 "model.set_attn_implementation({'text_config': 'evidence'})"
             )
         return self._mass / self._observed
+
+
+def last_attention(query: Tensor, key: Tensor, scaling: float, num_queries: int) -> Tensor:
+    """Add up what the last queries read, each on its own: [H, Lk].
+
+    Args:
+        query: [1, H, Lq, E].
+        key: [1, K, Lk, E].
+        scaling: factor of the dot products.
+        num_queries: how many, at most Lq.
+    """
+    num_keys = key.shape[2]
+    grouped = query[0].unflatten(0, (key.shape[1], -1))  # [K, H / K, Lq, E]
+    mass = torch.zeros(query.shape[1], num_keys, device=key.device)
+    for back in range(1, num_queries + 1):  # the last query sees all keys, the one before one less
+        seen = num_keys - back + 1
+        scores = grouped[:, :, -back] @ key[0, :, :seen].transpose(-1, -2)  # [K, H / K, seen]
+        mass[:, :seen] += (scores.float() * scaling).softmax(-1).flatten(0, 1)
+    return mass
 
 
 def causal_attention_with_past(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:

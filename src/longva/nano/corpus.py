@@ -5,16 +5,19 @@ A document is a list of words (`longva.nano.words`). Kinds:
     album     scenes, then chat turns that ask about some of them: the shape of alignment
     quiz      scenes, then many short questions: "anchor number 42; castle color red;"
     retell    scenes, then the same told again in another order and style
-    magic     a story book with magic numbers, asked for at its end: the shape of text NIAH
+    magic     a story book with magic numbers, asked for or told again at its end: text NIAH's shape
     copy      random words, then spans of them again
 
 One style of telling a scene is shaped as a frame: four words, "anchor 42 red club", in the order of
 a pooled grid's four tokens. A language model that finds facts there knows where to look in frames.
 """
 
+import json
+import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from longva.nano.words import (
     CITIES,
@@ -76,7 +79,7 @@ def turn(role: str) -> list[str]:
 
 def magic_fact(city: str, number: Sequence[str]) -> list[str]:
     """State the magic number of a city, as the text needle does."""
-    return ["the", "special", "magic", city, "number", "is", ":", *number, "."]
+    return ["the", "special", "magic", city, "number", "is:", *number, "."]
 
 
 def magic_question(city: str) -> list[str]:
@@ -116,7 +119,7 @@ class Writer:
         num_asked = rng.randint(1, len(names) - 8)
         once, often = names[:num_asked], names[num_asked:]
         num_parts = rng.randint(1, 4) if rng.random() < 0.5 else 1
-        share = rng.uniform(0.4, 0.85)
+        share = rng.uniform(0.3, 0.8)
         # Scenes to ask about are spread over the whole document, however long it is.
         spread = num_asked * STYLE_WORDS[style or 0] / (share * length) * rng.uniform(1, 2)
         words = [*SYSTEM_TURN, *turn("user"), *split_words(rng.choice(INTROS))]
@@ -179,17 +182,27 @@ class Writer:
         return [*words, "again", ":"], scenes
 
     def magic(self, length: int) -> list[str]:
-        """Write a story book with the magic numbers of 1 to 12 cities, asked for in the end."""
+        """Write a story book with the magic numbers of 1 to 12 cities, then ask or tell them again.
+
+        Telling again makes most of a short book answers; with questions alone, three distractors
+        are not told apart after 2 million words.
+        """
         rng = self.rng
-        most = max(1, min(12, length // (40 if rng.random() < 0.6 else 200)))
+        is_told_again = rng.random() < 0.5
+        most = max(1, min(12, length // (28 if is_told_again else 56)))
         cities = rng.sample(CITIES, rng.randint(1, most))
         facts = {city: self._magic_number() for city in cities}
-        num_asked = rng.randint(1, max(1, min(2 * len(facts), length // 90)))
-        end = length - len(BOOK_END) - num_asked * 23
-        words = [*BOOK_START, *self._book(end - len(BOOK_START), list(facts.items())), *BOOK_END]
-        for city in rng.choices(cities, k=num_asked):
-            words += [*magic_question(city), *facts[city], "."]
-        return words
+        if is_told_again:
+            tail = ["again", ":"]
+            for city in rng.sample(cities, len(cities)):
+                tail += magic_fact(city, facts[city])
+        else:
+            tail = list(BOOK_END)
+            num_asked = rng.randint(1, max(1, min(2 * len(facts), length // 56)))
+            for city in rng.choices(cities, k=num_asked):
+                tail += [*magic_question(city), *facts[city], "."]
+        room = length - len(BOOK_START) - len(tail)
+        return [*BOOK_START, *self._book(room, list(facts.items())), *tail]
 
     def _book(self, length: int, facts: Sequence[tuple[str, list[str]]]) -> Iterator[str]:
         """Yield sentences with facts at random places among them."""
@@ -242,3 +255,19 @@ class Writer:
                 return [*named, "because", *who, pick(VERBS), "."]
             case _:
                 return ["later", "they", pick(VERBS), "and", pick(VERBS), *where]
+
+
+def write_corpus(path: Path, *, tokens: int, length: int, seed: int, mixture: Mixture) -> None:
+    """Write JSON lines for `longva prepare-text`: `tokens` words, a line a row of `length`.
+
+    With the separator before it a line has exactly `length` tokens, so that rows of that length are
+    whole, in whatever order the lines are packed. Needs `special_tokens`.
+    """
+    writer = Writer(seed, mixture)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("w", encoding="utf-8") as file:
+        for _ in range(tokens // length):
+            _, *words = writer.sequence(length)
+            file.write(json.dumps({"text": " ".join(words)}) + "\n")
+    partial.replace(path)

@@ -11,8 +11,6 @@ has its place, up to jitter, so that a picture of 4 x 4 patches, pooled 2 x 2, h
 
 From a seed come the scene, its picture and its words, so that what a video shows is known exactly.
 Signs are drawn with DejaVu Sans, which comes with matplotlib under a free licence.
-
-    python -m longva.nano.world example.mp4 --seconds 12
 """
 
 import random
@@ -22,10 +20,9 @@ from fractions import Fraction
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import av
-import typer
 from PIL import Image, ImageDraw, ImageFont
 
 _OBJECTS = """
@@ -258,20 +255,3 @@ def scene_frames(scenes: Iterable[Scene], frames_each: int) -> Iterator[Image.Im
     for scene in scenes:
         picture = draw_scene(scene)
         yield from [picture] * frames_each
-
-
-def main(
-    path: Annotated[Path, typer.Argument(help="MP4 file to write.")],
-    seconds: Annotated[int, typer.Option(help="Length; the scene changes every second.")] = 12,
-    seed: int = 0,
-) -> None:
-    """Write an example video and print what it shows."""
-    rng = random.Random(seed)
-    scenes = [random_scene(rng) for _ in range(seconds)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_video(path, scene_frames(scenes, frames_each=8))
-    typer.echo(f"Wrote {path}, {seconds} s; it begins with {scenes[0].caption}")
-
-
-if __name__ == "__main__":
-    typer.run(main)

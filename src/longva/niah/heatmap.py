@@ -43,6 +43,9 @@ class Panel:
     training_length: float | None = None
     """Length in `unit` at which the language model was trained: the dotted line."""
 
+    alignment_length: float | None = None
+    """Length in `unit` of the longest image that the model was aligned on: the dashed line."""
+
     tokens_per_frame: int | None = None
 
     @property
@@ -154,8 +157,23 @@ def write_accuracies(rows: Sequence[Row], unit: Literal["tokens", "frames"], fol
     write_whole(folder / "avg_accuracy.txt", f"Average Accuracy: {mean}\n")
 
 
-def draw(panels: Sequence[Panel], out: Path | str, label: str = "Score") -> None:
-    """Write the panels as one PNG: one as large as the original's, several in columns."""
+def draw(
+    panels: Sequence[Panel],
+    out: Path | str,
+    label: str = "Score",
+    *,
+    inches: tuple[float, float] | None = None,
+    dpi: int = 100,
+) -> None:
+    """Write the panels as one PNG.
+
+    Args:
+        panels: to draw, two or three in a line.
+        out: the file.
+        label: of the colours.
+        inches: width and height. Default: one panel as large as the original's, several in columns.
+        dpi: pixels an inch.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
@@ -163,29 +181,32 @@ def draw(panels: Sequence[Panel], out: Path | str, label: str = "Score") -> None
 
     columns = len(panels) if len(panels) < 3 else 2 if len(panels) == 4 else 3
     lines = -(-len(panels) // columns)
-    size = (17.5, 8) if len(panels) == 1 else (9.5 * columns, 5.6 * lines)
-    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15))
+    original = (17.5, 8) if len(panels) == 1 else (9.5 * columns, 5.6 * lines)
+    fontsize = 14 if len(panels) == 1 and not inches else 11
+    figure = Figure(
+        figsize=inches or original, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15)
+    )
     FigureCanvasAgg(figure)
     axes = figure.subplots(lines, columns, squeeze=False)
     for ax in axes.flat[len(panels) :]:
         ax.axis("off")
     colours = LinearSegmentedColormap.from_list("niah", COLOURS)
     for ax, panel in zip(axes.flat, panels, strict=False):
-        image = _draw_panel(ax, panel, colours, fontsize=14 if len(panels) == 1 else 11)
+        image = _draw_panel(ax, panel, colours, fontsize, fontsize * (0.75 if inches else 0.6))
     figure.colorbar(image, ax=list(axes.flat), label=label, fraction=0.03, pad=0.02, aspect=30)
-    save_figure(figure, out)
+    save_figure(figure, out, dpi)
 
 
-def save_figure(figure: Any, out: Path | str) -> None:
+def save_figure(figure: Any, out: Path | str, dpi: int = 100) -> None:
     """Write a matplotlib figure as PNG, whole or not at all."""
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    figure.savefig(temporary, format="png", dpi=100)
+    figure.savefig(temporary, format="png", dpi=dpi)
     temporary.replace(out)
 
 
-def _draw_panel(ax: Any, panel: Panel, colours: Any, fontsize: int) -> Any:
+def _draw_panel(ax: Any, panel: Panel, colours: Any, fontsize: float, inside: float) -> Any:
     xs = sorted({x for x, _ in panel.values})
     ys = sorted({y for _, y in panel.values})
     scores = np.full((len(ys), len(xs)), np.nan)
@@ -211,6 +232,10 @@ def _draw_panel(ax: Any, panel: Panel, colours: Any, fontsize: int) -> Any:
     trained = panel.training_length
     if trained and xs[0] <= trained <= xs[-1]:
         ax.axvline(np.interp(trained, xs, centres), color="black", linestyle=":", linewidth=2.5)
+    aligned = panel.alignment_length
+    if aligned and aligned <= xs[-1]:  # shorter than all: at the left edge, all being right of it
+        place = np.interp(aligned, xs, centres, left=0)
+        ax.axvline(place, color="black", linestyle="--", linewidth=1.25)
     title = f"{panel.title}   mean {panel.mean:.4f}"
     if sizes := set(panel.counts.values()):
         title += f"   n = {min(sizes)}" + (f" to {max(sizes)}" if len(sizes) > 1 else " a square")
@@ -226,7 +251,7 @@ def _draw_panel(ax: Any, panel: Panel, colours: Any, fontsize: int) -> Any:
             text,
             ha="center",
             va="center",
-            size=0.6 * fontsize,
+            size=inside,
             color="#333",
             zorder=3,
             bbox={"facecolor": colours(score), "edgecolor": "none", "pad": 1},  # over the dots

@@ -1,0 +1,113 @@
+"""The nano language model before training: Qwen2's architecture with three heads that look back.
+
+    3 layers, width 128, 4 heads of 64 (2 for keys and values), feed-forward 384: 0.8 M parameters
+
+Copying from the context needs a head that knows the token before (an induction circuit's first
+half). Found by training alone it takes millions of tokens, a long plateau; here the first heads of
+layer 0 begin with it, as biases, and everything else by lot. All of it is trained.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from longva.nano.words import word_tokenizer
+
+CONTEXT = 256
+"""Tokens of the base model's longest row, and of alignment's longest sequence."""
+
+ROPE_THETA = 1e4
+LOOK_BACK = (1, 2, 3)
+"""How far the first heads of layer 0 look back at the start, in tokens."""
+
+_SHARPNESS = 4.0
+
+
+def initial_language_model(seed: int) -> Qwen2ForCausalLM:
+    """Make the model that pre-training starts from, in float32. The same seed makes the same one.
+
+    Matrices begin with standard deviation 0.68 / sqrt(width), those that write to the residual
+    stream smaller by sqrt(2 layers); the last norm begins at one half, so that the first
+    predictions are not too sure.
+    """
+    tokenizer = word_tokenizer()
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        max_position_embeddings=CONTEXT,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2ForCausalLM(config)
+        deviation = 0.68 / math.sqrt(config.hidden_size)
+        for name, parameter in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                nn.init.normal_(parameter, std=deviation / math.sqrt(2 * config.num_hidden_layers))
+            elif name.endswith("proj.weight"):
+                nn.init.normal_(parameter, std=deviation)
+        nn.init.normal_(model.model.embed_tokens.weight, std=0.2)
+    nn.init.constant_(model.model.norm.weight, 0.5)
+    look_back(model, LOOK_BACK)
+    return model
+
+
+@torch.no_grad()
+def look_back(model: Qwen2ForCausalLM, offsets: tuple[int, ...]) -> None:
+    """Let the first heads of layer 0 look `offsets` tokens back, whatever the tokens are.
+
+    Rotary position embedding turns the pair (i, i + d/2) of a query at m and a key at n by m f_i
+    and n f_i. A key bias c (1, 0) and a query bias c (cos(o f_i), -sin(o f_i)) give the score
+    c^2 sum_i cos((m - n - o) f_i), largest at n = m - o. The faster half of the pairs suffices.
+    """
+    config = model.config
+    size = config.head_dim
+    pairs = torch.arange(size // 4)
+    frequencies = config.rope_parameters["rope_theta"] ** (-2.0 * pairs / size)
+    attention = model.model.layers[0].self_attn
+    keys = attention.k_proj.bias.view(-1, size)
+    queries = attention.q_proj.bias.view(-1, size)
+    keys[:, pairs] = _SHARPNESS
+    for head, offset in enumerate(offsets):
+        queries[head, pairs] = _SHARPNESS * torch.cos(offset * frequencies)
+        queries[head, pairs + size // 2] = -_SHARPNESS * torch.sin(offset * frequencies)
+
+
+@torch.no_grad()
+def sharpen(model: Qwen2ForCausalLM, factor: float) -> None:
+    """Multiply the attention logits of every layer but the first, in place.
+
+    A softmax over 32 times more tokens needs a larger gap between the right one and the rest. What
+    was learned at 256 tokens is too soft for thousands, and training alone widens the gap slowly.
+    (YaRN, arXiv 2309.00071, changes the temperature for the same reason.) Layer 0 looks at the last
+    few tokens only, and is left as it is.
+    """
+    for layer in model.model.layers[1:]:
+        layer.self_attn.q_proj.weight *= factor
+        layer.self_attn.q_proj.bias *= factor
+
+
+def save_sharpened(source: Path, folder: Path, factor: float) -> None:
+    """Write the checkpoint in `source`, sharpened, to `folder`."""
+    model = Qwen2ForCausalLM.from_pretrained(source)
+    sharpen(model, factor)
+    model.save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+
+
+def save_initial_language_model(folder: Path, seed: int) -> None:
+    """Write `initial_language_model` and its tokenizer as a checkpoint for `longva extend`."""
+    initial_language_model(seed).save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)

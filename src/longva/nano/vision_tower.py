@@ -1,0 +1,163 @@
+"""The nano vision tower: a CLIP that learns, with its projector, to name what a frame shows.
+
+    picture 48 x 48 -> CLIP, 4 x 4 patches -> projector -> 2 x 2 pool -> [4, D]
+                                                               |  |  |  |
+    words of the scene's frame-shaped telling            anchor 42 red club
+
+The paper takes a CLIP that was trained on 400 million captioned pictures. Here the tower sees drawn
+scenes, and its text side is the base language model's word embeddings, kept as they are (as in
+locked-image tuning, arXiv 2111.07991, with the sides exchanged). What remains for alignment is what
+the paper does: a projector, then all of the model, on short images.
+"""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from longva.model.unires import normalize_pixels
+from longva.nano.words import word_tokenizer
+from longva.nano.world import Layout, Scene, draw_scene, random_layout, random_scene
+from longva.train.models import assemble_longva
+
+GRID_SIZE = 48
+VISION = {
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": GRID_SIZE,
+    "patch_size": 12,
+    "projection_dim": 128,
+}
+
+BATCH = 96
+TOWER_LR, PROJECTOR_LR = 2e-3, 3e-3
+LOGIT_SCALE = 15.0
+"""Factor of the cosines in the cross-entropy with the whole vocabulary."""
+
+
+def train_vision_tower(
+    language_model: str,
+    *,
+    steps: int,
+    seed: int,
+    progress: Callable[[int, dict[str, float]], None] | None = None,
+) -> tuple[Any, Any]:
+    """Train tower and projector against a language model's word embeddings.
+
+    Args:
+        language_model: folder of the base language model, which is left as it is.
+        steps: updates, of 96 pictures each.
+        seed: of the initial weights and the pictures.
+        progress: called after each step with its number and metrics.
+
+    Returns:
+        A LongVA put together of the three, and its processor.
+    """
+    longva, processor = assemble_longva(
+        language_model, dict(VISION), vision_feature_layer=-1, seed=seed
+    )
+    core = longva.model
+    words = longva.get_input_embeddings().weight.detach().float()  # [V, D]
+    trained = [*core.vision_tower.parameters(), *core.multi_modal_projector.parameters()]
+    longva.requires_grad_(False)
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    # The first outputs have about the size of a word's embedding.
+    nn.init.normal_(
+        core.multi_modal_projector.linear_2.weight,
+        std=0.08,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    groups = [
+        {"params": list(core.vision_tower.parameters()), "lr": TOWER_LR, "weight_decay": 0.05},
+        {"params": list(core.multi_modal_projector.parameters()), "lr": PROJECTOR_LR},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    rng = random.Random(seed)
+    longva.train()
+    for step in range(steps):
+        factor = min(1.0, (step + 1) / 50) * (1 + math.cos(math.pi * step / steps)) / 2
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * max(factor, 0.01)
+        scenes = [random_scene(rng) for _ in range(BATCH)]
+        pixels = to_pixels([seen_picture(rng, scene, random_layout(rng)) for scene in scenes])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            tokens = core.encode_grids(pixels)
+        distance, loss, right = naming_loss(tokens.float(), words, scene_words(scenes))
+        (distance + loss).backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if progress:
+            metrics = {"distance": float(distance.detach()), "loss": float(loss.detach())}
+            progress(step + 1, {**metrics, "named": right})
+    return longva.eval().requires_grad_(True), processor
+
+
+def naming_loss(tokens: Tensor, words: Tensor, right: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Compare pooled tokens with the words that they should mean.
+
+    Args:
+        tokens: [B, 4, D] float32.
+        words: [V, D] float32, the embeddings of the vocabulary.
+        right: [B, 4] int64, the index of each token's word.
+
+    Returns:
+        Mean squared distance to the word's embedding, relative to the embeddings' mean square;
+        cross-entropy of the cosines with all words; share of tokens whose nearest word is right.
+    """
+    distance = (tokens - words[right]).square().mean() / words.square().mean()
+    cosines = F.normalize(tokens, dim=-1) @ F.normalize(words, dim=-1).T  # [B, 4, V]
+    loss = F.cross_entropy(LOGIT_SCALE * cosines.flatten(0, 1), right.flatten())
+    return distance, loss, float((cosines.argmax(-1) == right).float().mean())
+
+
+def scene_words(scenes: Sequence[Scene]) -> Tensor:
+    """Return the token ids of scenes told as a frame: int64 [B, 4]."""
+    tokenizer = word_tokenizer()
+    return torch.tensor(
+        [
+            tokenizer.convert_tokens_to_ids([s.object, str(s.number), s.color, s.companion])
+            for s in scenes
+        ]
+    )
+
+
+def seen_picture(rng: random.Random, scene: Scene, layout: Layout) -> np.ndarray:
+    """Draw a scene as a camera might: sometimes larger and reduced, sometimes through JPEG.
+
+    Returns:
+        uint8 [48, 48, 3].
+    """
+    side = rng.choice((96, 144, 240)) if rng.random() < 0.3 else GRID_SIZE
+    picture = draw_scene(scene, side, side, layout)
+    picture = picture.resize((GRID_SIZE, GRID_SIZE), Image.Resampling.BICUBIC)
+    if rng.random() < 0.4:
+        coded = BytesIO()
+        picture.save(coded, "JPEG", quality=rng.randint(40, 95))
+        picture = Image.open(coded)
+    return np.asarray(picture)
+
+
+def to_pixels(pictures: Sequence[np.ndarray]) -> Tensor:
+    """Normalise pictures, uint8 [48, 48, 3] each: float32 [B, 3, 48, 48]."""
+    stacked = torch.from_numpy(np.stack(pictures))
+    return normalize_pixels(stacked.permute(0, 3, 1, 2))
+
+
+def save_vision_tower(longva: Any, processor: Any, folder: Path) -> None:
+    """Write the LongVA to `folder`/model and its tower alone to `folder`/clip."""
+    longva.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    longva.model.vision_tower.save_pretrained(folder / "clip")

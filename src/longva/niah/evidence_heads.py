@@ -1,0 +1,110 @@
+"""Which attention heads know where the needle is.
+
+Most heads look at the last frames, the first token or nothing in particular; a few retrieve (as in
+arXiv 2404.15574, for text). Averaged over all, their voice is lost. Here every head is judged by
+itself on needles whose frame is known, and the best are named in the checkpoint's config as
+`evidence_heads`, which is what localisation and `longva ask` listen to.
+
+    L layers    H heads a layer    F frames
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longva import prompt_tree
+from longva.kv_cache import CachedSequence
+from longva.model.evidence import last_attention
+from longva.niah.measure import Question
+from longva.niah.tree_model import TreeModel
+
+MOST_HEADS = 4
+
+
+class HeadAttention:
+    """What every head reads at the last queries; takes the place of an `EvidenceCollector`.
+
+    Args:
+        num_queries: how many last positions count.
+    """
+
+    def __init__(self, num_queries: int):
+        self.num_queries = num_queries
+        self.by_layer: dict[int, Tensor] = {}
+
+    def observe(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
+        """Keep one layer's attention; called by the attention function."""
+        num_queries = min(self.num_queries, query.shape[2])
+        self.by_layer[layer] = last_attention(query, key, scaling, num_queries) / num_queries
+
+    def weights(self) -> Tensor:
+        """Mean attention of every head on each token: [L, H, tokens]."""
+        return torch.stack([self.by_layer[layer] for layer in sorted(self.by_layer)])
+
+
+@torch.inference_mode()
+def frame_attention(model: TreeModel, questions: Sequence[Question]) -> list[Tensor]:
+    """Ask every question and return what each head read of each frame: [L, H, F] a question.
+
+    Args:
+        model: has looked at the pictures.
+        questions: see `longva.niah.visual.ask`.
+    """
+    prompts = [question.prompts[0] for question in questions]
+    symbols = model.symbols(prompts)
+    frames = {prompt.key: model.frame_span(prompt) for prompt in prompts}
+    heads = HeadAttention(1)
+
+    def observe(prompt: prompt_tree.Prompt) -> dict[str, Any]:
+        nonlocal heads
+        heads = HeadAttention(max(1, len(prompt.answer)))
+        return {"evidence": heads}
+
+    sequence = CachedSequence(
+        model.model, chunk_tokens=model.recipe.chunk_tokens, allow_beyond_context=True
+    )
+    found = {}
+    walk = prompt_tree.walk(sequence, symbols, embeddings=model.features, observe=observe)
+    for scored in walk:
+        span = frames[scored.key]  # type: ignore[index]
+        weights = heads.weights()[..., span]
+        found[scored.key] = weights.unflatten(-1, (-1, model.tokens_per_frame)).sum(-1).cpu()
+    return [found[prompt.key] for prompt in prompts]
+
+
+def choose_evidence_heads(
+    attention: Sequence[Tensor], targets: Sequence[Sequence[int]]
+) -> tuple[list[list[int]], float]:
+    """Choose the heads whose joint attention points at the needle most often.
+
+    Heads are ranked by their mean attention on the needle's frames; the best one, two, three or
+    four are taken, whichever hits most often, the fewest of equals.
+
+    Args:
+        attention: [L, H, F] of every question.
+        targets: the frames that hold each question's answer.
+
+    Returns:
+        (layer, head) pairs, and their share of hits.
+
+    >>> retrieves = torch.tensor([0.1, 0.7, 0.2])
+    >>> looks_at_the_end = torch.tensor([0.0, 0.1, 0.9])
+    >>> attention = torch.stack([looks_at_the_end, retrieves]).view(1, 2, 3)
+    >>> choose_evidence_heads([attention], [[1]])
+    ([[0, 1]], 1.0)
+    """
+    shares = [w[..., list(t)].sum(-1) for w, t in zip(attention, targets, strict=True)]
+    mean = torch.stack(shares).mean(0)  # [L, H]
+    order = mean.flatten().argsort(descending=True)[:MOST_HEADS].tolist()
+    ranked = [divmod(index, mean.shape[1]) for index in order]
+    hits = []
+    for count in range(1, len(ranked) + 1):
+        best = [
+            int(sum(w[layer, head] for layer, head in ranked[:count]).argmax())  # type: ignore
+            for w in attention
+        ]
+        hits.append(sum(b in t for b, t in zip(best, targets, strict=True)) / len(targets))
+    count = max(range(len(hits)), key=lambda i: (hits[i], -i)) + 1
+    return [list(pair) for pair in ranked[:count]], hits[count - 1]

@@ -1,0 +1,125 @@
+import json
+
+import pytest
+
+from longva.assistant import LongVA
+from longva.errors import CheckpointError, LongVAError
+from longva.nano import stages
+from longva.nano.ship import ship
+from longva.nano.stages import Budget, run_seed
+
+TINY = Budget(
+    context=512,
+    text_scale=0.05,
+    overrides={
+        "base_lm": (
+            "ladder=[{seq_len: 64, rope_theta: 1.0e+4, max_steps: 2, samples_per_step: 8, "
+            "tokens: packed/copies}]",
+            "loop.max_steps=2",
+        ),
+        "extend": ("ladder=[]", "seq_len=512", "tokens=packed/mixed_512", "loop.max_steps=2"),
+        "stage1": ("loop.max_steps=2", "loop.eval_every=1"),
+        "stage2": ("loop.max_steps=2", "loop.eval_every=1"),
+    },
+    tower_steps=2,
+    samples=34,
+    frames=(4, 8),
+    depths=(0.0, 1.0),
+    needles=3,
+    text_lengths=(128, 256),
+    text_trials=1,
+)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A tiny seed that was killed after each of two stages and went on."""
+    folder = tmp_path_factory.mktemp("seed")
+    patch = pytest.MonkeyPatch()
+    patch.chdir(folder)
+    patch.setitem(stages.BUDGETS, "tiny", TINY)
+    real = stages.stages
+    for killed_at in ("tower", "stage2_unires"):
+
+        def some(budget, seed, killed_at=killed_at):
+            work = real(budget, seed)
+            index = [stage.name for stage in work].index(killed_at)
+
+            def die():
+                raise Killed
+
+            return [*work[:index], stages.Stage(name=killed_at, run=die), *work[index + 1 :]]
+
+        patch.setattr(stages, "stages", some)
+        with pytest.raises(Killed):
+            run_seed("tiny", 3)
+        assert json.loads((folder / "stages.json").read_text())["running"] == killed_at
+    patch.setattr(stages, "stages", real)
+    run_seed("tiny", 3)
+    yield folder
+    patch.undo()
+
+
+def test_every_stage_is_done_once_and_leaves_its_measurements(finished):
+    state = json.loads((finished / "stages.json").read_text())
+    names = [stage["name"] for stage in state["stages"]]
+    assert names == state["names"]
+    assert len(set(names)) == len(names)
+    assert state["running"] is None
+    for name in stages.PANELS:
+        rows = (finished / "needles" / name / "cells.jsonl").read_text().splitlines()
+        assert len(rows) == 2 * 2 * 3
+        assert (finished / "needles" / name / "summary.json").is_file()
+    for name in ("extended_0", "extended_3", "base_0", "base_3"):
+        assert (finished / "text" / name / "summary.json").is_file()
+    for name in ("extended", "base"):
+        assert (finished / "perplexity" / name / "perplexity.csv").is_file()
+
+
+def test_extension_writes_its_length_and_base_and_alignment_keeps_them(finished):
+    unires = json.loads((finished / "unires/model/config.json").read_text())
+    text = unires["text_config"]
+    assert text["max_position_embeddings"] == 512
+    assert text["rope_parameters"]["rope_theta"] == stages.ROPE_THETA
+    plain = json.loads((finished / "not_extended/model/config.json").read_text())["text_config"]
+    assert plain["max_position_embeddings"] == 256
+    assert plain["rope_parameters"]["rope_theta"] == 1e4
+    assert unires["evidence_heads"]
+    anyres = json.loads((finished / "anyres/model/config.json").read_text())
+    assert anyres["image_packing"] == "anyres"
+
+
+def test_the_training_free_panel_differs_by_its_rope_base_alone(finished):
+    plain, free = (
+        json.loads((finished / "needles" / name / "fingerprint.json").read_text())["model"]
+        for name in ("not_extended", "training_free")
+    )
+    assert plain["rope_theta"] == 1e4
+    assert free["rope_theta"] == stages.ROPE_THETA
+    assert plain["weights"] == free["weights"]
+
+
+def test_a_folder_of_another_seed_is_refused(finished):
+    with pytest.raises(LongVAError, match="holds budget tiny, seed 3"):
+        run_seed("tiny", 4)
+
+
+def test_a_finished_seed_is_shipped_as_a_checkpoint_with_a_card(finished, tmp_path):
+    longva = LongVA.from_pretrained(str(ship(finished, tmp_path / "nano", context=1024)))
+    assert longva.model.config.text_config.max_position_embeddings == 1024
+    assert longva.model.config.evidence_heads
+    card = (tmp_path / "nano" / "README.md").read_text()
+    assert "seed 3" in card
+    assert "| 8 |" in card
+    assert "1,024" in card
+    assert [path.name for path in tmp_path.iterdir()] == ["nano"]
+
+
+def test_an_unfinished_seed_is_not_shipped(tmp_path):
+    with pytest.raises(CheckpointError, match="no finished seed"):
+        ship(tmp_path, tmp_path / "nano", context=1024)
+    assert not (tmp_path / "nano").exists()
