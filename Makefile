@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 EXAMPLE := out/hour.mp4
 
-.PHONY: ask test test-all lint clean
+.PHONY: ask test test-eval lint clean
 
 ask: $(INSTALLED)  ## Write an hour of film that shows an anchor for one second, and ask about it.
 	$(BIN)/python -m longva.nano.film $(EXAMPLE) --hide anchor
@@ -14,6 +14,14 @@ ask: $(INSTALLED)  ## Write an hour of film that shows an anchor for one second,
 
 test: $(INSTALLED)  ## The fast suite: under 5 minutes on 2 cores.
 	$(BIN)/python -m pytest -n 2
+
+test-eval: $(VENV)/.installed-eval  ## Every benchmark through lmms-eval, on fixtures.
+	$(BIN)/python -m pytest tests/evaluate
+
+$(VENV)/.installed-eval: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[eval]"
+	$(BIN)/python -m pip install --quiet --no-deps lmms-eval==0.7.3
+	touch $@
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python

@@ -60,7 +60,7 @@ def main() -> None:
     """Make the fixture, run both, print the row."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--videos", type=int, default=30)
+    parser.add_argument("--videos", type=int, default=12)
     parser.add_argument("--frames", type=int, default=200)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -7,7 +7,9 @@ from PIL import Image
 from longva.assistant import LongVA
 from longva.errors import ContextLengthError, LongVAError
 from longva.frame_sampling import FrameSampling
+from longva.model.embedded import embedded_folder
 from longva.model.random_model import random_longva
+from longva.nano.film import write_film
 from longva.session import Sampling
 from longva.video import read_frames
 from longva.visual_features import FrameSettings
@@ -261,8 +263,21 @@ def test_sampling_settings_are_checked():
         Sampling(top_p=0.0)
 
 
-def test_the_embedded_model_says_that_it_is_random():
-    assert "random" in LongVA.from_pretrained("nano").notice
+def test_the_embedded_model_says_what_it_is():
+    longva = LongVA.from_pretrained("nano")
+    assert "drawn world" in longva.notice
+    card = embedded_folder() / "README.md"
+    assert "longva reproduce nano" in card.read_text(encoding="utf-8")
+    size = sum(path.stat().st_size for path in embedded_folder().iterdir())
+    assert size < 20_000_000
+
+
+def test_the_embedded_model_finds_one_frame_in_a_film_and_says_when(tmp_path):
+    scene, second = write_film(tmp_path / "film.mp4", seconds=200, hide="anchor", seed=1)
+    session = LongVA.from_pretrained("nano").watch(tmp_path / "film.mp4", fps=1)
+    answer = session.ask("What color is behind the anchor?")
+    assert answer.text == f"anchor color {scene.color}"
+    assert answer.evidence[0].seconds == second
 
 
 def test_a_second_question_ends_a_stream_that_was_left_open(longva, video):

@@ -23,8 +23,7 @@ from longva.model import (
     evidence,  # noqa: F401 - makes the attention known by its name
 )
 from longva.model.checkpoint import Quantization, load_pretrained
-from longva.model.embedded import EMBEDDED_MODEL, embedded_folder
-from longva.model.random_model import random_longva
+from longva.model.embedded import EMBEDDED_MODEL, NOTICE, embedded_folder
 from longva.planner import Plan, Precision, plan, usable_memory
 from longva.session import Session, check_question
 from longva.video import Media, MisnumberedError, open_media
@@ -105,18 +104,14 @@ class LongVA:
             dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
         if isinstance(dtype, str):
             dtype = getattr(torch, dtype)
-        notice = None
-        path = embedded_folder() if name == EMBEDDED_MODEL else name
-        if path is None:
-            model, processor = random_longva()
-            model = model.to(device=device, dtype=dtype)  # pyright: ignore[reportCallIssue]
-            notice = (
-                "the embedded model is not trained yet: its weights are random, answers nonsense"
-            )
-        else:
-            model, processor = load_pretrained(
-                path, dtype=dtype, device=device, quantization=quantization, revision=revision
-            )
+        is_embedded = name == EMBEDDED_MODEL
+        model, processor = load_pretrained(
+            embedded_folder() if is_embedded else name,
+            dtype=dtype,
+            device=device,
+            quantization=quantization,
+            revision=revision,
+        )
         return cls(
             model,
             processor,
@@ -124,7 +119,7 @@ class LongVA:
             kv=kv,
             chunk_tokens=chunk_tokens,
             cache_dir=cache_dir,
-            notice=notice,
+            notice=NOTICE if is_embedded else None,
         )
 
     def check_question(self, question: str) -> None:
@@ -148,7 +143,7 @@ class LongVA:
 
     def watch(
         self,
-        media: str | Path | Sequence[str | Path],
+        media: str | Path | Media | Sequence[str | Path | Media],
         *,
         frames: int | None = None,
         fps: float | None = None,
@@ -161,7 +156,7 @@ class LongVA:
         """Watch a video, an image, a folder of frames, or several of them together.
 
         Args:
-            media: one medium or a sequence of them.
+            media: one medium or a sequence of them; those opened already may be among them.
             frames: take this many, spread uniformly.
             fps: take this many a second. With neither, 1 a second, as many as fit.
             max_frames: cap for `fps` and `keyframes`; above it frames are spread uniformly.
@@ -175,8 +170,11 @@ class LongVA:
             ContextLengthError: when the frames exceed the model's context or the device's memory.
         """
         settings = settings or FrameSettings()
-        paths = [media] if isinstance(media, (str, Path)) else list(media)
-        opened = [open_media(path, allow_truncated=allow_truncated) for path in paths]
+        sources = [media] if isinstance(media, str | Path | Media) else list(media)
+        opened = [
+            one if isinstance(one, Media) else open_media(one, allow_truncated=allow_truncated)
+            for one in sources
+        ]
         if frames is None and fps is None and not keyframes:
             fps = 1.0
             if max_frames is None:

@@ -22,7 +22,6 @@ from longva.model.checkpoint import read_checkpoint
 from longva.model.configuration_longva import LongVAConfig
 from longva.model.embedded import EMBEDDED_MODEL, embedded_folder
 from longva.model.modeling_longva import LongVAForConditionalGeneration
-from longva.model.random_model import random_longva
 
 GIB = 2**30
 
@@ -302,7 +301,4 @@ def load_config(model: str) -> LongVAConfig:
     """Return the config of `longva-7b`, or of what a name, folder or hub id stands for."""
     if model.lower() == "longva-7b":
         return LongVAConfig(**LONGVA_7B)
-    if model != EMBEDDED_MODEL:
-        return read_checkpoint(model).config
-    folder = embedded_folder()
-    return read_checkpoint(folder).config if folder else random_longva()[0].config
+    return read_checkpoint(embedded_folder() if model == EMBEDDED_MODEL else model).config

@@ -8,7 +8,7 @@ common is never computed again, which makes follow-up questions (`keep=True`) th
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -110,7 +110,7 @@ class AnswerStream:
         self._pieces = pieces
         self.answer: Answer | None = None
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Generator[str, None, None]:
         answer = yield from self._pieces
         self.answer = answer or self.answer  # a second pass over a finished stream is empty
 
@@ -121,7 +121,7 @@ class Session:
     Args:
         model: with its language model's attention set to `evidence`.
         processor: of the model.
-        media: encoded, in the order in which they stand in the prompt.
+        media: encoded, in the order in which they stand in the prompt; none to talk about text.
         name: of the model, for answers.
         kv: precision of the KV cache.
         chunk_tokens: tokens prefilled at a time.
@@ -142,7 +142,8 @@ class Session:
         self.model, self.processor, self.name = model, processor, name
         self.history: list[dict] = []
         tokens = [medium.tokens.flatten(0, 1) for medium in media]
-        self._rows = torch.cat(tokens) if len(tokens) > 1 else tokens[0]  # [R, D]
+        no_rows = model.get_input_embeddings().weight[:0]  # [0, D]
+        self._rows = torch.cat(tokens or [no_rows]) if len(tokens) != 1 else tokens[0]  # [R, D]
         # From here on only the shapes are needed; tensors on "meta" have no memory.
         self.media = media = [replace(m, tokens=m.tokens.to("meta")) for m in media]
         del tokens
@@ -150,15 +151,13 @@ class Session:
         self._cached = CachedSequence(model, chunk_tokens=chunk_tokens, kv_dtype=kv)
         started = time.perf_counter()
         prompt = self._symbols([self._turn("")])
-        self._settled = int((prompt < 0).nonzero()[-1]) + 1
+        self._settled = int((prompt < 0).nonzero()[-1]) + 1 if media else 0
         """Tokens that stay: the media, and the conversation that was kept."""
 
         self._asking: object | None = None
         self._cached.reserve(self._settled + TEXT_TOKENS)
-        if progress is not None:
-            self._cached.progress = lambda done, total: progress("prefill", done, total)
-        self._read(prompt[: self._settled])
-        self._cached.progress = None
+        if media:
+            self._read(prompt[: self._settled], progress)
         self._rows = self._rows.new_empty(0, self._rows.shape[1])  # the cache has read them
         self.timings = {
             stage: sum(medium.timings.get(stage, 0.0) for medium in media)
@@ -170,6 +169,11 @@ class Session:
     def frames(self) -> int:
         """Frames (and grids of images) watched."""
         return sum(len(medium.tokens) for medium in self.media)
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of the KV cache, the room to spare included."""
+        return self._cached.kv_bytes
 
     def ask(self, question: str, **options) -> Answer:
         """Answer one question; see `stream` for the options."""
@@ -187,6 +191,8 @@ class Session:
         sampling: Sampling | None = None,
         evidence: int = 5,
         keep: bool = False,
+        stop: Sequence[str] = (),
+        progress: Progress | None = None,
     ) -> AnswerStream:
         """Answer one question piece by piece. Abandoning the stream rolls everything back.
 
@@ -196,6 +202,8 @@ class Session:
             sampling: how tokens are chosen.
             evidence: how many evidence frames to report.
             keep: make question and answer part of the conversation that later questions see.
+            stop: texts that end the answer; they are not part of it.
+            progress: called with ("prefill", tokens done, tokens) while the question is read.
 
         Raises:
             ContextLengthError: when conversation and question exceed the model's context.
@@ -208,10 +216,12 @@ class Session:
                 f"and {evidence}."
             )
         return AnswerStream(
-            self._answer(question, max_new_tokens, sampling or Sampling(), evidence, keep)
+            self._answer(
+                question, max_new_tokens, sampling or Sampling(), evidence, keep, stop, progress
+            )
         )
 
-    def _answer(self, question, max_new_tokens, sampling, top_k, keep):
+    def _answer(self, question, max_new_tokens, sampling, top_k, keep, stop, progress):
         started = time.perf_counter()
         mine = self._asking = object()
         prompt = self._symbols([*self.history, self._turn(question)])
@@ -220,13 +230,17 @@ class Session:
         ids: list[int] = []
         text, finish_reason, settled = "", "length", self._settled
         try:
-            hidden = self._read(prompt, evidence=collector)
+            hidden = self._read(prompt, progress, evidence=collector)
             for token in self._tokens(hidden, max_new_tokens, sampling, collector):
                 if token in self._stop_tokens():
                     finish_reason = "stop"
                     break
                 ids.append(token)
-                longer = decode(ids)
+                longer, stopped = until_stop(decode(ids), stop)
+                if stopped:
+                    finish_reason = "stop"
+                    break
+                longer = longer[: len(longer) - begun_stop(longer, stop)]
                 if not longer.endswith("\ufffd"):  # half a character: wait for its other bytes
                     yield longer[len(text) :]
                     text = longer
@@ -241,9 +255,10 @@ class Session:
             if self._asking is mine:  # else the cache belongs to a later question
                 self._settled = settled
                 self._crop(settled)
-        if decode(ids)[len(text) :]:
-            yield decode(ids)[len(text) :]
-        text = decode(ids).strip()
+        whole, _ = until_stop(decode(ids), stop)
+        if whole[len(text) :]:
+            yield whole[len(text) :]
+        text = whole.strip()
         if keep:
             spoken = without_control_tokens(text, self.processor)
             self.history += [self._turn(question), {"role": "assistant", "content": spoken}]
@@ -306,11 +321,16 @@ class Session:
             after, row = position + 1, row + num_rows
         return torch.cat([*pieces, ids[after:]])
 
-    def _read(self, prompt: Tensor, **kwargs) -> Tensor:
+    def _read(self, prompt: Tensor, progress: Progress | None = None, **kwargs) -> Tensor:
         """Bring the cache to hold `prompt`; return the hidden state [1, D] of its last position."""
         # The last position is always computed: its hidden state is what the caller wants.
         self._crop(min(common_prefix(self._held, prompt), len(prompt) - 1))
-        return self._append(prompt[len(self._held) :], **kwargs)
+        if progress is not None:
+            self._cached.progress = partial(progress, "prefill")
+        try:
+            return self._append(prompt[len(self._held) :], **kwargs)
+        finally:
+            self._cached.progress = None
 
     def _append(self, symbols: Tensor, **kwargs) -> Tensor:
         hidden = self._cached.append(symbols, embeddings=self._rows, **kwargs)
@@ -341,6 +361,26 @@ class Session:
                 index = int(medium.indices[frame])
                 found.append(Evidence(frame=index, seconds=seconds, weight=weight, medium=number))
         return sorted(found, key=lambda e: -e.weight)[:top_k]
+
+
+def until_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
+    """Cut a text before the first of the texts that end it; say whether one was there.
+
+    >>> until_stop("one. two! three", ["!", "."])
+    ('one', True)
+    """
+    found = [text.index(mark) for mark in stop if mark in text]
+    return (text[: min(found)], True) if found else (text, False)
+
+
+def begun_stop(text: str, stop: Sequence[str]) -> int:
+    """Count the characters at the end of a text that may turn out to begin one of `stop`.
+
+    >>> begun_stop("no EN", ["END"]), begun_stop("no", ["END"])
+    (2, 0)
+    """
+    begun = [n for mark in stop for n in range(1, len(mark)) if text.endswith(mark[:n])]
+    return max(begun, default=0)
 
 
 def _control_tokens(processor: LongVAProcessor) -> list[str]:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ TINY = Budget(
             "loop.max_steps=2",
         ),
         "extend": ("ladder=[]", "seq_len=512", "tokens=packed/mixed_512", "loop.max_steps=2"),
+        "extend_far": ("seq_len=512", "tokens=packed/mixed_512", "loop.max_steps=2"),
         "stage1": ("loop.max_steps=2", "loop.eval_every=1"),
         "stage2": ("loop.max_steps=2", "loop.eval_every=1"),
     },
@@ -62,6 +64,20 @@ def finished(tmp_path_factory):
     run_seed("tiny", 3)
     yield folder
     patch.undo()
+
+
+def test_a_seed_that_was_killed_ends_with_the_bits_of_one_that_was_not(finished, tmp_path):
+    patch = pytest.MonkeyPatch()
+    patch.chdir(tmp_path)
+    patch.setitem(stages.BUDGETS, "tiny", TINY)
+    run_seed("tiny", 3)
+    patch.undo()
+    for name in ("extend", "tower", "unires", "anyres"):
+        weights = Path(name) / "model" / "model.safetensors"
+        assert (tmp_path / weights).read_bytes() == (finished / weights).read_bytes()
+    for name in stages.PANELS:
+        cells = Path("needles") / name / "cells.jsonl"
+        assert (tmp_path / cells).read_text() == (finished / cells).read_text()
 
 
 def test_every_stage_is_done_once_and_leaves_its_measurements(finished):

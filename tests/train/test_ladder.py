@@ -9,7 +9,7 @@ from longva.recipes import load_recipe
 from longva.train import extend
 from longva.train.extend import ExtendConfig
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "nano" / "extend.yaml"
+RECIPE = Path(__file__).parents[2] / "recipes" / "toy" / "extend.yaml"
 
 
 def climb_without_training(folder: Path, seen) -> None:

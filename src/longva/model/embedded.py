@@ -6,7 +6,12 @@ from pathlib import Path
 EMBEDDED_MODEL = "nano"
 
 
-def embedded_folder() -> Path | None:
-    """Folder of the embedded checkpoint, or None in a version that carries none."""
-    folder = Path(str(files("longva"))) / "nano" / "checkpoint"
-    return folder if folder.is_dir() else None
+NOTICE = (
+    "nano is an example: it knows the small drawn world of longva.nano and nothing else. For real "
+    "films name a checkpoint, such as --model lmms-lab/LongVA-7B-DPO"
+)
+
+
+def embedded_folder() -> Path:
+    """Folder of the embedded checkpoint; its README.md is the model card."""
+    return Path(str(files("longva"))) / "nano" / "checkpoint"

@@ -66,7 +66,9 @@ def main(
     scene, second = write_film(path, seconds=seconds, hide=hide, seed=seed)
     hours, rest = divmod(second, 3600)
     at = f"{hours}:{rest // 60:02}:{rest % 60:02}"
-    typer.echo(f"Wrote {path}: {seconds:,} frames, and only at {at} there is {scene.caption}")
+    article = "an" if scene.object[0] in "aeiou" else "a"
+    shown = f"{article} {scene.caption.removeprefix('a ')}"
+    typer.echo(f"Wrote {path}: {seconds:,} frames, and only at {at} there is {shown}")
 
 
 if __name__ == "__main__":

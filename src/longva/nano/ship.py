@@ -55,6 +55,8 @@ def ship(seed_folder: Path, destination: Path, *, context: int) -> Path:
     processor.save_pretrained(partial)
     card = model_card(state, summaries(seed_folder), trained=trained, context=context)
     (partial / "README.md").write_text(card, encoding="utf-8")
+    for path in partial.iterdir():
+        path.chmod(0o644)  # safetensors writes for the owner alone
     shutil.rmtree(destination, ignore_errors=True)
     partial.rename(destination)
     return destination

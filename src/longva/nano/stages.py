@@ -52,7 +52,7 @@ from longva.recipes import load_recipe
 from longva.train import align, extend
 
 RECIPES = Path(str(files("longva"))) / "nano" / "recipes"
-ROPE_THETA = 3e7
+ROPE_THETA = 1.2e8
 """Of the extension and of panel (iv), where it is only set when measuring."""
 
 SHARPEN = 3.0
@@ -102,6 +102,7 @@ SMOKE = Budget(
         ),
         "extend": ("ladder=[]", "seq_len=512", "tokens=packed/mixed_512", "loop.max_steps=60")
         + ("loop.samples_per_step=8", "loop.samples_per_micro_batch=8"),
+        "extend_far": ("seq_len=512", "tokens=packed/mixed_512", "loop.max_steps=10"),
         "stage1": ("loop.max_steps=10", "loop.eval_every=5"),
         "stage2": ("loop.max_steps=20", "loop.eval_every=10"),
     },
@@ -147,6 +148,7 @@ def stages(budget: Budget, seed: int) -> list[Stage]:
         ("base", trained(extend.run, extend.ExtendConfig, "base_lm")),
         ("sharpen", lambda: save_sharpened(Path("base/model"), Path("sharpened"), SHARPEN)),
         ("extend", trained(extend.run, extend.ExtendConfig, "extend")),
+        ("extend_far", trained(extend.run, extend.ExtendConfig, "extend_far")),
         ("tower", lambda: tower(budget, seed)),
         ("pictures", lambda: pictures(budget, seed)),
         ("stage1", aligned("stage1")),
@@ -165,7 +167,7 @@ def stages(budget: Budget, seed: int) -> list[Stage]:
     return [Stage(name=name, run=run) for name, run in work]
 
 
-LANGUAGE_MODELS = {"extended": "extend/model", "base": "base/model"}
+LANGUAGE_MODELS = {"extended": "extend_far/model", "base": "base/model"}
 
 
 def write_text(budget: Budget, seed: int) -> None:
@@ -379,6 +381,8 @@ def run_seed(budget_name: str, seed: int) -> None:
         torch.manual_seed(seed)
         began = time.time()
         stage.run()
+        for checkpoints in Path().glob("*/**/checkpoints"):  # of what is finished
+            shutil.rmtree(checkpoints)
         state["stages"].append(
             {
                 "name": stage.name,
@@ -392,7 +396,7 @@ def run_seed(budget_name: str, seed: int) -> None:
         write_whole(path, json.dumps(state, indent=1) + "\n")
 
 
-FOLDERS = {"base": "base", "extend": "extend", "stage1": "stage1"} | {
+FOLDERS = {"base": "base", "extend": "extend", "extend_far": "extend_far", "stage1": "stage1"} | {
     f"stage2_{name}": name for name in ("unires", "not_extended", "anyres")
 }
 
@@ -402,7 +406,6 @@ def last_metrics(name: str) -> dict[str, float]:
     path = Path(FOLDERS.get(name, "none")) / "metrics.jsonl"
     if not path.is_file():
         return {}
-    shutil.rmtree(path.parent / "checkpoints", ignore_errors=True)
     return json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
 
 

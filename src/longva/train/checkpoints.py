@@ -157,6 +157,8 @@ def export_model(
             config.save_pretrained(partial)
             for extra in extras:
                 extra.save_pretrained(partial)
+            for path in partial.glob("*.safetensors"):
+                path.chmod(0o644)  # safetensors 0.8 writes them for their owner alone
             shutil.rmtree(folder, ignore_errors=True)
             partial.replace(folder)
 

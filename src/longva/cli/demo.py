@@ -1,0 +1,70 @@
+"""`longva demo`: watch and ask in the browser."""
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longva.cli.console import app, err, out
+from longva.cli.options import Cache, Device, Dtype, Kv, Model, Weights
+from longva.errors import LongVAError
+
+
+@app.command()
+def demo(
+    model: Model = "nano",
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for everyone.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="Port to listen at; 0 takes a free one.")] = 7860,
+    share: Annotated[
+        bool, typer.Option("--share", help="Also a public address, through Gradio's servers.")
+    ] = False,
+    max_upload_mb: Annotated[int, typer.Option(help="Largest file that may be uploaded.")] = 2048,
+    max_sessions: Annotated[int, typer.Option(help="Watched media to keep in memory.")] = 4,
+    feedback: Annotated[
+        Path, typer.Option(help="File to which likes and dislikes are appended.")
+    ] = Path("longva_feedback.jsonl"),
+    device: Device = None,
+    dtype: Dtype = None,
+    weights: Weights = "model",
+    kv: Kv = "model",
+    cache: Cache = None,
+) -> None:
+    """Watch and ask in the browser: timeline, evidence, heatmap.
+
+    longva demo --model lmms-lab/LongVA-7B-DPO        Ctrl-C ends it and deletes all uploads.
+    """
+    try:
+        from longva.demo.server import ServerSettings, running
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise LongVAError("the demo needs Gradio: pip install 'longva[demo]'") from None
+    from longva.assistant import LongVA
+
+    settings = ServerSettings(
+        host=host,
+        port=port,
+        share=share,
+        max_upload_mb=max_upload_mb,
+        max_sessions=max_sessions,
+        feedback=feedback,
+    )
+    longva = LongVA.from_pretrained(
+        model,
+        device=device,
+        dtype=dtype,
+        quantization=None if weights == "model" else weights,
+        kv=kv,
+        cache_dir=cache,
+    )
+    if longva.notice:
+        err.print(f"Note: {longva.notice}.")
+    try:
+        with running(longva, settings) as address:
+            out.print(f"LongVA listens at {address}   (Ctrl-C ends)")
+            signal.pause()
+    except KeyboardInterrupt:
+        err.print("Ended; uploads are deleted.")

@@ -1,0 +1,109 @@
+"""`longva serve`: the assistant behind an OpenAI-compatible API."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longva.cli.console import app, err
+from longva.cli.options import Cache, Device, Dtype, Kv, Model, Weights
+from longva.errors import LongVAError
+
+GIB = 2**30
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@app.command()
+def serve(
+    model: Model = "nano",
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes any free one.")] = 8000,
+    name: Annotated[
+        str | None, typer.Option(help="What clients call the model; default: its last part.")
+    ] = None,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(help="Repeat for several; or LONGVA_API_KEY, which `ps` does not show."),
+    ] = None,
+    media_folder: Annotated[
+        list[Path] | None, typer.Option(help="Files here may be named as file:// addresses.")
+    ] = None,
+    allow_private_hosts: Annotated[
+        bool, typer.Option("--allow-private-hosts", help="Fetch media from any address: tests.")
+    ] = False,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="Host names to answer to; default: any, or loopback.")
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="Web pages that may call the API; default: none.")
+    ] = None,
+    session_memory: Annotated[
+        float, typer.Option(help="GiB for keys and values of watched media.")
+    ] = 4.0,
+    max_frames: Annotated[
+        int | None, typer.Option(help="Frames that one conversation may watch; default: as fit.")
+    ] = None,
+    max_media_mb: Annotated[int, typer.Option(help="Size of one medium, in MB.")] = 2000,
+    max_body_mb: Annotated[int, typer.Option(help="Size of one request, in MB.")] = 128,
+    max_seconds: Annotated[float, typer.Option(help="Length of one video.")] = 4 * 3600,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 4096,
+    max_waiting: Annotated[int, typer.Option(help="Requests that may wait.")] = 64,
+    spool: Annotated[
+        Path | None, typer.Option(help="Folder for media while they are watched.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    weights: Weights = "model",
+    kv: Kv = "model",
+    cache: Cache = None,
+) -> None:
+    """Serve the assistant by an OpenAI-compatible API: /v1/chat/completions, streamed or not.
+
+    longva serve --model lmms-lab/LongVA-7B-DPO --kv int8 --session-memory 40
+
+    Then: OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="any").
+    """
+    from longva.serve.launch import Options, run
+    from longva.serve.limits import Limits
+
+    keys = list(api_key or [])
+    if os.environ.get("LONGVA_API_KEY"):
+        keys.append(os.environ["LONGVA_API_KEY"])
+    if not all(keys) or not all(key.isascii() and key.isprintable() for key in keys):
+        raise LongVAError("an API key needs printable ASCII characters, and at least one.")
+    if allowed_host is None and host in LOOPBACK and not keys:
+        allowed_host = list(LOOPBACK)  # a web page must not reach this server by renaming it
+    if host not in LOOPBACK and not keys:
+        err.print("Note: no API key: everybody who reaches this port may use the server.")
+    limits = Limits(
+        frames=max_frames,
+        media_bytes=max_media_mb * 10**6,
+        body_bytes=max_body_mb * 10**6,
+        media_seconds=max_seconds,
+        new_tokens=max_new_tokens,
+        waiting=max_waiting,
+        waiting_per_client=max(1, max_waiting // 2),
+    )
+    options = Options(
+        host=host,
+        port=port,
+        name=name,
+        keys=keys,
+        folders=media_folder or [],
+        allow_private_hosts=allow_private_hosts,
+        hosts=allowed_host,
+        cors_origins=cors_origin or [],
+        session_bytes=int(session_memory * GIB),
+        spool=spool,
+    )
+    run(
+        options,
+        limits,
+        model=model,
+        device=device,
+        dtype=dtype,
+        quantization=None if weights == "model" else weights,
+        kv=kv,
+        cache_dir=cache,
+    )

@@ -1,0 +1,107 @@
+"""What stands where on the first tab.
+
+    wide                                   phone
+    +----------------+-----------+         stage
+    | stage          | talk      |         timeline
+    | timeline       | question  |         talk
+    | name, change   | frames    |         question
+    +----------------+-----------+         frames, settings
+
+Before anything is chosen, the place of the stage holds the drop zone and the examples.
+"""
+
+from html import escape
+
+import gradio as gr
+
+from longva.demo.medium import Medium
+from longva.demo.setting import Setting
+
+CARD_CLICK = """element.addEventListener('click', event => {
+  const card = event.target.closest('[data-example]');
+  if (card) trigger('select', {example: Number(card.dataset.example)});
+});"""
+VOTE_CLICK = """element.addEventListener('click', event => {
+  const vote = event.target.closest('[data-like]');
+  if (vote) trigger('like', {turn: Number(vote.dataset.turn), liked: vote.dataset.like === 'True'});
+});"""
+
+
+class AskLayout:
+    """Lays the tab out where it is made."""
+
+    def __init__(self, setting: Setting):
+        with gr.Row(elem_id="lv-ask"):
+            with gr.Column(scale=7, min_width=320, elem_id="lv-left"):
+                self._lay_out_stage(setting)
+            with gr.Column(scale=5, min_width=320, elem_id="lv-right"):
+                self._lay_out_talk()
+
+    def _lay_out_stage(self, setting: Setting) -> None:
+        with gr.Column(elem_id="lv-welcome") as self.welcome:
+            self.file = gr.File(
+                label="Video or image",
+                file_types=["video", "image"],
+                height=190,
+                elem_id="lv-drop",
+            )
+            self.cards = gr.HTML(_cards(setting), js_on_load=CARD_CLICK, elem_id="lv-examples")
+        with gr.Column(visible=False, elem_id="lv-watch") as self.watch:
+            self.stage = gr.HTML(elem_id="lv-stage")
+            self.timeline = gr.HTML(elem_id="lv-strip")
+            with gr.Row(elem_id="lv-bar"):
+                self.about = gr.HTML(elem_id="lv-about")
+                self.change = gr.Button("Change", size="sm", min_width=80, elem_id="lv-change")
+
+    def _lay_out_talk(self) -> None:
+        self.talk = gr.HTML(nothing_asked(), js_on_load=VOTE_CLICK, elem_id="lv-talk")
+        with gr.Row(elem_id="lv-composer"):
+            self.question = gr.Textbox(
+                placeholder="Ask about what is shown",
+                show_label=False,
+                container=False,
+                max_lines=6,
+                scale=1,
+                min_width=160,
+                elem_id="lv-question",
+            )
+            self.ask = gr.Button("Ask", variant="primary", scale=0, min_width=76, elem_id="lv-go")
+            self.stop = gr.Button("Stop", visible=False, scale=0, min_width=76, elem_id="lv-stop")
+        with gr.Column(visible=False, elem_id="lv-plan") as self.planned:
+            self.frames = gr.Slider(
+                1, 2, 1, step=1, label="Frames to watch", elem_id="lv-frames", buttons=[]
+            )
+            self.estimate = gr.HTML(elem_id="lv-estimate")
+        with gr.Accordion("Settings", open=False, elem_id="lv-settings"):
+            self.remember = gr.Checkbox(True, label="Follow up: remember earlier questions")
+            self.evidence = gr.Slider(0, 10, 3, step=1, label="Evidence frames")
+            self.max_new_tokens = gr.Slider(16, 1024, 256, step=16, label="Longest answer, tokens")
+            self.temperature = gr.Slider(0, 2, 0, step=0.05, label="Temperature (0: most probable)")
+            self.top_p = gr.Slider(0.05, 1, 1, step=0.05, label="Top p")
+            self.seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+            self.forget = gr.Button("New conversation", size="sm", elem_id="lv-forget")
+
+
+def _cards(setting: Setting) -> str:
+    cards = "".join(
+        f'<button type="button" class="lv-card" data-example="{number}">'
+        f'<img src="{example.picture}" alt=""><span><b>{escape(example.title)}</b>'
+        f"{escape(example.question)}</span></button>"
+        for number, example in enumerate(setting.examples)
+    )
+    return f'<p class="lv-words">Or start with one of these</p><div class="lv-cards">{cards}</div>'
+
+
+def about_medium(medium: Medium) -> str:
+    """Return the name and size of what is on the stage."""
+    what = f"{medium.frames:,} frames" if medium.kind == "video" else f"{medium.frames} parts"
+    length = f" · {medium.duration:.0f} s" if medium.kind == "video" else ""
+    return f"<p><b>{escape(medium.name)}</b><span>{what}{length}</span></p>"
+
+
+def nothing_asked() -> str:
+    """Return what stands in the place of the conversation before it begins."""
+    return (
+        '<div class="lv-empty"><p>Ask anything about what is shown.</p><p>It is watched once, with '
+        "your first question. Every answer lights up the frames it looked at.</p></div>"
+    )

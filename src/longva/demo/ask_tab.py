@@ -1,0 +1,279 @@
+"""The first tab: watch and talk.
+
+    show     a new medium: player, timeline, estimate
+    ask      begin (at once: the question appears)  ->  answer (queued: one question at a time)
+    stop     ends the answer, or takes the question out of the queue
+
+Handlers read and change the `Visitor`; what the page shows is drawn from it, whole, each time.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from longva.demo import asking, feedback
+from longva.demo.api_call import client_code, request_of
+from longva.demo.ask_layout import AskLayout, about_medium, nothing_asked
+from longva.demo.conversation import conversation
+from longva.demo.estimate import estimate
+from longva.demo.medium import Medium, open_medium, stage
+from longva.demo.setting import Setting
+from longva.demo.shared_model import Sampling
+from longva.demo.timeline import timeline
+from longva.demo.visitor import Options, Turn, Visitor
+from longva.errors import LongVAError
+from longva.session import Sampling as TokenSampling
+
+IDLE_SECONDS = 3600
+"""A visitor's session is dropped so long after the last question or the end of the visit."""
+
+FOR_THE_PAGE: Any = {"api_visibility": "private"}
+QUIET: Any = {"show_progress": "hidden", **FOR_THE_PAGE}
+AT_ONCE: Any = {"queue": False, **QUIET}
+BESIDE_OTHERS: Any = {"concurrency_limit": None, **QUIET}
+ONE_AT_A_TIME: Any = {"concurrency_limit": 1, "concurrency_id": "model", **QUIET}
+"""How events run. Messages (`gr.Error`, `gr.Warning`) reach the page from queued events only.
+Programs have `longva serve`, so no event is offered to them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallPanel:
+    """The components of the API tab."""
+
+    body: gr.Code
+    code: gr.Code
+    answer: gr.Code
+
+
+class AskTab(AskLayout):
+    """Lays the tab out where it is made; `connect` wires it up."""
+
+    def __init__(self, setting: Setting):
+        self.setting, self.shared = setting, setting.shared
+        self.visitor = gr.State(
+            Visitor(), time_to_live=IDLE_SECONDS, delete_callback=lambda gone: self.leave(gone)
+        )
+        super().__init__(setting)
+
+    def connect(self, call: CallPanel) -> None:
+        """Wire the events up; `call` shows the latest question as a request."""
+        shown = [
+            *(self.visitor, self.welcome, self.watch, self.file, self.stage, self.timeline),
+            *(self.about, self.planned, self.frames, self.estimate, self.talk, self.question),
+        ]
+        self.file.upload(self.show_upload, [self.visitor, self.file], shown, **FOR_THE_PAGE)
+        self.cards.select(self.show_example, [self.visitor], shown, **QUIET)
+        self.change.click(self.clear, [self.visitor], shown, **AT_ONCE)
+        self.frames.input(
+            self.plan, [self.frames], [self.estimate], trigger_mode="always_last", **AT_ONCE
+        )
+        self.forget.click(
+            self.forget_conversation,
+            [self.visitor],
+            [self.visitor, self.talk, self.timeline],
+            **AT_ONCE,
+        )
+        buttons = [self.ask, self.stop]
+        options = [
+            *(self.frames, self.remember, self.evidence, self.max_new_tokens),
+            *(self.temperature, self.top_p, self.seed),
+        ]
+        begun = gr.on(
+            [self.ask.click, self.question.submit],
+            self.begin,
+            [self.visitor, self.question, *options],
+            [self.visitor, self.talk, self.question, *buttons],
+            **BESIDE_OTHERS,
+        )
+        self.call = call
+        answered = begun.success(
+            self.answer,
+            [self.visitor],
+            [self.visitor, self.talk, self.timeline, self.estimate, call.body, call.code]
+            + [call.answer, *buttons],
+            **ONE_AT_A_TIME,
+        )
+        answered.failure(self.turned_away, [self.visitor], [self.talk, *buttons], **AT_ONCE)
+        self.stop.click(
+            self.stop_answer,
+            [self.visitor],
+            [self.visitor, self.talk, *buttons],
+            cancels=[answered],
+            **AT_ONCE,
+        )
+        self.talk.like(self.vote, [self.visitor], [self.talk], **BESIDE_OTHERS)
+
+    # What is on the stage
+
+    def show_upload(self, visitor: Visitor, path: str | None) -> dict:
+        """Put an uploaded file on the stage."""
+        return self.show(visitor, Path(path)) if path else self.clear(visitor)
+
+    def show_example(self, visitor: Visitor, event: gr.EventData) -> dict:
+        """Put an example on the stage, its question into the box."""
+        example = self.setting.examples[int(event.example)]
+        return self.show(visitor, example.path) | {self.question: example.question}
+
+    def show(self, visitor: Visitor, path: Path) -> dict:
+        """Put a file on the stage."""
+        try:
+            medium = open_medium(path, self.shared.longva)
+        except LongVAError as error:
+            problem = str(error).replace(str(path), path.name)
+            raise gr.Error(problem, print_exception=False) from None
+        visitor.show(medium)
+        self.shared.forget(visitor.key)
+        most = self.shared.longva.plan(medium.suggested).max_frames
+        start = max(1, min(medium.suggested, most))
+        frames = gr.Slider(
+            maximum=max(2, min(medium.frames, 2 * most)),
+            value=start,
+            visible=medium.kind == "video" and medium.frames > 1,
+        )
+        return {
+            self.visitor: visitor,
+            self.welcome: gr.Column(visible=False),
+            self.watch: gr.Column(visible=True),
+            self.stage: stage(medium),
+            self.timeline: timeline(medium),
+            self.about: about_medium(medium),
+            self.planned: gr.Column(visible=True),
+            self.frames: frames,
+            self.estimate: self.plan(start),
+            self.talk: nothing_asked(),
+        }
+
+    def clear(self, visitor: Visitor) -> dict:
+        """Take the medium off the stage."""
+        visitor.show(None)
+        self.shared.forget(visitor.key)
+        return {
+            self.visitor: visitor,
+            self.welcome: gr.Column(visible=True),
+            self.watch: gr.Column(visible=False),
+            self.planned: gr.Column(visible=False),
+            self.file: None,
+            self.stage: "",
+            self.timeline: "",
+            self.talk: nothing_asked(),
+        }
+
+    def plan(self, frames: int) -> str:
+        """Say what watching so many frames takes."""
+        planned = self.shared.longva.plan(int(frames))
+        return estimate(planned, self.setting.speed.seconds(planned))
+
+    def leave(self, visitor: Visitor) -> None:
+        """Drop what a visitor who left holds."""
+        visitor.stop()
+        self.shared.forget(visitor.key)
+
+    def forget_conversation(self, visitor: Visitor) -> dict:
+        """Start a new conversation about the same medium."""
+        visitor.stop()
+        visitor.forget_conversation()
+        drawn = timeline(visitor.medium) if visitor.medium else ""
+        return {self.visitor: visitor, self.talk: nothing_asked(), self.timeline: drawn}
+
+    # Questions and answers
+
+    def begin(self, visitor: Visitor, question: str, *values: Any) -> dict:
+        """Show the question at once; refuse what cannot be asked."""
+        if visitor.medium is None:
+            raise gr.Error("Choose a video or an image first.", print_exception=False)
+        if visitor.busy:
+            raise gr.Error("One question at a time: wait, or stop.", print_exception=False)
+        try:
+            self.shared.longva.check_question(question)
+            options = _options(visitor.medium, *values)
+        except LongVAError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        visitor.turns.append(Turn(question=question.strip(), options=options))
+        return {
+            self.visitor: visitor,
+            self.talk: conversation(visitor.turns),
+            self.question: "",
+            **self._buttons(asking=True),
+        }
+
+    def answer(self, visitor: Visitor) -> Iterator[dict]:
+        """Answer the latest question, drawing the page as it comes."""
+        medium = visitor.medium
+        if medium is None or not visitor.busy:  # stopped while it waited in the queue
+            yield {self.visitor: visitor, **self._buttons(asking=False)}
+            return
+        turn = visitor.turns[-1]
+        history = visitor.history if turn.options.remember else []
+        visitor.request = request_of(
+            self.shared.longva.name, medium, history, turn.question, turn.options
+        )
+        yield {
+            self.call.body: json.dumps(visitor.request, indent=2, ensure_ascii=False),
+            self.call.code: client_code(visitor.request),
+            self.call.answer: "{}",
+        }
+        for _ in asking.start(self.shared, self.setting.speed, visitor).updates():
+            yield {self.talk: conversation(visitor.turns)}
+        final: dict[Any, Any] = {self.visitor: visitor, **self._buttons(asking=False)}
+        if turn.answer is not None:
+            lit = turn.answer.evidence
+            final[self.timeline] = timeline(medium, visitor.attention, lit, visitor.pictures)
+            final[self.estimate] = self.plan(turn.answer.frames)
+            said = turn.answer.to_json() | {"media": medium.name}
+            final[self.call.answer] = json.dumps(said, indent=2, ensure_ascii=False)
+        yield final
+
+    def turned_away(self, visitor: Visitor) -> dict:
+        """Say that the queue was full."""
+        if visitor.busy:
+            turn = visitor.turns[-1]
+            turn.state, turn.text = "failed", "Too many questions are waiting. Try again later."
+        return {self.talk: conversation(visitor.turns), **self._buttons(asking=False)}
+
+    def stop_answer(self, visitor: Visitor) -> dict:
+        """End the answer in progress, or the wait for it."""
+        visitor.stop()
+        return {
+            self.visitor: visitor,
+            self.talk: conversation(visitor.turns),
+            **self._buttons(asking=False),
+        }
+
+    def _buttons(self, *, asking: bool) -> dict:
+        return {self.ask: gr.Button(visible=not asking), self.stop: gr.Button(visible=asking)}
+
+    def vote(self, visitor: Visitor, event: gr.EventData) -> str:
+        """Note that an answer was liked or not, in the log and on the page."""
+        turn = visitor.turns[int(event.turn)]
+        if turn.answer is not None and turn.liked is not event.liked:
+            turn.liked = bool(event.liked)
+            try:
+                feedback.append(self.setting.feedback, feedback.record(turn, visitor.request))
+            except OSError as error:
+                gr.Warning(f"The vote could not be written: {error.strerror}.")
+        return conversation(visitor.turns)
+
+
+def _options(
+    medium: Medium,
+    frames: int,
+    remember: bool,
+    evidence: int,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int | None,
+) -> Options:
+    """Turn what is set on the page into options."""
+    by_clock = medium.kind == "image" or int(frames) == medium.suggested
+    return Options(
+        watching=Sampling(fps=1.0) if by_clock else Sampling(frames=int(frames)),
+        tokens=TokenSampling(temperature=temperature, top_p=top_p, seed=int(seed or 0)),
+        max_new_tokens=int(max_new_tokens),
+        evidence=int(evidence),
+        remember=remember,
+    )

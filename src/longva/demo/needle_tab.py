@@ -1,0 +1,64 @@
+"""The second tab: how far the model sees, measured while you look."""
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import gradio as gr
+
+from longva.demo import needle_map
+from longva.demo.ask_tab import AT_ONCE, IDLE_SECONDS, ONE_AT_A_TIME
+from longva.demo.needle_map import MapSettings, NeedleMap, draw_map
+from longva.demo.setting import Setting
+
+MOST_FRAMES = 512
+"""Longest film that is offered: a page is for a look, `longva niah visual` for a measurement."""
+
+WORDS = """<p class="lv-words">A frame that does not belong is hidden in a film, and the model is
+asked about it. Each square is one length of film and one depth of hiding: green was found, red was
+not.</p>"""
+
+
+def needle_tab(setting: Setting) -> None:
+    """Lay the tab out and wire it up."""
+    shared = setting.shared
+    most = max(8, min(MOST_FRAMES, shared.longva.plan(1).max_frames))
+    running = gr.State(None, time_to_live=IDLE_SECONDS, delete_callback=_stop)
+    with gr.Column(elem_id="lv-needles"):
+        gr.HTML(WORDS)
+        with gr.Row(elem_id="lv-map-settings"):
+            longest = gr.Slider(
+                8, most, min(64, most), step=8, label="Longest film, frames", buttons=[]
+            )
+            steps = gr.Slider(2, 8, 5, step=1, label="Squares a side", buttons=[])
+            needles = gr.Slider(1, 6, 2, step=1, label="Needles a square", buttons=[])
+        with gr.Row(elem_id="lv-map-buttons"):
+            start = gr.Button("Measure", variant="primary", scale=0, min_width=120)
+            stop = gr.Button("Stop", visible=False, scale=0, min_width=120, elem_id="lv-map-stop")
+        picture = gr.HTML(elem_id="lv-map")
+
+    def buttons(measuring: bool) -> tuple[gr.Button, gr.Button]:
+        return gr.Button(visible=not measuring), gr.Button(visible=measuring)
+
+    def begin(longest: int, steps: int, needles: int):
+        settings = MapSettings(longest=int(longest), steps=int(steps), needles=int(needles))
+        measured = needle_map.start(shared, settings, setting.folder / f"map-{uuid4().hex}")
+        return measured, draw_map(measured), *buttons(measuring=True)
+
+    def measure(measured: NeedleMap) -> Iterator[tuple]:
+        for _ in measured.job.updates():
+            yield draw_map(measured), *buttons(measuring=True)
+        yield draw_map(measured), *buttons(measuring=False)
+
+    def end(measured: NeedleMap | None):
+        _stop(measured)
+        return draw_map(measured) if measured else "", *buttons(measuring=False)
+
+    outputs = [picture, start, stop]
+    begun = start.click(begin, [longest, steps, needles], [running, *outputs], **AT_ONCE)
+    done = begun.success(measure, [running], outputs, **ONE_AT_A_TIME)
+    stop.click(end, [running], outputs, cancels=[done], **AT_ONCE)
+
+
+def _stop(measured: NeedleMap | None) -> None:
+    if measured is not None:
+        measured.stop()

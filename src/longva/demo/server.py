@@ -1,0 +1,149 @@
+"""Start the demo: a private folder, strict headers, this machine only.
+
+Gradio serves the files of its temporary folder, by default one that every Gradio program of the
+machine shares. Here it is a new one that only this user can read, and it is deleted at the end.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from longva.assistant import LongVA
+from longva.demo.estimate import Speed
+from longva.demo.examples import make_examples
+from longva.demo.page import build_page
+from longva.demo.setting import Setting
+from longva.demo.shared_model import SharedModel
+
+ASSETS = Path(__file__).parent
+
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; "
+        "base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+    ),
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+"""The browser itself sees to it that the page asks nobody but this server for anything."""
+
+REMOTE = ("/gradio_api/file=http", "/gradio_api/proxy=", "/file=http", "/proxy=")
+"""Paths by which Gradio fetches from elsewhere on a client's behalf; the demo needs none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """How the demo is served."""
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+    share: bool = False
+    """A public address through Gradio's servers."""
+
+    max_upload_mb: int = 2048
+    max_sessions: int = 4
+    """Watched media kept in memory."""
+
+    max_waiting: int = 32
+    """Questions that may wait in the queue."""
+
+    feedback: Path = Path("longva_feedback.jsonl")
+
+
+class Guard:
+    """ASGI middleware: adds `HEADERS`, refuses `REMOTE`."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message["headers"] = [*message.get("headers", []), *added]
+            await send(message)
+
+        if scope["type"] == "http" and scope["path"].lower().startswith(REMOTE):
+            refusal = PlainTextResponse("This demo fetches nothing.", status_code=403)
+            await refusal(scope, receive, send_with_headers)
+            return
+        await self.app(scope, receive, send_with_headers)
+
+
+@contextmanager
+def running(longva: LongVA, settings: ServerSettings) -> Iterator[str]:
+    """Serve the demo while the context is open; yields its address."""
+    with tempfile.TemporaryDirectory(prefix="longva-demo-") as folder, private_uploads(folder):
+        shared = SharedModel(longva, max_sessions=settings.max_sessions)
+        grid_size = longva.processor.image_processor.grid_size
+        setting = Setting(
+            shared=shared,
+            speed=Speed.of(longva),
+            examples=make_examples(Path(folder) / "examples", grid_size=grid_size),
+            feedback=settings.feedback,
+            folder=Path(folder),
+        )
+        page = build_page(setting)
+        page.queue(max_size=settings.max_waiting, default_concurrency_limit=4)
+        try:
+            _, local, public = page.launch(
+                server_name=settings.host,
+                server_port=settings.port or None,
+                share=settings.share,
+                max_file_size=settings.max_upload_mb * 2**20,
+                prevent_thread_lock=True,
+                quiet=True,
+                footer_links=[],
+                run_history=False,
+                ssr_mode=False,
+                pwa=False,
+                enable_monitoring=False,
+                theme=theme(),
+                css_paths=ASSETS / "demo.css",
+                js=(ASSETS / "demo.js").read_text(encoding="utf-8"),
+                app_kwargs={"middleware": [Middleware(Guard)]},
+            )
+            yield public or local
+        finally:
+            page.close(verbose=False)
+
+
+@contextmanager
+def private_uploads(folder: str) -> Iterator[None]:
+    """Let Gradio keep its files in `folder`."""
+    names = ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, folder))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def theme() -> gr.themes.Base:
+    """Neutral colours and a font that Gradio carries with it: nothing is fetched."""
+    local = gr.themes.utils.fonts.LocalFont
+    weights = (400, 700)  # its weight 600 has no more than 99 characters
+    sans = [local("IBM Plex Sans", weights=weights), "ui-sans-serif", "sans-serif"]
+    mono = [local("IBM Plex Mono", weights=weights), "ui-monospace", "monospace"]
+    return gr.themes.Base(
+        primary_hue="stone",
+        neutral_hue="stone",
+        radius_size="lg",
+        font=sans,
+        font_mono=mono,
+    )

@@ -1,0 +1,244 @@
+"""Ask a LongVA about any conversation; what one shares with the one before is not computed again.
+
+    conversation   system . user: video . question 1                 -> answer
+                   system . user: video . question 2                 -> answer
+                   [ watched once, kept ]
+
+A benchmark asks several questions of one video. Asked one after the other, they cost one watching:
+features stay while the media are the same, and the KV cache keeps the common prefix. Media may
+stand anywhere in a conversation, and there may be several turns, so that interleaved images, system
+prompts and dialogues of several rounds are the same case.
+
+Shapes: R rows of features (all visual tokens of a conversation), D hidden size, A answer tokens.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longva.assistant import LongVA
+from longva.errors import LongVAError
+from longva.frame_sampling import FrameSampling, choose_frames
+from longva.kv_cache import CachedSequence
+from longva.session import without_control_tokens
+from longva.symbols import common_prefix
+from longva.video import Media, MisnumberedError, open_media
+from longva.visual_features import FrameSettings, VisualFeatures, encode_image, encode_video
+
+
+@dataclass(frozen=True)
+class Medium:
+    """A video or image that a conversation shows."""
+
+    source: str | bytes
+    """Path of a file, or the bytes of one."""
+
+    @cached_property
+    def identity(self) -> str:
+        """Tell media apart, on any machine: name and size of a file, a hash of bytes."""
+        if isinstance(self.source, bytes):
+            return hashlib.sha256(self.source).hexdigest()
+        path = Path(self.source)
+        return f"{path.name}, {path.stat().st_size} bytes" if path.is_file() else path.name
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one speaker says and shows."""
+
+    role: str
+    """`system`, `user` or `assistant`."""
+
+    parts: tuple[str | Medium, ...]
+
+
+Conversation = tuple[Turn, ...]
+
+
+def media_of(conversation: Conversation) -> tuple[Medium, ...]:
+    """Return all media of a conversation, in order."""
+    return tuple(part for turn in conversation for part in turn.parts if isinstance(part, Medium))
+
+
+def fingerprint(conversation: Conversation) -> str:
+    """Hash who says and shows what.
+
+    >>> say = lambda text: (Turn("user", (text,)),)
+    >>> fingerprint(say("a")) == fingerprint(say("b"))
+    False
+    """
+    told = [
+        (turn.role, [(type(p).__name__, getattr(p, "identity", p)) for p in turn.parts])
+        for turn in conversation
+    ]
+    return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """An answer and its size."""
+
+    text: str
+    prompt_tokens: int
+    answer_tokens: int
+
+
+class Reader:
+    """Reads conversations with one model and one KV cache.
+
+    Args:
+        longva: the model.
+        sampling: which frames of a video to watch; without a rule, one a second, as many as fit.
+        settings: how frames are made.
+        reuse: keep features and cache from one conversation to the next. Off, everything is
+            computed for every question; the answers are the same.
+    """
+
+    def __init__(
+        self,
+        longva: LongVA,
+        *,
+        sampling: FrameSampling | None = None,
+        settings: FrameSettings | None = None,
+        reuse: bool = True,
+    ):
+        sampling = sampling or FrameSampling()
+        if sampling.num_frames is None and sampling.fps is None:
+            fits = longva.plan(1).max_frames
+            sampling = replace(sampling, fps=1.0, max_frames=sampling.max_frames or max(1, fits))
+        self.longva, self.sampling, self.reuse = longva, sampling, reuse
+        self.settings = settings or FrameSettings()
+        self.watched = 0
+        """Media encoded so far."""
+
+        generation = longva.model.generation_config
+        stops = generation.eos_token_id
+        self._stops = {stops} if isinstance(stops, int) else set(stops or [])
+        suppressed = list(generation.suppress_tokens or [])
+        self._suppressed = torch.tensor(suppressed, dtype=torch.int64, device=longva.model.device)
+        self._cached = CachedSequence(
+            longva.model, chunk_tokens=longva.chunk_tokens, kv_dtype=longva.kv
+        )
+        self._held = torch.empty(0, dtype=torch.int64)
+        self._media: tuple[Medium, ...] = ()
+        self._sizes: list[int] = []
+        self._rows: Tensor | None = None  # [R, D]
+
+    def generate(
+        self, conversation: Conversation, *, max_new_tokens: int, until: Sequence[str] = ()
+    ) -> Reply:
+        """Answer greedily.
+
+        Args:
+            conversation: that ends with the user.
+            max_new_tokens: the longest answer, in tokens.
+            until: texts at which the answer ends; they are not part of it.
+
+        Raises:
+            VideoError: a medium cannot be read.
+            ContextLengthError: conversation and frames exceed the model's context.
+        """
+        hidden = self._read(self._symbols(conversation))
+        length = self._cached.length
+        room = self.longva.model.config.text_config.max_position_embeddings - length
+        ids: list[int] = []
+        text = ""
+        while len(ids) < min(max_new_tokens, room) and not any(end in text for end in until):
+            if ids:
+                hidden = self._cached.append(torch.tensor(ids[-1:]))
+            logits = self._cached.logits(hidden)  # [1, V]
+            token = int(logits.index_fill(1, self._suppressed, -torch.inf).argmax())
+            if token in self._stops:
+                break
+            ids.append(token)
+            text = self.longva.processor.tokenizer.decode(ids, skip_special_tokens=True)
+        self._cached.crop(length)
+        for end in until:
+            text = text.partition(end)[0]
+        return Reply(text=text.strip(), prompt_tokens=length, answer_tokens=len(ids))
+
+    def loglikelihood(self, conversation: Conversation, answer: str) -> tuple[float, bool]:
+        """Return the log-probability of an answer, and whether greedy decoding would give it.
+
+        Raises:
+            LongVAError: the answer is empty.
+        """
+        ids = self.longva.processor.tokenizer(answer)["input_ids"]
+        if not ids:
+            raise LongVAError("an empty answer has no probability. Give the answer's text.")
+        hidden = self._read(self._symbols(conversation))
+        length = self._cached.length
+        fed = torch.tensor(ids[:-1], dtype=torch.int64)
+        hidden = torch.cat([hidden, self._cached.append(fed, keep=len(fed))])  # [A, D]
+        self._cached.crop(length)
+        logprobs = self._cached.logits(hidden).log_softmax(-1).cpu()  # [A, V]
+        chosen = torch.tensor(ids)
+        greedy = torch.equal(logprobs.argmax(-1), chosen)
+        return float(logprobs[torch.arange(len(ids)), chosen].sum()), greedy
+
+    def _symbols(self, conversation: Conversation) -> Tensor:
+        """Watch what was not watched, tokenise, and put rows of features where media stand."""
+        media = media_of(conversation)
+        if not self.reuse or media != self._media:
+            self._watch(media)
+        processor, config = self.longva.processor, self.longva.model.config
+        messages = [
+            {"role": turn.role, "content": [self._part(part) for part in turn.parts]}
+            for turn in conversation
+        ]
+        text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        ids = torch.tensor(processor.tokenizer(text)["input_ids"])
+        where = ((ids == config.image_token_id) | (ids == config.video_token_id)).nonzero()
+        pieces, after, row = [], 0, 0
+        for position, size in zip(where.flatten().tolist(), self._sizes, strict=True):
+            pieces += [ids[after:position], -1 - torch.arange(row, row + size)]
+            after, row = position + 1, row + size
+        return torch.cat([*pieces, ids[after:]])
+
+    def _part(self, part: str | Medium) -> dict[str, str]:
+        if isinstance(part, Medium):  # the template only needs to know that something stands here
+            return {"type": "image"}
+        return {"type": "text", "text": without_control_tokens(part, self.longva.processor)}
+
+    def _watch(self, media: tuple[Medium, ...]) -> None:
+        self._cached.crop(0)
+        self._held, self._media, self._sizes, self._rows = self._held[:0], (), [], None
+        features = [self._encode(medium) for medium in media]
+        tokens = [feature.tokens.flatten(0, 1) for feature in features]  # [R of one, D]
+        self._sizes = [len(rows) for rows in tokens]
+        self._rows = torch.cat(tokens) if tokens else None
+        self._media = media
+        self.watched += len(media)
+
+    def _encode(self, medium: Medium) -> VisualFeatures:
+        opened = open_media(medium.source)
+        if opened.kind == "image":
+            return encode_image(self.longva.model, self.longva.processor, opened, self.settings)
+        try:
+            return self._encode_video(opened)
+        except MisnumberedError as error:  # the container lied about its frames: choose again
+            return self._encode_video(error.exact)
+
+    def _encode_video(self, opened: Media) -> VisualFeatures:
+        indices: np.ndarray = choose_frames(
+            opened.seconds, opened.keyframes, self.sampling, duration=opened.duration
+        )
+        self.longva.plan(len(indices)).check()
+        model, processor = self.longva.model, self.longva.processor
+        return encode_video(model, processor, opened, indices, self.settings)
+
+    def _read(self, symbols: Tensor) -> Tensor:
+        """Bring the cache to hold `symbols`; return the hidden state [1, D] of the last one."""
+        # The last position is always computed: its hidden state is what the caller wants.
+        shared = min(common_prefix(self._held, symbols), len(symbols) - 1)
+        self._cached.crop(shared)
+        self._held = symbols[:shared]
+        hidden = self._cached.append(symbols[shared:], embeddings=self._rows)
+        self._held = symbols
+        return hidden

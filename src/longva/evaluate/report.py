@@ -1,0 +1,149 @@
+"""`longva eval --report`: the paper's tables and ours, as Markdown and as one page of HTML.
+
+The page holds its style and its pictures and needs no network. What was not run says so.
+"""
+
+import base64
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from longva import __version__
+from longva.evaluate.judged_samples import judged_tasks
+from longva.evaluate.results import Run, Score, read_runs
+from longva.evaluate.tables import Table, build_tables, markdown, paper_tables
+from longva.whole_files import whole_file
+
+LEGEND = (
+    "Below each of our scores stands its 95 % interval, from the number n of answers (Wilson for "
+    "right and wrong, 1.96 standard errors for grades). A difference is bold where the published "
+    "score lies outside that interval."
+)
+GREY = "#8a8f98"
+COLOURS = ("#1f6feb", "#d1495b", "#2a9d74", "#b7791f", "#7b4fb5", "#0f8b8d")
+
+
+def write_report(results: Path, output: Path) -> list[Path]:
+    """Write the paper's tables with the scores of a folder of results.
+
+    Args:
+        results: folder that lmms-eval wrote, searched in depth; judged answers beside its logs.
+        output: folder for the report.
+
+    Returns:
+        The files written: `report.html`, `report.md` and `frames.png`.
+
+    Raises:
+        LongVAError: there are no results in the folder.
+    """
+    runs = read_runs(results)
+    tables = build_tables(runs)
+    picture = output / "frames.png"
+    draw_frames(runs, picture)
+    facts = {
+        "legend": LEGEND,
+        "runs": [describe(run) for run in runs],
+        "others": other_results(runs),
+        "made": f"longva {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    }
+    page, text = output / "report.html", output / "report.md"
+    with whole_file(page) as temporary:
+        temporary.write_text(_html(tables, picture, facts), encoding="utf-8")
+    with whole_file(text) as temporary:
+        temporary.write_text(_markdown(tables, picture, facts), encoding="utf-8")
+    return [page, text, picture]
+
+
+def describe(run: Run) -> str:
+    """Say in a line what a run is."""
+    frames = f", {run.frames} frames" if isinstance(run.frames, int) else ""
+    frames = f", {run.frames}" if isinstance(run.frames, str) else frames
+    return f"{run.label}{frames}: {', '.join(sorted(run.tasks))}"
+
+
+def other_results(runs: Sequence[Run]) -> list[str]:
+    """Return the totals of tasks that stand in no table."""
+    columns = [column for table in paper_tables() for column in table.columns]
+    shown = {column.task for column in columns} | judged_tasks()
+    lines = []
+    for run in runs:
+        for task in sorted(run.tasks.keys() - shown):
+            for name, value in run.tasks[task].totals.items():
+                metric, _, _ = name.partition(",")
+                number = isinstance(value, int | float) and math.isfinite(value)
+                if "," in name and "_stderr" not in metric and number:
+                    lines.append(f"{task}, {metric}: {value:.4g} ({run.label})")
+    return lines
+
+
+def _markdown(tables: Sequence[Table], picture: Path, facts: dict[str, Any]) -> str:
+    parts = ["# Benchmarks: the paper and ours", facts["legend"], "Runs:"]
+    parts.append("\n".join(f"- {run}" for run in facts["runs"]))
+    for table in tables:
+        parts.append(markdown(table))
+        if table.id == "video-mme":
+            parts.append(f"![Accuracy by number of frames]({picture.name})")
+    if facts["others"]:
+        parts += ["## In no table", "\n".join(f"- {line}" for line in facts["others"])]
+    return "\n\n".join([*parts, facts["made"]]) + "\n"
+
+
+def _html(tables: Sequence[Table], picture: Path, facts: dict[str, Any]) -> str:
+    from jinja2 import Environment
+
+    template = files("longva.evaluate").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    encoded = base64.b64encode(picture.read_bytes()).decode()
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return page.from_string(template).render(
+        tables=tables, picture=f"data:image/png;base64,{encoded}", **facts
+    )
+
+
+def draw_frames(runs: Sequence[Run], path: Path) -> None:
+    """Draw Video-MME's accuracy by number of frames: the paper's line, and ours with intervals."""
+    from matplotlib.figure import Figure
+
+    table = next(table for table in paper_tables() if table.id == "video-mme")
+    rows = [row for row in table.rows if row.series == "longva" and isinstance(row.frames, int)]
+    figure = Figure(figsize=(11, 3.3), layout="constrained")
+    panels = figure.subplots(1, len(table.columns), sharey=True)
+    measured = [run for run in runs if isinstance(run.frames, int) and "videomme" in run.tasks]
+    scores = {id(run): run.scores(table.columns) for run in measured}
+    ticks = sorted({int(x.frames) for x in (*rows, *measured) if x.frames is not None})
+    for i, (panel, column) in enumerate(zip(panels, table.columns, strict=True)):
+        style = {"color": GREY, "markerfacecolor": "white", "label": "paper, LongVA 7B"}
+        panel.plot([row.frames for row in rows], [row.scores[i] for row in rows], "o--", **style)
+        for label, colour in zip(dict.fromkeys(r.label for r in measured), COLOURS, strict=False):
+            found = [(r.frames, scores[id(r)][i]) for r in measured if r.label == label]
+            points = [(x, score) for x, score in found if isinstance(score, Score)]
+            if points:
+                below = [max(0.0, score.value - score.low) for _, score in points]
+                above = [max(0.0, score.high - score.value) for _, score in points]
+                panel.errorbar(
+                    [x for x, _ in points],
+                    [score.value for _, score in points],
+                    yerr=(below, above),
+                    fmt="o-",
+                    capsize=3,
+                    markersize=5,
+                    color=colour,
+                    label=f"ours, {label}",
+                )
+        panel.axhline(25, color=GREY, linewidth=1, linestyle=":", label="guessing")
+        panel.set_title(column.name, fontsize=11)
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(ticks, [str(tick) for tick in ticks], fontsize=8, rotation=45)
+        panel.minorticks_off()
+        panel.grid(axis="y", color="#e6e8eb")
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("% right")
+    figure.supxlabel("frames", fontsize=10)
+    legends = [panel.get_legend_handles_labels() for panel in panels]
+    entries = {name: handle for pair in legends for handle, name in zip(*pair, strict=True)}
+    figure.legend(entries.values(), entries, loc="outside upper center", ncols=4, frameon=False)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=160)

@@ -1,0 +1,148 @@
+"""Run benchmarks: check what they need, start lmms-eval as it is, make sure that it has finished.
+
+    OUTPUT/
+        MODEL/20261120_120000_results.json             lmms-eval's totals
+              20261120_120000_samples_videomme.jsonl   and every answer
+        answers/answers.0.jsonl                        answers as they come: a killed run goes on
+        datasets/                                      what `datasets` makes of the data folder
+
+lmms-eval runs in a process of its own, under torchrun if there are several: its tasks read their
+environment when they are imported, and it exits with 0 whatever happens.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+
+from longva.errors import LongVAError
+from longva.evaluate.benchmarks import BENCHMARKS, JUDGED, QUESTIONS, check_data, expand
+from longva.evaluate.local_judge import local_judge_server
+from longva.evaluate.plugin import MODEL
+
+HUB = Path("~/.cache/huggingface")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One run of lmms-eval."""
+
+    tasks: Sequence[str]
+    """Tasks of lmms-eval and of ours; `expand` has replaced groups."""
+
+    output: Path
+    model: Mapping[str, str | int | float | bool | None]
+    """Arguments of `longva_hf`; None leaves its default."""
+
+    data: Path | None = None
+    """Folder with everything; None lets lmms-eval download."""
+
+    limit: int | None = None
+    """Samples of each task."""
+
+    processes: int = 1
+    """GPUs, each with a copy of the model."""
+
+    def command(self) -> list[str]:
+        """Return what is run."""
+        settings = {**self.model, "cache": str(self.output.absolute() / "answers")}
+        arguments = ",".join(f"{k}={v}" for k, v in settings.items() if v is not None)
+        launcher = ["-m", "lmms_eval"]
+        if self.processes > 1:
+            ranks = f"--nproc-per-node={self.processes}"
+            launcher = ["-m", "torch.distributed.run", "--standalone", ranks, *launcher]
+        command = [sys.executable, *launcher, "--model", MODEL, "--model_args", arguments]
+        command += ["--tasks", ",".join(self.tasks), "--include_path", str(task_folder())]
+        command += ["--output_path", str(self.output.absolute()), "--log_samples"]
+        # The WordNet behind NExT-QA's open-ended score belongs to one thread.
+        command += ["--verbosity", "WARNING", "--process_docs_parallel", "1"]
+        return command if self.limit is None else [*command, "--limit", str(self.limit)]
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that lmms-eval and its tasks read, beside those of this process."""
+        home = Path(os.environ.get("HF_HOME", HUB)).expanduser()
+        ranks = {}
+        if self.processes > 1:
+            import torch
+
+            ranks = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "1"}
+        if self.data is None:
+            return {**ranks, "HF_HOME": str(home)}
+        return {
+            **ranks,
+            "HF_HOME": str(self.data.absolute()),
+            "HF_HUB_CACHE": os.environ.get("HF_HUB_CACHE", str(home / "hub")),  # of the model
+            "LMMS_EVAL_DATASETS_CACHE": str(self.output.absolute() / "datasets"),
+        }
+
+
+def task_folder() -> Path:
+    """Return the folder of our own tasks, for `--include_path`."""
+    return Path(str(files("longva.evaluate") / "tasks"))
+
+
+def check(evaluation: Evaluation) -> None:
+    """Make sure that all is there, before anything runs.
+
+    Raises:
+        LongVAError: naming everything that is missing.
+    """
+    if find_spec("lmms_eval") is None:
+        raise LongVAError(
+            "lmms-eval is not installed. It needs packages of its own; docs/evaluation.md has the "
+            "three commands."
+        )
+    if find_spec("torchvision") is not None:
+        # PyPI's torchvision is built for CUDA; beside a CPU torch, `import transformers` fails.
+        try:
+            import torchvision  # noqa: F401  # pyright: ignore[reportMissingImports]
+        except (ImportError, RuntimeError, OSError) as error:
+            raise LongVAError(
+                f"torchvision does not fit this torch ({error}). Nothing here needs it: "
+                "pip uninstall torchvision"
+            ) from error
+    separators = [str(v) for v in evaluation.model.values() if "," in str(v) or "=" in str(v)]
+    if separators:
+        raise LongVAError(f"lmms-eval cannot be given {separators[0]!r}: it has a comma or '='.")
+    if evaluation.data is not None:
+        check_data(evaluation.tasks, evaluation.data)
+    elif any(BENCHMARKS[task].dataset.startswith("longva/") for task in _known(evaluation)):
+        raise LongVAError("longva_vniah needs --data: the folder that it was exported to.")
+
+
+def run(evaluation: Evaluation) -> list[Path]:
+    """Check, run lmms-eval, and return the results it wrote.
+
+    Raises:
+        LongVAError: something is missing, or lmms-eval did not finish.
+    """
+    check(evaluation)
+    evaluation.output.mkdir(parents=True, exist_ok=True)
+    before = set(evaluation.output.rglob("*_results.json"))
+    judge = local_judge_server() if JUDGED & set(evaluation.tasks) else nullcontext({})
+    with judge as judged_by:
+        done = subprocess.run(
+            evaluation.command(),
+            env={**os.environ, **evaluation.environment(), **judged_by},
+            cwd=evaluation.data / QUESTIONS if evaluation.data else None,
+            check=False,
+        )
+    written = sorted(set(evaluation.output.rglob("*_results.json")) - before)
+    found = {name for path in written for name in json.loads(path.read_text())["results"]}
+    lacking = [task for task in _known(evaluation) if task not in found]
+    if done.returncode or not written or lacking:
+        raise LongVAError(
+            f"lmms-eval did not finish ({', '.join(lacking) or 'see above'}). Answers so far are "
+            "kept: run the same command again."
+        )
+    return written
+
+
+def _known(evaluation: Evaluation) -> list[str]:
+    return [task for task in expand(evaluation.tasks) if task in BENCHMARKS]

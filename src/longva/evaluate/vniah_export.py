@@ -1,0 +1,78 @@
+"""V-NIAH for any model of lmms-eval: the cells of a recipe as videos with questions.
+
+    DATA/questions/longva/v-niah/data/test-00000-of-00001.parquet     video, question, answer ...
+         vniah/00200_0.40_3.mp4                                       haystack and needle
+
+`longva niah visual` measures our own models for a fraction of the work (a haystack is read once for
+all its needles) and tells where they look; this is for comparing with models that lmms-eval runs.
+The videos are H.264: what is read from them is not bit for bit what `longva niah` shows.
+
+    longva vniah-export recipes/niah_visual.yaml DATA
+    lmms_eval --tasks longva_vniah --model qwen2_5_vl ...
+"""
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from longva.evaluate.benchmarks import QUESTIONS
+from longva.nano.world import write_video
+from longva.niah.frames import NeedlePictures, make_haystack
+from longva.niah.needles import make_needles
+from longva.niah.visual import VisualRecipe, ask
+from longva.whole_files import whole_file
+
+DATASET, VIDEOS = "longva/v-niah", "vniah"
+SIDE = 336
+COLUMNS = ("question", "answer", "chance", "length", "depth", "position", "needle", "fps")
+
+
+def export(
+    recipe: VisualRecipe, data: Path, progress: Callable[[int, int], None] | None = None
+) -> Path:
+    """Write every cell of a recipe as a video, and the questions as a dataset.
+
+    Args:
+        recipe: its model and output folder are not used.
+        data: what `longva eval --data` will be given.
+        progress: called with the videos written and all there are.
+
+    Returns:
+        The folder of the dataset.
+
+    Raises:
+        RecipeError: the haystack is too short, or pictures of needles are missing.
+    """
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    longest = recipe.grid.all_lengths[-1]
+    haystack, needles = make_haystack(recipe.haystack, longest), make_needles(recipe.needles)
+    pictures = [picture for needle in needles for picture in needle.pictures]
+    albums = [haystack, NeedlePictures(pictures, recipe.haystack.fit)]
+    frames = torch.cat([batch for album in albums for batch in album.batches(SIDE)])
+    questions = ask(recipe, needles, num_pictures=len(haystack))
+    folder, videos, rows = data / QUESTIONS / DATASET, data / VIDEOS, []
+    videos.mkdir(parents=True, exist_ok=True)
+    for done, question in enumerate(questions, 1):
+        row, shown = question.row, question.prompts[0].frames
+        assert shown is not None
+        name = f"{row.length:05d}_{row.depth:.2f}_{row.trial}.mp4"
+        fps = Fraction(recipe.haystack.fps).limit_denominator(1000)
+        write_video(videos / name, (_image(frames[i]) for i in shown.tolist()), fps)
+        rows.append({"video": name, **{column: getattr(row, column) for column in COLUMNS}})
+        if progress:
+            progress(done, len(questions))
+    path = folder / "data" / "test-00000-of-00001.parquet"
+    with whole_file(path) as temporary:
+        parquet.write_table(pyarrow.Table.from_pylist(rows), temporary)
+    return folder
+
+
+def _image(pixels: Tensor) -> Image.Image:
+    """Turn [3, S, S] uint8 into a picture."""
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())

@@ -1,0 +1,209 @@
+"""The API: chat completions, models, health and metrics."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from longva import __version__
+from longva.serve import schema
+from longva.serve.answering import Assistant, Question
+from longva.serve.conversation import Message, read_conversation
+from longva.serve.errors import ApiError, as_api_error
+from longva.serve.gate import Gate
+from longva.serve.metrics import Metrics
+from longva.serve.reply import Reply
+from longva.session import check_question, without_control_tokens
+from longva.visual_features import FrameSettings
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": schema.ErrorBody, "description": words}
+    for status, words in {
+        400: "The request, or one of its media, cannot be used.",
+        401: "No valid API key.",
+        403: "Called by a host name that is not the server's.",
+        404: "No such model.",
+        408: "The request did not arrive in time.",
+        413: "The request, or one of its media, is too large.",
+        429: "Too many wait; `Retry-After` says when to come back.",
+        503: "Out of memory, or the model's thread has ended.",
+    }.items()
+}
+
+
+def create_app(
+    assistant: Assistant,
+    *,
+    model_name: str,
+    keys: Sequence[str] = (),
+    hosts: Collection[str] | None = None,
+    cors_origins: Sequence[str] = (),
+    keep_alive: float = 15.0,
+) -> FastAPI:
+    """Make the ASGI application.
+
+    Args:
+        assistant: the model and all around it; started and stopped with the application.
+        model_name: by which clients ask for the model.
+        keys: API keys; none lets everybody in.
+        hosts: names by which the server may be called; None allows any.
+        cors_origins: web pages' origins that may call the API from a browser.
+        keep_alive: seconds of silence after which a waiting client is sent a sign of life.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        assistant.worker.start()
+        yield
+        await asyncio.to_thread(assistant.worker.stop)
+
+    app = FastAPI(
+        title="longva", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    metrics = Metrics(assistant.worker, assistant.store)
+    app.add_middleware(
+        Gate,  # pyright: ignore[reportArgumentType]
+        limits=assistant.limits,
+        metrics=metrics,
+        keys=keys,
+        hosts=hosts,
+    )
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
+    _add_error_handlers(app)
+    text_config = assistant.longva.model.config.text_config
+    card = schema.ModelCard(
+        id=model_name,
+        created=int(time.time()),
+        max_model_len=text_config.max_position_embeddings,
+    )
+
+    @app.get("/healthz", responses={503: ERRORS[503]})
+    async def health() -> dict[str, str]:
+        if not assistant.worker.alive:
+            raise ApiError("the model's thread has ended.", status=503)
+        return {"status": "ok"}
+
+    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def prometheus() -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/models", responses={401: ERRORS[401]})
+    async def models() -> schema.ModelList:
+        return schema.ModelList(data=[card])
+
+    @app.get("/v1/models/{name:path}", responses={n: ERRORS[n] for n in (400, 401, 404)})
+    async def model(name: str) -> schema.ModelCard:
+        _check_model(name, model_name)
+        return card
+
+    @app.post(
+        "/v1/chat/completions",
+        response_model=schema.ChatAnswer,
+        responses={200: {"content": {"text/event-stream": {}}}, **ERRORS},
+    )
+    async def chat_completions(body: schema.ChatRequest, request: Request) -> Response:
+        _check_model(body.model, model_name)
+        question = _question(body, assistant)
+        answering = assistant.ask(question, request.state.client)
+        reply = Reply(answering, body, model_name, metrics, keep_alive)
+        return await reply.respond(request)
+
+    return app
+
+
+def _check_model(name: str, served: str) -> None:
+    if name != served:
+        message = f"this server has one model: {served!r}."
+        raise ApiError(message, status=404, code="model_not_found", param="model")
+
+
+def _question(body: schema.ChatRequest, assistant: Assistant) -> Question:
+    """Check what can be checked before anything is fetched.
+
+    Raises:
+        ApiError: beyond a limit.
+        LongVAError: a chat that the session cannot answer.
+    """
+    limits, processor = assistant.limits, assistant.longva.processor
+    messages = [Message(role=m.role, text=m.text(), media=m.media()) for m in body.messages]
+    characters = sum(len(message.text) for message in messages)
+    if characters > limits.prompt_characters:
+        raise ApiError(
+            f"the messages have {characters:,} characters, {limits.prompt_characters:,} are "
+            "allowed.",
+            code="context_length_exceeded",
+            param="messages",
+        )
+    conversation = read_conversation(
+        messages,
+        check=lambda text: check_question(text, processor),
+        clean=lambda text: without_control_tokens(_encodable(text), processor),
+    )
+    if len(conversation.media) > limits.media:
+        raise ApiError(
+            f"a conversation may have {limits.media} media, got {len(conversation.media)}.",
+            code="too_many_media",
+            param="messages",
+        )
+    options = body.longva
+    tokens = [t for t in (body.max_completion_tokens, body.max_tokens) if t is not None]
+    return Question(
+        conversation=conversation,
+        frames=options.frames,
+        fps=options.fps,
+        max_frames=options.max_frames,
+        settings=FrameSettings(fit=options.fit),
+        evidence=options.evidence,
+        max_new_tokens=min([*tokens[:1], limits.new_tokens]),
+        temperature=body.temperature or 0.0,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        seed=body.seed,
+        stop=tuple(body.stops()),
+    )
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    """Every error in OpenAI's words."""
+
+    def respond(error: ApiError) -> JSONResponse:
+        return JSONResponse(error.body(), error.status, error.headers())
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        # Of the alternatives that did not fit, the one that came furthest was meant.
+        nearest = max(error.errors(), key=lambda one: len(one["loc"]))
+        place = [str(part) for part in nearest["loc"][1:]]
+        where = _encodable(".".join(part for part in place if part != "str" and "[" not in part))
+        message = f"{where}: {nearest['msg']}." if where else f"{nearest['msg']}."
+        return respond(ApiError(_encodable(message)[:500], param=where[:200] or None))
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> JSONResponse:
+        response = respond(ApiError(str(error.detail), status=error.status_code))
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(Exception)
+    async def other(_: Request, error: Exception) -> JSONResponse:
+        return respond(as_api_error(error))
+
+    for kind in (ApiError, ValueError):  # ValueError: LongVAError's kind; others are logged
+        app.add_exception_handler(kind, other)  # pyright: ignore[reportArgumentType]
+
+
+def _encodable(text: str) -> str:
+    """The text without halves of surrogate pairs, which JSON may spell and no encoding takes."""
+    return text.encode(errors="replace").decode()

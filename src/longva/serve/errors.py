@@ -1,0 +1,92 @@
+"""What a client is told when something is wrong, in the words and numbers of OpenAI's API."""
+
+import logging
+import math
+
+from longva.errors import ContextLengthError, LongVAError, VideoError
+
+logger = logging.getLogger("longva.serve")
+
+
+COMMAND_LINE = {
+    ", or allow truncated videos (--allow-truncated) to use the frames that can be decoded": "",
+    ", or quantise with --kv int8": "",
+    "--frames": "longva.frames",
+}
+"""Advice of the library for its command line -> what a client of the API can do."""
+
+
+class ApiError(Exception):
+    """An answer that is an error.
+
+    Args:
+        message: for the client: what was given, what is needed; nothing about this machine.
+        status: of HTTP.
+        code: one word for programs.
+        param: the part of the request that is to blame.
+        retry_after: seconds after which it may work.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: float | None = None,
+    ):
+        super().__init__(message)
+        self.message, self.status, self.code, self.param = message, status, code, param
+        self.retry_after = None if retry_after is None else max(1, math.ceil(retry_after))
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's `type` of the error."""
+        kinds = {401: "authentication_error", 429: "rate_limit_error"}
+        default = "server_error" if self.status >= 500 else "invalid_request_error"
+        return kinds.get(self.status, default)
+
+    def body(self) -> dict:
+        """The JSON body."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+    def headers(self) -> dict[str, str]:
+        """Headers that belong to the error."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+
+def as_api_error(error: BaseException, names: dict[str, str] | None = None) -> ApiError:
+    """Turn anything raised while answering into what the client may read.
+
+    Args:
+        error: what was raised.
+        names: what stands in messages of the library -> what the client knows it by.
+    """
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, LongVAError):
+        message = str(error)
+        for inner, outer in {**(names or {}), **COMMAND_LINE}.items():
+            message = message.replace(inner, outer)
+        if isinstance(error, VideoError):
+            return ApiError(message, code="invalid_media", param="messages")
+        if isinstance(error, ContextLengthError):
+            return ApiError(message, code="context_length_exceeded", param="messages")
+        return ApiError(message)
+    logger.error("a request failed", exc_info=error)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's; torch is not imported here
+        return ApiError(
+            "the server is out of memory. Ask for fewer frames, or try again later.",
+            status=503,
+            code="out_of_memory",
+            retry_after=10,
+        )
+    return ApiError("the server failed to answer; its log says why.", status=500)

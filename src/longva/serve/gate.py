@@ -1,0 +1,166 @@
+"""What every request passes first: host, key and size, before a byte of its body is parsed.
+
+The body is read here, whole, within bounds of size and silence, so that nobody without a key makes
+the server hold anything, and nobody with one makes it hold more than it was given memory for.
+"""
+
+import asyncio
+import hmac
+import json
+from collections.abc import Collection, Sequence
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from longva.serve.errors import ApiError
+from longva.serve.limits import Limits
+from longva.serve.metrics import Metrics
+
+BODIES_HELD = 4
+"""Bodies of the largest size that may be held at a time."""
+
+PATHS = ("/v1/chat/completions", "/v1/models", "/healthz", "/metrics", "/openapi.json")
+
+
+class Gate:
+    """ASGI middleware; `request.state.client` names who asks, for a fair queue.
+
+    Args:
+        app: what is guarded.
+        limits: of bodies.
+        metrics: count requests.
+        keys: any of which opens /v1; none leaves it open.
+        hosts: names by which the server may be called; None allows any.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        limits: Limits,
+        metrics: Metrics,
+        keys: Sequence[str] = (),
+        hosts: Collection[str] | None = None,
+    ):
+        self.app, self.limits, self.metrics = app, limits, metrics
+        self.keys, self.hosts = [key.encode() for key in keys], hosts
+        self._held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        status = 0
+
+        async def counting(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        with self.metrics.in_flight.track_inprogress():
+            try:
+                await self._pass(scope, receive, counting)
+            finally:
+                path = next((path for path in PATHS if scope["path"].startswith(path)), "other")
+                self.metrics.requests.labels(path, str(status or "none")).inc()
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        held, more = 0, bool(headers.keys() & {b"content-length", b"transfer-encoding"})
+        try:
+            self._check_host(headers.get(b"host", b""))
+            scope.setdefault("state", {})["client"] = self._client(scope, headers)
+            body = bytearray()
+            declared = int(headers.get(b"content-length", b"0"))
+            self._check_size(declared, declared)
+            while more:
+                message = await self._receive(receive)
+                if message["type"] == "http.disconnect":
+                    return
+                chunk, more = message.get("body", b""), message.get("more_body", False)
+                body += chunk
+                self._held, held = self._held + len(chunk), held + len(chunk)
+                self._check_size(len(body), 0)
+            await self.app(scope, _replay(bytes(body), receive), send)
+        except ApiError as error:
+            if more:
+                await self._drain(receive)
+            await _respond(error, send)
+        finally:
+            self._held -= held
+
+    def _check_host(self, header: bytes) -> None:
+        """Refuse a name that is not ours: a page whose name was pointed at this machine."""
+        name = header.decode("latin-1").lower()
+        host = name[1:].partition("]")[0] if name[:1] == "[" else name.partition(":")[0]
+        if self.hosts is not None and host not in self.hosts:
+            raise ApiError("this server is not called by that host name.", status=403)
+
+    def _client(self, scope: Scope, headers: dict[bytes, bytes]) -> str:
+        address = (scope.get("client") or ("",))[0]
+        if not self.keys or not scope["path"].startswith("/v1"):
+            return address
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        matches = [hmac.compare_digest(given.strip(), key) for key in self.keys]
+        if scheme.lower() != b"bearer" or not any(matches):
+            raise ApiError(
+                "a valid API key is needed: Authorization: Bearer KEY.",
+                status=401,
+                code="invalid_api_key",
+            )
+        return f"{matches.index(True)} {address}"
+
+    def _check_size(self, size: int, more: int) -> None:
+        if size > self.limits.body_bytes:
+            raise ApiError(
+                f"a request may have {self.limits.body_bytes:,} bytes. Give large media by URL.",
+                status=413,
+                code="request_too_large",
+            )
+        if self._held + more > BODIES_HELD * self.limits.body_bytes:
+            raise ApiError(
+                "the server is reading as many requests as it can hold.",
+                status=429,
+                code="server_busy",
+                retry_after=5,
+            )
+
+    async def _receive(self, receive: Receive) -> Message:
+        try:
+            return await asyncio.wait_for(receive(), self.limits.silent_seconds)
+        except TimeoutError as error:
+            raise ApiError("the request did not arrive in time.", status=408) from error
+
+    async def _drain(self, receive: Receive) -> None:
+        """Read what is left of a refused body: a client that is still sending hears no answer."""
+        left = BODIES_HELD * self.limits.body_bytes
+        try:
+            while left > 0:
+                message = await self._receive(receive)
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+        except ApiError:
+            return
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replayed
+
+
+async def _respond(error: ApiError, send: Send) -> None:
+    body = json.dumps(error.body()).encode()
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        **error.headers(),
+    }
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,116 @@
+"""Start the server: load the model, make the spool, listen."""
+
+import contextlib
+import fcntl
+import logging
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longva.errors import LongVAError
+from longva.serve.limits import Limits
+
+PREFIX = "longva-serve-"
+LOCK = "lock"
+"""Held by the server that a spool belongs to, until it ends in whatever way."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Where the server listens, and whom and what it trusts."""
+
+    host: str
+    port: int
+    name: str | None
+    keys: Sequence[str]
+    folders: Sequence[Path]
+    allow_private_hosts: bool
+    hosts: Sequence[str] | None
+    cors_origins: Sequence[str]
+    session_bytes: int
+    spool: Path | None
+
+
+def run(options: Options, limits: Limits, *, model: str, **loading: Any) -> None:
+    """Serve until interrupted.
+
+    Args:
+        options: of the server.
+        limits: of a request.
+        model: `nano`, a folder or a hub id.
+        **loading: further arguments of `LongVA.from_pretrained`.
+
+    Raises:
+        LongVAError: an option that cannot be used, or a missing package.
+    """
+    try:
+        import uvicorn
+
+        from longva.serve.answering import Assistant
+        from longva.serve.app import create_app
+        from longva.serve.media_fetch import MediaFetcher
+    except ImportError as error:
+        raise LongVAError(
+            f"the server needs a package that is not installed ({error.name}): "
+            "pip install 'longva[serve]'."
+        ) from error
+    from longva.assistant import LongVA
+
+    for folder in options.folders:
+        if not folder.is_dir():
+            raise LongVAError(f"--media-folder {folder} is not a folder.")
+    if options.session_bytes <= 0:
+        raise LongVAError("--session-memory must be greater than 0.")
+    longva = LongVA.from_pretrained(model, **loading)
+    if longva.notice:
+        sys.stderr.write(f"Note: {longva.notice}.\n")
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    if options.spool is not None:
+        options.spool.mkdir(parents=True, exist_ok=True)
+    with own_spool(options.spool) as spool:
+        fetcher = MediaFetcher(
+            spool,
+            limits,
+            folders=options.folders,
+            allow_private=options.allow_private_hosts,
+        )
+        assistant = Assistant(longva, fetcher, limits, max_bytes=options.session_bytes)
+        app = create_app(
+            assistant,
+            model_name=options.name or Path(model).name,
+            keys=options.keys,
+            hosts=options.hosts,
+            cors_origins=options.cors_origins,
+        )
+        uvicorn.run(
+            app,
+            host=options.host,
+            port=options.port,
+            server_header=False,
+            timeout_graceful_shutdown=10,
+        )
+
+
+@contextlib.contextmanager
+def own_spool(parent: Path | None) -> Iterator[Path]:
+    """Make a folder for media in use, and remove those of servers that were killed.
+
+    Nothing in a spool outlives its request, and no client is told that anything is kept.
+
+    Args:
+        parent: where spools lie; by default the system's temporary folder.
+    """
+    with tempfile.TemporaryDirectory(dir=parent, prefix=PREFIX) as folder:
+        spool = Path(folder)
+        with (spool / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for other in spool.parent.glob(f"{PREFIX}*/{LOCK}"):
+                with contextlib.suppress(OSError), other.open("r+") as theirs:
+                    fcntl.flock(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while one lives
+                    shutil.rmtree(other.parent, ignore_errors=True)
+            yield spool

@@ -1,0 +1,166 @@
+"""One model, one thread, a fair queue before it.
+
+    waiting     client A: a1 a2 a3      client B: b1      client C: c1 c2
+    answered    a1 b1 c1 a2 c2 a3       every client in turn, each in its own order
+
+The queue is bounded, in all and per client: who comes too late is told when to come back. A place
+is reserved on arrival, so that nobody downloads a film to hear then that the queue is full. Work
+that its client gave up leaves the queue, or stops at the next frame, chunk or token.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+logger = logging.getLogger("longva.serve")
+
+FIRST_GUESS_SECONDS = 5.0
+"""How long a task takes, before one was seen."""
+
+
+class QueueFullError(Exception):
+    """No room to wait; `retry_after` seconds from now there may be."""
+
+    def __init__(self, retry_after: float):
+        super().__init__(f"the queue is full, try again in {retry_after:.0f} s")
+        self.retry_after = retry_after
+
+
+class TaskCancelledError(Exception):
+    """Raised inside a task whose client has gone."""
+
+
+class Task:
+    """A place in the queue, and the work that waits there or is being done."""
+
+    def __init__(self, client: str):
+        self.client = client
+        self.work: Callable[[Task], None] | None = None
+        self.cancelled = threading.Event()
+
+    def check(self) -> None:
+        """Raise `TaskCancelledError` if nobody waits for the result any more."""
+        if self.cancelled.is_set():
+            raise TaskCancelledError
+
+
+class ModelWorker:
+    """Does tasks one after another in a thread of its own.
+
+    Args:
+        max_waiting: places in the queue, the task in work not counted.
+        max_waiting_per_client: of one client.
+    """
+
+    def __init__(self, *, max_waiting: int, max_waiting_per_client: int):
+        self.max_waiting, self.max_waiting_per_client = max_waiting, max_waiting_per_client
+        self._changed = threading.Condition()
+        self._reserved: set[Task] = set()
+        self._clients: dict[str, deque[Task]] = {}  # first in line first; none is empty
+        self._current: Task | None = None
+        self._seconds = FIRST_GUESS_SECONDS
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to work, or go on after `stop`."""
+        if not self.alive:
+            self._stopping = False
+            self._thread = threading.Thread(target=self._work, name="longva-model", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Give up all tasks and end; waits a while for the one in work to notice."""
+        with self._changed:
+            self._stopping = True
+            for task in [*([self._current] if self._current else []), *self._places()]:
+                task.cancelled.set()
+            self._clients.clear()
+            self._reserved.clear()
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+
+    @property
+    def alive(self) -> bool:
+        """Whether tasks are being done."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        """Places taken: of those in line, and of those who still prepare."""
+        with self._changed:
+            return len(self._places())
+
+    def _places(self) -> list[Task]:
+        return [*self._reserved, *(task for line in self._clients.values() for task in line)]
+
+    def reserve(self, client: str) -> Task:
+        """Take a place for a client; `submit` or `cancel` it.
+
+        Raises:
+            QueueFullError: too many wait, in all or of this client.
+        """
+        with self._changed:
+            waiting = [task.client for task in self._places()]
+            mine = waiting.count(client)
+            if len(waiting) >= self.max_waiting or mine >= self.max_waiting_per_client:
+                ahead = len(waiting) if len(waiting) >= self.max_waiting else mine
+                raise QueueFullError(min(120.0, self._seconds * max(1, ahead / 2)))
+            task = Task(client)
+            self._reserved.add(task)
+        return task
+
+    def submit(self, task: Task, work: Callable[[Task], None]) -> None:
+        """Stand in the client's line.
+
+        Args:
+            task: a reserved place; if it was cancelled meanwhile nothing happens.
+            work: called in the model's thread; handles its own errors.
+        """
+        with self._changed:
+            if task in self._reserved:
+                self._reserved.remove(task)
+                task.work = work
+                self._clients.setdefault(task.client, deque()).append(task)
+                self._changed.notify()
+
+    def cancel(self, task: Task) -> None:
+        """Take a task out of the queue, or make its next `check` raise."""
+        with self._changed:
+            task.cancelled.set()
+            self._reserved.discard(task)
+            line = self._clients.get(task.client)
+            if line is not None and task in line:
+                line.remove(task)
+                if not line:
+                    del self._clients[task.client]
+
+    def _next(self) -> Task | None:
+        """Wait for work; take the first task of the first client, who then stands last."""
+        with self._changed:
+            self._current = None
+            self._changed.wait_for(lambda: self._clients or self._stopping)
+            if self._stopping:
+                return None
+            client = next(iter(self._clients))
+            line = self._clients.pop(client)
+            self._current = line.popleft()
+            if line:
+                self._clients[client] = line
+            return self._current
+
+    def _work(self) -> None:
+        while (task := self._next()) is not None:
+            started = time.perf_counter()
+            try:
+                task.check()
+                assert task.work is not None  # it was submitted
+                task.work(task)
+            except TaskCancelledError:
+                continue
+            except Exception:
+                logger.exception("a task failed and did not say so")
+            self._seconds += 0.2 * (time.perf_counter() - started - self._seconds)

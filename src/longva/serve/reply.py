@@ -1,0 +1,176 @@
+"""An answer as HTTP tells it.
+
+An answer may take minutes to begin. What a client hears meanwhile:
+
+    streaming       200 as soon as the model has begun, then ": watch 16/3000" comments, which
+                    OpenAI's clients skip, and chunks with `longva.progress` where asked for
+    not streaming   nothing for `keep_alive` seconds, then 200 and a blank now and then, which JSON
+                    allows before the object; an error after that comes as `{"error": ...}`
+"""
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from longva.serve import schema
+from longva.serve.answering import Answering, Event, Failed, Finished, Progress, Text
+from longva.serve.metrics import Metrics
+from longva.session import Answer
+
+
+class Reply:
+    """Turns the events of a question into an HTTP response."""
+
+    def __init__(
+        self,
+        answering: Answering,
+        body: schema.ChatRequest,
+        model_name: str,
+        metrics: Metrics,
+        keep_alive: float,
+    ):
+        self._answering, self._body, self._metrics = answering, body, metrics
+        self._keep_alive = keep_alive
+        self._head = {
+            "id": f"chatcmpl-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": model_name,
+        }
+
+    async def respond(self, request: Request) -> Response:
+        """Wait until there is something to say, or nobody to say it to."""
+        gone = coming = asyncio.create_task(_disconnected(request))
+        try:
+            while True:
+                coming = asyncio.create_task(self._answering.next_event(self._keep_alive))
+                await asyncio.wait({coming, gone}, return_when=asyncio.FIRST_COMPLETED)
+                if not coming.done():
+                    self._answering.close()
+                    return Response(status_code=499)  # nobody reads it
+                event = coming.result()
+                if isinstance(event, Failed):
+                    raise event.error
+                if isinstance(event, Finished) and not self._body.stream:
+                    self._answering.close()
+                    return JSONResponse(self._completion(event))
+                # Early progress says only that the request stands in line: an error may still
+                # come, and shall have its status.
+                waiting = isinstance(event, Progress) and event.stage in ("fetch", "queue")
+                if event is None or self._body.stream and not waiting:
+                    return self._started(event)
+        except BaseException:
+            self._answering.close()
+            raise
+        finally:
+            gone.cancel()
+            coming.cancel()
+
+    def _started(self, event: Event | None) -> StreamingResponse:
+        if self._body.stream:
+            headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+            return StreamingResponse(
+                self._stream(event), media_type="text/event-stream", headers=headers
+            )
+        return StreamingResponse(self._delayed(), media_type="application/json")
+
+    async def _delayed(self) -> AsyncIterator[str]:
+        """Blanks, then one JSON object."""
+        try:
+            while True:
+                yield "\n"
+                event = await self._answering.next_event(self._keep_alive)
+                while event is not None and not isinstance(event, Finished | Failed):
+                    event = await self._answering.next_event(self._keep_alive)
+                if isinstance(event, Failed):
+                    yield json.dumps(event.error.body())
+                    return
+                if isinstance(event, Finished):
+                    yield json.dumps(self._completion(event))
+                    return
+        finally:
+            self._answering.close()
+
+    async def _stream(self, event: Event | None) -> AsyncIterator[str]:
+        """Server-sent events: chunks, and comments while there is nothing to chunk."""
+        try:
+            yield self._chunk({"role": "assistant", "content": ""})
+            while True:
+                if event is None:
+                    yield ": waiting\n\n"
+                elif isinstance(event, Progress):
+                    yield f": {event.stage} {event.done}/{event.total}\n\n"
+                    if self._body.longva.progress:
+                        yield self._chunk({}, longva={"progress": vars(event)})
+                elif isinstance(event, Text):
+                    if event.text:
+                        yield self._chunk({"content": event.text})
+                elif isinstance(event, Failed):
+                    yield f"data: {json.dumps(event.error.body())}\n\n"
+                    return
+                else:
+                    about = self._about(event)
+                    yield self._chunk({}, event.answer.finish_reason, longva=about)
+                    options = self._body.stream_options
+                    if options and options.include_usage:
+                        yield self._chunk(None, usage=_usage(event.answer))
+                    yield "data: [DONE]\n\n"
+                    return
+                event = await self._answering.next_event(self._keep_alive)
+        finally:
+            self._answering.close()
+
+    def _chunk(self, delta: dict | None, finish_reason: str | None = None, **more: Any) -> str:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        choices = [] if delta is None else [choice]
+        chunk = {**self._head, "object": "chat.completion.chunk", "choices": choices, **more}
+        return f"data: {json.dumps(chunk)}\n\n"
+
+    def _completion(self, event: Finished) -> dict:
+        message = {"role": "assistant", "content": event.answer.text, "refusal": None}
+        choice = {
+            "index": 0,
+            "message": message,
+            "logprobs": None,
+            "finish_reason": event.answer.finish_reason,
+        }
+        return {
+            **self._head,
+            "object": "chat.completion",
+            "choices": [choice],
+            "usage": _usage(event.answer),
+            "longva": self._about(event),
+        }
+
+    def _about(self, event: Finished) -> dict:
+        """The `longva` object of an answer; counts it too."""
+        answer = event.answer
+        self._metrics.tokens.labels("prompt").inc(answer.prompt_tokens)
+        self._metrics.tokens.labels("answer").inc(answer.answer_tokens)
+        for stage, seconds in answer.timings.items():
+            if stage == "answer" or not event.reused:
+                self._metrics.stages.labels(stage).observe(seconds)
+        return {
+            "evidence": answer.to_json()["evidence"],
+            "frames": answer.frames,
+            "reused": event.reused,
+            "timings": answer.timings,
+        }
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _usage(answer: Answer) -> dict[str, int]:
+    return {
+        "prompt_tokens": answer.prompt_tokens,
+        "completion_tokens": answer.answer_tokens,
+        "total_tokens": answer.prompt_tokens + answer.answer_tokens,
+    }

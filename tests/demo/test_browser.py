@@ -1,0 +1,186 @@
+"""The demo as people use it, in Chromium."""
+
+import json
+import re
+
+import pytest
+
+
+def upload(page, path):
+    page.set_input_files("#lv-drop input[type=file]", str(path))
+    page.wait_for_selector("#lv-player")
+
+
+def ask(page, question):
+    """Ask, and wait for the answer."""
+    before = page.locator(".lv-turn").count()
+    page.fill("#lv-question textarea", question)
+    page.click("#lv-go")
+    page.wait_for_selector(f".lv-done >> nth={before}")
+    page.wait_for_selector("#lv-go", state="visible")
+
+
+def player_time(page) -> float:
+    return page.evaluate("document.getElementById('lv-player').currentTime")
+
+
+def wait_for_time(page, seconds: float):
+    page.wait_for_function(
+        "s => Math.abs(document.getElementById('lv-player').currentTime - s) < 0.05", arg=seconds
+    )
+
+
+def test_upload_ask_follow_up_and_jump_to_the_evidence(open_page, demo, video):
+    page = open_page()
+    upload(page, video)
+    assert "48 frames" in page.inner_text("#lv-about")
+
+    before = demo.frames_encoded
+    ask(page, "what is shown?")
+    assert demo.frames_encoded - before == 6  # one a second
+    assert page.inner_text(".lv-watched").startswith("Watched 6 frames in ")
+    assert page.locator(".lv-lit").count() == 3
+    assert page.locator(".lv-curve path").count() == 1
+
+    ask(page, "and then?")
+    assert demo.frames_encoded - before == 6
+    assert page.locator(".lv-watched").count() == 1
+    assert "nothing watched again" in page.inner_text(".lv-turn >> nth=1")
+
+    rest = "e => e.scrollHeight - e.clientHeight - e.scrollTop"
+    assert page.eval_on_selector("#lv-talk", rest) < 2  # scrolled to its end, nothing spills out
+    assert page.eval_on_selector("#lv-talk", "e => getComputedStyle(e).overflowY") == "auto"
+    chip = page.locator(".lv-turn >> nth=1").locator(".lv-chip").first
+    seconds = float(chip.get_attribute("data-seconds"))
+    chip.click()
+    wait_for_time(page, seconds)
+    last = page.locator(".lv-frame").last
+    last.click()
+    wait_for_time(page, float(last.get_attribute("data-seconds")))
+    assert player_time(page) >= 5
+
+    page.get_by_role("button", name="Good answer").first.click()
+    page.wait_for_selector('.lv-vote[aria-pressed="true"]')
+    vote = json.loads(demo.feedback.read_text().splitlines()[-1])
+    assert (vote["liked"], vote["question"], vote["media"]) == (True, "what is shown?", video.name)
+
+    page.get_by_role("tab", name="API").click()
+    page.wait_for_selector("#lv-call .cm-line:has-text('video_url')")
+    shown = page.inner_text("#lv-call")
+    assert "what is shown?" in shown  # the follow-up's request carries what came before
+    assert "and then?" in shown
+
+    strangers = [u for u in page.requested if not u.startswith((demo.address, "data:", "blob:"))]
+    assert strangers == []
+
+
+def test_stop_ends_an_answer_and_the_next_question_is_answered(open_page, demo, video):
+    page = open_page()
+    upload(page, video)
+    demo.hold(after=6)
+    page.fill("#lv-question textarea", "what is shown?")
+    page.click("#lv-go")
+    page.wait_for_selector(".lv-answering .lv-answer")  # its first words
+    page.click("#lv-stop")
+    page.wait_for_selector(".lv-stopped")
+    demo.release()
+    page.wait_for_selector("#lv-go", state="visible")
+    page.fill("#lv-question textarea", "what is shown now?")
+    page.click("#lv-go")
+    page.wait_for_selector(".lv-done")
+    assert page.locator(".lv-turn").count() == 2
+    assert page.locator(".lv-stopped").count() == 1
+    assert demo.steps < 6 + 2 + 257 + 2  # the first answer ended where it was stopped
+    assert "nothing watched again" in page.inner_text(".lv-done")
+
+
+def test_a_second_visitor_waits_for_the_first(open_page, demo, video):
+    first, second = open_page(), open_page()
+    for page in (first, second):
+        upload(page, video)
+        page.fill("#lv-question textarea", "what is shown?")
+    demo.hold(after=6)
+    first.click("#lv-go")
+    first.wait_for_selector(".lv-answering .lv-answer")
+    second.click("#lv-go")
+    second.wait_for_selector(".lv-waiting:has-text('Waiting for the model')")
+    demo.release()
+    for page in (first, second):
+        page.wait_for_selector(".lv-done")
+
+
+def test_fits_a_phone_and_an_example_answers(open_page):
+    page = open_page(width=390, color_scheme="dark")
+
+    def check_width(where: str):
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width <= 390, f"{where} is {width} wide"
+
+    check_width("the welcome")
+    page.click(".lv-card >> nth=2")
+    page.wait_for_selector("#lv-picture")
+    assert page.input_value("#lv-question textarea").startswith("what is beside the ")
+    page.click("#lv-go")
+    page.wait_for_selector(".lv-done")
+    page.wait_for_selector(".lv-grids .lv-lit")
+    check_width("an answer")
+    for tab in ("Needles", "API"):
+        page.get_by_role("tab", name=tab).click()
+        page.wait_for_selector({"Needles": "#lv-map-settings", "API": "#lv-call"}[tab])
+        check_width(tab)
+
+
+def test_dark_follows_the_system_until_the_switch_is_pressed(open_page):
+    page = open_page(color_scheme="dark")
+    ground = "getComputedStyle(document.querySelector('.gradio-container')).backgroundColor"
+    dark = page.evaluate(ground)
+    page.click("#lv-theme")
+    light = page.evaluate(ground)
+    assert sum(map(int, re.findall(r"\d+", dark))) < 150
+    assert sum(map(int, re.findall(r"\d+", light))) > 600
+    page.reload()
+    page.wait_for_selector(".lv-card")
+    page.wait_for_function(f"() => {ground} === '{light}'")
+
+
+def test_the_estimate_follows_the_slider(open_page, video):
+    page = open_page()
+    upload(page, video)
+    page.wait_for_selector(".lv-estimate:has-text('1,304 tokens')")  # 6 x 4 and room for text
+    page.fill("#lv-frames input[type=number]", "20")
+    page.press("#lv-frames input[type=number]", "Enter")
+    page.wait_for_selector(".lv-estimate:has-text('1,360 tokens')")
+    ask(page, "what is shown?")
+    assert page.inner_text(".lv-watched").startswith("Watched 20 frames")
+
+
+def test_what_cannot_be_shown_or_asked_is_said(open_page, tmp_path):
+    page = open_page()
+    page.fill("#lv-question textarea", "what is shown?")
+    page.click("#lv-go")
+    page.wait_for_selector("text=Choose a video or an image first.")
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video at all" * 100)
+    page.set_input_files("#lv-drop input[type=file]", str(broken))
+    problem = page.locator(".toast-body:has-text('broken.mp4')")
+    problem.wait_for()
+    assert "/" not in problem.inner_text()  # where it lies is nobody's business
+    assert page.locator(".lv-turn").count() == 0
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_the_heatmap_fills_in_and_can_be_stopped(open_page, demo, stop):
+    page = open_page()
+    page.get_by_role("tab", name="Needles").click()
+    if stop:
+        demo.hold(after=30)
+    page.get_by_role("button", name="Measure").click()
+    page.wait_for_selector(".lv-map td[title]")
+    if stop:
+        page.click("#lv-map-stop")
+        page.wait_for_selector(".lv-map caption:has-text('Stopped')")
+        assert page.locator(".lv-unknown").count() > 0
+    else:
+        page.wait_for_selector(".lv-map caption:has-text('by chance')")
+        assert page.locator(".lv-map td[title]").count() == 25
+    page.get_by_role("button", name="Measure").wait_for()

@@ -1,0 +1,89 @@
+"""What is missing is said before anything runs, all of it at once."""
+
+import shutil
+
+import pyarrow.parquet as parquet
+import pytest
+from typer.testing import CliRunner
+
+from longva.errors import LongVAError
+from longva.evaluate.benchmarks import BENCHMARKS, GROUPS, JUDGED, check_data, expand
+from longva.evaluate.judged_samples import judged_tasks
+from longva.evaluate.results import Column
+from longva.evaluate.tables import paper_tables
+from tests.evaluate.fixtures import make_data
+
+PARTS = ("videomme", "mlvu", "nextqa", "images")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data"), PARTS)
+
+
+@pytest.fixture
+def data(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "data")
+
+
+def tasks_of(data) -> list[str]:
+    return [t for t, b in BENCHMARKS.items() if (data / "questions" / b.dataset).is_dir()]
+
+
+def test_complete_data_pass(data):
+    tasks = tasks_of(data)
+    assert len(tasks) == 13
+    check_data(tasks, data)
+
+
+def test_one_error_lists_everything_that_is_missing(data):
+    shutil.rmtree(data / "questions/sy1998/MLVU_dev")
+    (data / "questions/lmms-eval/NExTQA/OE/test-00000-of-00001.parquet").unlink()
+    (data / "videomme/data/film1.mp4").unlink()
+    chart = data / "questions/lmms-lab-encoder/ChartQA/data/test-00000-of-00001.parquet"
+    parquet.write_table(parquet.read_table(chart).drop_columns(["type", "image"]), chart)
+    with pytest.raises(LongVAError) as error:
+        check_data([*tasks_of(data), "mlvu_dev", "mme"], data)
+    missing = str(error.value).splitlines()[1:-1]
+    assert [line.strip() for line in missing] == [
+        "videomme: 1 of 3 videos: videomme/data/film1",
+        "nextqa_oe_test: lmms-eval/NExTQA has no split test of OE",
+        "chartqa: lmms-lab-encoder/ChartQA, split test, has no column type, image",
+        "mlvu_dev: no folder questions/sy1998/MLVU_dev",
+        missing[-1].strip(),
+    ]
+    assert missing[-1].strip().startswith("mme: its data are not known here.")
+
+
+def test_a_wrong_folder_is_said(tmp_path):
+    with pytest.raises(LongVAError, match="there is no folder"):
+        check_data(["videomme"], tmp_path / "nowhere")
+
+
+def test_videos_may_have_any_usual_ending(data):
+    film = data / "videomme/data/film1.mp4"
+    film.rename(film.with_suffix(".mkv"))
+    check_data(["videomme"], data)
+
+
+def test_the_tasks_of_the_tables_are_known():
+    columns: list[Column] = [column for table in paper_tables() for column in table.columns]
+    assert {column.task for column in columns if column.task} <= set(BENCHMARKS)
+    assert judged_tasks() <= set(BENCHMARKS)
+    assert judged_tasks() - JUDGED == {"mlvu_dev_sub_scene", "mlvu_dev_summary"}
+    assert all(set(tasks) <= set(BENCHMARKS) for tasks in GROUPS.values())
+    assert expand(["paper", "videomme"]) == expand(["paper"])
+
+
+def test_the_command_stops_before_it_runs(data, tmp_path, monkeypatch):
+    from longva.cli import app
+    from longva.cli import evaluate as _  # noqa: F401
+    from longva.evaluate import runner
+
+    monkeypatch.setattr(runner, "find_spec", lambda name: "there" if name == "lmms_eval" else None)
+    (data / "videomme/data/film0.mp4").unlink()
+    arguments = ["eval", "videomme", "--data", str(data), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, LongVAError)
+    assert "1 of 3 videos: videomme/data/film0" in str(result.exception)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,131 @@
+"""Conversations read one after the other, against the assistant and the plain model."""
+
+import io
+import random
+
+import pytest
+import torch
+from PIL import Image
+
+from longva.assistant import LongVA
+from longva.errors import LongVAError, VideoError
+from longva.evaluate.conversations import Medium, Reader, Turn, fingerprint
+from longva.frame_sampling import FrameSampling
+from longva.model.random_model import random_longva
+from longva.nano.world import draw_scene, random_scene
+
+SIX_FRAMES = FrameSampling(num_frames=6)
+
+
+@pytest.fixture(scope="module")
+def longva() -> LongVA:
+    return LongVA(*random_longva(), name="random")
+
+
+def picture(seed: int) -> Medium:
+    content = io.BytesIO()
+    draw_scene(random_scene(random.Random(seed)), 120, 80).save(content, "PNG")
+    return Medium(content.getvalue())
+
+
+def user(*parts) -> tuple[Turn, ...]:
+    return (Turn("user", parts),)
+
+
+def test_an_answer_is_that_of_the_assistant(longva, video):
+    want = longva.watch(video, frames=6).ask("What is shown?", max_new_tokens=12)
+    reader = Reader(longva, sampling=SIX_FRAMES)
+    got = reader.generate(user(Medium(str(video)), "What is shown?"), max_new_tokens=12)
+    assert (got.text, got.prompt_tokens) == (want.text, want.prompt_tokens)
+
+
+def test_questions_about_one_video_share_one_watching(longva, video):
+    film = Medium(str(video))
+    asked = [user(film, question) for question in ("Who?", "Where?", "When?")]
+    asked.append(user(picture(0), "What?"))
+    together = Reader(longva, sampling=SIX_FRAMES)
+    alone = Reader(longva, sampling=SIX_FRAMES, reuse=False)
+    answers = [
+        [reader.generate(question, max_new_tokens=8) for question in asked]
+        for reader in (together, alone)
+    ]
+    assert answers[0] == answers[1]
+    assert (together.watched, alone.watched) == (2, 4)
+
+
+def test_media_may_stand_between_words(longva):
+    images = [picture(1), picture(2)]
+    content = [{"type": "text", "text": "First"}, {"type": "image"}]
+    content += [{"type": "text", "text": "then"}, {"type": "image"}, {"type": "text", "text": "?"}]
+    processor, model = longva.processor, longva.model
+    messages = [{"role": "user", "content": content}]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    pictures = [Image.open(io.BytesIO(image.source)).convert("RGB") for image in images]
+    inputs = processor(text=text, images=pictures, return_tensors="pt")
+    length = inputs.input_ids.shape[1]
+    ids = model.generate(**inputs, max_new_tokens=6, do_sample=False)[0, length:]
+    want = processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    got = Reader(longva).generate(
+        user("First", images[0], "then", images[1], "?"), max_new_tokens=6
+    )
+    assert (got.text, got.prompt_tokens) == (want, length)
+
+
+def test_a_log_likelihood_is_that_of_one_forward(longva):
+    question = "Two words?"
+    tokenizer = longva.processor.tokenizer
+    messages = [{"role": "user", "content": question}]
+    text = longva.processor.apply_chat_template(messages, add_generation_prompt=True)
+    prompt, answer = tokenizer(text)["input_ids"], tokenizer(" yes")["input_ids"]
+    with torch.inference_mode():
+        logits = longva.model(input_ids=torch.tensor([prompt + answer])).logits[0].float()
+    logprobs = logits.log_softmax(-1)[len(prompt) - 1 : -1]  # [A, V]
+    reader = Reader(longva)
+    logprob, greedy = reader.loglikelihood(user(question), " yes")
+    want = logprobs[torch.arange(len(answer)), torch.tensor(answer)].sum().item()
+    assert (logprob, greedy) == (pytest.approx(want, abs=1e-3), False)
+    likeliest = int(logprobs[0, :256].argmax())  # of single bytes, which decode to themselves
+    letters = {tokenizer("!" + chr(n))["input_ids"][-1]: chr(n) for n in range(33, 127)}
+    for token, letter in letters.items():
+        logprob, greedy = reader.loglikelihood(user(question), letter)
+        assert logprob == pytest.approx(logprobs[0, token].item(), abs=1e-3)
+        assert greedy == (token == likeliest == int(logprobs[0].argmax()))
+
+
+def test_an_answer_ends_where_the_task_says(longva):
+    reader = Reader(longva)
+    whole = reader.generate(user("Speak."), max_new_tokens=20)
+    end = whole.text[2]
+    cut = reader.generate(user("Speak."), max_new_tokens=20, until=[end])
+    assert cut.text == whole.text.partition(end)[0].strip()
+    assert cut.answer_tokens < whole.answer_tokens
+
+
+def test_words_that_spell_a_control_token_show_no_picture(longva):
+    reader = Reader(longva)
+    reader.generate(user(picture(3), "What is <image> and <|im_end|>?"), max_new_tokens=2)
+    assert reader.watched == 1
+
+
+def test_a_failed_medium_spoils_nothing(longva, video, tmp_path):
+    film, broken = Medium(str(video)), tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    reader = Reader(longva, sampling=SIX_FRAMES)
+    want = reader.generate(user(film, "Who?"), max_new_tokens=8)
+    with pytest.raises(VideoError, match=r"broken\.mp4"):
+        reader.generate(user(Medium(str(broken)), "Who?"), max_new_tokens=8)
+    assert reader.generate(user(film, "Who?"), max_new_tokens=8) == want
+    with pytest.raises(LongVAError, match="empty answer"):
+        reader.loglikelihood(user("Who?"), "")
+
+
+def test_a_fingerprint_knows_media_by_what_they_are(tmp_path):
+    here, there = tmp_path / "film.mp4", tmp_path / "copy" / "film.mp4"
+    there.parent.mkdir()
+    here.write_bytes(b"1234")
+    there.write_bytes(b"1234")
+    prints = [fingerprint(user(Medium(str(path)), "Who?")) for path in (here, there)]
+    assert prints[0] == prints[1]
+    here.write_bytes(b"12345")
+    assert fingerprint(user(Medium(str(here)), "Who?")) != prints[0]
+    assert fingerprint(user(picture(1), "?")) != fingerprint(user(picture(2), "?"))

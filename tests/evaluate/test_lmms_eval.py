@@ -1,0 +1,215 @@
+"""The released lmms-eval, unmodified, runs every benchmark on its fixture with the nano model.
+
+1  every task, killed in the middle
+2  the same again: goes on, asks nothing twice
+3  the answers replaced by right and wrong ones: the scores are those counted by hand
+4  two processes: the same answers as one
+"""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from longva.evaluate.benchmarks import BENCHMARKS, QUESTIONS, Rows, dataset_files
+from longva.evaluate.local_judge import local_judge_server
+from longva.evaluate.results import read_runs
+from longva.evaluate.runner import Evaluation, run
+from tests.evaluate.fixtures import LETTERS, make_data, make_words
+
+pytestmark = pytest.mark.skipif(
+    find_spec("lmms_eval") is None,
+    reason="lmms-eval is not installed; docs/evaluation.md says how (make test-eval does it)",
+)
+
+WORDS = find_spec("pywsd") is not None
+"""NExT-QA's open-ended answers are scored with further packages."""
+
+TASKS = [task for task in BENCHMARKS if WORDS or not task.startswith("nextqa_oe")]
+
+JUDGED_RIGHT = 5.0
+"""What the local judge gives an answer in the words of the true one; 0 if they share none."""
+
+SCORES = {
+    "videomme": {"videomme_perception_score": 100 * 5 / 9},
+    "mlvu_dev": {"mlvu_percetion_score": 100 * 4 / 7},
+    "mlvu_test": {"mlvu_percetion_score": 100 * 5 / 9},
+    "nextqa_mc_test": {"exact_match": 2 / 4},
+    "nextqa_oe_test": {"WUPS": 100 * 2 / 4},
+    "nextqa_oe_val": {"WUPS": 100 * 2 / 4},
+    "activitynetqa": {"gpt_eval_score": 2 * JUDGED_RIGHT / 3, "gpt_eval_accuracy": 100 * 2 / 3},
+    "videochatgpt_gen": {
+        f"gpt_eval_score_{aspect}": JUDGED_RIGHT / 2
+        for aspect in ("correctness", "detailed_orientation", "context")
+    },
+    "videochatgpt_temporal": {"gpt_eval_score_temporal": JUDGED_RIGHT / 2},
+    # Two right answers together have twice the words of the true one: 5 x 2/3, rounded down.
+    "videochatgpt_consistency": {"gpt_eval_score_consistency": 3 / 2},
+    "video_dc499": {"gpt_eval_score": JUDGED_RIGHT / 2},
+    "longvideobench_val_v": {"lvb_acc": 1 / 2},
+    "lvbench": {"lvbench_score": 1 / 2},
+    "ai2d": {"exact_match": 1 / 2},
+    "chartqa": {"relaxed_overall": 1 / 2, "relaxed_human_split": 1, "relaxed_augmented_split": 0},
+    "docvqa_val": {"anls": 1 / 2},
+    "infovqa_val": {"anls": 1 / 2},
+    "realworldqa": {"exact_match": 1 / 2},
+    "mmmu_val": {"mmmu_acc": 0.66667},
+    "longva_vniah": {"vniah_accuracy": 100 * 2 / 4},
+}
+"""Counted by hand: every second sample is right, beginning with the first."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def offline(tmp_path_factory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (make_words(tmp_path_factory.mktemp("words")) if WORDS else {}).items():
+            patch.setenv(name, value)
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield
+
+
+def right(task: str, row: dict, doc_id: int) -> str:
+    """The true answer of a sample, as a model would give it."""
+    answer = row.get("answer")
+    if task == "nextqa_mc_test":
+        return LETTERS[row["answer"]]
+    if task == "longvideobench_val_v":
+        return LETTERS[row["correct_choice"]]
+    if task == "ai2d":
+        return LETTERS[int(row["answer"])]
+    return row["answers"][0] if answer is None else answer
+
+
+def wrong(task: str, truth: str) -> str:
+    """An answer that is wrong, but one that the task can read: it guesses where it cannot."""
+    return LETTERS[(LETTERS.index(truth) + 1) % 2] if truth in LETTERS else "zzz"
+
+
+def say(cache: Path, data: Path) -> None:
+    """Make every second answer of a log right, and the others wrong."""
+    lines = [json.loads(line) for line in cache.read_text().splitlines()]
+    for line in lines:
+        task, doc_id = line["task"], line["doc_id"]
+        benchmark = BENCHMARKS[task]
+        rows = Rows(dataset_files(benchmark, data / QUESTIONS / benchmark.dataset))
+        names = [name for name in benchmark.columns if not name.startswith("image")]
+        truth = right(task, rows.read(names)[doc_id], doc_id)
+        pair = doc_id // 2 if task == "videochatgpt_consistency" else doc_id
+        line["answer"]["text"] = truth if pair % 2 == 0 else wrong(task, truth)
+    cache.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def lines_of(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def answers_in(folder: Path) -> dict[tuple[str, int], str]:
+    lines = [json.loads(line) for p in folder.glob("*.jsonl") for line in p.open()]
+    return {(line["task"], line["doc_id"]): line["answer"]["text"] for line in lines}
+
+
+def test_every_benchmark_runs_and_counts_right(data, tmp_path):
+    evaluation = Evaluation(
+        tasks=TASKS,
+        output=tmp_path / "out",
+        model={"model": "nano", "frames": 8, "device": "cpu"},
+        data=data,
+    )
+    cache = tmp_path / "out" / "answers" / "answers.0.jsonl"
+
+    with local_judge_server() as judge:  # 1: killed in the middle
+        environment = {**os.environ, **evaluation.environment(), **judge}
+        running = subprocess.Popen(evaluation.command(), env=environment, cwd=data / QUESTIONS)
+        while running.poll() is None and lines_of(cache) < 6:
+            time.sleep(0.005)
+        running.send_signal(signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL
+    before = cache.read_bytes()
+    assert not list((tmp_path / "out").rglob("*_results.json"))
+
+    run(evaluation)  # 2: goes on
+    after = cache.read_bytes()
+    assert after.startswith(before[: before.rindex(b"\n")])
+    keys = Counter(json.loads(line)["key"] for line in after.splitlines())
+    assert set(keys.values()) == {1}
+    asked = {task for task, _ in answers_in(cache.parent)}
+    assert asked == set(TASKS)
+
+    two = replace(evaluation, tasks=["videomme", "chartqa"], output=tmp_path / "two", processes=2)
+    run(two)  # 4: two processes
+    ours, theirs = answers_in(cache.parent), answers_in(tmp_path / "two" / "answers")
+    assert len(list((tmp_path / "two" / "answers").iterdir())) == 2
+    assert len(theirs) == 11
+    assert theirs.items() <= ours.items()
+
+    say(cache, data)  # 3: scores counted by hand
+    scripted = cache.read_bytes()
+    (written,) = run(evaluation)
+    assert cache.read_bytes() == scripted
+    results = json.loads(written.read_text())["results"]
+    for task, wanted in SCORES.items():
+        if task not in TASKS:
+            continue
+        extracted = "flexible-extract" if task == "ai2d" else "none"
+        scores = {metric: results[task][f"{metric},{extracted}"] for metric in wanted}
+        assert scores == pytest.approx(wanted, abs=1e-5), task
+    (of_nano,) = read_runs(tmp_path / "out")
+    assert set(of_nano.tasks) == set(TASKS)
+
+
+def instance(kind: str, *arguments):
+    from lmms_eval.api.instance import Instance
+
+    metadata = {"task": "t", "doc_id": 0, "repeats": 1}
+    return Instance(kind, (*arguments, 0, "t", "test"), 0, metadata)
+
+
+def test_log_likelihoods_and_several_rounds():
+    from longva.evaluate.conversations import Turn
+    from longva.evaluate.lmms_eval_model import LongVAChat, LongVASimple, medium_of
+
+    doc = {"image": Image.new("RGB", (40, 30), "red"), "answer": " yes"}
+    simple = LongVASimple(model="nano", device="cpu")
+    chat = LongVAChat(model="nano", device="cpu")
+    simple.task_dict = chat.task_dict = {"t": {"test": [doc]}}
+
+    def see(doc):
+        return [doc["image"]]
+
+    asked = [
+        instance("loglikelihood", "Is it red?", " yes", see),
+        instance("loglikelihood", "Is it red?", lambda doc: doc["answer"], see),
+        instance("loglikelihood", "Is it red?", " no", see),
+    ]
+    turn = Turn("user", (medium_of(doc["image"]), "Is it red?"))
+    want = [simple.reader.loglikelihood((turn,), answer) for answer in (" yes", " yes", " no")]
+    for got, (logprob, greedy) in zip(simple.loglikelihood(asked), want, strict=True):
+        assert got == (pytest.approx(logprob, abs=1e-3), greedy)
+
+    def rounds(doc, round_idx=0, previous_output=(), previous_round_info=None):
+        text = f"Round {round_idx} after {list(previous_output)}"
+        messages = [{"role": "user", "content": [{"type": "text", "text": text}]}]
+        return messages if round_idx == 0 else (messages, round_idx == 2, None, None)
+
+    (said,) = chat.generate_until_multi_round(
+        [instance("generate_until_multi_round", "", rounds, {"max_new_tokens": 4})]
+    )
+    first = chat.reader.generate((Turn("user", ("Round 0 after []",)),), max_new_tokens=4).text
+    later = (Turn("user", (f"Round 1 after {[first]}",)),)
+    assert said == [first, chat.reader.generate(later, max_new_tokens=4).text]

@@ -1,0 +1,345 @@
+"""The API as OpenAI's own client sees it."""
+
+import json
+import threading
+
+import httpx
+import openai
+import pytest
+
+from longva.errors import LongVAError
+from longva.serve.errors import as_api_error
+from longva.serve.limits import Limits
+from longva.video import open_media
+from tests.serve.conftest import data_uri, film, picture, serving, user
+
+FOUR = {"longva": {"frames": 4}}
+
+
+def ask(server, messages, extra=None, **options):
+    options = {"model": "random", "max_tokens": 8, **options}
+    return server.client().chat.completions.create(
+        messages=messages, extra_body=extra or FOUR, **options
+    )
+
+
+def offline(longva, video, *questions, keep=True, **options):
+    """Answers of a session of its own, asked one after another."""
+    session = longva.watch(video, frames=4)
+    return [session.ask(q, max_new_tokens=8, keep=keep, **options) for q in questions]
+
+
+def text_of(completion) -> str:
+    return completion.choices[0].message.content
+
+
+def test_a_video_by_url_is_answered_as_offline_and_says_when(server, longva, video, web):
+    (want,) = offline(longva, video, "What happens?")
+    got = ask(server, [user("What happens?", film(web.address("film.mp4")))])
+    assert text_of(got) == want.text
+    assert got.choices[0].finish_reason == want.finish_reason
+    assert got.usage.prompt_tokens == want.prompt_tokens
+    assert got.usage.completion_tokens == want.answer_tokens
+    evidence = got.model_extra["longva"]["evidence"]
+    assert evidence == json.loads(json.dumps(want.to_json()["evidence"]))
+    assert len(evidence) == 4 and evidence[0]["seconds"] is not None
+    assert got.model_extra["longva"]["frames"] == 4
+
+
+def test_an_image_as_data_uri_is_answered_as_offline(server, longva, image):
+    want = longva.watch(image).ask("What is it?", max_new_tokens=8)
+    got = ask(server, [user("What is it?", picture(data_uri(image, "image/png")))])
+    assert text_of(got) == want.text
+    assert got.model_extra["longva"]["evidence"][0]["seconds"] is None
+
+
+def test_what_a_medium_is_its_content_says(server, longva, image, video):
+    wrong_names = [picture(data_uri(video, "image/png")), film(data_uri(image))]
+    want = longva.watch([video, image], frames=4).ask("Both?", max_new_tokens=8)
+    assert text_of(ask(server, [user("Both?", *wrong_names)])) == want.text
+
+
+def test_text_alone_is_answered_as_generate_does(server, longva):
+    processor = longva.processor
+    messages = [{"role": "user", "content": "Who are you?"}]
+    prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
+    inputs = processor.tokenizer(prompt, return_tensors="pt")
+    ids = longva.model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    want = processor.tokenizer.decode(
+        ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+    )
+    got = ask(server, messages)
+    assert text_of(got) == want.strip() != ""
+    assert got.model_extra["longva"]["evidence"] == []
+
+
+def test_a_stream_brings_the_same_text_piece_by_piece(server, longva, video, web):
+    (want,) = offline(longva, video, "And then?")
+    messages = [user("And then?", film(web.address("film.mp4")))]
+    chunks = list(ask(server, messages, stream=True, stream_options={"include_usage": True}))
+    pieces = [c.choices[0].delta.content or "" for c in chunks if c.choices]
+    assert "".join(pieces).strip() == want.text and len([p for p in pieces if p]) > 1
+    assert chunks[-1].usage.prompt_tokens == want.prompt_tokens and not chunks[-1].choices
+    assert chunks[-2].choices[0].finish_reason == want.finish_reason
+    evidence = chunks[-2].model_extra["longva"]["evidence"]
+    assert [e["frame"] for e in evidence] == [e.frame for e in want.evidence]
+
+
+def test_a_follow_up_sees_the_conversation_and_nothing_is_watched_again(server, longva, video):
+    first, second = offline(longva, video, "First?", "Second?")
+    watched = []
+    tower = longva.model.model.vision_tower
+    messages = [user("First?", film(data_uri(video)))]
+    assert text_of(ask(server, messages)) == first.text
+    messages += [{"role": "assistant", "content": first.text}, user("Second?")]
+    hook = tower.register_forward_pre_hook(lambda *_: watched.append("again"))
+    got = ask(server, messages)
+    hook.remove()
+    assert text_of(got) == second.text
+    assert got.model_extra["longva"]["reused"] and not watched
+
+
+def test_another_history_about_the_same_video_is_answered_right(server, longva, video):
+    other, then = offline(longva, video, "Other?", "Then?")
+    ask(server, [user("First?", film(data_uri(video)))])
+    history = [
+        user("Other?", film(data_uri(video))),
+        {"role": "assistant", "content": other.text},
+        user("Then?"),
+    ]
+    assert text_of(ask(server, history)) == then.text
+    assert text_of(ask(server, history[:1])) == other.text
+
+
+def test_a_video_that_comes_late_stands_first(server, longva, video):
+    (want,) = offline(longva, video, "Hello.")
+    late = [
+        user("Hello."),
+        {"role": "assistant", "content": want.text},
+        user("What?", film(data_uri(video))),
+    ]
+    early = [user("Hello.", film(data_uri(video))), *late[1:2], user("What?")]
+    assert text_of(ask(server, late)) == text_of(ask(server, early))
+
+
+def test_the_systems_words_go_before_the_first_question(server, longva, video):
+    (want,) = offline(longva, video, "Be brief.\n\nWhat?")
+    system = {"role": "system", "content": "Be brief."}
+    assert text_of(ask(server, [system, user("What?", film(data_uri(video)))])) == want.text
+
+
+def test_sampling_is_that_of_a_session_and_follows_the_seed(server, longva, video):
+    from longva.session import Sampling
+
+    sampling = Sampling(temperature=1.5, top_p=0.9, seed=7)
+    (want,) = offline(longva, video, "What?", sampling=sampling)
+    messages = [user("What?", film(data_uri(video)))]
+    warm = {"temperature": 1.5, "top_p": 0.9}
+    assert text_of(ask(server, messages, seed=7, **warm)) == want.text
+    unseeded = {text_of(ask(server, messages, **warm)) for _ in range(4)}
+    assert len(unseeded) > 1
+
+
+def test_an_answer_ends_before_a_stop_text(server, longva, video):
+    (whole,) = offline(longva, video, "What?")
+    messages, mark = [user("What?", film(data_uri(video)))], whole.text[3:5]
+    got = ask(server, messages, stop=[mark, "never"])
+    assert text_of(got) == whole.text[: whole.text.index(mark)].strip()
+    assert got.choices[0].finish_reason == "stop"
+    streamed = "".join(
+        c.choices[0].delta.content or "" for c in ask(server, messages, stop=mark, stream=True)
+    )
+    assert streamed.strip() == text_of(got)
+
+
+def test_max_tokens_cuts_by_either_name(server, video):
+    messages = [user("What?", film(data_uri(video)))]
+    for limit in ({"max_tokens": 2}, {"max_tokens": 5, "max_completion_tokens": 2}):
+        got = ask(server, messages, **limit)
+        assert got.usage.completion_tokens == 2 and got.choices[0].finish_reason == "length"
+
+
+def test_without_a_number_a_frame_a_second_is_watched(server, video):
+    got = ask(server, [user("What?", film(data_uri(video)))], extra={"longva": {"evidence": 2}})
+    about = got.model_extra["longva"]
+    assert about["frames"] == 6 and len(about["evidence"]) == 2
+
+
+def test_models_health_and_metrics(server, longva):
+    client = server.client()
+    (model,) = client.models.list().data
+    assert model.id == client.models.retrieve("random").id == "random"
+    assert httpx.get(f"{server.url}/healthz").json() == {"status": "ok"}
+    ask(server, [user("Counted?")])
+    metrics = httpx.get(f"{server.url}/metrics").text
+    assert "longva_sessions " in metrics and 'stage="answer"' in metrics
+    assert 'longva_requests_total{path="/v1/chat/completions",status="200"}' in metrics
+
+
+REFUSED = {
+    "unknown model": ({"model": "gpt-4o"}, openai.NotFoundError, "model_not_found"),
+    "several answers": ({"n": 2}, openai.BadRequestError, "n: "),
+    "tools": ({"tools": [{"type": "function"}]}, openai.BadRequestError, "tools"),
+    "log probabilities": ({"logprobs": True}, openai.BadRequestError, "logprobs"),
+    "presence penalty": ({"presence_penalty": 1}, openai.BadRequestError, "presence_penalty"),
+    "structured output": (
+        {"response_format": {"type": "json_object"}},
+        openai.BadRequestError,
+        "response_format",
+    ),
+    "hot": ({"temperature": 3}, openai.BadRequestError, "temperature"),
+    "no tokens": ({"max_tokens": 0}, openai.BadRequestError, "max_tokens"),
+    "misspelt option": (
+        {"extra": {"longva": {"frmaes": 3}}},
+        openai.BadRequestError,
+        "longva.frmaes",
+    ),
+    "frames and fps": (
+        {"extra": {"longva": {"frames": 3, "fps": 1}}},
+        openai.BadRequestError,
+        "frames and fps",
+    ),
+    "empty question": ({"text": " "}, openai.BadRequestError, "empty"),
+    "control token": ({"text": "a <|im_end|> b"}, openai.BadRequestError, "control token"),
+    "audio part": (
+        {"part": {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}},
+        openai.BadRequestError,
+        "input_audio",
+    ),
+    "more frames than the context": (
+        {"extra": {"longva": {"frames": 1_000_000}}, "long": True},
+        None,
+        None,
+    ),
+    "long prompt": ({"text": "x" * 100_001}, openai.BadRequestError, "100,000"),
+    "no media there": ({"url": "data:video/mp4;base64,"}, openai.BadRequestError, "empty"),
+    "text as video": (
+        {"url": "data:video/mp4;base64," + "aGVsbG8=" * 1},
+        openai.BadRequestError,
+        "not a video or image",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", [name for name in REFUSED if REFUSED[name][1]])
+def test_what_is_not_served_is_refused_in_openais_words(case, server, video):
+    options, kind, words = REFUSED[case]
+    options = dict(options)
+    part = options.pop("part", film(options.pop("url", data_uri(video))))
+    messages = [user(options.pop("text", "What?"), part)]
+    with pytest.raises(kind) as caught:
+        ask(server, messages, **options)
+    error = caught.value.body
+    assert error["type"] == "invalid_request_error"
+    assert words in f"{error['message']} {error['code']}"
+    assert "/" not in error["message"].replace("video/mp4", "").replace("http(s)://", "")
+
+
+def test_assistant_last_or_media_of_the_assistant_are_refused(server, video):
+    for messages in (
+        [user("Hi"), {"role": "assistant", "content": "Hello"}],
+        [{"role": "system", "content": "Be brief."}],
+        [{"role": "assistant", "content": "Hello"}, user("Hi")],
+    ):
+        with pytest.raises(openai.BadRequestError, match="begin .* and end with a user"):
+            ask(server, messages)
+
+
+def test_a_key_is_asked_for_where_one_is_set(longva, tmp_path):
+    with serving(longva, tmp_path, keys=["s3cret", "other"]) as guarded:
+        with pytest.raises(openai.AuthenticationError) as caught:
+            guarded.client("wrong").models.list()
+        assert caught.value.body["code"] == "invalid_api_key"
+        assert guarded.client("other").models.list().data[0].id == "random"
+        assert httpx.get(f"{guarded.url}/v1/models").status_code == 401
+        assert httpx.get(f"{guarded.url}/healthz").status_code == 200
+
+
+def test_more_frames_than_the_operator_allows_are_refused(longva, tmp_path, video):
+    messages = [user("What?", film(data_uri(video)), film(data_uri(video) + "AAAA"))]
+    with serving(longva, tmp_path, limits=Limits(frames=6)) as small:
+        for options in ({"frames": 7}, {"fps": 8.0}):
+            with pytest.raises(openai.BadRequestError, match="at most 6 frames"):
+                ask(small, messages[:1], extra={"longva": options})
+        assert ask(small, messages, extra={"longva": {}}).model_extra["longva"]["frames"] == 6
+
+
+def test_advice_is_for_clients_of_the_api(longva, tmp_path, video):
+    with pytest.raises(LongVAError) as too_many:
+        longva.plan(1_000_000).check()
+    (tmp_path / "cut.mp4").write_bytes(video.read_bytes()[:-2000])
+    with pytest.raises(LongVAError) as cut:
+        open_media(tmp_path / "cut.mp4")
+    for caught, words in ((too_many, "lower longva.frames to"), (cut, "Copy or record it again")):
+        assert "--" in str(caught.value) or caught is cut
+        error = as_api_error(caught.value, {str(tmp_path / "cut.mp4"): "medium 1"})
+        assert error.status == 400 and words in error.message
+        assert "--" not in error.message and str(tmp_path) not in error.message
+
+
+def test_pages_of_an_allowed_origin_may_call(longva, tmp_path):
+    page = {"Origin": "https://our.example"}
+    with serving(longva, tmp_path, keys=["k"], cors_origins=["https://our.example"]) as open_:
+        asked = {**page, "Access-Control-Request-Method": "POST"}
+        preflight = httpx.options(f"{open_.url}/v1/chat/completions", headers=asked)
+        assert preflight.status_code == 200
+        refused = httpx.get(f"{open_.url}/v1/models", headers=page)
+        assert refused.status_code == 401
+        assert refused.headers["access-control-allow-origin"] == "https://our.example"
+
+
+def test_too_large_is_told_before_it_is_held(longva, tmp_path, video):
+    limits = Limits(body_bytes=20_000, media_bytes=1000)
+    with serving(longva, tmp_path, limits=limits) as small:
+        with pytest.raises(openai.APIStatusError) as caught:
+            ask(small, [user("x" * 20_000)])
+        assert caught.value.status_code == 413
+        assert caught.value.body["code"] == "request_too_large"
+        with pytest.raises(openai.APIStatusError) as caught:
+            ask(small, [user("What?", film("data:video/mp4;base64," + "A" * 4000))])
+        assert caught.value.status_code == 413
+        assert caught.value.body["code"] == "media_too_large"
+        chunked = (b"x" * 1000 for _ in range(30))
+        response = httpx.post(f"{small.url}/v1/chat/completions", content=chunked)
+        assert response.status_code == 413 and small.spooled() == []
+
+
+def test_nothing_stays_on_disk_after_a_request(server, video):
+    ask(server, [user("What?", film(data_uri(video)))], extra={"longva": {"frames": 3}})
+    with pytest.raises(openai.BadRequestError):
+        ask(server, [user("What?", film(data_uri(video)), film("data:;base64,aGVsbG8="))])
+    assert server.spooled() == []
+
+
+def test_no_cross_origin_headers_and_no_plain_text_posts_by_default(server):
+    origin = {"Origin": "https://evil.example"}
+    response = httpx.get(f"{server.url}/v1/models", headers=origin)
+    assert not any("access-control" in name for name in response.headers)
+    body = json.dumps({"model": "random", "messages": [user("Hi")]})
+    posted = httpx.post(
+        f"{server.url}/v1/chat/completions", content=body, headers={"Content-Type": "text/plain"}
+    )
+    assert posted.status_code == 400
+
+
+def test_a_page_that_renamed_itself_to_this_machine_is_refused(longva, tmp_path):
+    with serving(longva, tmp_path, hosts=["localhost", "127.0.0.1"]) as local:
+        assert httpx.get(f"{local.url}/v1/models").status_code == 200
+        evil = httpx.get(f"{local.url}/v1/models", headers={"Host": "evil.example"})
+        assert evil.status_code == 403 and evil.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_clients_at_the_same_time_get_their_own_answers(server, longva, video):
+    questions = [f"Question {n}?" for n in range(6)]
+    session = longva.watch(video, frames=4)
+    want = [session.ask(q, max_new_tokens=4).text for q in questions]
+    got: dict[int, str] = {}
+
+    def one(number):
+        messages = [user(questions[number], film(data_uri(video)))]
+        got[number] = text_of(ask(server, messages, max_tokens=4))
+
+    threads = [threading.Thread(target=one, args=(n,)) for n in range(6)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert [got[n] for n in range(6)] == want

@@ -1,0 +1,122 @@
+"""The queue before the model: fair, bounded, and rid of what nobody waits for."""
+
+import threading
+
+import pytest
+
+from longva.serve.model_worker import ModelWorker, QueueFullError
+
+
+class Held:
+    """Work that starts, says so, and waits to be let go."""
+
+    def __init__(self):
+        self.begun, self.release, self.ended_by = threading.Event(), threading.Event(), None
+
+    def __call__(self, task):
+        self.begun.set()
+        assert self.release.wait(30)
+        try:
+            task.check()
+        except Exception as error:
+            self.ended_by = type(error).__name__
+            raise
+
+
+@pytest.fixture
+def worker():
+    worker = ModelWorker(max_waiting=6, max_waiting_per_client=4)
+    worker.start()
+    yield worker
+    worker.stop()
+
+
+@pytest.fixture
+def held(worker):
+    """The task that the worker is busy with."""
+    work = Held()
+    work.task = submit(worker, "first", work)
+    assert work.begun.wait(30)
+    yield work
+    work.release.set()
+
+
+def submit(worker, client, work):
+    task = worker.reserve(client)
+    worker.submit(task, work)
+    return task
+
+
+def names(worker, *clients):
+    """Submit a task for each client, in order; return the order in which they are done."""
+    done: list[str] = []
+    last = threading.Event()
+
+    def work(name):
+        def append(task):
+            done.append(name)
+            if len(done) == len(clients):
+                last.set()
+
+        return append
+
+    tasks = [submit(worker, name[0], work(name)) for name in clients]
+    return done, last, tasks
+
+
+def test_clients_take_turns_and_each_keeps_its_order(worker, held):
+    done, last, _ = names(worker, "a1", "a2", "a3", "b1", "c1", "c2")
+    held.release.set()
+    assert last.wait(30)
+    assert done == ["a1", "b1", "c1", "a2", "c2", "a3"]
+
+
+def test_a_full_queue_says_when_to_come_back(worker, held):
+    for _ in range(4):
+        submit(worker, "greedy", lambda task: None)
+    with pytest.raises(QueueFullError) as of_client:
+        worker.reserve("greedy")
+    assert 0 < of_client.value.retry_after <= 120
+    prepares = [worker.reserve("modest"), worker.reserve("modest")]  # they count as well
+    assert worker.waiting == 6
+    with pytest.raises(QueueFullError):
+        worker.reserve("late")
+    worker.cancel(prepares[0])
+    worker.submit(prepares[0], lambda task: None)  # too late: it was given up
+    assert worker.waiting == 5 and worker.reserve("late")
+
+
+def test_work_given_up_leaves_the_queue_and_makes_room(worker, held):
+    done, last, tasks = names(worker, "a1", "b1", "c1")
+    worker.cancel(tasks[1])
+    assert worker.waiting == 2
+    extra, last_extra, _ = names(worker, "d1")
+    held.release.set()
+    assert last_extra.wait(30)
+    assert done == ["a1", "c1"] and extra == ["d1"]
+
+
+def test_work_in_progress_notices_that_it_was_given_up(worker, held):
+    worker.cancel(held.task)
+    held.release.set()
+    done, last, _ = names(worker, "a1")
+    assert last.wait(30) and held.ended_by == "TaskCancelledError"
+
+
+def test_a_task_that_fails_does_not_stop_the_others(worker):
+    def broken(task):
+        raise RuntimeError("out of order")
+
+    submit(worker, "a", broken)
+    done, last, _ = names(worker, "b1")
+    assert last.wait(30) and worker.alive
+
+
+def test_stop_gives_up_what_waits_and_what_is_done(worker, held):
+    done, _, tasks = names(worker, "a1", "b1")
+    stopping = threading.Thread(target=worker.stop)
+    stopping.start()
+    assert held.task.cancelled.wait(30)
+    held.release.set()
+    stopping.join(30)
+    assert not worker.alive and done == [] and all(task.cancelled.is_set() for task in tasks)
