@@ -19,7 +19,6 @@ TINY = Budget(
             "loop.max_steps=2",
         ),
         "extend": ("ladder=[]", "seq_len=512", "tokens=packed/mixed_512", "loop.max_steps=2"),
-        "extend_far": ("seq_len=512", "tokens=packed/mixed_512", "loop.max_steps=2"),
         "stage1": ("loop.max_steps=2", "loop.eval_every=1"),
         "stage2": ("loop.max_steps=2", "loop.eval_every=1"),
     },

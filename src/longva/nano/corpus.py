@@ -7,7 +7,6 @@ A document is a list of words (`longva.nano.words`). Kinds:
     retell    scenes, then the same told again in another order and style
     magic     a story book with magic numbers, asked for or told again at its end: text NIAH's shape
     copy      random words, then spans of them again
-    recall    a film's worth of scenes, then all questions about those that occur once: the far past
 
 One style of telling a scene is shaped as a frame: four words, "anchor 42 red club", in the order of
 a pooled grid's four tokens. A language model that finds facts there knows where to look in frames.
@@ -57,7 +56,6 @@ class Mixture:
     retell: float = 0.15
     magic: float = 0.2
     copy: float = 0.1
-    recall: float = 0.0
 
 
 def tell(scene: Scene, style: int) -> list[str]:
@@ -143,36 +141,6 @@ class Writer:
                 words += opening + ask(rng.choice(asked), rng.choice(list(QUESTIONS)))
                 opening = turn("user")
             words += opening if part < num_parts else []
-        return words
-
-    def recall(self, length: int) -> list[str]:
-        """Write scenes, some several times in a row, and at the end all questions about some.
-
-        In an album most questions are asked again and the earlier answer is nearer than the scene,
-        so that distances near the length of a row are hardly trained; here all answers are far.
-        """
-        rng = self.rng
-        style = rng.choice((0, 0, 1))
-        names = rng.sample(list(OBJECTS), len(OBJECTS))
-        most = length // (3 * len(QUESTIONS) * ASK_WORDS)
-        num_asked = max(1, min(rng.randint(20, len(names) - 8), most))
-        once, often = names[:num_asked], names[num_asked:]
-        words = [*SYSTEM_TURN, *turn("user"), *split_words(rng.choice(INTROS))]
-        asked = [random_scene(rng, [name]) for name in once]
-        shots = [[scene] for scene in asked]
-        questions = [(scene, about) for scene in asked for about in QUESTIONS]
-        room = length - len(words) - len(questions) * ASK_WORDS - num_asked * STYLE_WORDS[style]
-        while (left := room // STYLE_WORDS[style]) > 0:
-            shot = [random_scene(rng, often)]
-            shots.append(shot * (min(left, rng.randint(1, 12)) if rng.random() < 0.5 else 1))
-            room -= len(shots[-1]) * STYLE_WORDS[style]
-        rng.shuffle(shots)
-        for shot in shots:
-            for scene in shot:
-                words += tell(scene, style)
-        for number, (scene, about) in enumerate(rng.sample(questions, len(questions))):
-            words += turn("user") if number else []
-            words += ask(scene, about)
         return words
 
     def quiz(self, length: int) -> list[str]:

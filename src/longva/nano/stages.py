@@ -70,7 +70,7 @@ PANELS = {
 class Budget:
     """How much of everything."""
 
-    context: int = 8192
+    context: int = 4096
     """Tokens of the extended model."""
 
     text_scale: float = 1.0
@@ -102,7 +102,6 @@ SMOKE = Budget(
         ),
         "extend": ("ladder=[]", "seq_len=512", "tokens=packed/mixed_512", "loop.max_steps=60")
         + ("loop.samples_per_step=8", "loop.samples_per_micro_batch=8"),
-        "extend_far": ("seq_len=512", "tokens=packed/mixed_512", "loop.max_steps=10"),
         "stage1": ("loop.max_steps=10", "loop.eval_every=5"),
         "stage2": ("loop.max_steps=20", "loop.eval_every=10"),
     },
@@ -148,7 +147,6 @@ def stages(budget: Budget, seed: int) -> list[Stage]:
         ("base", trained(extend.run, extend.ExtendConfig, "base_lm")),
         ("sharpen", lambda: save_sharpened(Path("base/model"), Path("sharpened"), SHARPEN)),
         ("extend", trained(extend.run, extend.ExtendConfig, "extend")),
-        ("extend_far", trained(extend.run, extend.ExtendConfig, "extend_far")),
         ("tower", lambda: tower(budget, seed)),
         ("pictures", lambda: pictures(budget, seed)),
         ("stage1", aligned("stage1")),
@@ -167,7 +165,7 @@ def stages(budget: Budget, seed: int) -> list[Stage]:
     return [Stage(name=name, run=run) for name, run in work]
 
 
-LANGUAGE_MODELS = {"extended": "extend_far/model", "base": "base/model"}
+LANGUAGE_MODELS = {"extended": "extend/model", "base": "base/model"}
 
 
 def write_text(budget: Budget, seed: int) -> None:
@@ -396,7 +394,7 @@ def run_seed(budget_name: str, seed: int) -> None:
         write_whole(path, json.dumps(state, indent=1) + "\n")
 
 
-FOLDERS = {"base": "base", "extend": "extend", "extend_far": "extend_far", "stage1": "stage1"} | {
+FOLDERS = {"base": "base", "extend": "extend", "stage1": "stage1"} | {
     f"stage2_{name}": name for name in ("unires", "not_extended", "anyres")
 }
 
