@@ -99,7 +99,7 @@ def test_extension_writes_its_length_and_base_and_alignment_keeps_them(finished)
     unires = json.loads((finished / "unires/model/config.json").read_text())
     text = unires["text_config"]
     assert text["max_position_embeddings"] == 512
-    assert text["rope_parameters"]["rope_theta"] == stages.ROPE_THETA
+    assert text["rope_parameters"]["rope_theta"] == 1.2e8
     plain = json.loads((finished / "not_extended/model/config.json").read_text())["text_config"]
     assert plain["max_position_embeddings"] == 256
     assert plain["rope_parameters"]["rope_theta"] == 1e4
@@ -114,7 +114,7 @@ def test_the_training_free_panel_differs_by_its_rope_base_alone(finished):
         for name in ("not_extended", "training_free")
     )
     assert plain["rope_theta"] == 1e4
-    assert free["rope_theta"] == stages.ROPE_THETA
+    assert free["rope_theta"] == stages.TRAINING_FREE_THETA
     assert plain["weights"] == free["weights"]
 
 

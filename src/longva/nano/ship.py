@@ -43,6 +43,7 @@ def ship(seed_folder: Path, destination: Path, *, context: int) -> Path:
             f"{seed_folder} is no finished seed. Run: longva reproduce nano, and give a seed_N "
             "folder of its output"
         )
+    model: Any
     model, processor = load_pretrained(str(seed_folder / "unires" / "model"))
     trained = model.config.text_config.max_position_embeddings
     model = model.to(torch.bfloat16)

@@ -52,8 +52,9 @@ from longva.recipes import load_recipe
 from longva.train import align, extend
 
 RECIPES = Path(str(files("longva"))) / "nano" / "recipes"
-ROPE_THETA = 1.2e8
-"""Of the extension and of panel (iv), where it is only set when measuring."""
+TRAINING_FREE_THETA = 1e6
+"""RoPE base of panel (iv), set when measuring only. The extension's, 1.2e8, is too far from what the
+base model was trained with (1e4): untrained, it costs answers at every length (docs/experiments.md)."""
 
 SHARPEN = 3.0
 """Factor on attention logits at the start of the extension."""
@@ -62,7 +63,7 @@ PANELS = {
     "unires": {"model": "unires/model"},
     "anyres": {"model": "anyres/model"},
     "not_extended": {"model": "not_extended/model"},
-    "training_free": {"model": "not_extended/model", "rope_theta": ROPE_THETA},
+    "training_free": {"model": "not_extended/model", "rope_theta": TRAINING_FREE_THETA},
 }
 
 

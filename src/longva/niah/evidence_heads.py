@@ -52,6 +52,8 @@ def frame_attention(model: TreeModel, questions: Sequence[Question]) -> list[Ten
         model: has looked at the pictures.
         questions: see `longva.niah.visual.ask`.
     """
+    per_frame = model.tokens_per_frame
+    assert per_frame is not None  # it sees
     prompts = [question.prompts[0] for question in questions]
     symbols = model.symbols(prompts)
     frames = {prompt.key: model.frame_span(prompt) for prompt in prompts}
@@ -70,7 +72,7 @@ def frame_attention(model: TreeModel, questions: Sequence[Question]) -> list[Ten
     for scored in walk:
         span = frames[scored.key]  # type: ignore[index]
         weights = heads.weights()[..., span]
-        found[scored.key] = weights.unflatten(-1, (-1, model.tokens_per_frame)).sum(-1).cpu()
+        found[scored.key] = weights.unflatten(-1, (-1, per_frame)).sum(-1).cpu()
     return [found[prompt.key] for prompt in prompts]
 
 
