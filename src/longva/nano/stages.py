@@ -53,8 +53,8 @@ from longva.train import align, extend
 
 RECIPES = Path(str(files("longva"))) / "nano" / "recipes"
 TRAINING_FREE_THETA = 1e6
-"""RoPE base of panel (iv), set when measuring only. The extension's, 1.2e8, is too far from what the
-base model was trained with (1e4): untrained, it costs answers at every length (docs/experiments.md)."""
+"""RoPE base of panel (iv), set when measuring only. The extension's, 1.2e8, is too far from the 1e4
+that the base model was trained with: untrained, it costs answers at every length."""
 
 SHARPEN = 3.0
 """Factor on attention logits at the start of the extension."""
