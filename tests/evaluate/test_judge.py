@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -120,6 +121,8 @@ def test_nobody_asks_before_retry_after_is_over(clock):
 
     def behave(prompt, times):
         asked_at.append(clock.now)
+        if len(asked_at) == 2:
+            time.sleep(0.5)  # until the refusal has been read
         return (429, 7) if len(asked_at) == 1 else "good"
 
     with serving(behave) as (address, _):
