@@ -27,8 +27,8 @@ def nano(
 ) -> None:
     """Train a small LongVA on a drawn world, measure figures 4 and 7, and write a report.
 
-    smoke takes 10 minutes for one seed and shows that everything runs; laptop takes an hour and a
-    half a seed on one core, and shows the paper's figure.
+    smoke takes 5 minutes for one seed and shows that everything runs; laptop takes under an hour a
+    seed on one core, and shows the paper's figure.
 
     longva reproduce nano --budget smoke --seeds 0
     """
