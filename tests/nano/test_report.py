@@ -11,7 +11,7 @@ from PIL import Image
 
 from longva.errors import LongVAError
 from longva.nano.report import write_report
-from longva.nano.results import located, read_results
+from longva.nano.results import Measurement, located, read_results
 from longva.nano.transfer import percent
 from longva.niah.cells import Grid, Row
 from longva.niah.log import CellLog
@@ -165,7 +165,7 @@ def test_localisation_is_judged_where_the_answer_is_right_and_beside_chance(run)
     assert found["right"]["hit@1"]["mean"] == 1.0
     assert found["right"]["seconds"] == 0.0
     assert found["chance"]["hit@1"] == pytest.approx((1 / 17 + 1 / 65 + 1 / 129) / 3)
-    assert located([]) is None
+    assert located(Measurement(by_seed={}, fingerprint={})) is None
 
 
 def test_questions_are_told_apart(run):

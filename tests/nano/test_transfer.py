@@ -2,6 +2,7 @@
 
 import pytest
 
+from longva.intervals import wilson_interval
 from longva.nano.results import Measurement, Results, score
 from longva.nano.transfer import HEADLINES, between, beyond, collapse, difference, judge, reach
 from longva.niah.cells import Row
@@ -23,7 +24,7 @@ def panel(*right: int, seeds: int = 2, trials: int = 40, lengths=LENGTHS) -> Mea
             depth=0.5,
             position=length // 2,
             trial=trial,
-            needle="n",
+            needle=f"n{trial}",
             answer="a",
             chance=0.0,
             is_greedy=trial < number,
@@ -111,45 +112,42 @@ def test_one_seed_is_said_to_be_one():
     assert "seed" not in judge(run(**GOOD)).checks[3].found
 
 
-def test_intervals_and_scores_are_corrected_for_guessing():
+def answers(right: int, n: int, chance: float = 0.0, needles: int | None = None) -> Measurement:
+    """The first `right` of `n` answers are right; each has its needle, or they share `needles`."""
     rows = [
         Row(
             length=1,
             depth=0,
             position=0,
             trial=i,
-            needle="",
+            needle=str(i % (needles or n)),
             answer="",
-            chance=0.2,
-            is_greedy=i < 6,
+            chance=chance,
+            is_greedy=i < right,
         )
-        for i in range(10)
+        for i in range(n)
     ]
-    numbers = score(rows)
+    return Measurement(by_seed={0: rows}, fingerprint={})
+
+
+def test_intervals_and_scores_are_corrected_for_guessing():
+    numbers = score(answers(6, 10, chance=0.2))
     assert numbers["corrected"] == pytest.approx((0.6 - 0.2) / 0.8)
-    low, high = numbers["wilson95"]
+    low, high = numbers["interval95"]
     assert (low, high) == pytest.approx((0.3127, 0.8318), abs=1e-4)
     assert numbers["corrected95"] == pytest.approx([(low - 0.2) / 0.8, (high - 0.2) / 0.8])
 
 
+def test_answers_about_one_needle_are_a_cluster():
+    sure = score(answers(40, 40, needles=8))
+    assert sure["interval95"] == list(wilson_interval(8, 8))  # eight needles, not forty answers
+    whole = Measurement(
+        by_seed={s: answers(8 * s, 8, needles=1).by_seed[0] for s in (0, 1)}, fingerprint={}
+    )
+    assert score(whole)["interval95"] == list(wilson_interval(1, 2))  # same name, another seed
+
+
 def test_a_difference_has_newcombes_interval():
     """Newcombe 1998, table II, method 10: 56/70 - 48/80 is 0.0524 to 0.3339."""
-    a, b = (
-        score(
-            [
-                Row(
-                    length=1,
-                    depth=0,
-                    position=0,
-                    trial=i,
-                    needle="",
-                    answer="",
-                    chance=0,
-                    is_greedy=i < right,
-                )
-                for i in range(n)
-            ]
-        )
-        for right, n in ((56, 70), (48, 80))
-    )
+    a, b = score(answers(56, 70)), score(answers(48, 80))
     assert difference(a, b) == pytest.approx((0.0524, 0.3339), abs=1e-4)

@@ -107,6 +107,12 @@ def test_details_have_an_interval_for_every_cell():
     assert table[0]["wilson95"] == pytest.approx([0.566, 1.0], abs=1e-3)
 
 
+def test_a_needle_at_forty_places_is_one_cluster():
+    rows = [row(100 * i, needle=n, right=n == "a") for n in ("a", "b") for i in range(1, 41)]
+    assert details(rows)["clustered95"] == list(wilson_interval(1, 2))
+    assert details([])["clustered95"] == [0.0, 1.0]
+
+
 def test_details_say_how_often_both_scores_agree():
     pairs = [(True, True), (True, False), (False, False), (False, False)]
     rows = [row(trial=i, right=a, generated_correct=b) for i, (a, b) in enumerate(pairs)]

@@ -11,7 +11,6 @@ of grades has 1.96 standard errors. Without answers, lmms-eval's total stands in
 
 import json
 import math
-from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 from longva.errors import LongVAError
 from longva.evaluate.judged_samples import read_judgements
 from longva.evaluate.rubrics import rubrics
-from longva.intervals import Z95, wilson_interval
+from longva.intervals import Z95, clustered_interval, wilson_interval
 from longva.whole_files import read_lines
 
 MODEL_ARGUMENTS = ("pretrained", "model", "model_version", "path")
@@ -269,16 +268,9 @@ def interval(
         variance = sum((value - mean) ** 2 for value in values) / max(1, n - 1)
         half = Z95 * math.sqrt(variance / n) or math.inf  # equal grades do not tell how they vary
         return mean - half, mean + half
-    effective = float(n)
     if clusters is not None:
-        sums: dict[Hashable, float] = defaultdict(float)
-        for value, cluster in zip(values, clusters, strict=True):
-            sums[cluster] += value - mean
-        effective = len(sums)
-        if 0 < mean < 1:
-            clustered = sum(total**2 for total in sums.values()) / n**2
-            effective = min(n, mean * (1 - mean) / clustered) if clustered else n
-    return wilson_interval(mean * effective, effective)
+        return clustered_interval(values, clusters)
+    return wilson_interval(sum(values), n)
 
 
 def mean_of(parts: Sequence[Score | str]) -> Score | str:

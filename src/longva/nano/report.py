@@ -16,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from longva.intervals import wilson_interval
 from longva.nano.report_plots import draw_accuracy, draw_perplexity
 from longva.nano.results import (
     PANELS,
@@ -32,7 +33,6 @@ from longva.nano.results import (
 from longva.nano.transfer import judge, percent
 from longva.niah.heatmap import Panel, draw, panel_of
 from longva.niah.log import write_whole
-from longva.niah.scoring import wilson_interval
 
 NAMES = {
     "unires": ("(i)", "Extended, UniRes", "the paper's LongVA"),
@@ -111,7 +111,7 @@ def report_numbers(results: Results) -> dict[str, Any]:
                 "ours": measured(of, training_length(results, name)) if of else None,
                 "paper": paper(name),
             }
-    numbers["localisation"] = {name: located(of.rows) for name, of in results.needles.items()}
+    numbers["localisation"] = {name: located(of) for name, of in results.needles.items()}
     numbers["by_question"] = {name: by_question(of) for name, of in results.needles.items()}
     numbers["perplexity"] = {
         name: perplexity_numbers(points) for name, points in results.perplexities.items()
@@ -141,7 +141,7 @@ def paper(name: str) -> dict[str, Any] | None:
         return None
     mean, trials, model = PAPER[name]
     interval = wilson_interval(round(mean * trials), trials)
-    return {"mean": mean, "wilson95": list(interval), "trials": trials, "model": model}
+    return {"mean": mean, "interval95": list(interval), "trials": trials, "model": model}
 
 
 def draw_pictures(results: Results, numbers: dict[str, Any], out: Path) -> dict[str, str]:
@@ -208,10 +208,10 @@ def meaning_of(results: Results) -> tuple[list[str], list[str]]:
                 f"Scores are teacher-forced, as the paper's: {percent(scored)} of the answers of "
                 f"(i). Generating freely, {percent(spoken)} are right."
             )
-        found = located(rows)
+        found = located(panel)
         if found and found["right"]["trials"]:
             hit = found["right"]["hit@1"]
-            low, high = map(percent, hit["wilson95"])
+            low, high = map(percent, hit["interval95"])
             shows.append(
                 f"Where (i) answers right, the frame its answer attends to most is the needle's in "
                 f"{percent(hit['mean'])} ({low[:-2]} to {high}; a guesser: "
@@ -237,8 +237,8 @@ def meaning_of(results: Results) -> tuple[list[str], list[str]]:
         "order of the panels, not the numbers. The paper's guessing level is "
         f"{percent(PAPER_CHANCE)}, and its haystacks end at {PAPER_REACH:.1f} times its training "
         f"length{_reach(results)}.",
-        "The intervals are over all answers as if they were independent. Answers of one seed share "
-        "a model, a film and its needles"
+        "Answers about one needle hang together, and the intervals count them as a cluster. All "
+        "answers of one seed also share a model and a film, which no interval here holds"
         + (
             f": the {seeds} seeds are shown one by one beside them, and {seeds} are few."
             if seeds > 1

@@ -39,7 +39,7 @@ def draw_accuracy(
     for name, panel in panels.items():
         points, (colour, marker) = panel["by_length"], LOOKS[name]
         xs = [point["length"] for point in points]
-        means, intervals = ([100 * p["mean"] for p in points], [p["wilson95"] for p in points])
+        means, intervals = ([100 * p["mean"] for p in points], [p["interval95"] for p in points])
         lows, highs = ([100 * interval[end] for interval in intervals] for end in (0, 1))
         for seed in panel["by_seed"] if len(panel["by_seed"]) > 1 else ():
             own = [(p["length"], p["by_seed"][seed]) for p in points if seed in p["by_seed"]]

@@ -12,12 +12,14 @@ nothing is filled in.
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from longva.errors import LongVAError
+from longva.intervals import clustered_interval
 from longva.nano import world
 from longva.niah.cells import Row
 from longva.niah.log import read_rows
@@ -27,7 +29,6 @@ from longva.niah.scoring import (
     effective_length,
     localisation,
     localisation_chance,
-    wilson_interval,
 )
 
 PANELS = ("unires", "anyres", "not_extended", "training_free")
@@ -57,14 +58,31 @@ class Measurement:
         """Haystack lengths, shortest first."""
         return sorted({row.length for row in self.rows})
 
-    def at(self, lengths: Iterable[int]) -> "Measurement":
-        """Return the answers at some lengths only."""
-        wanted = set(lengths)
-        kept = {s: [r for r in rows if r.length in wanted] for s, rows in self.by_seed.items()}
+    def where(self, wanted: Callable[[Row], bool]) -> "Measurement":
+        """Return some of the answers only."""
+        kept = {s: [row for row in rows if wanted(row)] for s, rows in self.by_seed.items()}
         return Measurement(
             by_seed={seed: rows for seed, rows in kept.items() if rows},
             fingerprint=self.fingerprint,
         )
+
+    def at(self, lengths: Iterable[int]) -> "Measurement":
+        """Return the answers at some lengths only."""
+        wanted = set(lengths)
+        return self.where(lambda row: row.length in wanted)
+
+    def seed(self, seed: int) -> "Measurement":
+        """Return the answers of one seed."""
+        return Measurement(by_seed={seed: self.by_seed[seed]}, fingerprint=self.fingerprint)
+
+    def interval(self, right: Callable[[Row], bool]) -> tuple[float, float]:
+        """Return the 95 % interval of the share of answers that are `right`.
+
+        The same needle at many depths and lengths of one film is nearly one trial, so the answers
+        about a needle of a seed are a cluster.
+        """
+        told = [(right(row), (s, row.needle)) for s, rows in self.by_seed.items() for row in rows]
+        return clustered_interval([right for right, _ in told], [of for _, of in told])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,19 +153,25 @@ def _measurement(folders: Mapping[int, Path], name: str) -> Measurement | None:
     return Measurement(by_seed=rows, fingerprint=json.loads(path.read_text(encoding="utf-8")))
 
 
-def score(rows: Sequence[Row]) -> dict[str, Any]:
-    """Return the share of right answers with its Wilson interval, as it is and chance-corrected."""
-    right, n = sum(row.correct for row in rows), len(rows)
-    low, high = wilson_interval(right, n)
-    mean, chance = right / n, sum(row.chance for row in rows) / n
+def score(of: Measurement) -> dict[str, Any]:
+    """Return the share of right answers with its interval, as it is and chance-corrected."""
+    rows = of.rows
+    n = len(rows)
+    low, high = of.interval(lambda row: row.correct)
+    mean, chance = sum(row.correct for row in rows) / n, sum(row.chance for row in rows) / n
     return {
         "mean": mean,
-        "wilson95": [low, high],
+        "interval95": [low, high],
         "chance": chance,
         "corrected": chance_corrected(mean, chance),
         "corrected95": [chance_corrected(low, chance), chance_corrected(high, chance)],
         "trials": n,
     }
+
+
+def scores_by_seed(of: Measurement) -> dict[int, dict[str, Any]]:
+    """Return the score of each seed."""
+    return {seed: score(of.seed(seed)) for seed in of.by_seed}
 
 
 def measured(of: Measurement, training_length: float) -> dict[str, Any]:
@@ -159,23 +183,19 @@ def measured(of: Measurement, training_length: float) -> dict[str, Any]:
     """
     within = [length for length in of.lengths if length <= training_length]
     return {
-        **score(of.rows),
+        **score(of),
         "effective_length": effective_length(of.rows),
         "training_length": training_length,
-        "by_seed": {seed: score(rows) for seed, rows in of.by_seed.items()},
+        "by_seed": scores_by_seed(of),
         "by_length": [
-            {
-                "length": length,
-                **score(of.at([length]).rows),
-                "by_seed": {s: score(rows) for s, rows in of.at([length]).by_seed.items()},
-            }
+            {"length": length, **score(of.at([length])), "by_seed": scores_by_seed(of.at([length]))}
             for length in of.lengths
         ],
-        "within_training": score(of.at(within).rows) if within else None,
+        "within_training": score(of.at(within)) if within else None,
     }
 
 
-def located(rows: Sequence[Row]) -> dict[str, Any] | None:
+def located(of: Measurement) -> dict[str, Any] | None:
     """Return how often the best frames hold the needle.
 
     Returns:
@@ -183,27 +203,32 @@ def located(rows: Sequence[Row]) -> dict[str, Any] | None:
         median error in `seconds`; and `chance`, what a uniform guesser expects of all.
         None if no evidence was kept.
     """
-    judged = [row for row in rows if row.evidence_frames and row.targets]
-    if not judged:
+    judged = of.where(lambda row: bool(row.evidence_frames and row.targets))
+    if not judged.by_seed:
         return None
-    numbers: dict[str, Any] = {"chance": localisation_chance(judged)}
-    for name, group in (("all", judged), ("right", [row for row in judged if row.correct])):
-        found = localisation(group)
-        numbers[name] = {"trials": len(group), "seconds": found["median_abs_error_seconds"]}
-        for hit in ("hit@1", "hit@5"):
-            share = found[hit]
-            interval = wilson_interval(round((share or 0) * len(group)), len(group))
-            numbers[name][hit] = {"mean": share, "wilson95": list(interval)}
+    numbers: dict[str, Any] = {"chance": localisation_chance(judged.rows)}
+    for name, group in (("all", judged), ("right", judged.where(lambda row: row.correct))):
+        found = localisation(group.rows)
+        numbers[name] = {"trials": len(group.rows), "seconds": found["median_abs_error_seconds"]}
+        for best in (1, 5):
+            numbers[name][f"hit@{best}"] = {
+                "mean": found[f"hit@{best}"],
+                "interval95": list(group.interval(partial(_hit, best=best))),
+            }
     return numbers
+
+
+def _hit(row: Row, best: int) -> bool:
+    return not set((row.evidence_frames or ())[:best]).isdisjoint(row.targets or ())
 
 
 def by_question(of: Measurement) -> dict[str, dict[str, Any]]:
     """Return the score of each kind of question of the nano world, told apart by its chance."""
     kinds = {
-        about: [row for row in of.rows if math.isclose(row.chance, chance)]
+        about: of.where(lambda row, chance=chance: math.isclose(row.chance, chance))
         for about, chance in world.CHANCE.items()
     }
-    return {about: score(rows) for about, rows in kinds.items() if rows}
+    return {about: score(kind) for about, kind in kinds.items() if kind.by_seed}
 
 
 def perplexity_numbers(by_seed: Mapping[int, Sequence[Point]]) -> list[dict[str, Any]]:

@@ -6,8 +6,8 @@
     (iv)              RoPE base raised    |<------ between (iii) and (i) ------>|
 
 Scores are chance-corrected: 0 is guessing, 1 is all right. A check that needs what was not measured
-is left open. Intervals are of all trials, as if they were independent; trials of a seed share a
-model, so it is also said in how many seeds an order holds.
+is left open. Intervals take the answers about one needle of a seed as a cluster (`intervals`); all
+trials of a seed share a model, so it is also said in how many seeds an order holds.
 """
 
 import math
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from longva.nano.results import Measurement, Results, score
+from longva.nano.results import Measurement, Results, score, scores_by_seed
 from longva.niah.scoring import EFFECTIVE_THRESHOLD
 
 TARGET = 0.9
@@ -82,8 +82,8 @@ def reach(results: Results) -> Check:
     lengths = [length for length in panel.lengths if length <= trained] if panel else []
     if not panel or not lengths:
         return Check(expected=expected, passed=None, found="Panel (i) was not measured there.")
-    over = score(panel.at(lengths).rows)
-    by_length = {length: score(panel.at([length]).rows) for length in lengths}
+    over = score(panel.at(lengths))
+    by_length = {length: score(panel.at([length])) for length in lengths}
     weakest = min(lengths, key=lambda length: by_length[length]["corrected"])
     low = by_length[weakest]
     about = results.about
@@ -96,7 +96,7 @@ def reach(results: Results) -> Check:
     )
     if low["corrected"] < over["corrected"]:
         found += f"; weakest at {weakest:,} frames: {_corrected(low)}"
-    seeds = {s: score(rows)["corrected"] for s, rows in panel.at(lengths).by_seed.items()}
+    seeds = {s: of["corrected"] for s, of in scores_by_seed(panel.at(lengths)).items()}
     if len(seeds) > 1:
         span = percent(min(seeds.values())), percent(max(seeds.values()))
         found += f"; the {len(seeds)} seeds lie between {span[0]} and {span[1]}"
@@ -125,7 +125,7 @@ def collapse(results: Results) -> Check:
     if not panel or not short or not longer:
         there = "not measured" if not panel else "not measured within and beyond its own length"
         return Check(expected=expected, passed=None, found=f"Panel (iii) was {there}.")
-    near, far = score(panel.at(short).rows), score(panel.at(longer[-1:]).rows)
+    near, far = score(panel.at(short)), score(panel.at(longer[-1:]))
     sees, lost = near["corrected"] >= EFFECTIVE_THRESHOLD, far["corrected95"][1]
     passed: bool | None = sees and lost < EFFECTIVE_THRESHOLD
     if sees and not passed and longer[-1] < REACHED * trained:
@@ -147,7 +147,7 @@ def between(results: Results) -> Check:
     if panels is None:
         text = "Panels (i), (iii) and (iv) were not measured at the same lengths there."
         return Check(expected=expected, passed=None, found=text)
-    worst, middle, best = (score(panel.rows) for panel in panels)
+    worst, middle, best = (score(panel) for panel in panels)
     above, below = difference(middle, worst), difference(best, middle)
     lengths = panels[0].lengths
     found = (
@@ -191,7 +191,7 @@ def beyond(results: Results) -> Check:
     if panels is None:
         text = f"Beyond {trained:,.0f} frames, (i) and (iii) were not both measured."
         return Check(expected=expected, passed=None, found=text)
-    worst, best = (score(panel.rows) for panel in panels)
+    worst, best = (score(panel) for panel in panels)
     low, high = difference(best, worst)
     found = (
         f"Beyond what its text had, on {_span(panels[0].lengths)}, the extended model has "
@@ -204,15 +204,15 @@ def beyond(results: Results) -> Check:
 def difference(a: dict[str, Any], b: dict[str, Any]) -> tuple[float, float]:
     """Return the 95 % interval of the difference of two shares of right answers, a - b.
 
-    Newcombe's: from the two Wilson intervals, as of independent samples. Where both were asked the
+    Newcombe's: from the two intervals, as of independent samples. Where both were asked the
     same questions that is wider than need be.
 
-    >>> ours = {"mean": 0.9, "wilson95": [0.8, 0.95]}
-    >>> theirs = {"mean": 0.5, "wilson95": [0.4, 0.6]}
+    >>> ours = {"mean": 0.9, "interval95": [0.8, 0.95]}
+    >>> theirs = {"mean": 0.5, "interval95": [0.4, 0.6]}
     >>> [round(bound, 3) for bound in difference(ours, theirs)]
     [0.259, 0.512]
     """
-    (low_a, high_a), (low_b, high_b) = a["wilson95"], b["wilson95"]
+    (low_a, high_a), (low_b, high_b) = a["interval95"], b["interval95"]
     gap = a["mean"] - b["mean"]
     return (
         gap - math.hypot(a["mean"] - low_a, high_b - b["mean"]),
@@ -260,7 +260,7 @@ def _seeds_in_order(panels: list[Measurement]) -> tuple[int, int]:
     seeds = set.intersection(*(set(panel.by_seed) for panel in panels))
     rising = 0
     for seed in seeds:
-        means = [score(panel.by_seed[seed])["mean"] for panel in panels]
+        means = [score(panel.seed(seed))["mean"] for panel in panels]
         rising += all(a < b for a, b in zip(means, means[1:], strict=False))
     return rising, len(seeds)
 
@@ -271,5 +271,5 @@ def _extension_helps(results: Results) -> bool:
     panels = _common(results, ("unires", "not_extended"), lengths)
     if panels is None:
         return False
-    best, worst = (score(panel.rows) for panel in panels)
+    best, worst = (score(panel) for panel in panels)
     return difference(best, worst)[0] > 0

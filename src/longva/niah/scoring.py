@@ -3,7 +3,8 @@
 A square of five right answers out of five is not "100 %": its 95 % Wilson interval is [0.57, 1.0].
 A model that only guesses scores 15 % on the paper's five needles (three have four options), so
 every mean stands beside its chance level and is also given as `(mean - chance) / (1 - chance)`:
-0 is guessing, 1 is perfect.
+0 is guessing, 1 is perfect. One needle at ninety places is not ninety needles: `clustered95` of the
+details takes a needle's answers together, and is the interval to say something about other needles.
 
 Localisation is judged on frames: the frame that the question attends to most (`evidence_frame`)
 against the frames that hold the needle (`targets`).
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from longva.intervals import wilson_interval
+from longva.intervals import clustered_interval, wilson_interval
 from longva.niah.cells import Row
 
 EFFECTIVE_THRESHOLD = 0.5
@@ -146,12 +147,14 @@ def details(rows: Sequence[Row]) -> dict[str, Any]:
     generated = [row.generated_correct for row in rows if row.generated_correct is not None]
     both = [row for row in rows if None not in (row.is_greedy, row.generated_correct)]
     timed = [row for row in rows if row.time_generated is not None and row.targets]
+    outcomes, needles = [row.correct for row in rows], [row.needle for row in rows]
     errors = [
         abs(row.time_seconds - _nearest(row, row.time_seconds))
         for row in timed
         if row.time_seconds is not None
     ]
     return {
+        "clustered95": list(clustered_interval(outcomes, needles)),
         "teacher_forced": _proportion(forced),
         "generated": _proportion(generated),
         "agreement": _mean(r.is_greedy == r.generated_correct for r in both) if both else None,
