@@ -15,7 +15,6 @@ from its own output.
 
 import dataclasses
 import difflib
-import os
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from longva.errors import RecipeError
+from longva.whole_files import write_whole
 
 T = TypeVar("T")
 
@@ -106,11 +106,7 @@ def recipe_yaml(recipe: Any) -> str:
 
 def save_recipe(recipe: Any, path: Path | str) -> None:
     """Write `recipe_yaml(recipe)` to `path`, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(recipe_yaml(recipe), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(Path(path), recipe_yaml(recipe))
 
 
 def _describe(kind: type, problem: Any) -> str:

@@ -1,8 +1,8 @@
 """Files that a killed process cannot spoil: written whole, or appended to one line at a time.
 
-`whole_file` is for what is made at once: a reader finds the old file or the new one. `append_line`
-is for what grows: each line is on the disk before the next piece of work starts, and a line that a
-kill cut short is skipped by `read_lines`, so that this one piece of work is done again.
+`whole_file` and `write_whole` are for what is made at once: a reader finds the old file or the new
+one. `append_line` is for what grows: each line is on the disk before the next piece of work starts,
+and a line that a kill cut short is skipped by `read_lines`, so that this work is done again.
 """
 
 import json
@@ -35,6 +35,18 @@ def whole_file(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text; when this returns, it survives a crash of the machine.
+
+    Raises:
+        LongVAError: the file cannot be written, because the disk is full for example.
+    """
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:

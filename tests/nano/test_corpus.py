@@ -1,4 +1,5 @@
 import random
+from itertools import groupby
 
 import pytest
 
@@ -36,8 +37,9 @@ def test_documents_fill_the_length_they_are_given(kind):
         assert max(lengths) <= length
 
 
-def test_an_album_asks_only_what_one_scene_of_it_answers():
-    writer = Writer(2)
+@pytest.mark.parametrize("longest_shot", [1, 24])
+def test_an_album_asks_only_what_one_scene_of_it_answers(longest_shot):
+    writer = Writer(2, longest_shot=longest_shot)
     num_asked = 0
     for _ in range(40):
         words = writer.album(256)
@@ -51,6 +53,17 @@ def test_an_album_asks_only_what_one_scene_of_it_answers():
             assert answer in words[told[0] : told[0] + 14]
             num_asked += 1
     assert num_asked > 100
+
+
+def test_shots_show_in_half_of_the_albums_what_nothing_asks_about():
+    longest = []
+    for seed in range(40):
+        words = Writer(seed, longest_shot=24).album(2000)
+        groups = [tuple(words[i : i + 4]) for i in range(len(words) - 3) if words[i] in OBJECTS]
+        runs = [len(list(group)) for _, group in groupby(groups)]
+        longest.append(max(runs))
+    assert 10 < sum(run > 8 for run in longest) < 30
+    assert max(longest) <= 48  # two shots of one scene may meet
 
 
 def test_every_magic_number_that_is_asked_for_or_told_again_is_in_the_book():

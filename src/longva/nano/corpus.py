@@ -13,7 +13,6 @@ a pooled grid's four tokens. A language model that finds facts there knows where
 """
 
 import json
-import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -33,6 +32,7 @@ from longva.nano.words import (
     vocabulary,
 )
 from longva.nano.world import COLOURS, NUMBERS, OBJECTS, QUESTIONS, About, Scene, random_scene
+from longva.whole_files import whole_file
 
 INTROS = ("", "look at these pictures:", "a book of pictures.", "this is a long list:")
 STYLE_WORDS = (4, 5, 15)
@@ -89,11 +89,20 @@ def magic_question(city: str) -> list[str]:
 
 
 class Writer:
-    """Writes documents. The same seed writes the same ones."""
+    """Writes documents. The same seed writes the same ones.
 
-    def __init__(self, seed: int, mixture: Mixture = Mixture()):
+    Args:
+        seed: of everything.
+        mixture: of the kinds of documents.
+        longest_shot: most times in a row that half of the albums tell a scene which nothing asks
+            about. What is told twenty times draws twenty times the attention: to find what was told
+            once, a model must tell the two apart much better.
+    """
+
+    def __init__(self, seed: int, mixture: Mixture = Mixture(), longest_shot: int = 1):
         self.rng = random.Random(seed)
         self.shares = asdict(mixture)
+        self.longest_shot = longest_shot
 
     def sequence(self, length: int) -> list[str]:
         """Write exactly `length` words: documents, long and short, each after `<|endoftext|>`."""
@@ -120,8 +129,10 @@ class Writer:
         once, often = names[:num_asked], names[num_asked:]
         num_parts = rng.randint(1, 4) if rng.random() < 0.5 else 1
         share = rng.uniform(0.3, 0.8)
+        shot = self.longest_shot if self.longest_shot > 1 and rng.random() < 0.5 else 1
         # Scenes to ask about are spread over the whole document, however long it is.
-        spread = num_asked * STYLE_WORDS[style or 0] / (share * length) * rng.uniform(1, 2)
+        told = STYLE_WORDS[style or 0] * (1 + shot) / 2
+        spread = num_asked * told / (share * length) * rng.uniform(1, 2)
         words = [*SYSTEM_TURN, *turn("user"), *split_words(rng.choice(INTROS))]
         asked: list[Scene] = []
         for part in range(1, num_parts + 1):
@@ -133,9 +144,12 @@ class Writer:
                     continue
                 is_asked = bool(once) and (rng.random() < spread or not asked)
                 scene = random_scene(rng, [once.pop()] if is_asked else often)
-                words += tell(scene, rng.randrange(3) if style is None else style)
+                scene_words = tell(scene, rng.randrange(3) if style is None else style)
                 if is_asked:
                     asked.append(scene)
+                elif shot > 1:
+                    scene_words *= rng.randint(1, shot)
+                words += scene_words
             opening: list[str] = []
             while len(words) < end - ASK_WORDS:
                 words += opening + ask(rng.choice(asked), rng.choice(list(QUESTIONS)))
@@ -257,17 +271,16 @@ class Writer:
                 return ["later", "they", pick(VERBS), "and", pick(VERBS), *where]
 
 
-def write_corpus(path: Path, *, tokens: int, length: int, seed: int, mixture: Mixture) -> None:
+def write_corpus(
+    path: Path, *, tokens: int, length: int, seed: int, mixture: Mixture, longest_shot: int = 1
+) -> None:
     """Write JSON lines for `longva prepare-text`: `tokens` words, a line a row of `length`.
 
     With the separator before it a line has exactly `length` tokens, so that rows of that length are
     whole, in whatever order the lines are packed. Needs `special_tokens`.
     """
-    writer = Writer(seed, mixture)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as file:
+    writer = Writer(seed, mixture, longest_shot)
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for _ in range(tokens // length):
             _, *words = writer.sequence(length)
             file.write(json.dumps({"text": " ".join(words)}) + "\n")
-    partial.replace(path)

@@ -9,7 +9,6 @@ mixes text without pictures in. No sample is longer than the base model's contex
 """
 
 import json
-import os
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from longva.nano.corpus import ask, tell
 from longva.nano.language_model import CONTEXT
 from longva.nano.vision_tower import seen_picture
 from longva.nano.world import OBJECTS, QUESTIONS, Scene, mosaic, random_layout, random_scene
+from longva.whole_files import write_whole
 
 GRIDS: dict[Packing, tuple[int, ...]] = {
     "unires": (2, 3, 4, 6, 8, 9, 12, 16, 20, 25, 30, 36, 42, 49),
@@ -76,9 +76,7 @@ def write_alignment(
         if progress:
             progress(number + 1, samples)
     for name, lines in (("captions", captions), ("chats", chats)):
-        partial = folder / f".{name}.{os.getpid()}"
-        partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        partial.replace(folder / f"{name}.jsonl")
+        write_whole(folder / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def tokens_of(count: int, packing: Packing) -> int:

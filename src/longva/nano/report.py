@@ -32,7 +32,7 @@ from longva.nano.results import (
 )
 from longva.nano.transfer import judge, percent
 from longva.niah.heatmap import Panel, draw, panel_of
-from longva.niah.log import write_whole
+from longva.whole_files import write_whole
 
 NAMES = {
     "unires": ("(i)", "Extended, UniRes", "the paper's LongVA"),

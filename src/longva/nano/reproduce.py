@@ -26,7 +26,7 @@ from longva.errors import LongVAError
 from longva.nano.language_model import CONTEXT
 from longva.nano.report import write_report
 from longva.nano.stages import BUDGETS
-from longva.niah.log import write_whole
+from longva.whole_files import write_whole
 
 Progress = Callable[[str, int, int], None]
 

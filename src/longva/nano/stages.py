@@ -42,7 +42,6 @@ from longva.nano.vision_tower import save_vision_tower, train_vision_tower
 from longva.niah.cells import Grid
 from longva.niah.evidence_heads import choose_evidence_heads, frame_attention
 from longva.niah.frames import HaystackRecipe, NeedlePictures, make_haystack
-from longva.niah.log import write_whole
 from longva.niah.needles import NeedleRecipe, make_needles
 from longva.niah.perplexity import PerplexityRecipe, run_perplexity
 from longva.niah.text import TextRecipe, run_text
@@ -50,6 +49,7 @@ from longva.niah.tree_model import TreeModel
 from longva.niah.visual import VisualRecipe, ask, run_visual
 from longva.recipes import load_recipe
 from longva.train import align, extend
+from longva.whole_files import write_whole
 
 RECIPES = Path(str(files("longva"))) / "nano" / "recipes"
 TRAINING_FREE_THETA = 1e6
@@ -80,13 +80,13 @@ class Budget:
     overrides: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """`--set` of the recipes."""
 
-    tower_steps: int = 1500
+    tower_steps: int = 5000
     samples: int = 1000
     """Of each file of alignment."""
 
     frames: tuple[int, ...] = (32, 64, 128, 256, 512, 1024, 2048, 3600)
     depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    needles: int = 7
+    needles: int = 20
     text_lengths: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192)
     text_trials: int = 4
 
@@ -175,6 +175,7 @@ def write_text(budget: Budget, seed: int) -> None:
     sets = yaml.safe_load((RECIPES / "text.yaml").read_text(encoding="utf-8"))
     for number, (name, about) in enumerate(sets.items()):
         length, words = about.pop("length"), about.pop("words")
+        longest_shot = about.pop("longest_shot", 1)
         if length > budget.context:
             continue
         path = Path("text") / f"{name}.jsonl"
@@ -184,6 +185,7 @@ def write_text(budget: Budget, seed: int) -> None:
             length=length,
             seed=seed * 100 + number,
             mixture=Mixture(**about),
+            longest_shot=longest_shot,
         )
         config = CorpusConfig(
             source=str(path),

@@ -25,6 +25,8 @@ from typing import Literal
 import av
 from PIL import Image, ImageDraw, ImageFont
 
+from longva.whole_files import whole_file
+
 _OBJECTS = """
 sun☀ cloud☁ umbrella☂ snowman☃ star★ telephone☎ cup☕ clover☘ hand☛ skull☠ moon☪ hammer⚒
 peace☮ wheel☸ face☻ queen♛ castle♜ bishop♝ horse♞ pawn♟ anchor⚓ swords⚔ scales⚖ flask⚗ gear⚙
@@ -235,19 +237,14 @@ def haystack(rng: random.Random, without: Sequence[str] = ()) -> Iterator[tuple[
 
 def write_video(path: Path, frames: Iterable[Image.Image], fps: Fraction = Fraction(8)) -> None:
     """Write pictures of one size as an MP4 file (H.264), `fps` of them a second."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with av.open(str(partial), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=fps)
-            stream.pix_fmt = "yuv420p"
-            for number, image in enumerate(frames):
-                if number == 0:
-                    stream.width, stream.height = image.size
-                container.mux(stream.encode(av.VideoFrame.from_image(image)))
-            container.mux(stream.encode())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.pix_fmt = "yuv420p"
+        for number, image in enumerate(frames):
+            if number == 0:
+                stream.width, stream.height = image.size
+            container.mux(stream.encode(av.VideoFrame.from_image(image)))
+        container.mux(stream.encode())
 
 
 def scene_frames(scenes: Iterable[Scene], frames_each: int) -> Iterator[Image.Image]:

@@ -6,7 +6,6 @@ the language model was trained at: what is right of it was never seen in trainin
 """
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,8 @@ import numpy as np
 
 from longva.errors import RecipeError
 from longva.niah.cells import Row
-from longva.niah.log import read_rows, write_whole
+from longva.niah.log import read_rows
+from longva.whole_files import whole_file, write_whole
 
 COLOURS = ["#F0496E", "#EBB839", "#9ad5b3"]
 """Score 0, 0.5 and 1."""
@@ -199,11 +199,8 @@ def draw(
 
 def save_figure(figure: Any, out: Path | str, dpi: int = 100) -> None:
     """Write a matplotlib figure as PNG, whole or not at all."""
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    figure.savefig(temporary, format="png", dpi=dpi)
-    temporary.replace(out)
+    with whole_file(Path(out)) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi)
 
 
 def _draw_panel(ax: Any, panel: Panel, colours: Any, fontsize: float, inside: float) -> Any:

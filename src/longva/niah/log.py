@@ -25,6 +25,7 @@ from typing import Any
 
 from longva.errors import RecipeError
 from longva.niah.cells import Row
+from longva.whole_files import write_whole
 
 Key = tuple[int, float, int]
 
@@ -121,16 +122,6 @@ def read_rows(output_dir: Path | str) -> dict[Key, Row]:
                     row = Row(**json.loads(line))
                     rows[row.key] = row
     return rows
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file so that a reader finds the old one or the new one, never a half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def differences(saved: Any, asked: Any, name: str = "") -> Iterable[str]:

@@ -21,10 +21,11 @@ import torch.distributed as dist
 
 from longva.niah.cells import Row
 from longva.niah.heatmap import draw, panel_of, write_accuracies
-from longva.niah.log import CellLog, Key, only_run, write_whole
+from longva.niah.log import CellLog, Key, only_run
 from longva.niah.models import MeasurementRecipe, Model, Pictures, Prompt, Reply
 from longva.niah.scoring import answers_match, details, summarise
 from longva.recipes import save_recipe
+from longva.whole_files import write_whole
 
 EVIDENCE_FRAMES = 5
 """Best frames kept in a row."""

@@ -24,11 +24,11 @@ from longva.errors import RecipeError
 from longva.kv_cache import CachedSequence
 from longva.niah.cells import Span, values_of
 from longva.niah.heatmap import save_figure, short
-from longva.niah.log import write_whole
 from longva.niah.models import ModelRecipe
 from longva.niah.text import read_text
 from longva.niah.tree_model import load_language_model
 from longva.recipes import save_recipe
+from longva.whole_files import write_whole
 
 LOSS_CHUNK = 1024
 """Positions whose logits are held at a time."""

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from longva.errors import RecipeError
+from longva.whole_files import write_whole
 
 GIB = 2**30
 
@@ -68,9 +69,7 @@ def _strike_out(path: Path, first_step: int) -> None:
         with suppress(ValueError):
             if json.loads(line)["step"] <= first_step:
                 kept.append(line)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(f"{line}\n" for line in kept))
-    partial.replace(path)
+    write_whole(path, "".join(f"{line}\n" for line in kept))
 
 
 class Report:
