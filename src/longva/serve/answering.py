@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from longva.assistant import LongVA
 from longva.serve.conversation import Conversation
 from longva.serve.errors import ApiError, as_api_error
+from longva.serve.kept_media import StoredMedium
 from longva.serve.limits import Limits
 from longva.serve.media_check import open_within
-from longva.serve.media_fetch import MediaFetcher, StoredMedium
+from longva.serve.media_fetch import MediaFetcher
 from longva.serve.model_worker import ModelWorker, QueueFullError, Task, TaskCancelledError
 from longva.serve.session_store import SessionStore, Watching, num_frames
 from longva.session import Answer, Sampling
@@ -146,7 +147,7 @@ class Answering:
             return None
 
     def close(self) -> None:
-        """Give up what is not done, and delete what was stored."""
+        """Give up what is not done, and let go of what was stored."""
         self._preparing.cancel()
         self._assistant.worker.cancel(self._task)
         for medium in self._stored:

@@ -63,6 +63,7 @@ def create_app(
         assistant.worker.start()
         yield
         await asyncio.to_thread(assistant.worker.stop)
+        assistant.fetcher.forget()
 
     app = FastAPI(
         title="longva", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None

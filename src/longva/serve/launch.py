@@ -98,9 +98,9 @@ def run(options: Options, limits: Limits, *, model: str, **loading: Any) -> None
 
 @contextlib.contextmanager
 def own_spool(parent: Path | None) -> Iterator[Path]:
-    """Make a folder for media in use, and remove those of servers that were killed.
+    """Make a folder for media, and remove those of servers that were killed.
 
-    Nothing in a spool outlives its request, and no client is told that anything is kept.
+    Nothing in a spool outlives its server, and no client is told that anything is kept.
 
     Args:
         parent: where spools lie; by default the system's temporary folder.

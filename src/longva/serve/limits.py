@@ -16,7 +16,10 @@ class Limits:
     """Of one medium, however it arrives."""
 
     spool_bytes: int = 16 * 2**30
-    """Of all media on disk at a time; they are deleted when their request ends."""
+    """Of all media on disk at a time; they are deleted when their request ends, or kept."""
+
+    kept_bytes: int = 4 * 2**30
+    """Of downloaded media kept on disk for the next question about their URL; 0 keeps none."""
 
     media: int = 16
     """Media of one conversation."""
@@ -59,6 +62,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Refuse bounds that let nothing through."""
-        small = [name for name, value in vars(self).items() if value is not None and value <= 0]
+        bounds = {**vars(self), "kept_bytes": self.kept_bytes + 1}  # this one may be 0
+        small = [name for name, value in bounds.items() if value is not None and value <= 0]
         if small:
             raise LongVAError(f"limits must be greater than 0: {', '.join(small)}.")

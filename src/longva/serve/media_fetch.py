@@ -1,6 +1,7 @@
 """From the address of a medium to a file on disk and the hash of its content.
 
     https://...    streamed to disk from public addresses       public_network.py
+                   or still there, if its server says so        kept_media.py
     data:...       decoded to disk
     file:///...    left where it is, if it lies in a folder that the operator shares
 
@@ -14,7 +15,6 @@ import hashlib
 import ssl
 from collections import OrderedDict
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from urllib.parse import unquote, urlsplit
@@ -22,8 +22,9 @@ from urllib.parse import unquote, urlsplit
 import httpcore
 
 from longva.serve.errors import ApiError
+from longva.serve.kept_media import KeptMedia, StoredMedium
 from longva.serve.limits import Limits
-from longva.serve.public_network import PublicNetwork, open_url
+from longva.serve.public_network import Conditions, PublicNetwork, open_url
 
 REPORTED_BYTES = 4 * 2**20
 """Downloads report their progress so often."""
@@ -31,23 +32,11 @@ REPORTED_BYTES = 4 * 2**20
 HASHES_KEPT = 1024
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoredMedium:
-    """A medium on disk."""
-
-    path: Path
-    digest: str
-    """SHA-256 of its content, hexadecimal."""
-
-    temporary_bytes: int = 0
-    """Its size, if it is to be deleted after use."""
-
-
 class MediaFetcher:
     """Brings media to disk.
 
     Args:
-        spool: folder of files that are deleted after use.
+        spool: folder of files that are deleted after use, or kept for the next question.
         limits: of size and time.
         folders: whose files may be named as file://.
         network: see `PublicNetwork`; by default it connects to public addresses only.
@@ -69,7 +58,7 @@ class MediaFetcher:
         self.folders = [folder.resolve(strict=True) for folder in folders]
         self._allow_private, self._ssl = allow_private, ssl_context
         self._network = network or PublicNetwork(allow_private=allow_private)
-        self._spooled = 0
+        self._kept = KeptMedia(limits)
         self._hashes: OrderedDict[tuple, str] = OrderedDict()
 
     async def fetch(
@@ -95,27 +84,19 @@ class MediaFetcher:
         raise _not_allowed("a medium needs an http(s), data: or file:// address.")
 
     def release(self, medium: StoredMedium) -> None:
-        """Delete a medium that was spooled."""
+        """Let go of a medium: a spooled one is deleted, unless it is kept or in use elsewhere."""
         if medium.temporary_bytes:
-            medium.path.unlink(missing_ok=True)
-            self._spooled -= medium.temporary_bytes
+            self._kept.release(medium)
+
+    def forget(self) -> None:
+        """Delete the media that no request uses."""
+        self._kept.clear()
 
     async def _download(self, url: str, report) -> StoredMedium:
         limits = self.limits
         try:
-            async with (
-                asyncio.timeout(limits.fetch_seconds),
-                open_url(
-                    url,
-                    self._network,
-                    timeout=limits.silent_seconds,
-                    allow_private=self._allow_private,
-                    ssl_context=self._ssl,
-                ) as response,
-            ):
-                headers = {name.lower(): value for name, value in response.headers}
-                total = int(headers.get(b"content-length", 0))
-                return await self._spool(response.aiter_stream(), total, report)
+            async with asyncio.timeout(limits.fetch_seconds):
+                return await self._ask(url, self._kept.conditions, report)
         except TimeoutError as error:
             message = f"a medium was not there within {limits.fetch_seconds:g} seconds."
             raise ApiError(message, code="media_not_fetched", param="messages") from error
@@ -129,6 +110,31 @@ class MediaFetcher:
             message = "a medium could not be fetched: its server does not answer as it should."
             raise ApiError(message, code="media_not_fetched", param="messages") from error
 
+    async def _ask(self, url: str, conditions: Conditions | None, report) -> StoredMedium:
+        """Ask a medium's server for it; download it unless the server says that it is kept."""
+        medium = None
+        try:
+            async with open_url(
+                url,
+                self._network,
+                timeout=self.limits.silent_seconds,
+                conditions=conditions,
+                allow_private=self._allow_private,
+                ssl_context=self._ssl,
+            ) as (address, response):
+                headers = {name.lower(): value for name, value in response.headers}
+                medium = self._kept.find(address, response.status, headers)
+                if medium is None and response.status == 200:
+                    total = int(headers.get(b"content-length", 0))
+                    medium = await self._spool(response.aiter_stream(), total, report)
+                    self._kept.keep(address, headers, medium)
+        except BaseException:  # after the last byte, too: given up while the connection is closed
+            if medium is not None:
+                self._kept.release(medium)
+            raise
+        # 304, but not about what is here now: ask without conditions.
+        return medium or await self._ask(url, None, report)
+
     async def _spool(self, chunks: AsyncIterable[bytes], total: int, report) -> StoredMedium:
         """Write a stream to disk, counting."""
         self._check_size(total)
@@ -138,7 +144,7 @@ class MediaFetcher:
             try:
                 async for chunk in chunks:
                     size += len(chunk)
-                    self._spooled += len(chunk)
+                    self._kept.grow(len(chunk))
                     self._check_size(size)
                     digest.update(chunk)
                     file.write(chunk)
@@ -148,10 +154,11 @@ class MediaFetcher:
                 if not size:
                     raise _not_allowed("a medium is empty (0 bytes).", code="invalid_media")
             except BaseException:
-                self._spooled -= size
+                self._kept.bytes -= size
                 path.unlink()
                 raise
-        return StoredMedium(path=path, digest=digest.hexdigest(), temporary_bytes=size)
+        medium = StoredMedium(path=path, digest=digest.hexdigest(), temporary_bytes=size)
+        return self._kept.hold(medium)
 
     def _check_size(self, size: int) -> None:
         if size > self.limits.media_bytes:
@@ -161,7 +168,7 @@ class MediaFetcher:
                 code="media_too_large",
                 param="messages",
             )
-        if self._spooled > self.limits.spool_bytes:
+        if self._kept.bytes > self.limits.spool_bytes:
             raise ApiError(
                 "too many media are being read at this moment. Try again later.",
                 status=429,

@@ -14,7 +14,7 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import anyio
@@ -26,6 +26,7 @@ from longva.serve.errors import ApiError
 MAX_REDIRECTS = 5
 REDIRECTS = {301, 302, 303, 307, 308}
 MAX_URL = 8192
+HEADERS = {"Accept": "video/*, image/*, */*;q=0.5", "Accept-Encoding": "identity"}
 
 NOT_PUBLIC = [
     ipaddress.ip_network(network)
@@ -45,6 +46,9 @@ PUBLIC_IPV6 = ipaddress.ip_network("2000::/3")
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 """Host name and port -> its addresses."""
+
+Conditions = Callable[[str], Mapping[str, bytes]]
+"""Address of one hop -> headers of its request that allow it to answer 304."""
 
 
 def is_public(address: str) -> bool:
@@ -168,15 +172,19 @@ async def open_url(
     network: httpcore.AsyncNetworkBackend,
     *,
     timeout: float,
+    conditions: Conditions | None = None,
     allow_private: bool = False,
     ssl_context: ssl.SSLContext | None = None,
-) -> AsyncIterator[httpcore.Response]:
+) -> AsyncIterator[tuple[str, httpcore.Response]]:
     """Follow redirects, each hop checked, to a plain 200 whose body can be read in a stream.
+
+    Gives the response and the address that it came from, after all redirects.
 
     Args:
         url: http or https.
         network: a `PublicNetwork`.
         timeout: seconds of silence after which the server is given up.
+        conditions: of the requests; an address for which there are some may answer 304 as well.
         allow_private: allow any port as well; see `PublicNetwork` for hosts.
         ssl_context: by default verifies certificates against the usual authorities.
 
@@ -196,19 +204,21 @@ async def open_url(
                 port=target.port,
                 target=target.raw_path,
             )
+            base = target.copy_with(fragment=None)
+            asked = conditions(str(base)) if conditions else {}
             async with pool.stream(
                 "GET",
                 wire,
-                headers={"Accept": "video/*, image/*, */*;q=0.5", "Accept-Encoding": "identity"},
+                headers={**HEADERS, **asked},
                 extensions={"timeout": dict.fromkeys(names, timeout)},
             ) as response:
                 headers = {name.lower(): value for name, value in response.headers}
                 if response.status not in REDIRECTS:
-                    _check_response(response.status, headers)
-                    yield response
+                    if response.status != 304 or not asked:
+                        _check_response(response.status, headers)
+                    yield str(base), response
                     return
                 location = headers.get(b"location", b"").decode("latin-1")
-            base = target.copy_with(fragment=None)
             try:
                 joined = base.join(location)
             except (httpx.InvalidURL, ValueError) as error:
