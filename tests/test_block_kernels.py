@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from longva.block_kernels import BLOCK_KERNELS, block_kernel
+from longva.errors import LongVAError
 
 SHAPES = {
     "causal square": (12, 12, True),
@@ -77,8 +78,10 @@ def test_cuda_kernels_are_called_with_arguments_that_torch_accepts(name, shape):
 def test_unknown_kernels_and_dtypes_are_refused_by_name():
     query, _, _ = random_block(2, 2, torch.float32)
     with pytest.raises(
-        ValueError, match="no block kernel is called 'flash'. Choose one of: cpu_fl"
+        LongVAError, match="no block kernel is called 'flash'. Choose one of: cpu_fl"
     ):
         block_kernel("flash", query)
-    with pytest.raises(ValueError, match="cuda_flash takes bfloat16 or float16, got torch.float32"):
+    with pytest.raises(
+        LongVAError, match="cuda_flash takes bfloat16 or float16, got torch.float32"
+    ):
         block_kernel("cuda_flash", query)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from longva import __version__
 from longva.__main__ import main
 from longva.cli import app
-from longva.cli.console import clock, printable
+from longva.cli.console import clock, out, printable
 from longva.model.random_model import random_longva
 
 
@@ -81,6 +81,11 @@ def test_version_and_help():
         assert f"longva {command}" in in_process(command, "--help").stdout  # shows an example
 
 
+def test_brackets_are_printed_as_they_are(capsys):
+    out.print("Wrote runs/a[b] and x[/y]")
+    assert capsys.readouterr().out == "Wrote runs/a[b] and x[/y]\n"
+
+
 def test_clock_and_printable():
     assert clock(3725.04) == "1:02:05.0"
     assert printable("a\x1b[2Jb\n") == "a\\x1b[2Jb\n"
@@ -144,6 +149,18 @@ BAD_INPUTS = {
         r"divide the 4 .*\[1, 2, 4\]",
     ),
     "top_p": lambda d, v: (["ask", v, "Q", "--top-p", 0], "top_p"),
+    "no tokens": lambda d, v: (
+        ["ask", d / "unopened", "Q", "--max-new-tokens", 0],
+        "Invalid value for '--max-new-tokens'",
+    ),
+    "negative evidence": lambda d, v: (
+        ["ask", d / "unopened", "Q", "--evidence", -1],
+        "Invalid value for '--evidence'",
+    ),
+    "negative temperature": lambda d, v: (
+        ["chat", d / "unopened", "--temperature", -1],
+        "sampling needs temperature 0 or",
+    ),
     "no such device": lambda d, v: (
         ["ask", v, "Q", "--device", "cuda:7"],
         "cuda:7.*--device cpu",

@@ -11,7 +11,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from longva.errors import ContextLengthError
+from longva.errors import ContextLengthError, LongVAError
 from longva.kv_cache import CAPACITY_STEP, CachedSequence, dequantise, quantise
 from longva.symbols import common_prefix
 
@@ -224,18 +224,18 @@ def test_symbols_outside_their_tables_are_refused():
 
 def test_models_whose_cache_cannot_be_cropped_are_refused():
     with pytest.raises(
-        ValueError, match="qwen2 has layers that do not keep every token: .*Sliding"
+        LongVAError, match="qwen2 has layers that do not keep every token: .*Sliding"
     ):
         CachedSequence(tiny_model(use_sliding_window=True, sliding_window=8, max_window_layers=1))
     mistral = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=8))
-    with pytest.raises(ValueError, match="mistral has layers that do not keep every token"):
+    with pytest.raises(LongVAError, match="mistral has layers that do not keep every token"):
         CachedSequence(mistral)
     CachedSequence(MistralForCausalLM(MistralConfig(**SIZES, sliding_window=None)))
 
 
 def test_models_that_change_their_logits_are_refused():
     config = Gemma2Config(**SIZES, head_dim=8, layer_types=["full_attention"] * 2)
-    with pytest.raises(ValueError, match="gemma2 changes its logits .*final_logit_softcapping=30"):
+    with pytest.raises(LongVAError, match="gemma2 changes its logits .*final_logit_softcapping=30"):
         CachedSequence(Gemma2ForCausalLM(config))
 
 

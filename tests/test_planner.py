@@ -1,11 +1,15 @@
+import json
+
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from longva.cli import app
 from longva.errors import ContextLengthError
 from longva.kv_cache import CachedSequence
 from longva.model import LongVAConfig
 from longva.model.random_model import random_longva
-from longva.planner import GIB, LONGVA_7B, plan
+from longva.planner import DEVICES, GIB, LONGVA_7B, plan, usable_bytes
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +69,17 @@ def test_too_many_frames_for_the_context_are_refused_with_the_numbers(longva_7b)
 def test_a_model_that_does_not_fit_at_all_says_so(longva_7b):
     with pytest.raises(ContextLengthError, match="Not even one frame fits"):
         plan(longva_7b, frames=1, device_memory=8 * GIB).check()
+
+
+def test_no_device_is_planned_with_more_than_torch_finds_on_it():
+    """Sold as 80 GB: 79.1 GiB, which is less than 80 GiB and more than 80e9 bytes."""
+    assert usable_bytes(DEVICES["h100"][0]) == pytest.approx(0.92 * 79.1 * GIB, abs=1)
+
+
+def test_the_command_and_a_dry_run_plan_with_the_same_memory():
+    result = CliRunner().invoke(app, ["plan", "--device", "a100-80g", "--json"])
+    memory = json.loads(result.stdout)["device_memory"]
+    assert memory == usable_bytes(DEVICES["a100-80g"][0])
 
 
 def test_flops_of_the_paper_grids_longest_haystack(longva_7b):

@@ -41,6 +41,13 @@ def test_a_recipe_becomes_a_dataclass_with_its_defaults(tmp_path):
     )
 
 
+def test_a_recipe_that_is_not_utf_8_is_named(tmp_path):
+    path = tmp_path / "extend.yaml"
+    path.write_bytes("base_model: café\n".encode("latin1"))
+    with pytest.raises(RecipeError, match=r"extend.yaml is not YAML in UTF-8: .*x00e9"):
+        load_recipe(Extend, path)
+
+
 def test_dotted_overrides_win_and_are_read_as_yaml(tmp_path):
     path = recipe(tmp_path, "base_model: m\n")
     overrides = ["optim.lr=3e-4", "lengths=[8]", "warmup.lr=1", "base_model=a=b"]

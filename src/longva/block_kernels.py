@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from longva.errors import LongVAError
+
 aten = torch.ops.aten
 
 
@@ -124,15 +126,15 @@ def block_kernel(name: str | None, query: Tensor) -> BlockKernel:
     """Look a kernel up; None chooses the flash kernel of the device.
 
     Raises:
-        ValueError: for an unknown name, and on CUDA for a dtype that its kernels do not take.
+        LongVAError: for an unknown name, and on CUDA for a dtype that its kernels do not take.
     """
     if name is None:
         name = "cuda_flash" if query.is_cuda else "cpu_flash"
     if name not in BLOCK_KERNELS:
         known = ", ".join(sorted(BLOCK_KERNELS))
-        raise ValueError(f"no block kernel is called {name!r}. Choose one of: {known}.")
+        raise LongVAError(f"no block kernel is called {name!r}. Choose one of: {known}.")
     if name in ("cuda_flash", "cudnn") and query.dtype not in (torch.bfloat16, torch.float16):
-        raise ValueError(
+        raise LongVAError(
             f"block kernel {name} takes bfloat16 or float16, got {query.dtype}. Load the model "
             "with dtype=torch.bfloat16, or ask for kernel='math' on short sequences."
         )

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from longva.errors import ContextLengthError
+from longva.errors import ContextLengthError, LongVAError
 from longva.symbols import embed_symbols
 
 CAPACITY_STEP = 256
@@ -131,7 +131,7 @@ class CachedSequence:
         progress: called after each chunk with the tokens done and the tokens in all of this append.
 
     Raises:
-        ValueError: the model attends to a sliding window, keeps a recurrent state or scales its
+        LongVAError: the model attends to a sliding window, keeps a recurrent state or scales its
             logits: its cache could not be cropped back, or its logits would be wrong.
     """
 
@@ -266,14 +266,14 @@ def croppable_layers(config: PreTrainedConfig) -> int:
     layers = DynamicCache(config=config).layers
     kinds = {type(layer).__name__ for layer in layers if type(layer) is not DynamicLayer}
     if kinds:
-        raise ValueError(
+        raise LongVAError(
             f"{config.model_type} has layers that do not keep every token: {sorted(kinds)}. What "
             "has left a sliding window or entered a recurrent state cannot be cropped back. Use a "
             "model with full attention in every layer, or turn the window off in its config."
         )
     for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(config, name, None) not in (None, 1.0):
-            raise ValueError(
+            raise LongVAError(
                 f"{config.model_type} changes its logits after the projection ({name}="
                 f"{getattr(config, name)}), which is not reproduced here. Use a model without it."
             )

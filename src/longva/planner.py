@@ -18,6 +18,7 @@ import torch
 
 from longva.errors import ContextLengthError, LongVAError
 from longva.flops import Flops
+from longva.host_memory import free_host_memory
 from longva.model.checkpoint import read_checkpoint
 from longva.model.configuration_longva import LongVAConfig
 from longva.model.embedded import EMBEDDED_MODEL, embedded_folder
@@ -31,14 +32,18 @@ WEIGHT_BYTES = {"int8": 1.01, "int4": 0.5625}
 """Bytes a quantised weight, scales included: one a row (int8), float32 for 64 weights (int4)."""
 
 DEVICES: dict[str, tuple[float, float]] = {
-    "rtx4090": (24, 165e12),
-    "l40s": (48, 362e12),
-    "a100-40g": (40, 312e12),
-    "a100-80g": (80, 312e12),
-    "h100": (80, 989e12),
-    "h200": (141, 989e12),
+    "rtx4090": (23.6, 165e12),
+    "l40s": (44.4, 362e12),
+    "a100-40g": (39.5, 312e12),
+    "a100-80g": (79.2, 312e12),
+    "h100": (79.1, 989e12),
+    "h200": (139.8, 989e12),
 }
-"""Memory in GB as sold and the vendor's dense bfloat16 rate in FLOP/s."""
+"""GiB that torch finds on the device, and the vendor's dense bfloat16 rate in FLOP/s.
+
+What is sold as 80 GB is neither 80e9 bytes nor 80 GiB, and the L40S loses more to its ECC. These
+are the totals in out-of-memory messages that people report; drivers differ by 0.1.
+"""
 
 UTILISATION = 0.45
 """Share of the vendor's rate that is assumed; not measured for every device, so times are rough."""
@@ -277,6 +282,11 @@ def plan(
     )
 
 
+def usable_bytes(gib: float) -> int:
+    """Bytes of a device with so many GiB that a plan may use."""
+    return int(USABLE_MEMORY * gib * GIB)
+
+
 def usable_memory(device: torch.device) -> int | None:
     """Bytes that a plan may use on a device of this machine now, None where that is unknown.
 
@@ -288,12 +298,8 @@ def usable_memory(device: torch.device) -> int | None:
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(USABLE_MEMORY * (free + idle))
     if device.type == "cpu":
-        try:
-            with open("/proc/meminfo") as lines:  # noqa: PTH123 - not a file of the user's
-                fields = dict(line.split(":", 1) for line in lines)
-        except OSError:
-            return None
-        return int(USABLE_MEMORY * int(fields["MemAvailable"].split()[0]) * 1024)
+        free = free_host_memory()
+        return None if free is None else int(USABLE_MEMORY * free)
     return None
 
 

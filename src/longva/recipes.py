@@ -49,9 +49,9 @@ def load_recipe(kind: type[T], path: Path | str, overrides: Sequence[str] = ()) 
     if not path.is_file():
         raise RecipeError(f"There is no recipe {path}. Give the path of a YAML file.")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.read_bytes())  # which also finds what is not UTF-8
     except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not YAML: {error}") from None
+        raise RecipeError(f"{path} is not YAML in UTF-8: {error}") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):

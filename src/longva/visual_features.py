@@ -11,7 +11,6 @@ Shapes: F frames (or grids of an image), T tokens a frame, D hidden size, S pixe
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +29,7 @@ from longva.media_files import load_image
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
 from longva.model.unires import normalize_pixels
 from longva.video import Media, stream_frames
+from longva.whole_files import whole_file
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage, what is done and what there is in all."""
@@ -251,7 +251,11 @@ class FeatureCache:
         )
 
     def save(self, key: str, features: VisualFeatures) -> None:
-        """Write an entry; a reader sees all of it or nothing."""
+        """Write an entry; a reader sees all of it or nothing.
+
+        Raises:
+            LongVAError: it cannot be written, because the disk is full for example.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {
             "tokens": features.tokens.cpu().contiguous(),
@@ -260,9 +264,8 @@ class FeatureCache:
         if features.seconds is not None:
             tensors["seconds"] = torch.from_numpy(np.asarray(features.seconds, np.float64))
         about = {name: getattr(features, name) for name in ("kind", "truncated")}
-        partial = self.folder / f".{key}.{os.getpid()}.partial"
-        try:
-            save_file(tensors, partial, metadata={"about": json.dumps(about)})
-            partial.replace(self.folder / f"{key}.safetensors")
-        finally:
-            partial.unlink(missing_ok=True)
+        with whole_file(self.folder / f"{key}.safetensors") as temporary:
+            try:
+                save_file(tensors, temporary, metadata={"about": json.dumps(about)})
+            except SafetensorError as error:  # how it reports what the system refused
+                raise OSError(str(error)) from error

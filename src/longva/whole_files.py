@@ -8,7 +8,7 @@ and a line that a kill cut short is skipped by `read_lines`, so that this work i
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -34,7 +34,8 @@ def whole_file(path: Path) -> Iterator[Path]:
             "give another folder, then run the same command again: finished work is kept."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # its folder may be none, and the first error says more
+            temporary.unlink()
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -49,14 +50,19 @@ def write_whole(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def append_line(path: Path, row: dict[str, Any]) -> None:
+def append_line(path: Path, row: dict[str, Any], *, mode: int = 0o644) -> None:
     """Add one JSON line; when this returns, it survives a crash of the machine.
+
+    Args:
+        path: the file, which is made if it is missing.
+        row: of the line.
+        mode: permissions of a file that is made.
 
     Raises:
         LongVAError: the disk took only a part of it.
     """
     line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
-    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, mode)
     try:
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":

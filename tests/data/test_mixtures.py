@@ -65,6 +65,14 @@ def test_a_mixture_is_read_from_a_recipe_and_from_the_originals_yaml(tmp_path, t
     assert ids(samples) == [9] and samples.media_path(0, "a.jpg") == Path("pictures/a.jpg")
 
 
+def test_lines_end_at_newlines_alone(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    values = ["a\u2028b", "c\u0085d", "e"]
+    lines = [json.dumps({"id": value}, ensure_ascii=False) for value in values]
+    path.write_bytes("\r\n".join([*lines, "", ""]).encode())
+    assert taken(path, "all") == values
+
+
 def test_what_cannot_be_taken_is_named(tmp_path, ten):
     with pytest.raises(RecipeError, match="ten.json: take 'first: 11' asks for 11 of 10 samples"):
         taken(ten, "first: 11")
@@ -82,7 +90,13 @@ def test_what_cannot_be_taken_is_named(tmp_path, ten):
     ten.write_text("[")
     with pytest.raises(LongVAError, match="ten.json is not json"):
         taken(ten, "all")
+    ten.write_bytes('[{"id": "café"}]'.encode("latin1"))
+    with pytest.raises(LongVAError, match="ten.json is not UTF-8 text: byte 12 is 0xe9.*iconv"):
+        taken(ten, "all")
     wrong = tmp_path / "wrong.yaml"
+    wrong.write_bytes("datasets:\n- {path: café.json}".encode("latin1"))
+    with pytest.raises(RecipeError, match=r"wrong.yaml must hold .*x00e9"):
+        Samples(MixtureConfig(mixture=wrong))
     wrong.write_text("datasets:\n- {pth: a.json}")
     with pytest.raises(RecipeError, match="must hold `datasets:` and a list of {path, take"):
         Samples(MixtureConfig(mixture=wrong))

@@ -202,6 +202,23 @@ def test_what_goes_wrong_is_said_and_later_questions_are_answered(longva, video,
     assert visitor.turns[-1].state == "done"
 
 
+def test_a_film_opened_while_pictures_are_drawn_gets_none_of_the_answer(longva, video, monkeypatch):
+    visitor, other = Visitor(), open_medium(video, longva)
+    visitor.show(open_medium(video, longva))
+
+    def draw(*_):
+        visitor.show(other)
+        return {1: "data:old"}
+
+    monkeypatch.setattr(asking, "frame_pictures", draw)
+    everything = replace(OPTIONS, watching=Sampling(frames=48), evidence=48)
+    turn = a_turn(options=everything)
+    visitor.turns.append(turn)
+    list(asking.start(SharedModel(longva), Speed(1e9), visitor).updates())
+    assert turn.state == "stopped" and visitor.medium is other
+    assert (visitor.history, visitor.attention, visitor.pictures) == ([], [], {})
+
+
 # what is shown
 
 
@@ -348,7 +365,7 @@ def test_votes_are_lines_of_json(tmp_path):
     assert first["answer"] == "a cat" and first["media"] == "film.mp4"
     assert first["request"]["longva"]["evidence"] == 3
     assert "private" not in file.read_text()
-    assert file.stat().st_mode & 0o077 == 0
+    assert file.stat().st_mode & 0o777 == 0o600
 
 
 # the needle map

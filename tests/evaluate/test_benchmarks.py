@@ -1,12 +1,15 @@
 """What is missing is said before anything runs, all of it at once."""
 
+import re
 import shutil
 
 import pyarrow.parquet as parquet
 import pytest
 from typer.testing import CliRunner
 
+from longva.cli import app
 from longva.errors import LongVAError
+from longva.evaluate import runner
 from longva.evaluate.benchmarks import BENCHMARKS, GROUPS, JUDGED, check_data, expand
 from longva.evaluate.judged_samples import judged_tasks
 from longva.evaluate.results import Column
@@ -75,11 +78,20 @@ def test_the_tasks_of_the_tables_are_known():
     assert expand(["paper", "videomme"]) == expand(["paper"])
 
 
-def test_the_command_stops_before_it_runs(data, tmp_path, monkeypatch):
-    from longva.cli import app
-    from longva.cli import evaluate as _  # noqa: F401
-    from longva.evaluate import runner
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["table7"], "table7 is not among .*: table6, table8, table9, table10"),
+        (["videomme", "--frames", "32", "--fps", "1"], "num_frames and fps are different ways"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is_looked_for(arguments, message):
+    result = CliRunner().invoke(app, ["eval", *arguments])
+    assert isinstance(result.exception, LongVAError)
+    assert re.search(message, str(result.exception))
 
+
+def test_the_command_stops_before_it_runs(data, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "find_spec", lambda name: "there" if name == "lmms_eval" else None)
     (data / "videomme/data/film0.mp4").unlink()
     arguments = ["eval", "videomme", "--data", str(data), "--out", str(tmp_path / "out")]

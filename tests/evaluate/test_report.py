@@ -67,14 +67,20 @@ def test_results_of_other_tasks_are_listed(tmp_path):
     assert "| published | LongVA |  | - | - | 41.1 |" in text.read_text()
 
 
-def test_the_plot_shows_our_points_in_colour(tmp_path):
-    def blue(*frames):
-        runs = [
-            (f"model=nano,frames={n}", {"videomme": video_mme(short=[2] * 4, long=[1] * 4)})
-            for n in frames
-        ]
-        *_, picture = report_of(tmp_path / str(len(frames)), *runs)
-        pixels = np.asarray(Image.open(picture).convert("RGB"))
-        return (pixels == (31, 111, 235)).all(axis=-1).sum()
+def blue_pixels(folder, arguments) -> int:
+    """Pixels of the first colour in the plot of runs with these arguments."""
+    tasks = {"videomme": video_mme(short=[2] * 4, long=[1] * 4)}
+    *_, picture = report_of(folder, *((argument, tasks) for argument in arguments))
+    pixels = np.asarray(Image.open(picture).convert("RGB"))
+    return (pixels == (31, 111, 235)).all(axis=-1).sum()
 
-    assert blue(8, 128) > blue(8) > 100
+
+def test_the_plot_shows_our_points_in_colour(tmp_path):
+    one = blue_pixels(tmp_path / "one", ["model=nano,frames=8"])
+    two = blue_pixels(tmp_path / "two", [f"model=nano,frames={n}" for n in (8, 128)])
+    assert two > one > 100
+
+
+def test_the_plot_shows_more_models_than_there_are_colours(tmp_path):
+    names = [f"model=m{number},frames=8" for number in range(7)]
+    assert blue_pixels(tmp_path / "7", names) > 1.2 * blue_pixels(tmp_path / "6", names[:6])

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from longva.errors import LongVAError
 from longva.model.unires import (
     CLIP_MEAN,
     CLIP_STD,
@@ -71,11 +72,11 @@ def test_a_hand_written_list_of_grids_keeps_its_order_for_ties():
 
 
 def test_wrong_settings_say_what_to_do():
-    with pytest.raises(ValueError, match="grid_rule must be 'released' or 'paper', got 'best'"):
+    with pytest.raises(LongVAError, match="grid_rule must be 'released' or 'paper', got 'best'"):
         choose_grid(10, 10, rule="best")
-    with pytest.raises(ValueError, match="max_grids of 2 or more, got 1"):
+    with pytest.raises(LongVAError, match="max_grids of 2 or more, got 1"):
         choose_grid(10, 10, max_grids=1)
-    with pytest.raises(ValueError, match="at least one pixel, got 0 x 5"):
+    with pytest.raises(LongVAError, match="at least one pixel, got 0 x 5"):
         choose_grid(0, 5)
 
 

@@ -4,14 +4,14 @@ import random
 import signal
 import time
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
 from longva.errors import RecipeError
+from longva.folder_lock import only_run
 from longva.niah.cells import Grid, Row
-from longva.niah.log import CellLog, only_run, read_rows
+from longva.niah.log import CellLog, read_rows
 from longva.niah.measure import measure
 from longva.niah.visual import VisualRecipe
 from tests.distributed import run_distributed
@@ -105,31 +105,11 @@ def test_a_larger_grid_computes_only_what_is_new(tmp_path):
 
 def test_a_second_run_in_a_folder_is_refused_until_the_first_has_ended(tmp_path):
     with only_run(tmp_path / "run"):
-        name = rf"run is being measured by process {os.getpid()} on .*set another output_dir"
+        name = rf"run is in use by process {os.getpid()} on .*give another output folder"
         with pytest.raises(RecipeError, match=name):
             coin_run(tmp_path / "run")
         assert not (tmp_path / "run" / "cells.jsonl").exists()
     assert coin_run(tmp_path / "run") is not None
-
-
-def hold_for_ever(folder: Path, told: Connection) -> None:
-    with only_run(folder):
-        told.send("held")
-        time.sleep(60)
-
-
-def test_a_killed_run_leaves_no_lock(tmp_path):
-    fork = get_context("fork")
-    here, there = fork.Pipe()
-    child = fork.Process(target=hold_for_ever, args=(tmp_path, there))
-    child.start()
-    here.recv()
-    with pytest.raises(RecipeError, match=f"process {child.pid} "), only_run(tmp_path):
-        pass
-    os.kill(child.pid, signal.SIGKILL)
-    child.join()
-    with only_run(tmp_path):
-        assert f"process {os.getpid()} " in (tmp_path / ".lock").read_text()
 
 
 def slow_coin_run(output_dir: Path, notes: Path) -> None:

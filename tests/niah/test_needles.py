@@ -198,6 +198,13 @@ def test_counts_are_the_number_of_targets():
         assert len({picture.tobytes() for picture in needle.pictures}) == len(needle.pictures)
 
 
+def test_more_distractors_than_there_are_words_are_refused():
+    with pytest.raises(RecipeError, match="31 pictures .* only 24 .* needles.distractors by 7"):
+        make_needles(NeedleRecipe(count=2, distractors=30))
+    numbers = make_needles(NeedleRecipe(count=1, distractors=63))[0]  # 8 colours of 8 shapes
+    assert len(numbers.pictures) == 64
+
+
 def test_distractors_tempt_with_their_own_values():
     needle = make_needles(NeedleRecipe(count=2, distractors=2))[1]  # asks for a word
     assert len(options_of(needle.prompt)) == 4

@@ -89,6 +89,12 @@ def test_a_text_that_is_too_short_says_so(folder, tmp_path):
         run_perplexity(recipe(folder, tmp_path, text=tmp_path / "text.txt", lengths=(10,)))
 
 
+def test_a_missing_text_is_found_before_the_model_is_looked_for(tmp_path):
+    missing = recipe(tmp_path / "no model", tmp_path, text=tmp_path / "absent", lengths=(10,))
+    with pytest.raises(RecipeError, match="text: .*absent is neither .* Leave text out"):
+        run_perplexity(missing)
+
+
 def test_runs_without_a_measurement_are_named(tmp_path):
     with pytest.raises(RecipeError, match="holds no perplexity.csv"):
         plot_perplexity([tmp_path], tmp_path / "x.png")

@@ -1,6 +1,8 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from longva.niah.perplexity import PerplexityRecipe
 from longva.niah.text import TextRecipe
@@ -8,6 +10,28 @@ from longva.niah.visual import VisualRecipe
 from longva.recipes import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+TOY_DATA = "runs/toy/data/"
+"""Made by `python -m tests.train.toy_data`, as the first of the toy recipes says."""
+
+
+def inputs(value, key="") -> Iterator[str]:
+    """Yield what a recipe reads of runs/."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from inputs(inner, name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from inputs(inner, key)
+    elif str(value).startswith("runs/") and key not in ("output_dir", "features"):
+        yield value
+
+
+def test_what_a_recipe_reads_of_runs_another_recipe_writes():
+    recipes = [yaml.safe_load(path.read_text()) for path in RECIPES.rglob("*.yaml")]
+    made = {f"{recipe['output_dir']}/model" for recipe in recipes}
+    read = {path for recipe in recipes for path in inputs(recipe)}
+    assert len(read) > 5
+    assert {path for path in read - made if not path.startswith(TOY_DATA)} == set()
 
 
 def test_text_recipe_is_the_papers_grid():

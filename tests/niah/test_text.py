@@ -9,8 +9,10 @@ from longva.niah.text import (
     NEEDLE,
     PREFIX,
     QUESTION,
+    TextRecipe,
     magic_numbers,
     read_text,
+    run_text,
     tokenise_book,
     write_stories,
 )
@@ -191,6 +193,24 @@ def test_a_missing_book_is_named(tmp_path):
     (tmp_path / "empty.txt").write_text(" ")
     with pytest.raises(RecipeError, match="holds no text"):
         read_text(tmp_path)
+
+
+def test_a_book_that_is_not_utf8_says_where(tmp_path):
+    (tmp_path / "latin.txt").write_bytes("Un caf\u00e9.".encode("latin1"))
+    message = r"haystack: .*latin.txt is not UTF-8 text: byte 6 is 0xe9. Convert it: iconv"
+    with pytest.raises(RecipeError, match=message):
+        read_text(tmp_path / "latin.txt")
+
+
+def test_a_missing_book_is_found_before_the_model_is_looked_for(tmp_path):
+    recipe = TextRecipe(
+        model=str(tmp_path / "no model"),
+        output_dir=tmp_path / "run",
+        grid=Grid(lengths=(400,)),
+        haystack=tmp_path / "absent",
+    )
+    with pytest.raises(RecipeError, match="haystack: .*absent is neither .* Leave haystack out"):
+        run_text(recipe)
 
 
 def test_the_text_that_ships_is_long_plain_and_keeps_the_secret():

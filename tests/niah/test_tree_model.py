@@ -3,20 +3,22 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from longva.errors import RecipeError
-from longva.model.random_model import random_longva
+from longva.errors import CheckpointError, LongVAError, RecipeError
+from longva.model.random_model import byte_tokenizer, random_longva
 from longva.niah.cells import Grid
 from longva.niah.log import read_rows
 from longva.niah.models import MeasurementRecipe, Prompt
 from longva.niah.needles import PAPER_NEEDLES, NeedleRecipe
-from longva.niah.text import TextRecipe, measure_text
+from longva.niah.text import TextRecipe, measure_text, run_text
 from longva.niah.tree_model import TEMPLATES, TreeModel, set_rope_theta, weights_fingerprint
 from longva.niah.visual import VisualRecipe, ask, make_needles, measure_visual, run_visual
 from longva.recipes import load_recipe
@@ -339,13 +341,11 @@ def test_a_text_model_shown_frames_says_so(tmp_path):
         model.look(["album"], tmp_path)
 
 
-def test_any_causal_language_model_reads_text(tmp_path):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from longva.model.random_model import byte_tokenizer
-
+def text_recipe_of(family: str, tmp_path: Path, **settings) -> TextRecipe:
+    """A recipe of a tiny random language model of a family, saved where the recipe says."""
     tokenizer = byte_tokenizer()
-    config = LlamaConfig(
+    config = AutoConfig.for_model(
+        family,
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=64,
@@ -354,18 +354,45 @@ def test_any_causal_language_model_reads_text(tmp_path):
         num_key_value_heads=2,
         max_position_embeddings=512,
     )
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
-    tokenizer.save_pretrained(tmp_path / "llama")
-    from longva.niah.text import run_text
-
-    recipe = TextRecipe(
-        model=str(tmp_path / "llama"),
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / family)
+    tokenizer.save_pretrained(tmp_path / family)
+    return TextRecipe(
+        model=str(tmp_path / family),
         output_dir=tmp_path / "run",
         grid=Grid(lengths=(400, 600), depths=(0.5,)),
         trials=1,
         max_new_tokens=4,
+        **settings,
     )
-    summary = run_text(recipe)
+
+
+def test_any_causal_language_model_reads_text(tmp_path):
+    summary = run_text(text_recipe_of("llama", tmp_path))
     assert summary["cells"] == 2  # one of them beyond the context of 512
     row = read_rows(tmp_path / "run")[600, 0.5, 0]
     assert len(row.answer) == len(row.predicted) and row.generated is not None
+
+
+def test_a_model_without_rope_reads_text_but_has_no_base_to_set(tmp_path):
+    recipe = text_recipe_of("gpt2", tmp_path)
+    recipe = replace(recipe, grid=Grid(lengths=(400,), depths=(0.5,)))
+    assert run_text(recipe)["cells"] == 1
+    with pytest.raises(RecipeError, match="gpt2 has no single RoPE base but None"):
+        run_text(replace(recipe, rope_theta=1e6))
+
+
+def test_a_model_of_windows_and_two_rope_bases_is_refused(tmp_path):
+    with pytest.raises(LongVAError, match="gemma3_text has layers that do not keep every token"):
+        run_text(text_recipe_of("gemma3_text", tmp_path))
+    with pytest.raises(RecipeError, match="gemma3_text has no single RoPE base but {'"):
+        run_text(text_recipe_of("gemma3_text", tmp_path, rope_theta=1e6))
+
+
+def test_a_model_that_cannot_be_loaded_is_named(tmp_path):
+    recipe = text_recipe_of("llama", tmp_path)
+    (tmp_path / "llama" / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="cannot load '.*llama': OSError: .*safetensors"):
+        run_text(recipe)
+    (tmp_path / "llama" / "config.json").write_text('{"model_type": "abacus"}')
+    with pytest.raises(CheckpointError, match="cannot load '.*llama': ValueError: .*abacus"):
+        run_text(recipe)

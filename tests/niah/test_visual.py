@@ -5,13 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from longva.errors import RecipeError
+from longva.errors import RecipeError, VideoError
 from longva.niah.cells import Cell, Grid
 from longva.niah.frames import DrawnFrames, HaystackRecipe, NeedlePictures, VideoFrames
 from longva.niah.log import read_rows
 from longva.niah.models import Reply
 from longva.niah.needles import Needle, NeedleRecipe, make_needles
-from longva.niah.visual import VisualRecipe, ask, choose_points, hide, measure_visual
+from longva.niah.visual import VisualRecipe, ask, choose_points, hide, measure_visual, run_visual
 from longva.recipes import load_recipe
 from tests.niah.fakes import CoinModel
 
@@ -223,6 +223,17 @@ def test_a_short_video_is_looped_only_on_request(video):
         VideoFrames(HaystackRecipe(videos=(video,)), num_frames=10)
     looped = VideoFrames(HaystackRecipe(videos=(video,), loop=True), num_frames=10)
     assert len(looped) == 6
+
+
+def test_missing_films_and_needles_are_found_before_the_model_is_looked_for(tmp_path):
+    def run(**settings):
+        where = {"model": str(tmp_path / "no model"), "output_dir": tmp_path / "run"}
+        run_visual(VisualRecipe(**where, grid=Grid(lengths=(4,)), **settings))
+
+    with pytest.raises(VideoError, match="absent.mp4"):
+        run(haystack=HaystackRecipe(videos=(tmp_path / "absent.mp4",)))
+    with pytest.raises(RecipeError, match="lacks 5 of 5 needle pictures"):
+        run(needles=NeedleRecipe(source="paper", folder=tmp_path))
 
 
 def test_the_fingerprint_of_a_video_is_its_content(video, tmp_path):

@@ -9,9 +9,12 @@ import sys
 
 import pytest
 from openai import OpenAI
+from typer.testing import CliRunner
 
 from longva.assistant import LongVA
+from longva.cli import app
 from longva.errors import LongVAError
+from longva.serve import launch
 from longva.serve.launch import LOCK, PREFIX, own_spool
 from longva.serve.limits import Limits
 from tests.serve.conftest import data_uri, film, user
@@ -66,6 +69,14 @@ def test_the_spool_of_a_server_that_lives_is_left_alone(tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         with own_spool(tmp_path):
             assert (living / LOCK).exists()
+
+
+def test_the_budget_for_kept_media_is_given_in_gib(monkeypatch):
+    budgets = []
+    monkeypatch.setattr(launch, "run", lambda options, limits, **_: budgets.append(limits))
+    for options in ([], ["--keep-media", "0.5"], ["--keep-media", "0"]):
+        assert CliRunner().invoke(app, ["serve", *options]).exit_code == 0
+    assert [limits.kept_bytes for limits in budgets] == [4 * 2**30, 2**29, 0]
 
 
 def test_limits_that_let_nothing_through_are_refused():

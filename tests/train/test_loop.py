@@ -151,6 +151,11 @@ def test_a_folder_that_cannot_be_written_is_named_by_all_ranks(tmp_path):
         on_ranks(2, toy_recipe(tmp_path, save_every=2))
 
 
+def test_a_run_that_saves_nothing_ends_where_a_checkpoint_has_no_room(alone, tmp_path):
+    (tmp_path / "checkpoints").write_text("in the way")
+    assert bits(on_ranks(1, toy_recipe(tmp_path, save_every=0))) == bits(alone[0])
+
+
 def test_a_full_disk_leaves_the_last_good_checkpoint(alone, tmp_path):
     config = toy_recipe(tmp_path, save_every=2)
 

@@ -7,7 +7,7 @@ import torch
 from transformers import Qwen2Config, Qwen2Model
 
 from longva.parallel import RingSequence, ring_forward
-from longva.planner import DEVICES, GIB, USABLE_MEMORY, load_config
+from longva.planner import DEVICES, load_config, usable_bytes
 from longva.recipes import load_recipe
 from longva.train import align, dpo, extend
 from longva.train.memory import (
@@ -113,7 +113,7 @@ def test_the_paper_s_length_is_what_plain_logits_leave_room_for():
     """224K on 8 x 80 GB; with the chunked loss, nothing offloaded, four times that."""
     config = load_config("longva-7b").text_config
     sizes, parallel = model_sizes(config, EVERYTHING), ParallelConfig(ring=8)
-    memory = DEVICES["a100-80g"][0] * GIB * USABLE_MEMORY
+    memory = usable_bytes(DEVICES["a100-80g"][0])
     plain = 8 * longest(config, sizes, parallel, memory=memory, gpus=8, plain_loss=True)
     chunked = 8 * longest(config, sizes, parallel, memory=memory, gpus=8)
     assert plain == pytest.approx(224_000, rel=0.05)

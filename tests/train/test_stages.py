@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from longva.data.packing import PackedText
 from longva.errors import CheckpointError, LongVAError, RecipeError
+from longva.folder_lock import only_run
 from longva.model.checkpoint import load_pretrained
 from longva.recipes import load_recipe
 from longva.train import align, dpo, extend
@@ -278,7 +279,10 @@ def test_what_is_missing_or_does_not_fit_is_said(name, override, error, message,
         ("extend", "seq_len=1", "at least 2 tokens"),
         ("stage1", "vision_tower=null", "give model, or language_model and vision_tower"),
         ("stage2", "projector=runs/x", "model is whole"),
+        ("stage1", "max_grids=1", "max_grids must be 2 or more, got 1"),
         ("dpo", "loss.gamma=1", "unknown key"),
+        ("dpo", "loss.label_smoothing=0.6", r"label_smoothing must lie in \[0, 0.5\], got 0.6"),
+        ("dpo", "parallel.kernel=flash", "kernel must be one of math, cpu_flash.*got 'flash'"),
     ],
 )
 def test_recipes_with_mistakes_are_refused_when_they_are_read(name, override, message):
@@ -292,6 +296,31 @@ def test_a_finished_run_is_not_run_again(chain):
     assert (chain / "runs/toy/stage2/metrics.jsonl").stat().st_mtime_ns == before
     with pytest.raises(RecipeError, match="optim.weight_decay was 0.0, is 0.5"):
         align.run(toy_recipe_file("stage2", "optim.weight_decay=0.5"))
+
+
+def test_a_model_that_could_not_be_written_costs_no_training(chain):
+    folder, changes = chain / "runs/blocked", ["ladder=[]", "loop.max_steps=2", "loop.save_every=0"]
+    folder.mkdir()
+    (folder / "model").write_text("in the way")
+    with pytest.raises(AssertionError, match="could not write the model.*step_000002"):
+        on_ranks(2, "extend", "output_dir=runs/blocked", *changes)
+    trained = (folder / "metrics.jsonl").read_bytes()
+    (folder / "model").unlink()
+    on_ranks(2, "extend", "output_dir=runs/blocked", *changes)
+    assert (folder / "model/config.json").is_file()
+    assert (folder / "metrics.jsonl").read_bytes() == trained
+    assert not (folder / "checkpoints").exists()
+
+
+def test_all_ranks_of_a_second_run_in_a_folder_are_refused(chain):
+    def refused(rank, world_size):
+        with pytest.raises(RecipeError, match=f"runs/taken is in use by process {holder} "):
+            extend.run(toy_recipe_file("extend", "ladder=[]", "output_dir=runs/taken"))
+        return sorted(path.name for path in Path("runs/taken").iterdir())
+
+    holder = os.getpid()
+    with only_run(Path("runs/taken")):
+        assert run_distributed(refused, 2, join=False) == [[".lock"], [".lock"]]
 
 
 def test_a_dry_run_says_what_is_trained_and_runs_nothing(chain):

@@ -75,7 +75,7 @@ def watch(
         )
     for medium in session.media:
         if medium.truncated:
-            err.print(f"Note: {medium.source}: {medium.truncated}.", markup=False)
+            err.print(f"Note: {medium.source}: {medium.truncated}.")
     return session
 
 
@@ -96,7 +96,7 @@ def ask(
     allow_truncated: AllowTruncated = False,
     pool_stride: PoolStride = None,
     pool_mode: PoolMode = None,
-    evidence: Annotated[int, typer.Option(help="Evidence frames to report.")] = 5,
+    evidence: Annotated[int, typer.Option(min=0, help="Evidence frames to report.")] = 5,
     max_new_tokens: MaxNewTokens = 1024,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
@@ -154,8 +154,8 @@ def ask(
 
 def print_answer(answer) -> None:
     """Print an answer, its evidence and what it took."""
-    out.print(f"Q  {printable(answer.question)}", markup=False)
-    out.print(f"A  {printable(answer.text)}", markup=False)
+    out.print(f"Q  {printable(answer.question)}")
+    out.print(f"A  {printable(answer.text)}")
     if answer.finish_reason == "length":
         out.print(f"   (cut at {answer.answer_tokens} tokens: raise --max-new-tokens)")
     for item in answer.evidence:
@@ -190,6 +190,7 @@ def chat(
     """
     from longva.session import Sampling
 
+    choice = Sampling(temperature=temperature, top_p=top_p)
     session = watch(
         [media],
         model=model,
@@ -219,13 +220,13 @@ def chat(
             stream = session.stream(
                 question,
                 max_new_tokens=max_new_tokens,
-                sampling=Sampling(temperature=temperature, top_p=top_p),
+                sampling=choice,
                 keep=True,
             )
             for piece in stream:
-                out.print(printable(piece), end="", markup=False)
+                out.print(printable(piece), end="")
         except LongVAError as error:  # one bad question does not end a conversation
-            err.print(f"longva: {error}", markup=False)
+            err.print(f"longva: {error}")
             continue
         assert stream.answer is not None  # the stream has ended
         times = [clock(e.seconds) for e in stream.answer.evidence if e.seconds is not None]

@@ -16,8 +16,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-out = Console(highlight=False, soft_wrap=True, emoji=False)
-err = Console(highlight=False, soft_wrap=True, emoji=False, stderr=True)
+# No markup: in a path such as runs/a[b] the brackets are letters.
+out = Console(highlight=False, soft_wrap=True, emoji=False, markup=False)
+err = Console(highlight=False, soft_wrap=True, emoji=False, markup=False, stderr=True)
 
 
 @contextmanager

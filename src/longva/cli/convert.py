@@ -45,6 +45,4 @@ def convert(
         dtype=dtype,
         overwrite=overwrite,
     )
-    out.print(
-        f"Wrote {destination}. Next: longva ask VIDEO QUESTION --model {destination}", markup=False
-    )
+    out.print(f"Wrote {destination}. Next: longva ask VIDEO QUESTION --model {destination}")

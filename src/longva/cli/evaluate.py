@@ -25,7 +25,7 @@ from longva.errors import LongVAError
 def evaluate(
     tasks: Annotated[
         list[str] | None,
-        typer.Argument(help="Tasks of lmms-eval, table6 to table10, or paper for all of these."),
+        typer.Argument(help="Tasks of lmms-eval, table6, 8, 9 or 10, or paper for all of these."),
     ] = None,
     model: Model = "nano",
     frames: Annotated[
@@ -83,7 +83,7 @@ def evaluate(
         from longva.evaluate.image_sizes import draw_image_sizes
 
         for dataset in draw_image_sizes(image_sizes, output / "image_sizes.png"):
-            out.print(str(dataset), markup=False)
+            out.print(str(dataset))
     from longva.evaluate.benchmarks import expand
     from longva.evaluate.runner import Evaluation, check, run
 
@@ -116,14 +116,14 @@ def evaluate(
         err.print(f"Note: only {limit} samples of each task; the scores are no results.")
     for evaluation in runs:
         for path in run(evaluation):
-            out.print(f"Wrote {path}", markup=False)
+            out.print(f"Wrote {path}")
     if judge is not None:
         grade(output, judge, judge_model, judge_price, judge_rpm, judge_at_once, judge_reasoning)
     if report:
         from longva.evaluate.report import write_report
 
         for path in write_report(output, output / "report"):
-            out.print(f"Wrote {path}", markup=False)
+            out.print(f"Wrote {path}")
 
 
 def grade(
@@ -156,12 +156,12 @@ def grade(
         price=prices(price),
         reasoning=reasoning,
     )
-    out.print(str(estimate_results(folder, judge)), markup=False)
+    out.print(str(estimate_results(folder, judge)))
     with progress_bar() as progress:
         written = judge_results(folder, judge, lambda done, total: progress("judged", done, total))
     for path in written:
         for line in describe_judgements(path):
-            out.print(line, markup=False)
+            out.print(line)
 
 
 def prices(text: str | None) -> tuple[float, float] | None:
@@ -196,4 +196,4 @@ def vniah_export(
     config = load_recipe(VisualRecipe, recipe, overrides or [])
     with progress_bar() as progress:
         folder = export(config, data, lambda done, total: progress("videos", done, total))
-    out.print(f"Wrote {folder}. Next: longva eval longva_vniah --data {data}", markup=False)
+    out.print(f"Wrote {folder}. Next: longva eval longva_vniah --data {data}")

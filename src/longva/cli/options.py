@@ -29,7 +29,7 @@ Weights = Annotated[
 ]
 Kv = Annotated[Literal["model", "int8", "int4"], typer.Option(help="Quantise the KV cache.")]
 Cache = Annotated[Path | None, typer.Option("--cache", help="Keep encoded videos in this folder.")]
-MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
 Temperature = Annotated[float, typer.Option(help="0 takes the most probable token.")]
 TopP = Annotated[float, typer.Option(help="Sample among tokens of this much probability.")]
 Seed = Annotated[int, typer.Option(help="Of the sampling.")]

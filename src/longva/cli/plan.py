@@ -21,7 +21,7 @@ def plan(
     device: Annotated[
         str | None, typer.Option(help="h200, h100, a100-80g, a100-40g, l40s, rtx4090.")
     ] = None,
-    memory: Annotated[float | None, typer.Option(help="Device memory in GB, instead.")] = None,
+    memory: Annotated[float | None, typer.Option(help="Device memory in GiB, instead.")] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"], typer.Option(help="Of weights and activations.")
     ] = "bfloat16",
@@ -37,15 +37,15 @@ def plan(
     """
     import torch
 
-    from longva.planner import DEVICES, USABLE_MEMORY, UTILISATION, load_config
+    from longva.planner import DEVICES, UTILISATION, load_config, usable_bytes
     from longva.planner import plan as make_plan
 
     if device is not None and device not in DEVICES:
         raise LongVAError(
             f"unknown device {device!r}. Choose one of {', '.join(DEVICES)}, or --memory"
         )
-    gigabytes, rate = DEVICES[device] if device else (memory, None)
-    gigabytes = memory if memory is not None else gigabytes
+    gib, rate = DEVICES[device] if device else (memory, None)
+    gib = memory if memory is not None else gib
     result = make_plan(
         load_config(model),
         frames=frames,
@@ -54,7 +54,7 @@ def plan(
         kv=kv,
         chunk_tokens=chunk_tokens,
         pool_stride=pool_stride,
-        device_memory=None if gigabytes is None else int(USABLE_MEMORY * gigabytes * 1e9),
+        device_memory=None if gib is None else usable_bytes(gib),
         flops_per_second=rate and rate * UTILISATION,
     )
     if as_json:

@@ -23,7 +23,9 @@ def nano(
     ),
     budget: Annotated[str, typer.Option(help="smoke, laptop or gpu.")] = "laptop",
     seeds: Annotated[list[int] | None, typer.Option(help="Seeds; repeat. Default: 0 1 2.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Seeds at a time; default: one a CPU.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Seeds at a time; default: one a CPU.")
+    ] = None,
 ) -> None:
     """Train a small LongVA on a drawn world, measure figures 4 and 7, and write a report.
 

@@ -49,8 +49,11 @@ def serve(
     max_seconds: Annotated[float, typer.Option(help="Length of one video.")] = 4 * 3600,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 4096,
     max_waiting: Annotated[int, typer.Option(help="Requests that may wait.")] = 64,
+    keep_media: Annotated[
+        float, typer.Option(help="GiB of downloaded media kept for the next question; 0: none.")
+    ] = 4.0,
     spool: Annotated[
-        Path | None, typer.Option(help="Folder for media while they are watched.")
+        Path | None, typer.Option(help="Folder for media, while they are watched and kept.")
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -79,6 +82,7 @@ def serve(
     limits = Limits(
         frames=max_frames,
         media_bytes=max_media_mb * 10**6,
+        kept_bytes=int(keep_media * GIB),
         body_bytes=max_body_mb * 10**6,
         media_seconds=max_seconds,
         new_tokens=max_new_tokens,

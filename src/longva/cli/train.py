@@ -98,7 +98,7 @@ def run_stage(stage: Any, kind: type, recipe: Path, overrides, dry_run: bool, gp
 
     config = load_recipe(kind, recipe, overrides or [])
     if dry_run:
-        out.print(stage.dry_run(config, gpus), markup=False)
+        out.print(stage.dry_run(config, gpus))
         return
     saved = stage.run(config)
     if os.environ.get("RANK", "0") != "0":  # under torchrun one process speaks for all

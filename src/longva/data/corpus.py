@@ -37,6 +37,7 @@ from longva.data.kept_documents import KeptDocuments, gather_parts
 from longva.data.length_upsampling import Choice, choose_documents
 from longva.data.packing import tokenizer_fingerprint, write_packed
 from longva.errors import RecipeError
+from longva.folder_lock import only_run
 from longva.recipes import STRICT, save_recipe
 from longva.whole_files import whole_file
 
@@ -96,7 +97,7 @@ def prepare_text(config: CorpusConfig, progress: Progress | None = None) -> Corp
 
     Raises:
         RecipeError: no such source or tokenizer, too little text of a domain for the budget, or a
-            folder that holds something else.
+            folder that holds something else or that another run is at work in.
         LongVAError: a damaged file, or a full disk.
     """
     tokenizer = corpus_tokenizer(config.tokenizer)
@@ -106,39 +107,40 @@ def prepare_text(config: CorpusConfig, progress: Progress | None = None) -> Corp
     if (folder / "index.json").is_file():
         return _finished(folder, settings)
     parts = plan_parts(config)
-    _claim(work, settings, [[dataclasses.asdict(piece) for piece in part] for part in parts])
-    kept, choice, parts_read = _read_enough(config, parts, work, progress)
-    report = CorpusReport(
-        before=kept.before,
-        after=kept.statistics_of(choice, config.long_tokens),
-        long_tokens=config.long_tokens,
-        budget=choice.budget,
-        duplicates=choice.duplicates,
-        separator=separator,
-        packed_tokens=int(choice.tokens.sum()) + len(choice.tokens),
-        parts_read=parts_read,
-        parts=len(parts),
-    )
-    staging = work / "packed"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    with whole_file(staging / "report.json") as path:
-        path.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
-    with whole_file(staging / "lengths.png") as path:
-        draw_lengths(report, path)
-    save_recipe(config, staging / "recipe.yaml")
-    write_packed(
-        staging,
-        kept.texts(choice),
-        kept.candidates.domain[choice.documents].astype(np.int16),
-        separator=tokenizer.convert_tokens_to_ids(separator),
-        dtype=token_dtype(tokenizer),
-        about={**settings, "domains": kept.domains},
-    )
-    for file in sorted(staging.iterdir(), key=lambda file: file.name == "index.json"):
-        file.replace(folder / file.name)  # the index last: it says that all is there
-    shutil.rmtree(work)
-    return report
+    with only_run(work):  # which goes at the end, and the lock with it
+        _claim(work, settings, [[dataclasses.asdict(piece) for piece in part] for part in parts])
+        kept, choice, parts_read = _read_enough(config, parts, work, progress)
+        report = CorpusReport(
+            before=kept.before,
+            after=kept.statistics_of(choice, config.long_tokens),
+            long_tokens=config.long_tokens,
+            budget=choice.budget,
+            duplicates=choice.duplicates,
+            separator=separator,
+            packed_tokens=int(choice.tokens.sum()) + len(choice.tokens),
+            parts_read=parts_read,
+            parts=len(parts),
+        )
+        staging = work / "packed"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        with whole_file(staging / "report.json") as path:
+            path.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
+        with whole_file(staging / "lengths.png") as path:
+            draw_lengths(report, path)
+        save_recipe(config, staging / "recipe.yaml")
+        write_packed(
+            staging,
+            kept.texts(choice),
+            kept.candidates.domain[choice.documents].astype(np.int16),
+            separator=tokenizer.convert_tokens_to_ids(separator),
+            dtype=token_dtype(tokenizer),
+            about={**settings, "domains": kept.domains},
+        )
+        for file in sorted(staging.iterdir(), key=lambda file: file.name == "index.json"):
+            file.replace(folder / file.name)  # the index last: it says that all is there
+        shutil.rmtree(work)
+        return report
 
 
 def choose_separator(tokenizer: Any, config: CorpusConfig) -> str:

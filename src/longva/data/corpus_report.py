@@ -36,16 +36,6 @@ class CorpusReport:
     packed_tokens: int
     """Tokens of the packed set, separators included."""
 
-    @property
-    def mixture_error(self) -> float:
-        """Largest change of a domain's share of the tokens, in percentage points.
-
-        0 where the mixture was measured, up to rounding; the distance of the corpus from a mixture
-        that was given.
-        """
-        shares = self.shares(self.before), self.shares(self.after)
-        return 100 * max(abs(shares[0][name] - shares[1][name]) for name in self.before)
-
     @staticmethod
     def shares(statistics: dict[str, LengthStatistics]) -> dict[str, float]:
         """Each domain's share of the tokens."""

@@ -117,7 +117,7 @@ def read_documents(source: TextSource, part: list[Piece]) -> Iterator[tuple[str,
             shard = _hub_dataset(source).shard(num_shards=piece.stop, index=piece.start)
             records: Iterator[Any] = iter(shard)
         elif piece.path.endswith(TEXT):
-            yield _decode(Path(piece.path).read_bytes(), piece.path), piece.domain
+            yield decode(Path(piece.path).read_bytes(), piece.path), piece.domain
             continue
         elif piece.path.endswith(".parquet"):
             records = _parquet_rows(source, piece)
@@ -241,7 +241,12 @@ def _train_extra(name: str):
         ) from None
 
 
-def _decode(content: bytes, path: str) -> str:
+def decode(content: bytes, path: Path | str) -> str:
+    """Decode a file's content.
+
+    Raises:
+        LongVAError: it is not UTF-8.
+    """
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -22,6 +22,7 @@ import numpy as np
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from longva.data.documents import decode
 from longva.data.media import VideoConfig
 from longva.errors import LongVAError, RecipeError
 from longva.recipes import STRICT
@@ -177,7 +178,7 @@ def mixture_parts(config: MixtureConfig) -> tuple[DatasetConfig, ...]:
     if not config.mixture.is_file():
         raise RecipeError(f"There is no mixture {config.mixture}. Give a YAML file.")
     try:
-        values = yaml.safe_load(config.mixture.read_text(encoding="utf-8"))
+        values = yaml.safe_load(config.mixture.read_bytes())
         rows = [
             {OLD_KEYS.get(key, key): value for key, value in row.items()}
             for row in values["datasets"]
@@ -199,14 +200,15 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
 
     Raises:
         RecipeError: no such file.
-        LongVAError: not JSON, or not objects.
+        LongVAError: not UTF-8, not JSON, or not objects.
     """
     if not path.is_file():
         raise RecipeError(f"There is no data set {path}. Give a .json or .jsonl file of samples.")
-    text = path.read_text(encoding="utf-8")
+    text = decode(path.read_bytes(), path)
     try:
         if path.suffix == ".jsonl":
-            samples = [json.loads(line) for line in text.splitlines() if line.strip()]
+            # Not splitlines: JSON may hold U+2028 and other ends of a line as they are.
+            samples = [json.loads(line) for line in text.split("\n") if line.strip()]
         else:
             samples = json.loads(text)
     except ValueError as error:

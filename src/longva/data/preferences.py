@@ -22,7 +22,6 @@ and a batch of B of them:
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,7 @@ from longva.data.media import concatenate_media
 from longva.data.media_dataset import MediaDataset
 from longva.data.mixtures import MixtureConfig
 from longva.errors import LongVAError, RecipeError
-from longva.whole_files import whole_file
+from longva.whole_files import append_line, read_lines, whole_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,11 +164,7 @@ class ReferenceLogProbs:
     def refresh(self) -> None:
         """Read what all ranks have written; call it after they have finished."""
         for path in sorted(self.folder.glob("log_probs.*.jsonl")):
-            for line in path.read_bytes().split(b"\n"):
-                try:
-                    row = json.loads(line)
-                except ValueError:  # torn by a crash, or the end of the file
-                    continue
+            for row in read_lines(path):
                 self._values[row["key"]] = (row["chosen"], row["rejected"])
 
     def __contains__(self, key: str) -> bool:
@@ -182,16 +177,4 @@ class ReferenceLogProbs:
     def append(self, key: str, chosen: float, rejected: float) -> None:
         """Add one pair; when this returns, it survives a crash."""
         self._values[key] = (chosen, rejected)
-        row = json.dumps({"key": key, "chosen": chosen, "rejected": rejected})
-        with self._path.open("ab") as file:
-            file.write(b"\n" * _ends_torn(self._path) + row.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _ends_torn(path: Path) -> bool:
-    """Say whether a file ends without a newline."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 1))
-        return size > 0 and file.read(1) != b"\n"
+        append_line(self._path, {"key": key, "chosen": chosen, "rejected": rejected})

@@ -255,6 +255,8 @@ class AskTab(AskLayout):
                 feedback.append(self.setting.feedback, feedback.record(turn, visitor.request))
             except OSError as error:
                 gr.Warning(f"The vote could not be written: {error.strerror}.")
+            except LongVAError:  # which names a folder that is no business of visitors
+                gr.Warning("The vote could not be written: the disk is full.")
         return conversation(visitor.turns)
 
 

@@ -70,14 +70,18 @@ def _answer(
     job.step()
     session.history = list(visitor.history) if options.remember else []
     answer = _stream(session, turn, job)
+    shown = answer.evidence[: options.evidence]
+    missing = {item.frame for item in shown} - set(medium.pictures) - set(visitor.pictures)
+    pictures = {}
+    if missing:
+        with suppress(VideoError):  # decoding showed that the container misnumbers its frames
+            pictures = frame_pictures(medium.path, sorted(missing))
+    job.step()  # who opened another medium meanwhile has stopped this one, and gets none of it
     if options.remember:
         visitor.history = list(session.history)
     visitor.attention = answer.evidence
-    turn.answer = replace(answer, evidence=answer.evidence[: options.evidence])
-    wanted = {item.frame for item in turn.answer.evidence}
-    if missing := wanted - set(medium.pictures) - set(visitor.pictures):
-        with suppress(VideoError):  # decoding showed that the container misnumbers its frames
-            visitor.pictures |= frame_pictures(medium.path, sorted(missing))
+    visitor.pictures |= pictures
+    turn.answer = replace(answer, evidence=shown)
     turn.text, turn.state = answer.text, "done"
 
 

@@ -3,13 +3,12 @@
 A vote that changes is a further line; the last one of a question and its time counts.
 """
 
-import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from longva.demo.visitor import Turn
+from longva.whole_files import append_line
 
 
 def record(turn: Turn, request: dict[str, Any]) -> dict[str, Any]:
@@ -23,16 +22,11 @@ def record(turn: Turn, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def append(file: Path, line: dict[str, Any]) -> None:
-    """Append one line, whole or not at all.
+    """Append one line to a file that its owner alone can read.
 
     Raises:
         OSError: the file cannot be written.
+        LongVAError: the disk took only a part of the line.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    written = json.dumps(line, ensure_ascii=False).encode() + b"\n"
-    handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        if os.write(handle, written) != len(written):
-            raise OSError(f"the disk took only a part of a line of {file}: is it full?")
-    finally:
-        os.close(handle)
+    append_line(file, line, mode=0o600)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,8 @@ def draw_frames(runs: Sequence[Run], path: Path) -> None:
     for i, (panel, column) in enumerate(zip(panels, table.columns, strict=True)):
         style = {"color": GREY, "markerfacecolor": "white", "label": "paper, LongVA 7B"}
         panel.plot([row.frames for row in rows], [row.scores[i] for row in rows], "o--", **style)
-        for label, colour in zip(dict.fromkeys(r.label for r in measured), COLOURS, strict=False):
+        labels = dict.fromkeys(run.label for run in measured)
+        for label, colour in zip(labels, cycle(COLOURS), strict=False):
             found = [(r.frames, scores[id(r)][i]) for r in measured if r.label == label]
             points = [(x, score) for x, score in found if isinstance(score, Score)]
             if points:

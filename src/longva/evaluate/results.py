@@ -129,11 +129,8 @@ class Run:
         result = self.tasks.get(column.task or "")
         if result is None:
             return NOT_RUN
-        rows = (
-            [row.get(column.metric or "") for row in read_lines(result.log)] if result.log else []
-        )
-        if column.where:
-            rows = [row.get(column.metric or "") for row in read_lines(result.log or Path())]
+        lines = read_lines(result.log) if result.log else ()
+        rows = [line.get(column.metric or "") for line in lines]
         if column.where:
             wanted = column.where.items()
             rows = [row for row in rows if isinstance(row, dict) and wanted <= row.items()]

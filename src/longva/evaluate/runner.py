@@ -12,6 +12,7 @@ environment when they are imported, and it exits with 0 whatever happens.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,11 +21,20 @@ from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from longva.errors import LongVAError
-from longva.evaluate.benchmarks import BENCHMARKS, JUDGED, QUESTIONS, check_data, expand
+from longva.evaluate.benchmarks import (
+    BENCHMARKS,
+    GROUPS,
+    JUDGED,
+    QUESTIONS,
+    check_data,
+    expand,
+)
 from longva.evaluate.local_judge import local_judge_server
 from longva.evaluate.plugin import MODEL
+from longva.frame_sampling import FrameSampling
 
 HUB = Path("~/.cache/huggingface")
 
@@ -92,7 +102,15 @@ def check(evaluation: Evaluation) -> None:
 
     Raises:
         LongVAError: naming everything that is missing.
+        VideoError: the settings of the frames contradict each other.
     """
+    if unknown := [task for task in evaluation.tasks if re.fullmatch(r"table\d+", task)]:
+        tables = ", ".join(name for name in GROUPS if name.startswith("table"))
+        raise LongVAError(f"{unknown[0]} is not among the paper's tables of scores: {tables}.")
+    given: Any = evaluation.model
+    FrameSampling(
+        num_frames=given.get("frames"), fps=given.get("fps"), max_frames=given.get("max_frames")
+    )
     if find_spec("lmms_eval") is None:
         raise LongVAError(
             "lmms-eval is not installed. It needs packages of its own; docs/evaluation.md has the "

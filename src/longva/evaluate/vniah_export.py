@@ -1,7 +1,7 @@
 """V-NIAH for any model of lmms-eval: the cells of a recipe as videos with questions.
 
     DATA/questions/longva/v-niah/data/test-00000-of-00001.parquet     video, question, answer ...
-         vniah/00200_0.40_3.mp4                                       haystack and needle
+         vniah/00200_0.4_3.mp4                                        haystack and needle
 
 `longva niah visual` measures our own models for a fraction of the work (a haystack is read once for
 all its needles) and tells where they look; this is for comparing with models that lmms-eval runs.
@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from longva.errors import LongVAError
 from longva.evaluate.benchmarks import QUESTIONS
 from longva.nano.world import write_video
 from longva.niah.frames import NeedlePictures, make_haystack
@@ -46,9 +47,13 @@ def export(
 
     Raises:
         RecipeError: the haystack is too short, or pictures of needles are missing.
+        LongVAError: pyarrow is not installed.
     """
-    import pyarrow
-    import pyarrow.parquet as parquet
+    try:
+        import pyarrow
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise LongVAError("writing the questions needs: pip install 'longva[eval]'") from error
 
     longest = recipe.grid.all_lengths[-1]
     haystack, needles = make_haystack(recipe.haystack, longest), make_needles(recipe.needles)
@@ -61,7 +66,7 @@ def export(
     for done, question in enumerate(questions, 1):
         row, shown = question.row, question.prompts[0].frames
         assert shown is not None
-        name = f"{row.length:05d}_{row.depth:.2f}_{row.trial}.mp4"
+        name = f"{row.length:05d}_{row.depth}_{row.trial}.mp4"
         fps = Fraction(recipe.haystack.fps).limit_denominator(1000)
         write_video(videos / name, (_image(frames[i]) for i in shown.tolist()), fps)
         rows.append({"video": name, **{column: getattr(row, column) for column in COLUMNS}})

@@ -30,6 +30,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from longva.errors import LongVAError
+
 GridRule = Literal["released", "paper"]
 Packing = Literal["unires", "anyres"]
 
@@ -109,17 +111,17 @@ def choose_grid(
             were trained with a hand-written list. The order decides ties.
 
     Raises:
-        ValueError: for a size that is not positive, an unknown rule, or no grid to choose from.
+        LongVAError: for a size that is not positive, an unknown rule, or no grid to choose from.
     """
     if width < 1 or height < 1:
-        raise ValueError(f"an image needs at least one pixel, got {width} x {height}")
+        raise LongVAError(f"an image needs at least one pixel, got {width} x {height}")
     if rule == "paper":
         return paper_grid(width, height, grid_size=grid_size, max_grids=max_grids)
     if rule != "released":
-        raise ValueError(f"grid_rule must be 'released' or 'paper', got {rule!r}")
+        raise LongVAError(f"grid_rule must be 'released' or 'paper', got {rule!r}")
     candidates = grids or candidate_grids(max_grids)
     if not candidates:
-        raise ValueError(
+        raise LongVAError(
             f"the 'released' rule needs max_grids of 2 or more, got {max_grids}. "
             "Use grid_rule='paper' for images of a single grid."
         )

@@ -60,9 +60,10 @@ def reproduce(
     """
     if budget not in BUDGETS or not seeds:
         raise LongVAError(f"budget must be one of {', '.join(BUDGETS)}, got {budget!r}")
+    seeds = list(dict.fromkeys(seeds))  # two processes of one seed would share its folder
     about = describe(budget, seeds)
     claim(output, about)
-    waiting, running, failed = list(seeds), {}, []
+    waiting, running, failed = seeds.copy(), {}, []
     try:
         while waiting or running:
             while waiting and len(running) < (jobs or os.cpu_count() or 1):

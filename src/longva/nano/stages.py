@@ -30,6 +30,7 @@ import yaml
 
 from longva.data.corpus import CorpusConfig, prepare_text
 from longva.errors import LongVAError
+from longva.folder_lock import only_run
 from longva.nano.corpus import Mixture, write_corpus
 from longva.nano.language_model import (
     CONTEXT,
@@ -356,45 +357,47 @@ def run_seed(budget_name: str, seed: int) -> None:
     """Run what is left of a seed in the working directory.
 
     Raises:
-        LongVAError: the folder was begun with another budget or seed.
+        LongVAError: the folder was begun with another budget or seed, or another process is at
+            work in it.
     """
     torch.set_num_threads(1)
-    path = Path("stages.json")
-    state: dict[str, Any] = {"budget": budget_name, "seed": seed, "running": None, "stages": []}
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if (found["budget"], found["seed"]) != (budget_name, seed):
-            raise LongVAError(
-                f"{Path.cwd()} holds budget {found['budget']}, seed {found['seed']}; asked for was "
-                f"{budget_name}, {seed}. Give another --output."
+    with only_run(Path.cwd()):
+        path = Path("stages.json")
+        state: dict[str, Any] = {"budget": budget_name, "seed": seed, "running": None, "stages": []}
+        if path.is_file():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if (found["budget"], found["seed"]) != (budget_name, seed):
+                raise LongVAError(
+                    f"{Path.cwd()} holds budget {found['budget']}, seed {found['seed']}; asked for "
+                    f"was {budget_name}, {seed}. Give another --output."
+                )
+            state = found
+        work = stages(BUDGETS[budget_name], seed)
+        state["names"] = [stage.name for stage in work]
+        done = {stage["name"] for stage in state["stages"]}
+        for stage in work:
+            if stage.name in done:
+                continue
+            print_line(f"== {stage.name}")
+            state["running"] = stage.name
+            write_whole(path, json.dumps(state, indent=1) + "\n")
+            random.seed(seed)
+            torch.manual_seed(seed)
+            began = time.time()
+            stage.run()
+            for checkpoints in Path().glob("*/**/checkpoints"):  # of what is finished
+                shutil.rmtree(checkpoints)
+            state["stages"].append(
+                {
+                    "name": stage.name,
+                    "seconds": round(time.time() - began, 1),
+                    "device": "cuda" if torch.cuda.is_available() else "cpu, 1 thread",
+                    "command": f"python -m longva.nano.stages {budget_name} {seed}",
+                    "metrics": last_metrics(stage.name),
+                }
             )
-        state = found
-    work = stages(BUDGETS[budget_name], seed)
-    state["names"] = [stage.name for stage in work]
-    done = {stage["name"] for stage in state["stages"]}
-    for stage in work:
-        if stage.name in done:
-            continue
-        print_line(f"== {stage.name}")
-        state["running"] = stage.name
-        write_whole(path, json.dumps(state, indent=1) + "\n")
-        random.seed(seed)
-        torch.manual_seed(seed)
-        began = time.time()
-        stage.run()
-        for checkpoints in Path().glob("*/**/checkpoints"):  # of what is finished
-            shutil.rmtree(checkpoints)
-        state["stages"].append(
-            {
-                "name": stage.name,
-                "seconds": round(time.time() - began, 1),
-                "device": "cuda" if torch.cuda.is_available() else "cpu, 1 thread",
-                "command": f"python -m longva.nano.stages {budget_name} {seed}",
-                "metrics": last_metrics(stage.name),
-            }
-        )
-        state["running"] = None
-        write_whole(path, json.dumps(state, indent=1) + "\n")
+            state["running"] = None
+            write_whole(path, json.dumps(state, indent=1) + "\n")
 
 
 FOLDERS = {"base": "base", "extend": "extend", "stage1": "stage1"} | {

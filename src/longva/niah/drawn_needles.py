@@ -12,6 +12,7 @@ from itertools import permutations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from longva.errors import RecipeError
 from longva.niah.needles import WORD_ENDING, Needle, NeedleRecipe, multiple_choice
 
 SIDE = 336
@@ -101,11 +102,19 @@ def draw_needle(recipe: NeedleRecipe, trial: int) -> Needle:
 
 
 def deal_cards(rng: np.random.Generator, count: int, words: bool = False) -> list[Card]:
-    """Draw cards no two of which share colour and shape, or a label."""
+    """Draw cards no two of which share colour and shape, or a label.
+
+    Raises:
+        RecipeError: there are not so many.
+    """
     kinds = rng.permutation(len(COLOURS) * len(SHAPES))[:count]
     labels = rng.permutation(WORDS if words else NUMBERS)[:count]
-    if len(labels) < count or len(kinds) < count:
-        raise ValueError(f"at most {min(len(WORDS), 64)} different cards, {count} asked for")
+    if (most := min(len(kinds), len(labels))) < count:
+        raise RecipeError(
+            f"a generated needle and its distractors are {count} pictures here, of which only "
+            f"{most} differ in shape, colour and label: lower needles.distractors by "
+            f"{count - most}."
+        )
     return [
         Card(list(COLOURS)[kind // len(SHAPES)], SHAPES[kind % len(SHAPES)], str(label))
         for kind, label in zip(kinds.tolist(), labels.tolist(), strict=True)

@@ -13,13 +13,9 @@ into `cells.jsonl` by one rename. Rows are found by their cell, so a run may be 
 number of ranks, and its grid may grow.
 """
 
-import fcntl
 import json
 import os
-import platform
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -81,34 +77,6 @@ class CellLog:
         for part in self.output_dir.glob("cells.*.jsonl"):
             part.unlink()
         return rows
-
-
-@contextmanager
-def only_run(output_dir: Path) -> Iterator[None]:
-    """Hold a folder's lock while rows are appended to it.
-
-    It is the kernel's lock on an open file: that of a killed process is gone with it.
-
-    Raises:
-        RecipeError: another process holds it.
-    """
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with (output_dir / ".lock").open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise RecipeError(
-                f"{output_dir} is being measured by {file.read().strip() or 'another process'}. "
-                "Wait until that has ended, or set another output_dir."
-            ) from None
-        except OSError as error:  # a network file system may have none
-            text = f"{output_dir} cannot be locked ({error}): start no second run in it."
-            warnings.warn(text, stacklevel=2)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
-        yield
 
 
 def read_rows(output_dir: Path | str) -> dict[Key, Row]:

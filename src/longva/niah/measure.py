@@ -19,9 +19,10 @@ from typing import Any, Literal
 
 import torch.distributed as dist
 
+from longva.folder_lock import only_run
 from longva.niah.cells import Row
 from longva.niah.heatmap import draw, panel_of, write_accuracies
-from longva.niah.log import CellLog, Key, only_run
+from longva.niah.log import CellLog, Key
 from longva.niah.models import MeasurementRecipe, Model, Pictures, Prompt, Reply
 from longva.niah.scoring import answers_match, details, summarise
 from longva.recipes import save_recipe
@@ -141,7 +142,10 @@ def first_number(text: str) -> float | None:
 
     >>> first_number("At 1:05."), first_number("about 12.5 seconds"), first_number("never")
     (65.0, 12.5, None)
+    >>> first_number("At 1,200 seconds"), first_number("frame 3, 200 of it")
+    (1200.0, 3.0)
     """
+    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
     found = re.search(r"\d+(?::\d{1,2}){1,2}|\d+(?:\.\d+)?", text)
     if not found:
         return None

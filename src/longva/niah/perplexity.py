@@ -76,10 +76,11 @@ def run_perplexity(
     """Measure a recipe's model; write `perplexity.csv`, `perplexity.png` and `recipe.yaml`.
 
     Raises:
-        RecipeError: the text is shorter than the longest length.
+        RecipeError: there is no text, or it is shorter than the longest length.
     """
+    text = read_text(recipe.text, key="text")  # a missing one is found before the model is loaded
     model, tokenizer = load_language_model(recipe)
-    ids = torch.tensor(tokenizer(read_text(recipe.text), verbose=False)["input_ids"])
+    ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"])
     lengths = [int(length) for length in values_of(recipe.lengths)]
     documents = ids[: len(ids) // lengths[-1] * lengths[-1]].unflatten(0, (-1, lengths[-1]))
     if not len(documents):

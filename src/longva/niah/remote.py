@@ -19,7 +19,7 @@ from longva.chat_endpoint import ChatEndpoint, EndpointError
 from longva.errors import LongVAError
 from longva.model.tokenizer import load_tokenizer
 from longva.niah.models import MeasurementRecipe, Model, Pictures, Prompt, Reply
-from longva.niah.tree_model import local_device, weights_fingerprint
+from longva.niah.tree_model import loading, local_device, weights_fingerprint
 
 ATTEMPTS = 4
 """How often a request is sent to a server that is busy or broken."""
@@ -48,8 +48,10 @@ class ImageTextModel(Model):
         """Load it from a folder or the hub."""
         device = recipe.device or local_device()
         dtype = recipe.dtype or ("float32" if device == "cpu" else "bfloat16")
-        model: Any = AutoModelForImageTextToText.from_pretrained(recipe.model, dtype=dtype)
-        return cls(model.to(device), AutoProcessor.from_pretrained(recipe.model), recipe)
+        with loading(recipe.model):
+            processor = AutoProcessor.from_pretrained(recipe.model)
+            model: Any = AutoModelForImageTextToText.from_pretrained(recipe.model, dtype=dtype)
+        return cls(model.to(device), processor, recipe)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the weights' hash and dtype, and the length they were trained at."""

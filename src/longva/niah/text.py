@@ -89,24 +89,38 @@ class Story:
         return sum(len(piece) for piece in self.pieces)
 
 
-def read_text(source: Path | None) -> str:
+def read_text(source: Path | None, key: str = "haystack") -> str:
     """Return the text of a file, of every `.txt` of a folder by name, or the one of this package.
 
+    Args:
+        source: the file or folder; None: the text of this package.
+        key: of the recipe, which the messages name.
+
     Raises:
-        RecipeError: no text there.
+        RecipeError: no text there, or it is not UTF-8.
     """
     if source is None:
         return Path(__file__).with_name("haystack.txt").read_text(encoding="utf-8")
     files = sorted(source.glob("*.txt")) if source.is_dir() else [source]
     if not files or not all(file.is_file() for file in files):
         raise RecipeError(
-            f"haystack: {source} is neither a text file nor a folder of .txt files. Leave haystack "
+            f"{key}: {source} is neither a text file nor a folder of .txt files. Leave {key} "
             "out to use the text that comes with longva."
         )
-    text = "\n\n".join(file.read_text(encoding="utf-8").strip() for file in files)
+    text = "\n\n".join(_decode(file, key).strip() for file in files)
     if not text:
-        raise RecipeError(f"haystack: {source} holds no text.")
+        raise RecipeError(f"{key}: {source} holds no text.")
     return text
+
+
+def _decode(file: Path, key: str) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            f"{key}: {file} is not UTF-8 text: byte {error.start} is "
+            f"{error.object[error.start]:#x}. Convert it: iconv -f latin1 -t utf-8"
+        ) from None
 
 
 def tokenise_book(text: str, tokenizer: Any, num_tokens: int) -> Book:
@@ -238,18 +252,24 @@ def run_text(
     recipe: TextRecipe, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any] | None:
     """Measure a recipe's model; see `measure` for what is returned, written and raised."""
+    text = read_text(recipe.haystack)  # a missing one is found before the model is loaded
     with open_model(recipe, video=False) as model:
-        return measure_text(model, recipe, progress=progress)
+        return measure_text(model, recipe, text=text, progress=progress)
 
 
 def measure_text(
-    model: Model, recipe: TextRecipe, *, progress: Callable[[int, int], None] | None = None
+    model: Model,
+    recipe: TextRecipe,
+    *,
+    text: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any] | None:
-    """Measure a model that is already there."""
+    """Measure a model that is already there, on the recipe's haystack or a text of the caller."""
     if model.tokenizer is None:
         raise RecipeError(f"{model.name}: text is measured in tokens. Set tokenizer: FOLDER or ID.")
     longest = recipe.grid.all_lengths[-1]
-    book = tokenise_book(read_text(recipe.haystack), model.tokenizer, longest)
+    text = read_text(recipe.haystack) if text is None else text
+    book = tokenise_book(text, model.tokenizer, longest)
     cells = list(recipe.grid.cells(recipe.trials))
     stories = write_stories(
         book, model.tokenizer, cells, recipe.grid, recipe.seed, recipe.distractors

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +26,9 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from longva import prompt_tree
 from longva.assistant import EMBEDDED_MODEL, LongVA
+from longva.errors import CheckpointError, LongVAError, RecipeError
 from longva.kv_cache import CachedSequence
+from longva.model.checkpoint_settings import reason
 from longva.model.evidence import EvidenceCollector
 from longva.model.tokenizer import load_tokenizer
 from longva.model.unires import normalize_pixels
@@ -99,7 +102,7 @@ class TreeModel(Model):
         return {
             "weights": weights_fingerprint(self.model),
             "dtype": str(self.model.dtype).removeprefix("torch."),
-            "rope_theta": config.rope_parameters["rope_theta"],
+            "rope_theta": rope_theta(config),
             "kv": self.recipe.kv,
             "template": self.recipe.template if self.tokens_per_frame else None,
             "training_length": self.recipe.training_length or config.max_position_embeddings,
@@ -274,8 +277,25 @@ def load_language_model(recipe: ModelRecipe) -> tuple[Any, Any]:
         return prepare(longva.model, recipe), longva.processor.tokenizer
     device = recipe.device or local_device()
     dtype = recipe.dtype or ("float32" if device == "cpu" else "bfloat16")
-    model: Any = AutoModelForCausalLM.from_pretrained(recipe.model, dtype=dtype)
-    return prepare(model.to(device), recipe), load_tokenizer(recipe.model)
+    with loading(recipe.model):
+        tokenizer = load_tokenizer(recipe.model)
+        model: Any = AutoModelForCausalLM.from_pretrained(recipe.model, dtype=dtype)
+    return prepare(model.to(device), recipe), tokenizer
+
+
+@contextmanager
+def loading(id_or_path: str) -> Iterator[None]:
+    """Say in a line why transformers cannot load a model.
+
+    Raises:
+        CheckpointError: naming the model.
+    """
+    try:
+        yield
+    except LongVAError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"cannot load {id_or_path!r}: {reason(error)}") from error
 
 
 def prepare(model: Any, recipe: ModelRecipe) -> Any:
@@ -291,7 +311,8 @@ def is_longva(id_or_path: str) -> bool:
     """Whether a model is LongVA, in our format or in LLaVA's."""
     if id_or_path == EMBEDDED_MODEL:
         return True
-    values, _ = PretrainedConfig.get_config_dict(id_or_path)
+    with loading(id_or_path):
+        values, _ = PretrainedConfig.get_config_dict(id_or_path)
     return values.get("model_type") in ("longva", "llava_qwen")
 
 
@@ -302,9 +323,27 @@ def local_device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
 
 
+def rope_theta(config: PretrainedConfig) -> float | dict[str, float | None] | None:
+    """Return a decoder's RoPE base, by kind of layer where they differ, None without RoPE."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    kinds = {name: part for name, part in parameters.items() if isinstance(part, dict)}
+    if kinds:
+        return {name: part.get("rope_theta") for name, part in kinds.items()}
+    return parameters.get("rope_theta")
+
+
 def set_rope_theta(model: PreTrainedModel, theta: float) -> None:
-    """Give a loaded language model another RoPE base, as if it had been loaded with it."""
+    """Give a loaded language model another RoPE base, as if it had been loaded with it.
+
+    Raises:
+        RecipeError: it has none, or several.
+    """
     decoder: Any = model.get_decoder()
+    if not isinstance(had := rope_theta(decoder.config), float | int):
+        raise RecipeError(
+            f"rope_theta: {decoder.config.model_type} has no single RoPE base but {had}. "
+            "Leave rope_theta out."
+        )
     decoder.config.rope_parameters["rope_theta"] = theta
     rotary = decoder.rotary_emb
     decoder.rotary_emb = type(rotary)(decoder.config).to(rotary.inv_freq.device)

@@ -47,8 +47,11 @@ def run_visual(
     recipe: VisualRecipe, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any] | None:
     """Measure a recipe's model; see `measure` for what is returned, written and raised."""
+    # What is missing of them is found before the model is loaded.
+    haystack = make_haystack(recipe.haystack, recipe.grid.all_lengths[-1])
+    needles = make_needles(recipe.needles)
     with open_model(recipe, video=True) as model:
-        return measure_visual(model, recipe, progress=progress)
+        return measure_visual(model, recipe, haystack=haystack, needles=needles, progress=progress)
 
 
 def measure_visual(

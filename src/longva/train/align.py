@@ -15,13 +15,12 @@ from typing import Any, Literal
 from longva.data.conversations import ConversationConfig, ConversationDataset
 from longva.model import LongVAConfig, LongVAForConditionalGeneration, LongVAProcessor
 from longva.model.checkpoint import load_pretrained
-from longva.parallel import parallel_mesh
 from longva.train.dry_run import PUBLISHED, describe, longva_config
 from longva.train.learner import NextTokenLearner
 from longva.train.loop import StageConfig, train
 from longva.train.models import assemble_longva, read_language_config
 from longva.train.resume import finished_model
-from longva.train.stages import finish, prepare
+from longva.train.stages import finish, join_run, prepare
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -59,6 +58,8 @@ class AlignConfig(StageConfig):
             raise ValueError("give model, or language_model and vision_tower")
         if self.model is not None and (*parts, self.projector) != (None, None, None):
             raise ValueError("model is whole; leave out language_model, vision_tower and projector")
+        if self.max_grids < 2:
+            raise ValueError(f"max_grids must be 2 or more, got {self.max_grids}")
 
 
 def starting_model(
@@ -96,7 +97,7 @@ def run(config: AlignConfig) -> Path | None:
     model, processor = starting_model(config)
     dataset = ConversationDataset(config.data, processor)
     held_out = config.held_out_data and ConversationDataset(config.held_out_data, processor)
-    with parallel_mesh(config.parallel.ring) as mesh:
+    with join_run(config) as mesh:
         learner = NextTokenLearner(model, mesh, config.parallel)
         prepare(learner, config)
         if not train(learner, dataset, config, mesh, held_out):

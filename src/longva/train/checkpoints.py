@@ -82,10 +82,10 @@ def save_checkpoint(
     if failure := next(filter(None, failures), None):
         if dist.get_rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)
-        last = latest_checkpoint(output_dir)
+        last = latest_checkpoint(output_dir) or "none"
         raise CheckpointError(
-            f"could not save {folder}: {failure}. The last good checkpoint is {last}; mend "
-            "the disk and give the same command again."
+            f"could not save {folder}: {failure}. The last good checkpoint: {last}. Mend the disk "
+            "and give the same command again."
         )
     return folder
 
@@ -169,8 +169,9 @@ def export_model(
             shutil.rmtree(partial, ignore_errors=True)
     if failure is not None:
         raise CheckpointError(
-            f"could not write the model to {folder}: {failure}. The last good checkpoint is "
-            f"{latest_checkpoint(folder.parent)}; mend the disk and give the same command again."
+            f"could not write the model to {folder}: {failure}. The last good checkpoint: "
+            f"{latest_checkpoint(folder.parent) or 'none'}. Mend the disk and give the same "
+            "command again."
         )
     return folder
 

@@ -24,14 +24,14 @@ from longva.errors import RecipeError
 from longva.losses import IGNORE_INDEX, dpo_loss
 from longva.model import LongVAConfig
 from longva.model.checkpoint import load_pretrained
-from longva.parallel import ParallelMesh, parallel_mesh
+from longva.parallel import ParallelMesh
 from longva.recipes import STRICT
 from longva.train.dry_run import describe, longva_config
 from longva.train.learner import Batch, Dataset, Learner
 from longva.train.loop import StageConfig, read_all, train
 from longva.train.resume import finished_model, plain
 from longva.train.sharding import reshard
-from longva.train.stages import finish, prepare
+from longva.train.stages import finish, join_run, prepare
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -48,6 +48,10 @@ class PreferenceLossConfig:
 
     sft_weight: float = 0.0
     """Weight of the chosen answers' next-token loss, the original's `gamma`."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing <= 0.5:
+            raise ValueError(f"label_smoothing must lie in [0, 0.5], got {self.label_smoothing}")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -171,7 +175,7 @@ def run(config: DPOConfig) -> Path | None:
     model, processor = load_pretrained(config.model)
     pairs = PreferenceDataset(config.data, processor)
     held_out = config.held_out_data and PreferenceDataset(config.held_out_data, processor)
-    with parallel_mesh(config.parallel.ring) as mesh:
+    with join_run(config) as mesh:
         about = {"model": config.model, "precision": config.parallel.precision}
         reference = ReferenceLogProbs(config.output_dir / "reference", about, rank=mesh.rank)
         learner = PreferenceLearner(model, mesh, config, reference)

@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 from longva.errors import LongVAError
 from longva.model import LongVAConfig
-from longva.planner import DEVICES, GIB, LONGVA_7B, USABLE_MEMORY, load_config
+from longva.planner import DEVICES, GIB, LONGVA_7B, load_config, usable_bytes
 from longva.recipes import recipe_yaml
 from longva.train.loop import StageConfig
 from longva.train.memory import model_sizes, step_seconds, training_memory
@@ -66,13 +66,12 @@ def describe(
         + ", ".join(f"{name} {getattr(memory, name) / GIB:.1f}" for name in parts)
         + ". (peak = states + root + the largest moment; host = host memory.)",
     ]
-    for device, (gigabytes, _) in DEVICES.items():
-        usable = gigabytes * GIB * USABLE_MEMORY
+    for device, (gib, _) in DEVICES.items():
         seconds = step_seconds(
             *(model, length, rows * loop.samples_per_step, parallel.checkpoint_activations),
             *(gpus, device),
         )
-        verdict = "fits" if memory.peak <= usable else "does not fit"
+        verdict = "fits" if memory.peak <= usable_bytes(gib) else "does not fit"
         total = f", {loop.max_steps * seconds / 3600:,.1f} h in all" if loop.max_steps else ""
         lines.append(f"#   {device:10} {verdict}; about {seconds:,.1f} s a step{total}")
     return "\n".join(lines)

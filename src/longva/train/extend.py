@@ -18,7 +18,7 @@ from longva.train.learner import NextTokenLearner
 from longva.train.loop import StageConfig, train
 from longva.train.models import load_language_model, read_language_config
 from longva.train.resume import finished_model
-from longva.train.stages import finish, prepare
+from longva.train.stages import finish, join_run, prepare
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -131,7 +131,7 @@ def _run(config: ExtendConfig) -> Path | None:
     held_out = config.held_out_tokens and PackedText(
         config.held_out_tokens, config.seq_len, tokenizer=tokenizer
     )
-    with parallel_mesh(config.parallel.ring) as mesh:
+    with join_run(config) as mesh:
         learner = NextTokenLearner(model, mesh, config.parallel, config.mask_documents)
         prepare(learner, config)
         if not train(learner, dataset, config, mesh, held_out):

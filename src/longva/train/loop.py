@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from longva.data.order import StepOrder
-from longva.errors import RecipeError
+from longva.errors import CheckpointError, RecipeError
 from longva.parallel import ParallelMesh
 from longva.recipes import STRICT
 from longva.train.checkpoints import latest_checkpoint, save_checkpoint
@@ -55,7 +55,8 @@ class LoopConfig:
     """Samples that a rank works on at a time; the rest of its share is accumulated."""
 
     save_every: int = 0
-    """Steps between checkpoints, and one at the end. 0: only when the run is asked to stop."""
+    """Steps between checkpoints, and one at the end. 0: only when the run is asked to stop, and at
+    the end one that goes once the model is written."""
 
     keep: int = 1
     """Checkpoints to keep."""
@@ -152,9 +153,14 @@ def train(
             if held_out and loop.eval_every and (done % loop.eval_every == 0 or last):
                 metrics |= evaluate(learner, held_out, loop, mesh)
             report.step(done, metrics)
-            if stop or (loop.save_every and (done % loop.save_every == 0 or last)):
+            if stop or last or (loop.save_every and done % loop.save_every == 0):
                 progress["step"] = done
-                save_checkpoint(config.output_dir, learner.model, optimizer, progress, loop.keep)
+                # A disk without room for a checkpoint may well have it for the model.
+                spare = last and not loop.save_every
+                with suppress(CheckpointError) if spare else nullcontext():
+                    save_checkpoint(
+                        config.output_dir, learner.model, optimizer, progress, loop.keep
+                    )
             if stop and not last:
                 return False
     return True
@@ -189,10 +195,10 @@ def _update(
     norm: Any = torch.nn.utils.clip_grad_norm_(parameters, limit)
     norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
     if not math.isfinite(norm):
-        last = latest_checkpoint(config.output_dir)
+        last = latest_checkpoint(config.output_dir) or "none"
         raise RecipeError(
             f"the gradient of step {step + 1} is {norm}; the parameters were not touched. Lower "
-            f"optim.lr or look at the rows of this step. The last checkpoint is {last}."
+            f"optim.lr or look at the rows of this step. The last checkpoint: {last}."
         )
     optimizer.step()
     optimizer.zero_grad()

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from longva.flops import Flops
 from longva.losses import CHUNK_TOKENS
 from longva.model import LongVAConfig, LongVAForConditionalGeneration
-from longva.planner import DEVICES, GIB, USABLE_MEMORY, UTILISATION, load_config
+from longva.planner import DEVICES, UTILISATION, load_config, usable_bytes
 from longva.train.lora import add_adapters
 from longva.train.optim import OptimConfig, choose_trained
 from longva.train.sharding import DTYPES, ParallelConfig
@@ -256,7 +256,7 @@ def capacity_table() -> str:
         for device, gpus, parallel, optim in TABLE_RUNS.values():
             tokens = longest(
                 *(config, model_sizes(config, optim), replace(parallel, **savers)),
-                memory=DEVICES[device][0] * GIB * USABLE_MEMORY,
+                memory=usable_bytes(DEVICES[device][0]),
                 gpus=gpus,
                 optim=optim,
                 plain_loss=plain_loss,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 
+from longva.block_kernels import BLOCK_KERNELS
 from longva.errors import RecipeError
 from longva.parallel import ParallelMesh
 from longva.recipes import STRICT
@@ -52,13 +53,18 @@ class ParallelConfig:
     """Tokens that an MLP works on at a time, forward and backward. 0: all of them."""
 
     kernel: str | None = None
-    """Block kernel of the attention, a name in `longva.parallel.BLOCK_KERNELS`."""
+    """Block kernel of the attention, a name in `longva.block_kernels.BLOCK_KERNELS`."""
 
     def __post_init__(self) -> None:
         if self.ring < 1 or self.mlp_tile < 0:
             raise ValueError(
                 f"ring must be at least 1 and mlp_tile at least 0, got {self.ring} and "
                 f"{self.mlp_tile}"
+            )
+        if self.kernel is not None and self.kernel not in BLOCK_KERNELS:
+            raise ValueError(
+                f"kernel must be one of {', '.join(BLOCK_KERNELS)}, or be left out, got "
+                f"{self.kernel!r}"
             )
 
 
