@@ -2,9 +2,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from longva.assistant import LongVA
 from longva.errors import CheckpointError, LongVAError
+from longva.model.checkpoint import load_pretrained
 from longva.nano import stages
 from longva.nano.ship import ship
 from longva.nano.stages import Budget, run_seed
@@ -127,6 +129,16 @@ def test_a_finished_seed_is_shipped_as_a_checkpoint_with_a_card(finished, tmp_pa
     longva = LongVA.from_pretrained(str(ship(finished, tmp_path / "nano", context=1024)))
     assert longva.model.config.text_config.max_position_embeddings == 1024
     assert longva.model.config.evidence_heads
+    assert longva.model.config.text_config.rope_parameters["rope_theta"] == 2.4e8  # 1,024 / 512
+    trained, _ = load_pretrained(str(finished / "unires/model"))
+    for number, factor in ((0, 1.0), (1, 1.5), (2, 1.5)):
+        before, now = (
+            model.get_parameter(f"model.language_model.layers.{number}.self_attn.q_proj.weight")
+            for model in (trained, longva.model)
+        )
+        assert torch.allclose(now.float(), factor * before.float(), rtol=0.01)
+    measured = json.loads((finished / "shipped/needles/fingerprint.json").read_text())["model"]
+    assert measured["rope_theta"] == 2.4e8
     card = (tmp_path / "nano" / "README.md").read_text()
     assert "seed 3" in card
     assert "| 8 |" in card

@@ -87,15 +87,15 @@ def look_back(model: Any, offsets: tuple[int, ...]) -> None:
 
 
 @torch.no_grad()
-def sharpen(model: Any, factor: float) -> None:
-    """Multiply the attention logits of every layer but the first, in place.
+def sharpen(decoder: Any, factor: float) -> None:
+    """Multiply the attention logits of every layer of a decoder but the first, in place.
 
     A softmax over 32 times more tokens needs a larger gap between the right one and the rest. What
     was learned at 256 tokens is too soft for thousands, and training alone widens the gap slowly.
     (YaRN, arXiv 2309.00071, changes the temperature for the same reason.) Layer 0 looks at the last
     few tokens only, and is left as it is.
     """
-    for layer in model.model.layers[1:]:
+    for layer in decoder.layers[1:]:
         layer.self_attn.q_proj.weight *= factor
         layer.self_attn.q_proj.bias *= factor
 
@@ -103,7 +103,7 @@ def sharpen(model: Any, factor: float) -> None:
 def save_sharpened(source: Path, folder: Path, factor: float) -> None:
     """Write the checkpoint in `source`, sharpened, to `folder`."""
     model = Qwen2ForCausalLM.from_pretrained(source)
-    sharpen(model, factor)
+    sharpen(model.model, factor)
     model.save_pretrained(folder)
     word_tokenizer().save_pretrained(folder)
 

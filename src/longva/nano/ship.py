@@ -3,11 +3,15 @@
     python -m longva.nano.ship runs/reproduce_nano/seed_0 src/longva/nano/checkpoint
 
 The model is that of panel (i), extended and aligned with UniRes, in bfloat16. Its declared context
-is how far it was measured to see, which may be more than it was trained on.
+is several times what its language half was trained on, so two things are changed without training,
+both as YaRN does for the same reason (arXiv 2309.00071): attention is sharper, because a softmax
+over more tokens needs a larger gap between the right one and the rest, and the RoPE base is larger.
+What is shipped is then measured anew; that is what its card says.
 """
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,8 +22,16 @@ from jinja2 import Template
 from longva import __version__
 from longva.errors import CheckpointError
 from longva.model.checkpoint import load_pretrained
+from longva.nano import stages
+from longva.nano.language_model import sharpen
 from longva.nano.vision_tower import GRID_SIZE
 from longva.nano.world import OBJECTS
+from longva.niah.cells import Grid
+from longva.niah.text import TextRecipe, run_text
+from longva.niah.visual import run_visual
+
+SHARPEN = 1.5
+"""Factor on attention logits, for a context four times that of training."""
 
 VISION_BATCH = 256
 """Frames encoded at a time: 48 pixels a side are small."""
@@ -27,6 +39,8 @@ VISION_BATCH = 256
 
 def ship(seed_folder: Path, destination: Path, *, context: int) -> Path:
     """Write the checkpoint of panel (i) and its model card, replacing what is there.
+
+    Its measurements go to `seed_folder`/shipped.
 
     Args:
         seed_folder: of a finished seed.
@@ -45,16 +59,21 @@ def ship(seed_folder: Path, destination: Path, *, context: int) -> Path:
         )
     model: Any
     model, processor = load_pretrained(str(seed_folder / "unires" / "model"))
-    trained = model.config.text_config.max_position_embeddings
+    config = model.config.text_config
+    trained = config.max_position_embeddings
+    sharpen(model.model.language_model, SHARPEN)
+    config.rope_parameters["rope_theta"] *= context / trained
+    config.max_position_embeddings = context
     model = model.to(torch.bfloat16)
-    model.config.text_config.max_position_embeddings = context
     model.config.vision_batch_size = VISION_BATCH
     processor.tokenizer.model_max_length = context
     partial = destination.with_name(f".{destination.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
     processor.save_pretrained(partial)
-    card = model_card(state, summaries(seed_folder), trained=trained, context=context)
+    measure(partial, seed_folder, stages.BUDGETS[state["budget"]])
+    scores = summaries(seed_folder / "shipped")
+    card = model_card(state, scores, trained=trained, context=context)
     (partial / "README.md").write_text(card, encoding="utf-8")
     for path in partial.iterdir():
         path.chmod(0o644)  # safetensors writes for the owner alone
@@ -63,15 +82,35 @@ def ship(seed_folder: Path, destination: Path, *, context: int) -> Path:
     return destination
 
 
-def summaries(seed_folder: Path) -> dict[str, Any]:
-    """Read the details of panel (i) and of the text needles."""
-    names = {"needles": "needles/unires", "text_0": "text/extended_0", "text_3": "text/extended_3"}
-    found = {}
-    for name, folder in names.items():
-        for kind in ("summary", "details"):
-            path = seed_folder / folder / f"{kind}.json"
-            found[f"{name}_{kind}"] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+def measure(model: Path, seed_folder: Path, budget: stages.Budget) -> None:
+    """Measure a model as its seed's panel (i) and text needles were measured."""
+    haystack = str(seed_folder / "needles")
+    shipped = seed_folder / "shipped"
+    recipe = stages.visual_recipe(
+        haystack, str(model), shipped / "needles", budget.frames, budget.depths
+    )
+    recipe = replace(recipe, features=seed_folder / "needles" / "features")
+    run_visual(recipe, progress=stages.printed("needles"))
+    for distractors in (0, 3):
+        text = TextRecipe(
+            model=str(model),
+            output_dir=shipped / f"text_{distractors}",
+            grid=Grid(lengths=budget.text_lengths, depths=budget.depths),
+            haystack=seed_folder / "text" / "book.txt",
+            trials=budget.text_trials,
+            distractors=distractors,
+            max_new_tokens=0,
+        )
+        run_text(text, progress=stages.printed(f"text, {distractors} distractors"))
+
+
+def summaries(folder: Path) -> dict[str, Any]:
+    """Read what `measure` found."""
+    return {
+        f"{name}_{kind}": json.loads((folder / name / f"{kind}.json").read_text(encoding="utf-8"))
+        for name in ("needles", "text_0", "text_3")
+        for kind in ("summary", "details")
+    }
 
 
 def model_card(state: dict[str, Any], found: dict[str, Any], *, trained: int, context: int) -> str:
@@ -87,6 +126,7 @@ def model_card(state: dict[str, Any], found: dict[str, Any], *, trained: int, co
         minutes=sum(s["seconds"] for s in state["stages"]) / 60,
         trained=trained,
         context=context,
+        sharpen=SHARPEN,
         objects=len(OBJECTS),
         grid_size=GRID_SIZE,
         **found,
