@@ -68,7 +68,7 @@ def demo(tmp_path_factory):
         yield Demo(address, longva, feedback)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: while it lives, playwright's event loop runs here
 def browser():
     """Chromium without a window."""
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
