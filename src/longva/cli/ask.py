@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from longva.cli.console import app, clock, err, out, printable, progress_bar
+from longva.cli.console import app, clock, err, load_assistant, out, printable, progress_bar
 from longva.cli.options import (
     AllowTruncated,
     Cache,
@@ -48,22 +48,12 @@ def watch(
     questions: Sequence[str] = (),
 ):
     """Load the model and watch; what `ask` and `chat` share. Mistakes are found before the work."""
-    from longva.assistant import LongVA
     from longva.media_files import locate
     from longva.visual_features import FrameSettings
 
     for medium in media:
         locate(medium)
-    longva = LongVA.from_pretrained(
-        model,
-        device=device,
-        dtype=dtype,
-        quantization=None if weights == "model" else weights,
-        kv=kv,
-        cache_dir=cache,
-    )
-    if longva.notice:
-        err.print(f"Note: {longva.notice}.")
+    longva = load_assistant(model, device, dtype, weights, kv, cache)
     for question in questions:
         longva.check_question(question)
     with progress_bar(show=not quiet) as progress:

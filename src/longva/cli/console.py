@@ -1,8 +1,10 @@
-"""What commands share: the application, where they print, and their progress bars."""
+"""What commands share: the application, where they print, their progress bars, loading a model."""
 
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -60,3 +62,22 @@ def clock(seconds: float) -> str:
     """Write seconds as h:mm:ss.t."""
     minutes, rest = divmod(round(seconds, 1), 60)
     return f"{int(minutes // 60)}:{int(minutes % 60):02}:{rest:04.1f}"
+
+
+def load_assistant(
+    model: str, device: str | None, dtype: str | None, weights: Any, kv: Any, cache: Path | None
+) -> Any:
+    """Load the model that the options of a command name, and say what is to be known of it."""
+    from longva.assistant import LongVA
+
+    longva = LongVA.from_pretrained(
+        model,
+        device=device,
+        dtype=dtype,
+        quantization=None if weights == "model" else weights,
+        kv=kv,
+        cache_dir=cache,
+    )
+    if longva.notice:
+        err.print(f"Note: {longva.notice}.")
+    return longva

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from longva.cli.console import app, err, out
+from longva.cli.console import app, err, load_assistant, out
 from longva.cli.options import Cache, Device, Dtype, Kv, Model, Weights
 from longva.errors import LongVAError
 
@@ -42,7 +42,6 @@ def demo(
         if error.name != "gradio":
             raise
         raise LongVAError("the demo needs Gradio: pip install 'longva[demo]'") from None
-    from longva.assistant import LongVA
 
     settings = ServerSettings(
         host=host,
@@ -52,16 +51,7 @@ def demo(
         max_sessions=max_sessions,
         feedback=feedback,
     )
-    longva = LongVA.from_pretrained(
-        model,
-        device=device,
-        dtype=dtype,
-        quantization=None if weights == "model" else weights,
-        kv=kv,
-        cache_dir=cache,
-    )
-    if longva.notice:
-        err.print(f"Note: {longva.notice}.")
+    longva = load_assistant(model, device, dtype, weights, kv, cache)
     try:
         with running(longva, settings) as address:
             out.print(f"LongVA listens at {address}   (Ctrl-C ends)")

@@ -12,7 +12,6 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from longva.assistant import LongVA
 from longva.demo.jobs import Job, Stopped
 from longva.demo.shared_model import SharedModel
 from longva.errors import LongVAError
@@ -110,7 +109,7 @@ def start(shared: SharedModel, settings: MapSettings, folder: Path) -> NeedleMap
                     write_needles(
                         folder / "world", frames=settings.longest, needles=settings.needles, seed=0
                     )
-                model = tree_model(longva, recipe)
+                model = TreeModel.of(longva, recipe)
                 result.summary = measure_visual(model, recipe, progress=progress)
         except Stopped:
             result.problem = "Stopped"
@@ -125,19 +124,6 @@ def start(shared: SharedModel, settings: MapSettings, folder: Path) -> NeedleMap
 
     result.job = Job(work)
     return result
-
-
-def tree_model(longva: LongVA, recipe: VisualRecipe) -> TreeModel:
-    """Return the loaded model as one under test."""
-    processor = longva.processor.video_processor
-    return TreeModel(
-        longva.model,
-        longva.processor.tokenizer,
-        recipe,
-        image_mean=processor.image_mean,
-        image_std=processor.image_std,
-        frame_size=processor.grid_size,
-    )
 
 
 def draw_map(measured: NeedleMap) -> str:

@@ -85,7 +85,11 @@ class TreeModel(Model):
         """Load LongVA for video, a causal language model (LongVA's included) for text."""
         if not video and not is_longva(recipe.model):
             return cls(*load_language_model(recipe), recipe)
-        longva = load_longva(recipe)
+        return cls.of(load_longva(recipe), recipe)
+
+    @classmethod
+    def of(cls, longva: LongVA, recipe: MeasurementRecipe) -> "TreeModel":
+        """Take a loaded LongVA as the model under test."""
         processor = longva.processor.video_processor
         return cls(
             longva.model,
