@@ -256,7 +256,9 @@ def test_a_key_is_asked_for_where_one_is_set(longva, tmp_path):
 
 
 def test_more_frames_than_the_operator_allows_are_refused(longva, tmp_path, video):
-    messages = [user("What?", film(data_uri(video)), film(data_uri(video) + "AAAA"))]
+    longer = tmp_path / "longer.mp4"  # another film to the server, for it has other bytes
+    longer.write_bytes(video.read_bytes() + bytes(8))
+    messages = [user("What?", film(data_uri(video)), film(data_uri(longer)))]
     with serving(longva, tmp_path, limits=Limits(frames=6)) as small:
         for options in ({"frames": 7}, {"fps": 8.0}):
             with pytest.raises(openai.BadRequestError, match="at most 6 frames"):

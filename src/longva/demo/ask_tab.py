@@ -98,13 +98,15 @@ class AskTab(AskLayout):
             **ONE_AT_A_TIME,
         )
         answered.failure(self.turned_away, [self.visitor], [self.talk, *buttons], **AT_ONCE)
-        self.stop.click(
+        stopped = self.stop.click(
             self.stop_answer,
             [self.visitor],
             [self.visitor, self.talk, *buttons],
             cancels=[answered],
             **AT_ONCE,
         )
+        # An update of the answer that was on its way may reach the page after the line above.
+        stopped.then(self.draw_talk, [self.visitor], [self.talk], **AT_ONCE)
         self.talk.like(self.vote, [self.visitor], [self.talk], **BESIDE_OTHERS)
 
     # What is on the stage
@@ -242,6 +244,10 @@ class AskTab(AskLayout):
             self.talk: conversation(visitor.turns),
             **self._buttons(asking=False),
         }
+
+    def draw_talk(self, visitor: Visitor) -> str:
+        """Draw the conversation as it is."""
+        return conversation(visitor.turns) if visitor.turns else nothing_asked()
 
     def _buttons(self, *, asking: bool) -> dict:
         return {self.ask: gr.Button(visible=not asking), self.stop: gr.Button(visible=asking)}
