@@ -8,8 +8,10 @@ from longva.assistant import LongVA
 from longva.errors import CheckpointError, LongVAError
 from longva.model.checkpoint import load_pretrained
 from longva.nano import stages
+from longva.nano.budget import BUDGETS, Budget
+from longva.nano.measures import PANELS, TRAINING_FREE_THETA
 from longva.nano.ship import ship
-from longva.nano.stages import Budget, run_seed
+from longva.nano.stages import run_seed
 
 TINY = Budget(
     context=512,
@@ -44,7 +46,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("seed")
     patch = pytest.MonkeyPatch()
     patch.chdir(folder)
-    patch.setitem(stages.BUDGETS, "tiny", TINY)
+    patch.setitem(BUDGETS, "tiny", TINY)
     real = stages.stages
     for killed_at in ("tower", "stage2_unires"):
 
@@ -70,13 +72,13 @@ def finished(tmp_path_factory):
 def test_a_seed_that_was_killed_ends_with_the_bits_of_one_that_was_not(finished, tmp_path):
     patch = pytest.MonkeyPatch()
     patch.chdir(tmp_path)
-    patch.setitem(stages.BUDGETS, "tiny", TINY)
+    patch.setitem(BUDGETS, "tiny", TINY)
     run_seed("tiny", 3)
     patch.undo()
     for name in ("extend", "tower", "unires", "anyres"):
         weights = Path(name) / "model" / "model.safetensors"
         assert (tmp_path / weights).read_bytes() == (finished / weights).read_bytes()
-    for name in stages.PANELS:
+    for name in PANELS:
         cells = Path("needles") / name / "cells.jsonl"
         assert (tmp_path / cells).read_text() == (finished / cells).read_text()
 
@@ -87,7 +89,7 @@ def test_every_stage_is_done_once_and_leaves_its_measurements(finished):
     assert names == state["names"]
     assert len(set(names)) == len(names)
     assert state["running"] is None
-    for name in stages.PANELS:
+    for name in PANELS:
         rows = (finished / "needles" / name / "cells.jsonl").read_text().splitlines()
         assert len(rows) == 2 * 2 * 3
         assert (finished / "needles" / name / "summary.json").is_file()
@@ -116,7 +118,7 @@ def test_the_training_free_panel_differs_by_its_rope_base_alone(finished):
         for name in ("not_extended", "training_free")
     )
     assert plain["rope_theta"] == 1e4
-    assert free["rope_theta"] == stages.TRAINING_FREE_THETA
+    assert free["rope_theta"] == TRAINING_FREE_THETA
     assert plain["weights"] == free["weights"]
 
 

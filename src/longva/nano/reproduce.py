@@ -23,9 +23,9 @@ import torch
 
 from longva import __version__
 from longva.errors import LongVAError
+from longva.nano.budget import BUDGETS
 from longva.nano.language_model import CONTEXT
 from longva.nano.report import write_report
-from longva.nano.stages import BUDGETS
 from longva.whole_files import write_whole
 
 Progress = Callable[[str, int, int], None]
@@ -46,7 +46,7 @@ def reproduce(
 
     Args:
         output: folder of the run, a new one or one to go on with.
-        budget: `smoke`, `laptop` or `gpu`, see `stages.BUDGETS`.
+        budget: `smoke`, `laptop` or `gpu`, see `budget.BUDGETS`.
         seeds: each is trained and measured from nothing.
         jobs: processes at a time; each computes with one thread. Default: one a CPU.
         progress: called with ("seed 0: extend", stages done, stages).

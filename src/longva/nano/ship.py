@@ -22,8 +22,9 @@ from jinja2 import Template
 from longva import __version__
 from longva.errors import CheckpointError
 from longva.model.checkpoint import load_pretrained
-from longva.nano import stages
+from longva.nano.budget import BUDGETS, Budget
 from longva.nano.language_model import sharpen
+from longva.nano.measures import printed, visual_recipe
 from longva.nano.vision_tower import GRID_SIZE
 from longva.nano.world import OBJECTS
 from longva.niah.cells import Grid
@@ -71,7 +72,7 @@ def ship(seed_folder: Path, destination: Path, *, context: int) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
     processor.save_pretrained(partial)
-    measure(partial, seed_folder, stages.BUDGETS[state["budget"]])
+    measure(partial, seed_folder, BUDGETS[state["budget"]])
     scores = summaries(seed_folder / "shipped")
     card = model_card(state, scores, trained=trained, context=context)
     (partial / "README.md").write_text(card, encoding="utf-8")
@@ -82,15 +83,13 @@ def ship(seed_folder: Path, destination: Path, *, context: int) -> Path:
     return destination
 
 
-def measure(model: Path, seed_folder: Path, budget: stages.Budget) -> None:
+def measure(model: Path, seed_folder: Path, budget: Budget) -> None:
     """Measure a model as its seed's panel (i) and text needles were measured."""
     haystack = str(seed_folder / "needles")
     shipped = seed_folder / "shipped"
-    recipe = stages.visual_recipe(
-        haystack, str(model), shipped / "needles", budget.frames, budget.depths
-    )
+    recipe = visual_recipe(haystack, str(model), shipped / "needles", budget.frames, budget.depths)
     recipe = replace(recipe, features=seed_folder / "needles" / "features")
-    run_visual(recipe, progress=stages.printed("needles"))
+    run_visual(recipe, progress=printed("needles"))
     for distractors in (0, 3):
         text = TextRecipe(
             model=str(model),
@@ -101,7 +100,7 @@ def measure(model: Path, seed_folder: Path, budget: stages.Budget) -> None:
             distractors=distractors,
             max_new_tokens=0,
         )
-        run_text(text, progress=stages.printed(f"text, {distractors} distractors"))
+        run_text(text, progress=printed(f"text, {distractors} distractors"))
 
 
 def summaries(folder: Path) -> dict[str, Any]:

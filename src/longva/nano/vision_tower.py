@@ -52,7 +52,7 @@ def train_vision_tower(
     seed: int,
     progress: Callable[[int, dict[str, float]], None] | None = None,
 ) -> tuple[Any, Any]:
-    """Train tower and projector against a language model's word embeddings.
+    """Train tower and projector against a language model's word embeddings, on a GPU if any.
 
     Args:
         language_model: folder of the base language model, which is left as it is.
@@ -66,7 +66,8 @@ def train_vision_tower(
     longva, processor = assemble_longva(
         language_model, dict(VISION), vision_feature_layer=-1, seed=seed
     )
-    core = longva.model
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    core = longva.to(device).model
     words = longva.get_input_embeddings().weight.detach().float()  # [V, D]
     trained = [*core.vision_tower.parameters(), *core.multi_modal_projector.parameters()]
     longva.requires_grad_(False)
@@ -76,7 +77,7 @@ def train_vision_tower(
     nn.init.normal_(
         core.multi_modal_projector.linear_2.weight,
         std=0.08,
-        generator=torch.Generator().manual_seed(seed),
+        generator=torch.Generator(device).manual_seed(seed),
     )
     groups = [
         {"params": list(core.vision_tower.parameters()), "lr": TOWER_LR, "weight_decay": 0.05},
@@ -92,9 +93,10 @@ def train_vision_tower(
             group["lr"] = rate * max(factor, 0.01)
         scenes = [random_scene(rng) for _ in range(BATCH)]
         pixels = to_pixels([seen_picture(rng, scene, random_layout(rng)) for scene in scenes])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            tokens = core.encode_grids(pixels)
-        distance, loss, right = naming_loss(tokens.float(), words, scene_words(scenes))
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            tokens = core.encode_grids(pixels.to(device))
+        targets = scene_words(scenes).to(device)
+        distance, loss, right = naming_loss(tokens.float(), words, targets)
         (distance + loss).backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -102,7 +104,7 @@ def train_vision_tower(
         if progress:
             metrics = {"distance": float(distance.detach()), "loss": float(loss.detach())}
             progress(step + 1, {**metrics, "named": right})
-    return longva.eval().requires_grad_(True), processor
+    return longva.cpu().eval().requires_grad_(True), processor
 
 
 def naming_loss(tokens: Tensor, words: Tensor, right: Tensor) -> tuple[Tensor, Tensor, float]:

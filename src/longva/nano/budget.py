@@ -1,0 +1,53 @@
+"""How much of everything a run of `longva reproduce nano` trains and measures."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much of everything."""
+
+    context: int = 4096
+    """Tokens of the extended model."""
+
+    text_scale: float = 1.0
+    """Share of the words of `text.yaml` that is written."""
+
+    overrides: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """`--set` of the recipes."""
+
+    tower_steps: int = 5000
+    samples: int = 1000
+    """Of each file of alignment."""
+
+    frames: tuple[int, ...] = (32, 64, 128, 256, 512, 1024, 2048, 3600)
+    depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    needles: int = 20
+    text_lengths: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192)
+    text_trials: int = 4
+
+
+SMOKE = Budget(
+    context=512,
+    text_scale=0.8,
+    overrides={
+        "base_lm": (
+            "ladder=[{seq_len: 64, rope_theta: 1.0e+4, max_steps: 560, samples_per_step: 32, "
+            "tokens: packed/copies}, {seq_len: 64, rope_theta: 1.0e+4, max_steps: 190, "
+            "samples_per_step: 32, tokens: packed/quizzes}]",
+            "loop.max_steps=160",
+        ),
+        "extend": ("ladder=[]", "seq_len=512", "tokens=packed/mixed_512", "loop.max_steps=60")
+        + ("loop.samples_per_step=8", "loop.samples_per_micro_batch=8"),
+        "stage1": ("loop.max_steps=10", "loop.eval_every=5"),
+        "stage2": ("loop.max_steps=20", "loop.eval_every=10"),
+    },
+    tower_steps=800,
+    samples=160,
+    frames=(16, 32, 64, 128),
+    depths=(0.0, 0.5, 1.0),
+    needles=6,
+    text_lengths=(128, 256, 512),
+    text_trials=3,
+)
+BUDGETS = {"smoke": SMOKE, "laptop": Budget(), "gpu": Budget()}
