@@ -44,7 +44,7 @@ def test_a_recipe_becomes_a_dataclass_with_its_defaults(tmp_path):
 def test_a_recipe_that_is_not_utf_8_is_named(tmp_path):
     path = tmp_path / "extend.yaml"
     path.write_bytes("base_model: café\n".encode("latin1"))
-    with pytest.raises(RecipeError, match=r"extend.yaml is not YAML in UTF-8: .*x00e9"):
+    with pytest.raises(RecipeError, match=r"extend.yaml is no YAML in UTF-8.*x00e9"):
         load_recipe(Extend, path)
 
 
@@ -77,7 +77,9 @@ def test_every_problem_is_listed_with_its_key(tmp_path):
         ("base_model: m\nseq_len: 3", "seq_len must be even for zigzag sharding, got 3"),
         ("base_model: m\nseq_len: many", "seq_len: Input should be a valid integer.*got 'many'"),
         ("- base_model", "must hold `key: value` lines, it holds a list"),
-        ("base_model: [", "is not YAML"),
+        ("base_model: [", "is no YAML"),
+        ("base_model: a\nseq_len: 2\nbase_model: b", "'base_model' is given twice\n.*line 3"),
+        ("base_model: a\noptim: {lr: 1, lr: 2}", "'lr' is given twice"),
     ],
 )
 def test_a_wrong_recipe_says_what_is_wrong(tmp_path, text, message):
@@ -91,7 +93,8 @@ def test_a_wrong_recipe_says_what_is_wrong(tmp_path, text, message):
         ("seq_len", "needs key=value"),
         (".lr=3", "needs key=value"),
         ("seq_len.x=3", "seq_len holds a int, which has no keys. Set it whole: --set seq_len="),
-        ("base_model=[", "is not YAML"),
+        ("base_model=[", "is no YAML"),
+        ("optim={lr: 1, lr: 2}", "is no YAML with each key once"),
     ],
 )
 def test_a_wrong_override_says_what_is_wrong(tmp_path, override, message):

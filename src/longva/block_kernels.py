@@ -122,18 +122,32 @@ BLOCK_KERNELS: dict[str, BlockKernel] = {
 """Kernels by name. `math` is the plain reference, with all scores of a block in memory."""
 
 
+HALF = (torch.bfloat16, torch.float16)
+
+
+def _fastest(query: Tensor) -> str:
+    """Flash where the device has it for such a query, else `math`, which runs everywhere."""
+    if query.device.type == "cpu":
+        return "cpu_flash"
+    width = query.shape[-1]
+    if query.device.type != "cuda" or query.dtype not in HALF or width % 8 or width > 256:
+        return "math"
+    ampere = (8, 0)  # the first GPUs that flash attention knows
+    return "cuda_flash" if torch.cuda.get_device_capability(query.device) >= ampere else "math"
+
+
 def block_kernel(name: str | None, query: Tensor) -> BlockKernel:
-    """Look a kernel up; None chooses the flash kernel of the device.
+    """Look a kernel up; None chooses the fastest that takes such a query on its device.
 
     Raises:
-        LongVAError: for an unknown name, and on CUDA for a dtype that its kernels do not take.
+        LongVAError: for an unknown name, and for a dtype that the named kernel does not take.
     """
     if name is None:
-        name = "cuda_flash" if query.is_cuda else "cpu_flash"
+        name = _fastest(query)
     if name not in BLOCK_KERNELS:
         known = ", ".join(sorted(BLOCK_KERNELS))
         raise LongVAError(f"no block kernel is called {name!r}. Choose one of: {known}.")
-    if name in ("cuda_flash", "cudnn") and query.dtype not in (torch.bfloat16, torch.float16):
+    if name in ("cuda_flash", "cudnn") and query.dtype not in HALF:
         raise LongVAError(
             f"block kernel {name} takes bfloat16 or float16, got {query.dtype}. Load the model "
             "with dtype=torch.bfloat16, or ask for kernel='math' on short sequences."

@@ -49,9 +49,9 @@ def load_recipe(kind: type[T], path: Path | str, overrides: Sequence[str] = ()) 
     if not path.is_file():
         raise RecipeError(f"There is no recipe {path}. Give the path of a YAML file.")
     try:
-        values = yaml.safe_load(path.read_bytes())  # which also finds what is not UTF-8
+        values = read_yaml(path.read_bytes())  # which also finds what is not UTF-8
     except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not YAML in UTF-8: {error}") from None
+        raise RecipeError(f"{path} is no YAML in UTF-8 with each key once: {error}") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):
@@ -91,11 +91,37 @@ def apply_override(values: dict[str, Any], override: str) -> None:
                 f"Set it whole: --set {parent}=..."
             )
     try:
-        values[last] = yaml.safe_load(text)
+        values[last] = read_yaml(text)
     except yaml.YAMLError:
         raise RecipeError(
-            f"--set {override}: {text!r} is not YAML. Quote text that holds : or #."
+            f"--set {override}: {text!r} is no YAML with each key once. Quote text that holds : or "
+            "#."
         ) from None
+
+
+class _EachKeyOnce(yaml.SafeLoader):
+    """Refuses a mapping with a key twice, of which YAML's own loader keeps the last, silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                problem = f"{key.value!r} is given twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str | bytes) -> Any:
+    """Read YAML without tags of Python.
+
+    Raises:
+        yaml.YAMLError: it is none, or a mapping in it has a key twice.
+
+    >>> read_yaml("optim: {lr: 1.0e-5}")
+    {'optim': {'lr': 1e-05}}
+    """
+    return yaml.load(text, Loader=_EachKeyOnce)
 
 
 def recipe_yaml(recipe: Any) -> str:

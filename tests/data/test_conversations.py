@@ -147,6 +147,16 @@ def test_all_problems_are_reported_before_training(folder, model_and_processor):
         ConversationDataset(config(folder, many), model_and_processor[1])
 
 
+def test_images_that_take_more_than_may_be_read_are_reported_before_training(
+    folder, model_and_processor
+):
+    """Where lengths are read anyway; else the sample says so when its turn comes."""
+    many = sample("<image><image>\nSame?", image=["wide.png", "tall.png"], id="many")
+    settings = config(folder, [MIXED[1], many], group_by_length=True, max_tokens=30)
+    with pytest.raises(LongVAError, match=r"1 problem(.|\n)*many: its images take 4. tokens"):
+        ConversationDataset(settings, model_and_processor[1])
+
+
 def test_what_only_decoding_finds_names_the_file_or_sample(folder, model_and_processor):
     (folder / "torn.png").write_bytes((folder / "wide.png").read_bytes()[:60])
     samples = [

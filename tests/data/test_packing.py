@@ -103,3 +103,29 @@ def test_another_tokenizer_is_refused_and_one_with_more_tokens_is_not(folder):
     other._tokenizer = type(other.backend_tokenizer).from_str(json.dumps(vocabulary))
     with pytest.raises(RecipeError, match=r"tokenised with bytes \(261 tokens\).*Prepare the text"):
         PackedText(folder, 4, tokenizer=other)
+
+
+@pytest.mark.parametrize("name", ["tokens-00002.safetensors", "documents.safetensors"])
+def test_a_file_that_is_cut_off_or_missing_is_named_before_the_first_row(name, folder):
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[:-1])
+    with pytest.raises(RecipeError, match=f"{name} is damaged"):
+        PackedText(folder, 4)
+    (folder / name).unlink()
+    with pytest.raises(RecipeError, match=name):
+        PackedText(folder, 4)
+
+
+def test_a_shard_of_another_set_is_named(folder):
+    (folder / "tokens-00002.safetensors").write_bytes(
+        (folder / "tokens-00001.safetensors").read_bytes()
+    )
+    with pytest.raises(RecipeError, match="tokens-00002.safetensors is damaged: .*index.json says"):
+        PackedText(folder, 4)
+
+
+def test_an_index_that_is_cut_off_is_named(folder):
+    index = (folder / "index.json").read_bytes()
+    (folder / "index.json").write_bytes(index[: len(index) // 2])
+    with pytest.raises(RecipeError, match="index.json is not an index"):
+        PackedText(folder, 4)

@@ -56,6 +56,7 @@ def serving(behave: Callable[[str, int], object]) -> Iterator[tuple[str, Hostile
                 "no score": "I would rather not say.",
                 "too high": "{'pred': 'yes', 'score': 9}",
                 "empty": "",
+                "half a character": f"{GOOD} \ud83d",
             }.get(str(what), str(GOOD))
             reply = {"model": "judge-1", "choices": [{"message": {"content": said}}]}
             content = json.dumps(reply).encode()

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 
 import pyarrow.parquet as parquet
 import pytest
@@ -89,6 +91,42 @@ def test_what_cannot_be_run_is_refused_before_anything_is_looked_for(arguments, 
     result = CliRunner().invoke(app, ["eval", *arguments])
     assert isinstance(result.exception, LongVAError)
     assert re.search(message, str(result.exception))
+
+
+def test_a_folder_that_lmms_eval_cannot_be_told_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "find_spec", lambda name: "there" if name == "lmms_eval" else None)
+    result = CliRunner().invoke(app, ["eval", "videomme", "--out", str(tmp_path / "lr=1,a")])
+    assert isinstance(result.exception, LongVAError)
+    assert re.search("cannot be given .*lr=1,a': it has a comma", str(result.exception))
+
+
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from longva.evaluate.runner import wait_for
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as longva.__main__ does
+wait_for([sys.executable, "-c", sys.argv[1], *sys.argv[2:]], dict(os.environ), None)
+"""
+WORK = """
+import pathlib, signal, sys, time
+def stop(*_):
+    time.sleep(0.5)  # torchrun ends its processes
+    pathlib.Path(sys.argv[1]).write_text("ended in order")
+    sys.exit()
+signal.signal(signal.SIGTERM, stop)
+print("at work", flush=True)
+time.sleep(60)
+"""
+
+
+def test_what_runs_may_end_in_order_when_the_command_is_stopped(tmp_path):
+    note = tmp_path / "note"
+    command = [sys.executable, "-c", STOPPED, WORK, str(note)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "at work\n"
+        process.terminate()
+        assert process.wait() == 143
+    assert note.read_text() == "ended in order"
 
 
 def test_the_command_stops_before_it_runs(data, tmp_path, monkeypatch):

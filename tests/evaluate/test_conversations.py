@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from longva.assistant import LongVA
-from longva.errors import LongVAError, VideoError
+from longva.errors import ContextLengthError, LongVAError, VideoError
 from longva.evaluate.conversations import Medium, Reader, Turn, fingerprint
 from longva.frame_sampling import FrameSampling
 from longva.model.random_model import random_longva
@@ -129,3 +129,12 @@ def test_a_fingerprint_knows_media_by_what_they_are(tmp_path):
     here.write_bytes(b"12345")
     assert fingerprint(user(Medium(str(here)), "Who?")) != prints[0]
     assert fingerprint(user(picture(1), "?")) != fingerprint(user(picture(2), "?"))
+
+
+def test_free_memory_does_not_choose_the_frames(longva, video, monkeypatch):
+    sampling = Reader(longva).sampling
+    monkeypatch.setattr("longva.assistant.usable_memory", lambda device: 10**6)
+    reader = Reader(longva)
+    assert reader.sampling == sampling
+    with pytest.raises(ContextLengthError, match="At most .* frames fit|Not even one"):
+        reader.generate(user(Medium(str(video)), "What is shown?"), max_new_tokens=4)

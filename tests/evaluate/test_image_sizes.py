@@ -35,6 +35,7 @@ def test_a_json_of_samples_names_its_images(tmp_path):
     save(tmp_path / "images" / "a.png", 50, 40)
     save(tmp_path / "images" / "b.png", 60, 40)
     records = [{"image": "images/a.png"}, {"image": ["images/b.png", "images/gone.png"]}, {"x": 1}]
+    records.append({"image": None})  # of a mixture with samples that are text alone
     whole, lines = tmp_path / "set.json", tmp_path / "set.jsonl"
     whole.write_text(json.dumps(records))
     lines.write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -190,6 +190,13 @@ def test_what_is_known_is_not_asked_again(tmp_path):
         assert len(server.asked) == 8
 
 
+def test_a_reply_cut_within_a_character_is_read_and_kept(tmp_path):
+    with serving(lambda prompt, times: "half a character") as (address, server):
+        (first,) = judge_at(address, tmp_path).score(samples(1))
+        assert judge_at(address, tmp_path).score(samples(1)) == [first]
+    assert first.score == 4 and first.reply.endswith("?") and len(server.asked) == 1
+
+
 def test_the_same_prompt_is_asked_once():
     seen = []
     with serving(lambda prompt, times: "good") as (address, server):

@@ -70,7 +70,7 @@ def test_intervals_are_wilsons_and_wider_where_answers_hang_together(tmp_path):
     assert isinstance(short, Score) and (short.value, short.n) == (50.0, 12)
     low, high = wilson_interval(2, 4)  # four videos, not twelve answers
     assert (short.low, short.high) == pytest.approx((100 * low, 100 * high))
-    assert interval([1, 0, 1, 0], clusters=[1, 1, 2, 2]) == interval([1, 0, 1, 0])
+    assert interval([1, 0, 1, 0], clusters=[1, 2, 3, 4]) == interval([1, 0, 1, 0])
     assert interval([3, 5], graded=True) == pytest.approx((4 - 1.96, 4 + 1.96), abs=1e-3)
 
 
@@ -121,8 +121,10 @@ def test_totals_stand_in_where_no_answers_were_kept(tmp_path):
 def test_a_limited_run_says_so(tmp_path):
     tasks = {"ai2d": ([{"exact_match": 1.0}] * 4, {"exact_match,none": 1.0})}
     write_results(tmp_path, "model=nano", tasks, originals=1000)
-    (line,) = ours(table_of(read_runs(tmp_path), "images"))
+    table = table_of(read_runs(tmp_path), "images")
+    (line,) = ours(table)
     assert line.cells[0].details[-1] == "n = 4 of 1,000"
+    assert "difference" not in {line.kind for line in table.lines}  # no sample of all questions
     path = next(tmp_path.glob("*_results.json"))
     sizes = {"ai2d": {"original": 1000, "effective": 0.1}}  # what --limit 0.1 leaves there
     path.write_text(json.dumps(json.loads(path.read_text()) | {"n-samples": sizes}))
@@ -216,3 +218,16 @@ def test_a_folder_without_results_is_named(tmp_path):
     (tmp_path / "x_results.json").write_text('{"results": {}}')
     with pytest.raises(LongVAError, match="x_results.json is no results file of lmms-eval"):
         read_runs(tmp_path)
+
+
+def test_models_of_one_name_in_two_folders_are_two_models(tmp_path):
+    for time, model, right in (("1", "runs/a/model", 3), ("2", "runs/b/model", 0)):
+        tasks = {"videomme": video_mme(short=[right])}
+        write_results(tmp_path, f"model={model},frames=8", tasks, time=time)
+    write_results(tmp_path, "model=runs/c,frames=8", {"videomme": video_mme(short=[1])}, time="3")
+    lines = ours(table_of(read_runs(tmp_path), "video-mme"))
+    assert [(line.model, line.cells[0].text) for line in lines] == [
+        ("runs/a/model", "100.0"),
+        ("runs/b/model", "0.0"),
+        ("c", "33.3"),
+    ]

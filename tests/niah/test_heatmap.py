@@ -126,12 +126,20 @@ def test_plot_prefers_our_own_rows_and_names_runs(tmp_path):
     assert [(run.folder.name, run.mean) for run in runs] == [("run", 1.0)]
 
 
+def test_a_run_of_several_ranks_is_drawn_while_they_are_at_work(tmp_path):
+    for rank in range(2):
+        log = CellLog(tmp_path / "run", FINGERPRINT, rank=rank, world_size=2)
+        log.append(row(200, rank, right=rank == 0))
+    assert [run.mean for run in plot([tmp_path], tmp_path / "x.png")] == [0.5]
+
+
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(RecipeError, match="holds no run: neither cells.jsonl nor all_accuracies"):
         plot([tmp_path], tmp_path / "x.png")
 
 
-def test_a_file_of_something_else_is_refused(tmp_path):
-    published(tmp_path / "run", [{"x": 1}])
+@pytest.mark.parametrize("content", ['[{"x": 1}]', "[]", '{"x": 1}', "no JSON"])
+def test_a_file_of_something_else_is_refused(tmp_path, content):
+    (tmp_path / "all_accuracies.json").write_text(content)
     with pytest.raises(RecipeError, match="is no heatmap"):
         plot([tmp_path], tmp_path / "x.png")

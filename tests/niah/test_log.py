@@ -43,6 +43,13 @@ def test_a_torn_last_line_is_dropped_and_measured_again(tmp_path, cut):
     assert path.read_bytes() == whole
 
 
+@pytest.mark.parametrize("line", ['{"length": 10, "colour": "red"}', "\0\0\0"])
+def test_a_line_that_is_no_row_is_named(tmp_path, line):
+    (tmp_path / "cells.jsonl").write_text(f"{line}\n")
+    with pytest.raises(RecipeError, match="cells.jsonl has a line that is no row"):
+        read_rows(tmp_path)
+
+
 def test_another_measurement_is_refused_with_what_differs(tmp_path):
     CellLog(tmp_path, {"model": {"weights": "a", "dtype": "bf16"}, "settings": {"seeds": (1, 2)}})
     CellLog(tmp_path, {"model": {"weights": "a", "dtype": "bf16"}, "settings": {"seeds": (1, 2)}})

@@ -71,9 +71,10 @@ def test_your_own_needles_are_read_beside_their_file(tmp_path):
     (tmp_path / "mine.json").write_text(json.dumps(entries))
     (needle,) = make_needles(NeedleRecipe(source="json", file=tmp_path / "mine.json"))
     assert (needle.answer, needle.chance) == ("A", pytest.approx(1 / 3))
-    entries[0]["chance"] = 0.5
+    entries[0] |= {"chance": 0.5, "answer": 200}
     (tmp_path / "mine.json").write_text(json.dumps(entries))
-    assert read_needles(tmp_path / "mine.json", tmp_path)[0].chance == 0.5
+    (needle,) = read_needles(tmp_path / "mine.json", tmp_path)
+    assert (needle.answer, needle.chance) == ("200", 0.5)
 
 
 def test_needles_are_read_from_a_dataset_with_their_pictures(tmp_path):
@@ -95,6 +96,15 @@ def test_needles_are_read_from_a_dataset_with_their_pictures(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(("column", "split"), [("picture", "test"), ("question", "train")])
+def test_a_dataset_of_something_else_is_refused(tmp_path, column, split):
+    datasets = pytest.importorskip("datasets")
+    file = tmp_path / f"{split}-00000-of-00001.parquet"
+    datasets.Dataset.from_dict({column: ["x"]}).to_parquet(file)
+    with pytest.raises(RecipeError, match="has no split `test` with columns image"):
+        make_needles(NeedleRecipe(source="hub", dataset=str(tmp_path)))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -102,6 +112,7 @@ def test_needles_are_read_from_a_dataset_with_their_pictures(tmp_path):
         ('[{"prompt": "x"}]', "is no needle file"),
         ('[{"path": "a", "prompt": "x"}]', "no answer for a"),
         ("[3]", "is no needle file"),
+        (json.dumps(2 * [{"path": "a", "prompt": "x", "answer": "y"}]), "names a picture twice"),
     ],
 )
 def test_a_broken_needle_file_is_refused(tmp_path, content, message):

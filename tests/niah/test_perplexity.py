@@ -103,3 +103,10 @@ def test_runs_without_a_measurement_are_named(tmp_path):
 def test_lengths_without_a_target_are_refused(folder, tmp_path):
     with pytest.raises(RecipeError, match="2 tokens or more"):
         recipe(folder, tmp_path, lengths=(1,))
+
+
+@pytest.mark.parametrize("stride", [10, 256])
+def test_windows_that_would_leave_tokens_out_are_refused(folder, tmp_path, stride):
+    with pytest.raises(RecipeError, match="--set stride=5"):
+        recipe(folder, tmp_path, lengths=(10, 400), mode="sliding", stride=stride)
+    recipe(folder, tmp_path, lengths=(10, 400), stride=stride)  # of no matter to `full`

@@ -58,10 +58,10 @@ def test_the_papers_recipe_takes_a_frame_a_second_of_a_film_and_the_five_needles
 
 @pytest.mark.parametrize("theta", ["3.0e6", "1.0e7", "1.0e9"])
 def test_the_sweep_takes_its_base_from_the_command_line(theta):
-    overrides = [f"rope_theta={theta}", f"output_dir=runs/rope_sweep/{theta}"]
+    overrides = [f"rope_theta={theta}", f"output_dir=runs/niah_rope_sweep/{theta}"]
     recipe = load_recipe(VisualRecipe, RECIPES / "niah_visual_rope_sweep.yaml", overrides)
     assert recipe.rope_theta == float(theta)
-    assert recipe.output_dir == Path("runs/rope_sweep") / theta
+    assert recipe.output_dir == Path("runs/niah_rope_sweep") / theta
 
 
 def test_perplexity_recipe_goes_to_the_training_length_and_beyond():

@@ -14,12 +14,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from longva.errors import CheckpointError, LongVAError, RecipeError
 from longva.model.random_model import byte_tokenizer, random_longva
+from longva.model.weights_fingerprint import weights_fingerprint
 from longva.niah.cells import Grid
+from longva.niah.loading import set_rope_theta
 from longva.niah.log import read_rows
 from longva.niah.models import MeasurementRecipe, Prompt
 from longva.niah.needles import PAPER_NEEDLES, NeedleRecipe
 from longva.niah.text import TextRecipe, measure_text, run_text
-from longva.niah.tree_model import TEMPLATES, TreeModel, set_rope_theta, weights_fingerprint
+from longva.niah.tree_model import TEMPLATES, TreeModel
 from longva.niah.visual import VisualRecipe, ask, make_needles, measure_visual, run_visual
 from longva.recipes import load_recipe
 from tests.distributed import run_distributed

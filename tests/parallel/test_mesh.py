@@ -48,3 +48,12 @@ def ring_that_does_not_divide(rank, world_size):
 
 def test_a_ring_must_divide_the_number_of_processes():
     run_distributed(ring_that_does_not_divide, 4)
+
+
+def test_more_processes_than_gpus_are_refused_with_what_to_do(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(RecipeError, match=r"sees 2 GPU\(s\). Start at most 2"), parallel_mesh():
+        pass
+    assert not dist.is_initialized()

@@ -12,6 +12,7 @@ import torch
 
 from longva.data.order import StepOrder
 from longva.errors import CheckpointError
+from longva.train.checkpoints import latest_checkpoint
 from longva.train.optim import learning_rate_factor
 from tests.distributed import run_distributed
 from tests.train.toys import RandomText, metrics, tiny_qwen2, toy_recipe, train_toy
@@ -185,6 +186,17 @@ def test_old_checkpoints_go_and_unfinished_ones_are_not_used(tmp_path):
     assert names == ["step_000005", "step_000006"]
     (tmp_path / "checkpoints" / ".step_000007.partial").mkdir()
     on_ranks(1, toy_recipe(tmp_path, save_every=1, keep=2))
+
+
+def test_a_copy_beside_the_checkpoints_is_neither_used_nor_deleted(tmp_path):
+    config = toy_recipe(tmp_path, save_every=2)
+    on_ranks(1, config, dataset=Ending(10, signal.SIGTERM))  # in step 3
+    folder = tmp_path / "checkpoints"
+    (folder / "step_000003_mine").mkdir()
+    on_ranks(1, config)
+    assert sorted(path.name for path in folder.iterdir()) == ["step_000003_mine", "step_000006"]
+    (folder / "step_1000000").mkdir()
+    assert latest_checkpoint(tmp_path) == folder / "step_1000000"
 
 
 def test_held_out_rows_are_evaluated_by_all_ranks(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from longva.data.packing import PackedText
@@ -191,6 +191,19 @@ def test_preferences_are_the_same_over_a_ring_and_over_data_ranks(chain):
     assert seen[2, 1] == pytest.approx(seen[1, 1], abs=1e-4)
 
 
+def test_a_model_that_was_trained_anew_is_another_reference(chain):
+    """At the same path: the log-probabilities that are kept are no longer those of the policy."""
+    shutil.copytree("runs/toy/stage2/model", "again")
+    changes = ["model=again", "output_dir=runs/toy/dpo_again", "held_out_data=null"]
+    changes += ["loop.epochs=null", "loop.max_steps=1", "loop.save_every=0"]
+    shutil.rmtree(on_ranks(1, "dpo", *changes))  # as if killed after its pass over the pairs
+    weights = load_file("again/model.safetensors")
+    weights = {name: 1.01 * tensor for name, tensor in weights.items()}
+    save_file(weights, "again/model.safetensors", {"format": "pt"})
+    with pytest.raises(AssertionError, match="RecipeError: .*reference holds the log-prob"):
+        on_ranks(1, "dpo", *changes)
+
+
 @pytest.mark.parametrize(("name", "part"), [("extend", "all"), ("stage2", "language")])
 def test_adapters_train_and_are_merged_at_the_export(name, part, chain):
     """The exported weights, without any adapter, have the loss that training ended with."""
@@ -273,6 +286,18 @@ def test_what_is_missing_or_does_not_fit_is_said(name, override, error, message,
     ("name", "override", "message"),
     [
         ("extend", "optim.lr={all: 0}", "positive rates"),
+        ("extend", "optim.lr={all: .nan}", "positive rates"),
+        ("extend", "optim.lr={'(': 1}", "lr.. is no regular expression"),
+        ("extend", "optim.clip_norm=-1", "clip_norm must be at least 0, got -1"),
+        ("extend", "optim.betas=[0.9, 1]", r"betas must lie in \[0, 1\)"),
+        ("extend", "optim.lora={rank: 0}", "rank must be at least 1"),
+        ("extend", "loop.max_steps=0", "max_steps must be at least 1, got 0"),
+        ("extend", "loop={samples_per_step: 1, epochs: 0}", "epochs must be above 0, got 0"),
+        ("extend", "loop.seed=-1", "seed must be at least 0, got -1"),
+        ("extend", "ladder=[{seq_len: 9, rope_theta: 1, max_steps: 0}]", "max_steps must be at le"),
+        ("extend", "rope_theta=0", "rope_theta must be above 0"),
+        ("dpo", "data.max_tokens=0", "max_tokens must be at least 1, got 0"),
+        ("dpo", "loss.beta=-1", "beta must be above 0"),
         ("extend", "sequence=3", "unknown key"),
         ("extend", "loop.max_steps=many", "loop.max_steps"),
         ("extend", "loop.epochs=1", "exactly one of max_steps and epochs"),

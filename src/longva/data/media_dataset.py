@@ -61,11 +61,7 @@ class MediaDataset(Dataset, ABC):
         self.config, self.processor = config, processor
         self.reader = MediaReader(processor, config.video)
         self.samples = Samples(config)
-        problems = list(self._problems())
-        if problems:
-            more = len(problems) - PROBLEMS_SHOWN
-            shown = problems[:PROBLEMS_SHOWN] + ([f"and {more:,} more"] if more > 0 else [])
-            raise LongVAError("\n  ".join([f"{len(problems):,} problem(s) in the data:", *shown]))
+        _refuse(list(self._problems()))
         self.lengths = self._estimate_lengths() if config.group_by_length else None
 
     @staticmethod
@@ -109,13 +105,28 @@ class MediaDataset(Dataset, ABC):
                 yield f"{self.samples.name(index)}: there is no {path}"
 
     def _estimate_lengths(self) -> np.ndarray:
-        def media_tokens(index: int) -> int:
+        def media_tokens(index: int) -> tuple[int, int]:
             sample = self.read_sample(self.samples[index])
             path = self.samples.media_path
             images = (self.reader.image_tokens(path(index, name)) for name in sample.images)
             videos = (self.reader.video_tokens(path(index, name)) for name in sample.videos)
-            return sum(images) + sum(videos)
+            return sum(images), sum(videos)
 
         with ThreadPoolExecutor(THREADS) as threads:
-            of_media = list(threads.map(media_tokens, range(len(self.samples))))
-        return self.samples.num_bytes() // BYTES_PER_TOKEN + np.array(of_media)
+            of_media = np.array(list(threads.map(media_tokens, range(len(self.samples)))))
+        most = self.config.max_tokens
+        _refuse(
+            [
+                f"{self.samples.name(index)}: its images take {of_media[index, 0]:,} tokens, which "
+                f"max_tokens={most:,} would cut"
+                for index in np.flatnonzero(of_media[:, 0] > most).tolist()
+            ]
+        )
+        return self.samples.num_bytes() // BYTES_PER_TOKEN + of_media.sum(1)
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        more = len(problems) - PROBLEMS_SHOWN
+        shown = problems[:PROBLEMS_SHOWN] + ([f"and {more:,} more"] if more > 0 else [])
+        raise LongVAError("\n  ".join([f"{len(problems):,} problem(s) in the data:", *shown]))

@@ -25,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 from longva.data.documents import decode
 from longva.data.media import VideoConfig
 from longva.errors import LongVAError, RecipeError
-from longva.recipes import STRICT
+from longva.recipes import STRICT, read_yaml
 
 TAKE = re.compile(r"(first|last|end|random)\s*:\s*([\d_]+|\d+\.\d+\s*(?=%))\s*(%?)")
 
@@ -79,6 +79,8 @@ class MixtureConfig:
     def __post_init__(self) -> None:
         if bool(self.datasets) == bool(self.mixture):
             raise RecipeError("give datasets, a list of {path: ...}, or mixture, a YAML file")
+        if self.max_tokens < 1:
+            raise RecipeError(f"max_tokens must be at least 1, got {self.max_tokens}")
 
 
 def take_indices(take: str, contents: list[bytes]) -> list[int]:
@@ -178,7 +180,7 @@ def mixture_parts(config: MixtureConfig) -> tuple[DatasetConfig, ...]:
     if not config.mixture.is_file():
         raise RecipeError(f"There is no mixture {config.mixture}. Give a YAML file.")
     try:
-        values = yaml.safe_load(config.mixture.read_bytes())
+        values = read_yaml(config.mixture.read_bytes())
         rows = [
             {OLD_KEYS.get(key, key): value for key, value in row.items()}
             for row in values["datasets"]

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -53,7 +53,8 @@ class PackedText(Dataset):
         tokenizer: the model's, to be compared with the one that made the set.
 
     Raises:
-        RecipeError: no packed set there, less text than one row, or another tokenizer.
+        RecipeError: no packed set there or a damaged one, less text than one row, or another
+            tokenizer.
     """
 
     lengths = None
@@ -69,9 +70,20 @@ class PackedText(Dataset):
             )
         if tokenizer is not None:
             check_tokenizer(tokenizer, self.index["tokenizer"], f"the text in {folder}")
-        self._document_starts = load_file(self.folder / "documents.safetensors")["starts"]
         self._shard_starts = np.cumsum([0, *(shard["tokens"] for shard in self.index["shards"])])
         self._open_shards: dict[int, Any] = {}
+        file = "documents.safetensors"
+        try:
+            self._document_starts = load_file(self.folder / file)["starts"]
+            for number, shard in enumerate(self.index["shards"]):  # headers only
+                file = shard["file"]
+                if self._shard(number).get_shape() != [shard["tokens"]]:
+                    raise OSError("it holds another number of tokens than index.json says")
+        except (OSError, SafetensorError) as error:
+            raise RecipeError(
+                f"{self.folder / file} is damaged: {error}. Copy the folder again, or delete it "
+                "and prepare the text anew."
+            ) from error
 
     def __len__(self) -> int:
         return self.index["num_tokens"] // self.seq_len
@@ -213,7 +225,10 @@ def _read_index(folder: Path) -> dict[str, Any]:
             f"There is no packed text in {folder}. Make it: longva prepare-text SRC --out {folder} "
             "(the same command finishes one that was interrupted)."
         )
-    index = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        index = {}
     if index.get("format") != FORMAT:
         raise RecipeError(f"{path} is not an index of the format {FORMAT!r}.")
     missing = [s["file"] for s in index["shards"] if not (folder / s["file"]).is_file()]

@@ -26,6 +26,7 @@ from longva.assistant import LongVA
 from longva.errors import LongVAError
 from longva.frame_sampling import FrameSampling, choose_frames
 from longva.kv_cache import CachedSequence
+from longva.planner import plan
 from longva.session import without_control_tokens
 from longva.symbols import common_prefix
 from longva.video import Media, MisnumberedError, open_media
@@ -94,7 +95,9 @@ class Reader:
 
     Args:
         longva: the model.
-        sampling: which frames of a video to watch; without a rule, one a second, as many as fit.
+        sampling: which frames of a video to watch; without a rule, one a second, as many as the
+            model's context holds. (What does not fit the memory is refused: a score must not depend
+            on how much of it happens to be free.)
         settings: how frames are made.
         reuse: keep features and cache from one conversation to the next. Off, everything is
             computed for every question; the answers are the same.
@@ -110,7 +113,7 @@ class Reader:
     ):
         sampling = sampling or FrameSampling()
         if sampling.num_frames is None and sampling.fps is None:
-            fits = longva.plan(1).max_frames
+            fits = plan(longva.model.config, frames=1).max_frames  # no limit of memory
             sampling = replace(sampling, fps=1.0, max_frames=sampling.max_frames or max(1, fits))
         self.longva, self.sampling, self.reuse = longva, sampling, reuse
         self.settings = settings or FrameSettings()

@@ -117,7 +117,7 @@ def _named(path: Path) -> Iterator[str]:
     except ValueError as error:
         raise LongVAError(f"{path} is no JSON: {error}.") from error
     for record in records:
-        named = record.get("image", []) if isinstance(record, dict) else []
+        named = (record.get("image") or []) if isinstance(record, dict) else []
         yield from [named] if isinstance(named, str) else named
 
 

@@ -267,7 +267,7 @@ class Judge:
                 door.silent(error)
                 return reply, str(error)
             door.heard()
-            reply = answer.text
+            reply = answer.text.encode(errors="replace").decode()  # JSON may hold half a character
             if request.rubric.read(reply) is not None:
                 if self.cache is not None:
                     row = {"key": request.key, "judge": answer.model, "reply": reply}

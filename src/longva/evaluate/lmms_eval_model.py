@@ -41,7 +41,7 @@ from longva.evaluate.conversations import (
     media_of,
 )
 from longva.frame_sampling import FrameSampling
-from longva.niah.tree_model import weights_fingerprint
+from longva.model.weights_fingerprint import weights_fingerprint
 from longva.visual_features import FrameSettings
 
 MAX_NEW_TOKENS = 1024

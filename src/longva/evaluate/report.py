@@ -21,7 +21,7 @@ from longva.whole_files import whole_file
 LEGEND = (
     "Below each of our scores stands its 95 % interval, from the number n of answers (Wilson for "
     "right and wrong, 1.96 standard errors for grades). A difference is bold where the published "
-    "score lies outside that interval."
+    "score lies outside that interval. Runs with --limit are compared with nothing."
 )
 GREY = "#8a8f98"
 COLOURS = ("#1f6feb", "#d1495b", "#2a9d74", "#b7791f", "#7b4fb5", "#0f8b8d")
@@ -120,7 +120,9 @@ def draw_frames(runs: Sequence[Run], path: Path) -> None:
         labels = dict.fromkeys(run.label for run in measured)
         for label, colour in zip(labels, cycle(COLOURS), strict=False):
             found = [(r.frames, scores[id(r)][i]) for r in measured if r.label == label]
-            points = [(x, score) for x, score in found if isinstance(score, Score)]
+            points = [
+                (x, score) for x, score in found if isinstance(score, Score) and not score.limited
+            ]
             if points:
                 below = [max(0.0, score.value - score.low) for _, score in points]
                 above = [max(0.0, score.high - score.value) for _, score in points]

@@ -11,6 +11,7 @@ of grades has 1.96 standard errors. Without answers, lmms-eval's total stands in
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +81,9 @@ class Score:
     unscored: int = 0
     """Answers that the judge gave no score."""
 
+    limited: bool = False
+    """Of the first questions only (`--limit`), which are no random sample of all."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult:
@@ -93,12 +97,19 @@ class TaskResult:
     log: Path | None
     """Its sample log, if it was kept."""
 
+    @property
+    def limited(self) -> bool:
+        """Whether questions were left out."""
+        return self.questions is not None and self.answers < self.questions
+
 
 @dataclass(kw_only=True)
 class Run:
     """The results of one model with one choice of frames, over all its files."""
 
     model: str
+    """Its name; of models that share one, such as `a/model` and `b/model`, the whole path."""
+
     settings: str
     frames: int | str | None
     """A number, or what was asked for instead: `1 fps, at most 128`."""
@@ -136,19 +147,22 @@ class Run:
             rows = [row for row in rows if isinstance(row, dict) and wanted <= row.items()]
         outcomes = [outcome(row) for row in rows]
         known = [value for value in outcomes if value is not None]
-        questions = column.questions or result.questions
+        of: Any = {
+            "questions": column.questions or result.questions,
+            "limited": result.limited,
+        }
         if known and len(known) == len(outcomes):
             clusters = [row.get(column.cluster) if isinstance(row, dict) else None for row in rows]
             low, high = interval(known, clusters if column.cluster else None)
             value, n = 100 * sum(known) / len(known), len(known)
-            return Score(value=value, low=100 * low, high=100 * high, n=n, questions=questions)
+            return Score(value=value, low=100 * low, high=100 * high, n=n, **of)
         total = result.totals.get(f"{column.metric},none")
         if column.where or not isinstance(total, int | float):
             return NOT_RUN
         n, value = len(rows) or result.answers, column.total * total
         # For anything between 0 and 1, a right-or-wrong answer varies most: at worst too wide.
         low, high = wilson_interval(value / 100 * n, n)
-        return Score(value=value, low=100 * low, high=100 * high, n=n, questions=questions)
+        return Score(value=value, low=100 * low, high=100 * high, n=n, **of)
 
     def _judged(self, column: Column) -> Score | str:
         result = self.tasks.get(rubrics()[column.rubric or ""].task)
@@ -168,6 +182,7 @@ class Run:
             questions=column.questions,
             judge=" and ".join(sorted({judgement.judge for judgement in found})),
             unscored=len(found) - len(scores),
+            limited=result.limited,
         )
 
 
@@ -184,6 +199,7 @@ def read_runs(results: Path) -> list[Run]:
             "its --output_path."
         )
     runs: dict[Hashable, Run] = {}
+    sources: dict[str, set[str]] = defaultdict(set)
     for path in paths:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -193,6 +209,7 @@ def read_runs(results: Path) -> list[Run]:
             raise LongVAError(f"{path} is no results file of lmms-eval: {error!r}.") from error
         run = _run_of(config)
         run = runs.setdefault((run.label, run.frames), run)
+        sources[Path(run.model).name].add(run.model)
         for task, totals in tasks.items():
             log = path.with_name(path.name.replace("_results.json", f"_samples_{task}.jsonl"))
             original = sizes.get(task, {}).get("original")
@@ -203,6 +220,9 @@ def read_runs(results: Path) -> list[Run]:
                 questions=original,
                 log=log if log.is_file() else None,
             )
+    for run in runs.values():
+        name = Path(run.model).name
+        run.model = name if len(sources[name]) == 1 else run.model
     names = list(dict.fromkeys(run.label for run in runs.values()))
     return sorted(runs.values(), key=lambda run: (names.index(run.label), _frames_order(run)))
 
@@ -221,7 +241,7 @@ def _run_of(config: Mapping[str, Any]) -> Run:
         frames = ", ".join(said) or None
     hidden = {*MODEL_ARGUMENTS, *FRAME_ARGUMENTS, *UNTOLD_ARGUMENTS}
     settings = ", ".join(f"{k}={v}" for k, v in sorted(given.items()) if k not in hidden)
-    return Run(model=Path(str(model)).name, settings=settings, frames=frames)
+    return Run(model=str(Path(str(model))), settings=settings, frames=frames)
 
 
 def _frames_order(run: Run) -> float:
@@ -286,4 +306,5 @@ def mean_of(parts: Sequence[Score | str]) -> Score | str:
         questions=sum(known) if len(known) == len(scores) else None,
         judge=" and ".join(sorted({score.judge for score in scores if score.judge})) or None,
         unscored=sum(score.unscored for score in scores),
+        limited=any(score.limited for score in scores),
     )

@@ -125,7 +125,8 @@ def check(evaluation: Evaluation) -> None:
                 f"torchvision does not fit this torch ({error}). Nothing here needs it: "
                 "pip uninstall torchvision"
             ) from error
-    separators = [str(v) for v in evaluation.model.values() if "," in str(v) or "=" in str(v)]
+    told = [*map(str, evaluation.model.values()), str(evaluation.output.absolute())]
+    separators = [value for value in told if "," in value or "=" in value]
     if separators:
         raise LongVAError(f"lmms-eval cannot be given {separators[0]!r}: it has a comma or '='.")
     if evaluation.data is not None:
@@ -145,21 +146,35 @@ def run(evaluation: Evaluation) -> list[Path]:
     before = set(evaluation.output.rglob("*_results.json"))
     judge = local_judge_server() if JUDGED & set(evaluation.tasks) else nullcontext({})
     with judge as judged_by:
-        done = subprocess.run(
+        status = wait_for(
             evaluation.command(),
-            env={**os.environ, **evaluation.environment(), **judged_by},
-            cwd=evaluation.data / QUESTIONS if evaluation.data else None,
-            check=False,
+            environment={**os.environ, **evaluation.environment(), **judged_by},
+            folder=evaluation.data / QUESTIONS if evaluation.data else None,
         )
     written = sorted(set(evaluation.output.rglob("*_results.json")) - before)
     found = {name for path in written for name in json.loads(path.read_text())["results"]}
     lacking = [task for task in _known(evaluation) if task not in found]
-    if done.returncode or not written or lacking:
+    if status or not written or lacking:
         raise LongVAError(
             f"lmms-eval did not finish ({', '.join(lacking) or 'see above'}). Answers so far are "
             "kept: run the same command again."
         )
     return written
+
+
+def wait_for(command: Sequence[str], environment: Mapping[str, str], folder: Path | None) -> int:
+    """Run a command to its end and return its status; stopped, end it before this process ends.
+
+    It is asked to end, not killed: torchrun's processes are in sessions of their own, where no
+    Ctrl-C reaches them, and a killed torchrun would leave them at work on the GPUs.
+    """
+    with subprocess.Popen(command, env=environment, cwd=folder) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
 
 
 def _known(evaluation: Evaluation) -> list[str]:

@@ -8,7 +8,8 @@ A row of the paper's LongVA is followed by our runs with as many frames:
                  difference         -1.5                       -
 
 A number that was not measured says why. A difference is marked when the paper's value lies outside
-our 95 % interval, and is not given for grades of the local judge, which mean nothing.
+our 95 % interval. It is not given for grades of the local judge, which mean nothing, nor for the
+first questions of a limited run, which are no sample of all: Video-MME begins with short videos.
 """
 
 import math
@@ -226,7 +227,7 @@ def _measured(score: Score | str, column: Column) -> Cell:
 
 
 def _difference(score: Score | str, paper: float | None, column: Column) -> Cell:
-    if isinstance(score, str) or paper is None or _is_smoke(score):
+    if isinstance(score, str) or paper is None or score.limited or _is_smoke(score):
         return Cell(text="-", mark="missing")
     inside = score.low <= paper <= score.high
     mark: Mark = "" if inside else "above" if score.value > paper else "below"

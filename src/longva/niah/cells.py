@@ -89,7 +89,7 @@ class Row:
     """Frames that hold the answer; `position` is the first."""
 
     evidence_frame: int | None = None
-    """Frame that the question's tokens attend to most."""
+    """Frame that the answer's positions attend to most."""
 
     evidence_frames: list[int] | None = None
     """The five best, best first."""

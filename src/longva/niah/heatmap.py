@@ -7,6 +7,7 @@ the language model was trained at: what is right of it was never seen in trainin
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -118,10 +119,12 @@ def plot(folders: Sequence[Path | str], out: Path | str) -> list[Plotted]:
     """
     plotted, panels = [], []
     for folder in map(Path, folders):
-        names = ("cells.jsonl", "all_accuracies.json")
+        names = ("cells*.jsonl", "all_accuracies.json")  # cells.3.jsonl: ranks are at work
         runs = sorted({path.parent for name in names for path in folder.rglob(name)})
         if not runs:
-            raise RecipeError(f"{folder} holds no run: neither {' nor '.join(names)} is in it.")
+            raise RecipeError(
+                f"{folder} holds no run: neither cells.jsonl nor all_accuracies.json is in it."
+            )
         for run in runs:
             title = folder.name if run == folder else str(run.relative_to(folder))
             panels.append(read_panel(run, title))
@@ -132,11 +135,12 @@ def plot(folders: Sequence[Path | str], out: Path | str) -> list[Plotted]:
 
 def read_accuracies(path: Path) -> tuple[Literal["tokens", "frames"], dict]:
     """Read the original's `all_accuracies.json`: its unit, and score by (length, depth percent)."""
-    entries = json.loads(path.read_text(encoding="utf-8"))
-    for unit, (length, depth) in KEYS.items():
-        if entries and length in entries[0]:
-            scores = {(int(e[length]), float(e[depth])): float(e["Score"]) for e in entries}
-            return "tokens" if unit == "tokens" else "frames", scores
+    with suppress(ValueError, LookupError, TypeError):
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        for unit, (length, depth) in KEYS.items():
+            if length in entries[0]:
+                scores = {(int(e[length]), float(e[depth])): float(e["Score"]) for e in entries}
+                return "tokens" if unit == "tokens" else "frames", scores
     raise RecipeError(
         f"{path} is no heatmap: its entries need {' or '.join(map(str, KEYS.values()))}"
     )

@@ -80,14 +80,21 @@ class CellLog:
 
 
 def read_rows(output_dir: Path | str) -> dict[Key, Row]:
-    """Return the rows of a folder by key, from `cells.jsonl` and from every rank's part."""
+    """Return the rows of a folder by key, from `cells.jsonl` and from every rank's part.
+
+    Raises:
+        RecipeError: a line is no row.
+    """
     folder = Path(output_dir)
     rows = {}
     for path in [folder / "cells.jsonl", *sorted(folder.glob("cells.*.jsonl"))]:
         if path.is_file():
             for line in path.read_bytes().splitlines(keepends=True):
                 if line.endswith(b"\n"):
-                    row = Row(**json.loads(line))
+                    try:
+                        row = Row(**json.loads(line))
+                    except (TypeError, ValueError) as error:
+                        raise RecipeError(f"{path} has a line that is no row: {error}.") from None
                     rows[row.key] = row
     return rows
 

@@ -134,13 +134,17 @@ def read_needles(
         distractors: other pictures of the file that each trial hides as well.
     """
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-        entries = {entry["path"]: entry | {"prompt": entry["prompt"]} for entry in entries}
+        listed = json.loads(file.read_text(encoding="utf-8"))
+        entries = {entry["path"]: entry | {"prompt": entry["prompt"]} for entry in listed}
         missing = [name for name, entry in entries.items() if "answer" not in entry]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecipeError(
             f'{file} is no needle file, [{{"path", "prompt", "answer"}}, ...]: {error!r}'
         ) from None
+    if len(entries) < len(listed):
+        raise RecipeError(
+            f"{file} names a picture twice. For a second question, copy it under another name."
+        )
     if missing:
         raise RecipeError(f"{file}: no answer for {', '.join(missing)}")
     if unknown := [name for name in names if name not in entries]:
@@ -163,17 +167,27 @@ def download_needles(dataset: str, distractors: int = 0) -> list[Needle]:
     Args:
         dataset: a hub id, or a local folder of parquet files.
         distractors: see `read_needles`.
+
+    Raises:
+        RecipeError: it has no such split or columns.
     """
     try:
         from datasets import load_dataset
     except ImportError:
         raise RecipeError("needles.source: hub needs `pip install datasets`.") from None
-    rows: list[Any] = list(load_dataset(dataset, split="test"))
-    entries = [
-        {"path": f"{dataset}#{i}", "prompt": row["question"], "answer": row["answer"]}
-        for i, row in enumerate(rows)
-    ]
-    return _make_set(entries, [row["image"].convert("RGB") for row in rows], distractors)
+    try:
+        rows: list[Any] = list(load_dataset(dataset, split="test"))
+        entries = [
+            {"path": f"{dataset}#{i}", "prompt": row["question"], "answer": row["answer"]}
+            for i, row in enumerate(rows)
+        ]
+        pictures = [row["image"].convert("RGB") for row in rows]
+    except (ValueError, LookupError, AttributeError) as error:
+        raise RecipeError(
+            f"needles.dataset: {dataset} has no split `test` with columns image (pictures), "
+            f"question and answer: {error!r}"
+        ) from None
+    return _make_set(entries, pictures, distractors)
 
 
 def _make_set(
@@ -189,7 +203,7 @@ def _make_set(
         Needle(
             name=entry["path"],
             prompt=entry["prompt"],
-            answer=entry["answer"],
+            answer=str(entry["answer"]),  # 200 may stand there as a number
             chance=float(entry.get("chance", guess_chance(entry["prompt"]))),
             pictures=tuple((pictures + pictures)[i : i + 1 + distractors]),
         )

@@ -24,9 +24,9 @@ from longva.errors import RecipeError
 from longva.kv_cache import CachedSequence
 from longva.niah.cells import Span, values_of
 from longva.niah.heatmap import save_figure, short
+from longva.niah.loading import load_language_model
 from longva.niah.models import ModelRecipe
 from longva.niah.text import read_text
-from longva.niah.tree_model import load_language_model
 from longva.recipes import save_recipe
 from longva.whole_files import write_whole
 
@@ -59,6 +59,11 @@ class PerplexityRecipe(ModelRecipe):
     def __post_init__(self) -> None:
         if min(values_of(self.lengths), default=0) < 2 or self.stride < 1 or self.documents < 1:
             raise RecipeError("lengths must be 2 tokens or more, stride and documents 1 or more")
+        if self.mode == "sliding" and self.stride >= (shortest := min(values_of(self.lengths))):
+            raise RecipeError(
+                f"windows of {shortest:g} tokens moved by {self.stride} would leave tokens out. "
+                f"Lower the stride: --set stride={max(1, int(shortest) // 2)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

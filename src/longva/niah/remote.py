@@ -18,8 +18,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from longva.chat_endpoint import ChatEndpoint, EndpointError
 from longva.errors import LongVAError
 from longva.model.tokenizer import load_tokenizer
+from longva.model.weights_fingerprint import weights_fingerprint
+from longva.niah.loading import loading, local_device
 from longva.niah.models import MeasurementRecipe, Model, Pictures, Prompt, Reply
-from longva.niah.tree_model import loading, local_device, weights_fingerprint
 
 ATTEMPTS = 4
 """How often a request is sent to a server that is busy or broken."""

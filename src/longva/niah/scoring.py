@@ -6,8 +6,8 @@ every mean stands beside its chance level and is also given as `(mean - chance) 
 0 is guessing, 1 is perfect. One needle at ninety places is not ninety needles: `clustered95` of the
 details takes a needle's answers together, and is the interval to say something about other needles.
 
-Localisation is judged on frames: the frame that the question attends to most (`evidence_frame`)
-against the frames that hold the needle (`targets`).
+Localisation is judged on frames: the frame that the answer's positions attend to most
+(`evidence_frame`) against the frames that hold the needle (`targets`).
 """
 
 import math
@@ -38,16 +38,20 @@ def chance_corrected(score: float, chance: float) -> float:
 def answers_match(reply: str, answer: str) -> bool:
     """Whether a generated reply gives the answer: same words, or the answer and then more.
 
-    Case, quotes, brackets, spaces at commas and the final full stop do not count (the original's
-    exact token match took "yellow" and "B." for errors).
+    Case, quotes, brackets, spaces at commas, the final full stop and a number's unit do not count
+    (the original's exact token match took "yellow" and "B." for errors). "A" before another word is
+    the article and chooses no option.
 
     >>> answers_match(" B. Elephant", "B"), answers_match("Bird", "B")
+    (True, False)
+    >>> answers_match("200mg", "200"), answers_match("A panda", "A")
     (True, False)
     """
     wanted, got = (
         re.sub(r"\s*,\s*", ",", text.strip().strip("\"'`([*").lower()) for text in (answer, reply)
     )
-    return re.match(rf"{re.escape(wanted)}(?!\w|[.,]\d)", got) is not None
+    more = r"\d" if wanted[-1:].isdigit() else r"\s*\w" if wanted == "a" else r"\w"
+    return re.match(rf"{re.escape(wanted)}(?!{more}|[.,]\d)", got) is not None
 
 
 def effective_length(rows: Iterable[Row], threshold: float = EFFECTIVE_THRESHOLD) -> int:

@@ -12,9 +12,7 @@ prompt is observed by the `evidence` attention: where the answer's positions loo
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -22,32 +20,26 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from longva import prompt_tree
-from longva.assistant import EMBEDDED_MODEL, LongVA
-from longva.errors import CheckpointError, LongVAError, RecipeError
+from longva.assistant import LongVA
 from longva.kv_cache import CachedSequence
-from longva.model.checkpoint_settings import reason
 from longva.model.evidence import EvidenceCollector
-from longva.model.tokenizer import load_tokenizer
 from longva.model.unires import normalize_pixels
-from longva.niah.models import (
-    MeasurementRecipe,
-    Model,
-    ModelRecipe,
-    Pictures,
-    Prompt,
-    PromptKey,
-    Reply,
+from longva.model.weights_fingerprint import weights_fingerprint
+from longva.niah.loading import (
+    is_longva,
+    load_language_model,
+    load_longva,
+    prepare,
+    rope_theta,
 )
+from longva.niah.models import MeasurementRecipe, Model, Pictures, Prompt, PromptKey, Reply
 from longva.visual_features import FeatureCache, VisualFeatures, vision_fingerprint
 
 TEMPLATES = json.loads(Path(__file__).with_name("templates.json").read_text(encoding="utf-8"))
 """Chat templates around frames and question, by name (as the original's V-NIAH wrote them)."""
-
-BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Integers by their bytes."""
 
 
 class TreeModel(Model):
@@ -266,106 +258,6 @@ class TreeModel(Model):
 def shows_frames(prompts: Sequence[Prompt]) -> bool:
     """Whether there are frames to look for evidence in."""
     return any(prompt.frames is not None for prompt in prompts)
-
-
-def load_longva(recipe: ModelRecipe) -> LongVA:
-    """Load the LongVA model of a recipe."""
-    device = recipe.device or local_device()
-    return LongVA.from_pretrained(recipe.model, device=device, dtype=recipe.dtype)
-
-
-def load_language_model(recipe: ModelRecipe) -> tuple[Any, Any]:
-    """Load any causal language model, LongVA's included, and its tokenizer."""
-    if is_longva(recipe.model):
-        longva = load_longva(recipe)
-        return prepare(longva.model, recipe), longva.processor.tokenizer
-    device = recipe.device or local_device()
-    dtype = recipe.dtype or ("float32" if device == "cpu" else "bfloat16")
-    with loading(recipe.model):
-        tokenizer = load_tokenizer(recipe.model)
-        model: Any = AutoModelForCausalLM.from_pretrained(recipe.model, dtype=dtype)
-    return prepare(model.to(device), recipe), tokenizer
-
-
-@contextmanager
-def loading(id_or_path: str) -> Iterator[None]:
-    """Say in a line why transformers cannot load a model.
-
-    Raises:
-        CheckpointError: naming the model.
-    """
-    try:
-        yield
-    except LongVAError:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"cannot load {id_or_path!r}: {reason(error)}") from error
-
-
-def prepare(model: Any, recipe: ModelRecipe) -> Any:
-    """Set a model's RoPE base and the attention that needs no mask over a long cache."""
-    if recipe.rope_theta is not None:
-        set_rope_theta(model, recipe.rope_theta)
-    sees = hasattr(model.config, "vision_config")
-    model.set_attn_implementation({"text_config": "evidence"} if sees else "evidence")
-    return model.eval()
-
-
-def is_longva(id_or_path: str) -> bool:
-    """Whether a model is LongVA, in our format or in LLaVA's."""
-    if id_or_path == EMBEDDED_MODEL:
-        return True
-    with loading(id_or_path):
-        values, _ = PretrainedConfig.get_config_dict(id_or_path)
-    return values.get("model_type") in ("longva", "llava_qwen")
-
-
-def local_device() -> str:
-    """Return this process's GPU, or the CPU where there is none."""
-    if not torch.cuda.is_available():
-        return "cpu"
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-
-
-def rope_theta(config: PretrainedConfig) -> float | dict[str, float | None] | None:
-    """Return a decoder's RoPE base, by kind of layer where they differ, None without RoPE."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    kinds = {name: part for name, part in parameters.items() if isinstance(part, dict)}
-    if kinds:
-        return {name: part.get("rope_theta") for name, part in kinds.items()}
-    return parameters.get("rope_theta")
-
-
-def set_rope_theta(model: PreTrainedModel, theta: float) -> None:
-    """Give a loaded language model another RoPE base, as if it had been loaded with it.
-
-    Raises:
-        RecipeError: it has none, or several.
-    """
-    decoder: Any = model.get_decoder()
-    if not isinstance(had := rope_theta(decoder.config), float | int):
-        raise RecipeError(
-            f"rope_theta: {decoder.config.model_type} has no single RoPE base but {had}. "
-            "Leave rope_theta out."
-        )
-    decoder.config.rope_parameters["rope_theta"] = theta
-    rotary = decoder.rotary_emb
-    decoder.rotary_emb = type(rotary)(decoder.config).to(rotary.inv_freq.device)
-
-
-def weights_fingerprint(model: PreTrainedModel) -> str:
-    """Hash name, shape, first 64 values and sum of bits of every weight: one changed value shows.
-
-    The sum is one of integers, the same on every device.
-    """
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        values = weight.detach().flatten()
-        bits = values.view(BITS[values.element_size()])
-        start = values[:64].cpu().contiguous().view(torch.uint8)
-        digest.update(f"{name}{tuple(weight.shape)}{int(bits.sum())}".encode())
-        digest.update(start.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: Any) -> set[int]:

@@ -5,7 +5,7 @@
 
 As the original: the needle comes on top of the N haystack frames, nothing stands between frames,
 and an answer is right if the model's most likely token is right at each of its positions. Beyond
-it: the frame that the question attends to is compared with the needle's, generation is scored
+it: the frame that the answer attends to is compared with the needle's, generation is scored
 beside teacher forcing, further pictures may be hidden (`needles`), and the model may be asked for
 the time.
 """

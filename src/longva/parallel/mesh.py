@@ -60,6 +60,22 @@ class ParallelMesh:
         return self.mesh.get_group("ring")
 
 
+def _own_device() -> torch.device:
+    """The GPU of this process, chosen for all that follows; the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= count:
+        raise RecipeError(
+            f"process {number} of this machine sees {count} GPU(s). Start at most {count} "
+            "process(es) on it; where each process sees a GPU of its own, set LOCAL_RANK=0; to "
+            "train on the CPU, set CUDA_VISIBLE_DEVICES= to nothing."
+        )
+    device = torch.device("cuda", number)
+    torch.cuda.set_device(device)
+    return device
+
+
 def _join(device_type: str) -> None:
     """Join the processes that torchrun started; without torchrun, this one is all there are."""
     # FSDP's CPU offload clips gradients on the CPU, hence gloo beside NCCL.
@@ -82,12 +98,10 @@ def parallel_mesh(ring: int = 1) -> Iterator[ParallelMesh]:
     sees it and ends the others. A process group that the caller has made is used and left alone.
 
     Raises:
-        RecipeError: when the number of processes is not a multiple of `ring`.
+        RecipeError: when the number of processes is not a multiple of `ring`, or there are more of
+            them on a machine than GPUs.
     """
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
+    device = _own_device()
     ours = not dist.is_initialized()
     if ours:
         _join(device.type)

@@ -44,7 +44,7 @@ class RingSequence:
             document only, in every row of the batch. None: attend to everything before, as the
             paper does. Positions run on across documents either way: rotary attention sees
             distances only.
-        kernel: name in `BLOCK_KERNELS`. None: the flash kernel of the device.
+        kernel: name in `BLOCK_KERNELS`. None: the fastest that runs.
     """
 
     def __init__(

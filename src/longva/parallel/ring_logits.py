@@ -41,7 +41,7 @@ def ring_logits(
             answer symbols[a:], ask at a - 1, a, ..., S - 2.
         embeddings: [R, D], the table that negative symbols refer to.
         group: the ring. None: this process alone.
-        kernel: name in `BLOCK_KERNELS`; None takes the device's flash kernel.
+        kernel: name in `BLOCK_KERNELS`; None takes the fastest that runs.
 
     Returns:
         [N, V] float32, the same on every rank.

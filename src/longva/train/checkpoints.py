@@ -10,6 +10,7 @@ or a full disk leaves the last good one as it was.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -35,7 +36,13 @@ TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 def latest_checkpoint(output_dir: Path) -> Path | None:
     """Find the last complete checkpoint of a run."""
-    return max((output_dir / "checkpoints").glob("step_*"), default=None)
+    return next(reversed(_checkpoints(output_dir / "checkpoints")), None)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder by step, without what someone has put beside them."""
+    numbers = {path: path.name.removeprefix("step_") for path in folder.glob("step_*")}
+    return sorted((p for p, n in numbers.items() if n.isdigit()), key=lambda p: int(numbers[p]))
 
 
 def save_checkpoint(
@@ -65,7 +72,10 @@ def save_checkpoint(
         if dist.get_rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            (partial / "progress.json").write_text(json.dumps(progress) + "\n")
+            with (partial / "progress.json").open("w") as file:
+                file.write(json.dumps(progress) + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # as torch does with its files
 
     def write() -> None:
         dcp.save({"model": parameters, "optimizer": states}, checkpoint_id=partial)
@@ -74,7 +84,7 @@ def save_checkpoint(
         if dist.get_rank() == 0:
             shutil.rmtree(folder, ignore_errors=True)
             partial.replace(folder)
-            for old in sorted(folder.parent.glob("step_*"))[:-keep]:
+            for old in _checkpoints(folder.parent)[:-keep]:
                 shutil.rmtree(old)
 
     # All ranks learn of a failure before the next part, or some would wait in it for the others.

@@ -19,11 +19,16 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from longva.data.preferences import PreferenceConfig, PreferenceDataset, ReferenceLogProbs
+from longva.data.preferences import (
+    PreferenceConfig,
+    PreferenceDataset,
+    ReferenceLogProbs,
+)
 from longva.errors import RecipeError
 from longva.losses import IGNORE_INDEX, dpo_loss
 from longva.model import LongVAConfig
 from longva.model.checkpoint import load_pretrained
+from longva.model.weights_fingerprint import weights_fingerprint
 from longva.parallel import ParallelMesh
 from longva.recipes import STRICT
 from longva.train.dry_run import describe, longva_config
@@ -52,6 +57,11 @@ class PreferenceLossConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing <= 0.5:
             raise ValueError(f"label_smoothing must lie in [0, 0.5], got {self.label_smoothing}")
+        if not self.beta > 0 or not self.sft_weight >= 0:
+            raise ValueError(
+                f"beta must be above 0 and sft_weight at least 0, got {self.beta} and "
+                f"{self.sft_weight}"
+            )
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -176,7 +186,11 @@ def run(config: DPOConfig) -> Path | None:
     pairs = PreferenceDataset(config.data, processor)
     held_out = config.held_out_data and PreferenceDataset(config.held_out_data, processor)
     with join_run(config) as mesh:
-        about = {"model": config.model, "precision": config.parallel.precision}
+        about = {
+            "model": config.model,
+            "weights": weights_fingerprint(model),  # the path may hold another model by now
+            "precision": config.parallel.precision,
+        }
         reference = ReferenceLogProbs(config.output_dir / "reference", about, rank=mesh.rank)
         learner = PreferenceLearner(model, mesh, config, reference)
         prepare(learner, config)

@@ -6,6 +6,7 @@ In one jump, as the paper, or up a ladder of lengths and bases, as EasyContext d
 `architecture`, the same trains a small model from nothing.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,17 @@ from longva.parallel import parallel_mesh
 from longva.recipes import STRICT
 from longva.train.dry_run import PUBLISHED, describe
 from longva.train.learner import NextTokenLearner
-from longva.train.loop import StageConfig, train
+from longva.train.loop import StageConfig, micro_batches, train
 from longva.train.models import load_language_model, read_language_config
 from longva.train.resume import finished_model
 from longva.train.stages import finish, join_run, prepare
+
+
+def _check_row(seq_len: int, rope_theta: float | None) -> None:
+    if seq_len < 2:
+        raise ValueError(f"seq_len must be at least 2 tokens, got {seq_len}")
+    if rope_theta is not None and not 0 < rope_theta < math.inf:
+        raise ValueError(f"rope_theta must be above 0, got {rope_theta}")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -35,7 +43,13 @@ class Rung:
     """Other packed text than the run's."""
 
     samples_per_step: int | None = None
-    """Rows of an update, all of them in one micro batch; None: as the run."""
+    """Rows of an update, a rank's share of them in one micro batch; None: as the run."""
+
+    def __post_init__(self) -> None:
+        _check_row(self.seq_len, self.rope_theta)
+        for name in ("max_steps", "samples_per_step"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -69,8 +83,7 @@ class ExtendConfig(StageConfig):
     of `base_model`."""
 
     def __post_init__(self) -> None:
-        if self.seq_len < 2:
-            raise ValueError(f"seq_len must be at least 2 tokens, got {self.seq_len}")
+        _check_row(self.seq_len, self.rope_theta)
         if self.mask_documents and self.loop.samples_per_micro_batch > 1:
             raise ValueError(
                 "mask_documents needs loop.samples_per_micro_batch 1, because the documents of two "
@@ -91,17 +104,34 @@ def run(config: ExtendConfig) -> Path | None:
     if not config.ladder:
         return _run(config)
     # All rungs in one group of processes: under torchrun, joining a second one sometimes hung.
-    with parallel_mesh(config.parallel.ring):
-        return _climb(config)
+    with parallel_mesh(config.parallel.ring) as mesh:
+        runs = ladder_runs(config, mesh.data_size)
+        # Before the first of them: days into a ladder is too late to learn that text is missing.
+        for one in runs:
+            if finished_model(one) is None:
+                micro_batches(one.loop, mesh)
+                PackedText(one.tokens, one.seq_len)
+        model = None
+        for one in runs:
+            if (model := _run(one)) is None:
+                break
+        return model
 
 
-def _climb(config: ExtendConfig) -> Path | None:
+def ladder_runs(config: ExtendConfig, data_size: int) -> list[ExtendConfig]:
+    """The runs of a ladder, from the lowest rung up; each begins with the model of the one before.
+
+    Args:
+        config: with a ladder.
+        data_size: rings, over which the rows of a micro batch are dealt.
+    """
+    runs = []
     for number, rung in enumerate(config.ladder, 1):
         loop = replace(config.loop, max_steps=rung.max_steps, epochs=None)
-        if rung.samples_per_step is not None:
-            rows = rung.samples_per_step
-            loop = replace(loop, samples_per_step=rows, samples_per_micro_batch=rows)
-        step = replace(
+        if (rows := rung.samples_per_step) is not None:
+            together = 1 if config.mask_documents else max(1, rows // data_size)
+            loop = replace(loop, samples_per_step=rows, samples_per_micro_batch=together)
+        one = replace(
             config,
             ladder=[],
             output_dir=config.output_dir / f"rung_{number}",
@@ -110,11 +140,9 @@ def _climb(config: ExtendConfig) -> Path | None:
             rope_theta=rung.rope_theta,
             tokens=rung.tokens or config.tokens,
         )
-        model = _run(step)
-        if model is None:
-            return None
-        config = replace(config, base_model=str(model), architecture=None)
-    return _run(config)
+        runs.append(one)
+        config = replace(config, base_model=str(one.output_dir / "model"), architecture=None)
+    return [*runs, config]
 
 
 def _run(config: ExtendConfig) -> Path | None:

@@ -4,7 +4,7 @@ A step reads its samples (`longva.data.order`), takes the global number of targe
 gradients of sums divided by that number, clips, and updates. What a step does depends on the seed,
 its number and the parameters alone: samples, learning rate and dropout are functions of (seed,
 step). A checkpoint therefore holds parameters, optimizer states and the step, and a run that was
-killed ends with the same bits as one that was not.
+killed ends with the same bits as one that was not, wherever torch computes the same bits twice.
 
     metrics.jsonl    {"step": 20, "loss": 2.31, "lr": 1e-05, "tokens_per_second": 5120.0, ...}
 """
@@ -75,9 +75,13 @@ class LoopConfig:
     def __post_init__(self) -> None:
         if (self.max_steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of max_steps and epochs")
-        for name in ("samples_per_step", "samples_per_micro_batch", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.epochs is not None and not 0 < self.epochs < math.inf:
+            raise ValueError(f"epochs must be above 0, got {self.epochs}")
+        positive = ("max_steps", "samples_per_step", "samples_per_micro_batch", "keep")
+        for name in (*positive, "save_every", "eval_every", "workers", "seed"):
+            value, least = getattr(self, name), int(name in positive)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -115,7 +119,7 @@ def train(
         CheckpointError: when a checkpoint cannot be written or read.
     """
     loop, num_samples = config.loop, len(dataset)
-    accumulation = _accumulation(loop, mesh)
+    accumulation = micro_batches(loop, mesh)
     order = StepOrder(num_samples, loop.samples_per_step, seed=loop.seed, lengths=dataset.lengths)
     num_steps = loop.max_steps or order.steps(loop.epochs or 0)
     optimizer = build_optimizer(learner.model, config.optim)
@@ -241,8 +245,12 @@ def read_all(
         yield rows, batch, index >= len(batches)
 
 
-def _accumulation(loop: LoopConfig, mesh: ParallelMesh) -> int:
-    """Micro batches of a step on each rank."""
+def micro_batches(loop: LoopConfig, mesh: ParallelMesh) -> int:
+    """Micro batches of a step on each rank.
+
+    Raises:
+        RecipeError: when the samples of a step cannot be dealt out evenly.
+    """
     at_once = loop.samples_per_micro_batch * mesh.data_size
     if loop.samples_per_step % at_once:
         raise RecipeError(

@@ -139,13 +139,13 @@ def assemble_longva(
         [AddedToken(token, special=True, normalized=False) for token in MEDIA_TOKENS],
         special_tokens=True,
     )
-    if len(tokenizer) > text.config.vocab_size:
-        text.resize_token_embeddings(len(tokenizer))
     tokenizer.padding_side = "left"  # a batch is generated at its right end; training pads at it
     ids: Any = tokenizer.convert_tokens_to_ids(MEDIA_TOKENS)
     image_token_id, video_token_id = ids
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if len(tokenizer) > text.config.vocab_size:
+            text.resize_token_embeddings(len(tokenizer))  # draws the new words' vectors
         if isinstance(vision_tower, str):
             try:
                 tower = CLIPVisionModel.from_pretrained(vision_tower, dtype="auto")

@@ -39,6 +39,13 @@ class LoraConfig:
     alpha: int = 16
     dropout: float = 0.05
 
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not 0 <= self.dropout < 1:
+            raise ValueError(
+                f"rank must be at least 1 and dropout lie in [0, 1), got {self.rank} and "
+                f"{self.dropout}"
+            )
+
 
 @dataclass(kw_only=True, frozen=True)
 class OptimConfig:
@@ -75,13 +82,25 @@ class OptimConfig:
     frozen; the rate of its part is that of the adapters, which the final export merges."""
 
     def __post_init__(self) -> None:
-        if not self.lr or any(rate <= 0 for rate in self.lr.values()):
+        if not self.lr or not all(0 < rate < math.inf for rate in self.lr.values()):
             raise ValueError(
                 f"lr must list the trained parts with positive rates, such as {{all: 1.0e-5}}, got "
                 f"{self.lr}. To freeze a part, leave it out."
             )
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup is a share of the steps, 0 to 1, got {self.warmup}")
+        for part in self.lr:
+            try:
+                re.compile(PARTS.get(part, part))
+            except re.error as error:
+                raise ValueError(f"lr.{part} is no regular expression: {error}") from None
+        for name in ("weight_decay", "clip_norm"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not all(0 <= beta < 1 for beta in self.betas) or not self.eps > 0:
+            raise ValueError(
+                f"betas must lie in [0, 1) and eps be above 0, got {self.betas} and {self.eps}"
+            )
 
 
 def learning_rate_factor(config: OptimConfig, step: int, num_steps: int) -> float:

@@ -1,0 +1,106 @@
+"""A model to be measured: loaded as the recipe says, and what its answers depend on.
+
+Any causal language model of transformers, and LongVA in either format, with the RoPE base of the
+recipe and the attention that needs no mask over a long cache.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from longva.assistant import EMBEDDED_MODEL, LongVA
+from longva.errors import CheckpointError, LongVAError, RecipeError
+from longva.model.checkpoint_settings import reason
+from longva.model.tokenizer import load_tokenizer
+from longva.niah.models import ModelRecipe
+
+"""Integers by their bytes."""
+
+
+def load_longva(recipe: ModelRecipe) -> LongVA:
+    """Load the LongVA model of a recipe."""
+    device = recipe.device or local_device()
+    return LongVA.from_pretrained(recipe.model, device=device, dtype=recipe.dtype)
+
+
+def load_language_model(recipe: ModelRecipe) -> tuple[Any, Any]:
+    """Load any causal language model, LongVA's included, and its tokenizer."""
+    if is_longva(recipe.model):
+        longva = load_longva(recipe)
+        return prepare(longva.model, recipe), longva.processor.tokenizer
+    device = recipe.device or local_device()
+    dtype = recipe.dtype or ("float32" if device == "cpu" else "bfloat16")
+    with loading(recipe.model):
+        tokenizer = load_tokenizer(recipe.model)
+        model: Any = AutoModelForCausalLM.from_pretrained(recipe.model, dtype=dtype)
+    return prepare(model.to(device), recipe), tokenizer
+
+
+@contextmanager
+def loading(id_or_path: str) -> Iterator[None]:
+    """Say in a line why transformers cannot load a model.
+
+    Raises:
+        CheckpointError: naming the model.
+    """
+    try:
+        yield
+    except LongVAError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"cannot load {id_or_path!r}: {reason(error)}") from error
+
+
+def prepare(model: Any, recipe: ModelRecipe) -> Any:
+    """Set a model's RoPE base and the attention that needs no mask over a long cache."""
+    if recipe.rope_theta is not None:
+        set_rope_theta(model, recipe.rope_theta)
+    sees = hasattr(model.config, "vision_config")
+    model.set_attn_implementation({"text_config": "evidence"} if sees else "evidence")
+    return model.eval()
+
+
+def is_longva(id_or_path: str) -> bool:
+    """Whether a model is LongVA, in our format or in LLaVA's."""
+    if id_or_path == EMBEDDED_MODEL:
+        return True
+    with loading(id_or_path):
+        values, _ = PretrainedConfig.get_config_dict(id_or_path)
+    return values.get("model_type") in ("longva", "llava_qwen")
+
+
+def local_device() -> str:
+    """Return this process's GPU, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+
+
+def rope_theta(config: PretrainedConfig) -> float | dict[str, float | None] | None:
+    """Return a decoder's RoPE base, by kind of layer where they differ, None without RoPE."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    kinds = {name: part for name, part in parameters.items() if isinstance(part, dict)}
+    if kinds:
+        return {name: part.get("rope_theta") for name, part in kinds.items()}
+    return parameters.get("rope_theta")
+
+
+def set_rope_theta(model: PreTrainedModel, theta: float) -> None:
+    """Give a loaded language model another RoPE base, as if it had been loaded with it.
+
+    Raises:
+        RecipeError: it has none, or several.
+    """
+    decoder: Any = model.get_decoder()
+    if not isinstance(had := rope_theta(decoder.config), float | int):
+        raise RecipeError(
+            f"rope_theta: {decoder.config.model_type} has no single RoPE base but {had}. "
+            "Leave rope_theta out."
+        )
+    decoder.config.rope_parameters["rope_theta"] = theta
+    rotary = decoder.rotary_emb
+    decoder.rotary_emb = type(rotary)(decoder.config).to(rotary.inv_freq.device)
