@@ -139,6 +139,22 @@ def test_an_abandoned_stream_leaves_the_session_as_it_was(longva, video):
     assert session.ask(QUESTION, max_new_tokens=8).text == expected
 
 
+def test_an_interrupt_before_the_question_is_noted_down_leaves_no_trace(longva, video, monkeypatch):
+    session = longva.watch(video, frames=4)
+    expected = session.ask(QUESTION, max_new_tokens=8).text
+    append = session._cached.append
+
+    def interrupted(*args, **kwargs):
+        append(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session._cached, "append", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session.ask("Another question?")
+    monkeypatch.undo()
+    assert session.ask(QUESTION, max_new_tokens=8).text == expected
+
+
 def test_sampling_follows_its_seed(longva, video):
     session = longva.watch(video, frames=4)
 
@@ -269,6 +285,18 @@ def test_an_answer_cut_by_the_context_says_so(video):
 def test_questions_that_cannot_be_asked(longva, video, question, message):
     with pytest.raises(LongVAError, match=message):
         longva.watch(video, frames=2).ask(question)
+
+
+def test_a_medium_may_be_the_bytes_of_a_file(longva, video):
+    session = longva.watch(video.read_bytes(), frames=4)
+    assert session.ask(QUESTION, max_new_tokens=8).text == (
+        longva.watch(video, frames=4).ask(QUESTION, max_new_tokens=8).text
+    )
+
+
+def test_an_unknown_dtype_is_named():
+    with pytest.raises(LongVAError, match="must be float32, float16 or bfloat16, got 'bf16'"):
+        LongVA.from_pretrained("nano", dtype="bf16")
 
 
 def test_sampling_settings_are_checked():

@@ -2,12 +2,15 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import wave
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from longva import __version__
@@ -33,7 +36,8 @@ def test_ask_prints_one_json_object_a_question(video):
     answers = json.loads(result.stdout)
     assert [answer["question"] for answer in answers] == ["What is shown?", "When?"]
     assert answers[0]["frames"] == 5 and len(answers[0]["evidence"]) == 5
-    assert "nano is an example" in result.stderr  # the note does not spoil the JSON
+    (note,) = result.stderr.splitlines()  # which does not spoil the JSON; no bars outside terminals
+    assert "nano is an example" in note
 
 
 def test_ask_prints_answer_and_evidence_times(video):
@@ -44,12 +48,57 @@ def test_ask_prints_answer_and_evidence_times(video):
     assert "6 frames" in lines[-2] or "6 frames" in lines[-1]
 
 
-def test_chat_answers_until_an_empty_line(video):
-    options = ["chat", str(video), "--frames", "3", "--max-new-tokens", "3"]
-    result = CliRunner().invoke(app, options, input="Hello?\nWhy <video>?\nAnd?\n\n")
+def test_chat_answers_until_exit(video):
+    options = ["chat", str(video), "--frames", "3", "--max-new-tokens", "1"]
+    lines = "Hello?\nWhy <video>?\n\nAnd?\n/what\n/exit\nToo late?\n"
+    result = CliRunner().invoke(app, options, input=lines)
     assert result.exit_code == 0
     assert result.stdout.count("evidence: 0:00:0") == 2
+    assert result.stdout.count("cut at 1 tokens: raise --max-new-tokens") == 2
+    assert result.stdout.count("/forget clears") == 2  # at the start, and for an unknown command
     assert "control token" in result.stderr
+
+
+def test_a_conversation_that_filled_the_context_can_be_forgotten(video):
+    options = ["chat", str(video), "--frames", "3", "--max-new-tokens", "1"]
+    long = "what " * 9000  # of 16,384 tokens
+    result = CliRunner().invoke(app, options, input=f"{long}\n{long}\n/forget\n{long}\n")
+    assert result.exit_code == 0 and result.stdout.count("evidence: ") == 2
+    assert "longva: The sequence would be" in result.stderr and "/forget makes" in result.stderr
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_conversation(video):
+    # A shell that starts the tests in the background has SIGINT ignored; people's shells do not.
+    obey = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    run = f"{obey}; from longva.__main__ import main; main()"
+    command = [sys.executable, "-c", run, "chat", str(video), "--frames", "3"]
+    # At this temperature any of the words may come next, so the answer is long.
+    options = ["--temperature", "1000", "--max-new-tokens", "10000"]
+    with subprocess.Popen(
+        [*command, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as chat:
+        assert chat.stdin is not None and chat.stdout is not None
+        assert chat.stdout.readline().startswith("Watched 3 frames")
+        chat.stdin.write("Hello?\n")
+        chat.stdin.flush()
+        assert chat.stdout.read(10).startswith("> ")  # and the first words of the answer
+        chat.send_signal(signal.SIGINT)
+        rest, _ = chat.communicate("/forget\n")
+    assert chat.returncode == 0
+    assert "(stopped)" in rest and "(forgotten" in rest and "evidence" not in rest
+
+
+def test_chat_without_questions_to_read_is_refused(video, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert run_main(monkeypatch, "chat", video) == 2
+    assert "standard input" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("empty", [torch.empty, np.empty])
+def test_too_little_memory_is_one_message(empty, monkeypatch, capsys):
+    monkeypatch.setattr("longva.__main__.app", lambda: empty(10**15))
+    assert run_main(monkeypatch) == 2
+    assert capsys.readouterr().err.startswith("longva: out of memory: ")
 
 
 def test_plan_says_what_fits():
@@ -142,6 +191,14 @@ BAD_INPUTS = {
     "zero frames": lambda d, v: (["ask", v, "Q", "--frames", 0], "1 or more, got 0"),
     "frames and fps": lambda d, v: (["ask", v, "Q", "--frames", 4, "--fps", 1], "frames and fps"),
     "negative fps": lambda d, v: (["ask", v, "Q", "--fps", -1], "greater than 0, got -1"),
+    "rule before the model": lambda d, v: (
+        ["ask", v, "Q", "--fps", "nan", "--model", d / "nowhere"],
+        "fps must be",
+    ),
+    "medium before the model": lambda d, v: (
+        ["ask", written(d, "x.mp4", b"hello" * 99), "Q", "--model", d / "nowhere"],
+        "x.mp4",
+    ),
     "empty question": lambda d, v: (["ask", v, "  "], "question is empty"),
     "control token": lambda d, v: (["ask", v, "a <|im_end|> b"], "control token"),
     "pool stride": lambda d, v: (
@@ -158,7 +215,7 @@ BAD_INPUTS = {
         "Invalid value for '--evidence'",
     ),
     "negative temperature": lambda d, v: (
-        ["chat", d / "unopened", "--temperature", -1],
+        ["chat", v, "--temperature", -1],
         "sampling needs temperature 0 or",
     ),
     "no such device": lambda d, v: (
@@ -180,11 +237,13 @@ BAD_INPUTS = {
         "File exists",
     ),
     "unknown plan device": lambda d, v: (["plan", "--device", "gameboy"], "gameboy.*h200"),
+    "plan memory": lambda d, v: (["plan", "--memory", "nan"], "--memory needs .* got nan"),
+    "negative seed": lambda d, v: (["reproduce", "nano", "--seeds", -1], "'--seeds'"),
     "unknown option": lambda d, v: (["ask", v, "Q", "--farmes", 3], "--farmes"),
 }
 
 
-def run_main(monkeypatch, *arguments) -> int:
+def run_main(monkeypatch, *arguments) -> object:
     """Run what the `longva` script runs, in this process; return its exit code."""
     monkeypatch.setattr(sys, "argv", ["longva", *map(str, arguments)])
     with pytest.raises(SystemExit) as exit_:

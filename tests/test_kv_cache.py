@@ -196,6 +196,23 @@ def test_a_failed_append_adds_nothing():
     torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
 
 
+def test_an_append_that_did_not_fit_the_memory_does_not_spoil_the_next(monkeypatch):
+    sequence = CachedSequence(tiny_model(max_position_embeddings=4096))
+    sequence.append(torch.arange(6))
+    allocate = torch.Tensor.new_empty
+
+    def allocate_little(like, *shape, **kwargs):
+        if len(shape) == 4 and shape[2] > 2 * CAPACITY_STEP:
+            raise torch.OutOfMemoryError("out of memory")
+        return allocate(like, *shape, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", allocate_little)
+    with pytest.raises(torch.OutOfMemoryError):
+        sequence.append(torch.arange(2000) % 40)
+    sequence.append(torch.arange(CAPACITY_STEP) % 40)
+    assert sequence.length == 6 + CAPACITY_STEP
+
+
 def test_keyword_arguments_reach_the_attention_function():
     model = tiny_model()
     seen = []

@@ -268,6 +268,12 @@ def test_keyframes_are_known(h264):
     assert (media.kind, media.num_frames, media.width, media.height) == ("video", 60, 96, 64)
 
 
+def test_a_video_whose_only_keyframe_is_hidden_gives_its_first_frame(tmp_path):
+    whole = write_video(tmp_path / "whole.mp4", 60, options={"g": "100", "bf": "0"})
+    cut = remux(whole, tmp_path / "cut.mp4", cut_at=1.0)
+    assert numbers_of(cut, FrameSampling(keyframes=True)) == [25]
+
+
 def test_misnumbered_video_says_so_instead_of_giving_another_frame(tmp_path):
     path, carried = vp9_hidden(tmp_path)
     media = open_media(path)
@@ -378,7 +384,7 @@ def test_an_image_is_one_frame_turned_by_its_exif(tmp_path):
     assert numbers_of(tmp_path / "photo.jpg", FrameSampling(fps=1)) == [77]
 
 
-@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "avif"])
 def test_animations_keep_their_times(suffix, tmp_path):
     path = tmp_path / f"moves.{suffix}"
     first, *others = [Image.fromarray(numbered(number)) for number in range(6)]
@@ -390,6 +396,13 @@ def test_animations_keep_their_times(suffix, tmp_path):
     assert media.duration == pytest.approx(1.75)
     assert numbers_of(path) == list(range(6))
     assert numbers_of(path, FrameSampling(fps=1)) == [0, 3]
+
+
+def test_an_avif_picture_is_an_image(tmp_path):
+    """FFmpeg takes one for a video, and shows the first tile of those stored in tiles."""
+    Image.fromarray(numbered(6)).save(tmp_path / "photo.avif")
+    assert open_media(tmp_path / "photo.avif").kind == "image"
+    assert numbers_of(tmp_path, FrameSampling(fps=1)) == [6]
 
 
 def test_bytes_data_uris_and_file_addresses(h264, tmp_path):
@@ -536,6 +549,7 @@ def test_what_is_not_a_video_is_named(h264, tmp_path):
         "data:video/mp4;base64,!!!": "not valid base64",
         b"": r"empty \(0 bytes\)",
         b"hello" * 100: "data of 500 bytes is not a video or image",
+        written("photo.heic", b"\0\0\0\x18ftypheic"): "photo.heic is a HEIC or AVIF picture.* JPEG",
     }
     for source, message in cases.items():
         with pytest.raises(VideoError, match=message):

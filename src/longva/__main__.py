@@ -1,5 +1,7 @@
 """`longva ...` and `python -m longva ...`: run a command, turn user errors into one message."""
 
+import os
+import re
 import signal
 import sys
 
@@ -11,6 +13,8 @@ def main() -> None:
     """Run the command line. Mistakes of the user: message on stderr, exit code 2, no traceback."""
     # SIGTERM unwinds like an error, so that what was half-written is removed on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if not (sys.stderr and sys.stderr.isatty()):  # of "Loading weights" and downloads, in logs
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
     except LongVAError as error:
@@ -19,8 +23,10 @@ def main() -> None:
     except OSError as error:  # a full disk, a folder that may not be written, a file that vanished
         sys.stderr.write(f"longva: cannot read or write: {error}\n")
         sys.exit(2)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's; torch is not imported here
+    except (RuntimeError, MemoryError) as error:
+        # torch's class is told by its name, as torch is not imported here; on a CPU it has none.
+        named = f"{type(error).__name__}: {error}"
+        if not re.search("MemoryError|can't allocate memory", named):
             raise
         sys.stderr.write(f"longva: out of memory: {error}\nlongva plan says what fits.\n")
         sys.exit(2)

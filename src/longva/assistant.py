@@ -17,6 +17,7 @@ import torch
 
 from longva.errors import LongVAError
 from longva.frame_sampling import FrameSampling, choose_frames
+from longva.media_files import Source
 from longva.model import (
     LongVAForConditionalGeneration,
     LongVAProcessor,
@@ -102,8 +103,6 @@ class LongVA:
         device = _device(device)
         if dtype is None:
             dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        if isinstance(dtype, str):
-            dtype = getattr(torch, dtype)
         is_embedded = name == EMBEDDED_MODEL
         model, processor = load_pretrained(
             embedded_folder() if is_embedded else name,
@@ -143,7 +142,7 @@ class LongVA:
 
     def watch(
         self,
-        media: str | Path | Media | Sequence[str | Path | Media],
+        media: Source | Media | Sequence[Source | Media],
         *,
         frames: int | None = None,
         fps: float | None = None,
@@ -156,7 +155,8 @@ class LongVA:
         """Watch a video, an image, a folder of frames, or several of them together.
 
         Args:
-            media: one medium or a sequence of them; those opened already may be among them.
+            media: one medium or a sequence of them: paths, data: URIs, the bytes of files, or what
+                `open_media` gave.
             frames: take this many, spread uniformly.
             fps: take this many a second. With neither, 1 a second, as many as fit.
             max_frames: cap for `fps` and `keyframes`; above it frames are spread uniformly.
@@ -170,7 +170,7 @@ class LongVA:
             ContextLengthError: when the frames exceed the model's context or the device's memory.
         """
         settings = settings or FrameSettings()
-        sources = [media] if isinstance(media, str | Path | Media) else list(media)
+        sources = [media] if isinstance(media, str | Path | bytes | Media) else list(media)
         opened = [
             one if isinstance(one, Media) else open_media(one, allow_truncated=allow_truncated)
             for one in sources

@@ -91,7 +91,7 @@ class ChatEndpoint:
     """An OpenAI-compatible server: vLLM, `longva serve`, a provider.
 
     Raises:
-        LongVAError: the address is not one of http.
+        LongVAError: the address is not one of http, or the key none that can be sent.
     """
 
     address: str
@@ -122,6 +122,10 @@ class ChatEndpoint:
                 f"a server's address starts with http:// or https://, got {self.address!r}. "
                 "Such as http://localhost:8000/v1"
             )
+        key = (self.key or "").strip()  # a file's last line break often comes along
+        if not (key.isascii() and key.isprintable()):
+            raise LongVAError("an API key has printable ASCII characters only. Set it anew.")
+        object.__setattr__(self, "key", key)
         object.__setattr__(self, "pace", Pace(self.requests_per_minute))
 
     def complete(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Completion:
@@ -178,6 +182,8 @@ class ChatEndpoint:
                 if sum(map(len, parts)) > LARGEST_ANSWER:
                     raise ValueError(f"more than {LARGEST_ANSWER} bytes")
         answer = json.loads(b"".join(parts))
+        if "choices" not in answer:  # such as {"error": ...} of a server that had sent its 200
+            raise ValueError(json.dumps(answer)[:500])
         text, usage = answer["choices"][0]["message"]["content"], answer.get("usage") or {}
         if not isinstance(text, str | None):
             raise TypeError("its content is not text")

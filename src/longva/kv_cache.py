@@ -194,9 +194,10 @@ class CachedSequence:
         if not 0 <= keep <= n:
             raise ValueError(f"keep must be between 0 and the {n} appended symbols, got {keep}.")
         check_context(before + n, self.max_length)
+        capacities = [layer.capacity for layer in self._layers]
         self.reserve(before + n)
         first_kept = n - keep
-        kept = [embed(self.model, symbols[:0], None)[0]]  # [0, D]
+        kept: list[Tensor] = []
         try:
             for start in range(0, n, self.chunk_tokens):
                 chunk = symbols[start : start + self.chunk_tokens]
@@ -215,11 +216,13 @@ class CachedSequence:
                     kept.append(hidden[max(0, first_kept - start) :])
                 if self.progress:
                     self.progress(self.length - before, n)
+            return torch.cat(kept) if keep else embed(self.model, symbols[:0], None)[0]  # [0, D]
         except BaseException:
             self.length = before
             self._crop_layers()
+            for layer, capacity in zip(self._layers, capacities, strict=True):
+                layer.capacity = capacity  # else the next append would ask for as much again
             raise
-        return torch.cat(kept)
 
     def crop(self, length: int) -> None:
         """Forget all but the first `length` tokens. The memory is kept for what follows."""

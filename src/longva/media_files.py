@@ -19,11 +19,15 @@ from longva.errors import VideoError
 
 Source = str | Path | bytes
 
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
-ANIMATED_FORMATS = ("GIF", "WEBP", "PNG")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
 IMAGE_SUFFIXES = {
-    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2")
+    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2"),
+    *(".avif", ".heic", ".heif"),
 }
+STILL_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif")
+"""First words of MP4 files that hold one picture, which is often stored as a mosaic of tiles."""
+
 DECODE_ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error),
     Image.DecompressionBombError,
@@ -34,6 +38,14 @@ DECODE_ERRORS = (
 def file_name(file: Path | bytes) -> str:
     """What messages call a file."""
     return f"data of {len(file)} bytes" if isinstance(file, bytes) else str(file)
+
+
+def file_head(file: Path | bytes) -> bytes:
+    """The first 12 bytes, which tell most formats."""
+    if isinstance(file, bytes):
+        return file[:12]
+    with file.open("rb") as opened:
+        return opened.read(12)
 
 
 def locate(source: Source) -> Path | bytes:
@@ -78,13 +90,19 @@ def open_image(file: Path | bytes, max_pixels: int) -> Image.Image | None:
     """Open a picture without loading its pixels; None if the file is something else.
 
     Raises:
-        VideoError: the file cannot be opened, or its picture has more than `max_pixels`.
+        VideoError: the file cannot be opened, its picture has more than `max_pixels`, or is a HEIC.
     """
     Image.init()  # without it only the commonest formats are known
     source = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
-        image = Image.open(source, formats=IMAGE_FORMATS)
-    except UnidentifiedImageError:
+        image = Image.open(source, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError as error:
+        head = file_head(file)
+        if head[4:8] == b"ftyp" and head[8:] in STILL_BRANDS:  # FFmpeg would show its first tile
+            raise VideoError(
+                f"{file_name(file)} is a HEIC or AVIF picture that longva cannot read. Convert it "
+                "to JPEG or PNG."
+            ) from error
         return None
     except Image.DecompressionBombError as error:
         raise VideoError(f"{file_name(file)}: {error} Scale it down first.") from error
@@ -133,7 +151,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def load_animation(file: Path | bytes, max_pixels: int) -> Iterator[tuple[np.ndarray, float]]:
-    """Yield each complete picture of a GIF, WebP or PNG animation, and the seconds it is shown."""
+    """Yield each complete picture of an animation, and the seconds it is shown."""
     image = open_image(file, max_pixels)
     assert image is not None
     try:

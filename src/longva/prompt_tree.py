@@ -273,7 +273,8 @@ def walk(
             if prompt is not first:
                 sequence.crop(length + known)
                 fed = torch.tensor(prompt.answer[known:-1], dtype=torch.int64)
-                hidden = torch.cat([hidden[: 1 + known], sequence.append(fed, keep=len(fed))])
+                more = sequence.append(fed, keep=len(fed)).to(hidden.device)
+                hidden = torch.cat([hidden[: 1 + known], more])
             logits = sequence.logits(hidden[: len(prompt.answer)])  # [A, V]
             scores.append(score(logits, prompt))
         sequence.crop(length)

@@ -157,7 +157,7 @@ class Session:
         self._asking: object | None = None
         self._cached.reserve(self._settled + TEXT_TOKENS)
         if media:
-            self._read(prompt[: self._settled], progress)
+            self._read(prompt[: self._settled], progress).cpu()  # waits, for the time to be right
         self._rows = self._rows.new_empty(0, self._rows.shape[1])  # the cache has read them
         self.timings = {
             stage: sum(medium.timings.get(stage, 0.0) for medium in media)
@@ -288,7 +288,7 @@ class Session:
                 processors.append(TopKLogitsWarper(sampling.top_k))
             if sampling.top_p < 1:
                 processors.append(TopPLogitsWarper(sampling.top_p))
-        generator = torch.Generator(model.device).manual_seed(sampling.seed)
+        generator = torch.Generator(hidden.device).manual_seed(sampling.seed)
         room = model.config.text_config.max_position_embeddings - self._cached.length
         for step in range(min(max_new_tokens, room)):
             logits = self._cached.logits(hidden)
@@ -338,9 +338,9 @@ class Session:
         return hidden
 
     def _crop(self, length: int) -> None:
-        if length < len(self._held):
-            self._cached.crop(length)
-            self._held = self._held[:length]
+        # Wherever an interrupt falls, the cache begins with what `_held` says, and may hold more.
+        self._held = self._held[:length]
+        self._cached.crop(len(self._held))
 
     def _stop_tokens(self) -> set[int]:
         stop = self.model.generation_config.eos_token_id

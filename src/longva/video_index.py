@@ -155,12 +155,17 @@ def _index(
         file=file,
         name=name,
         seconds=seconds,
-        keyframes=np.flatnonzero([is_key for _, is_key, *_ in shown]),
+        keyframes=_keyframes([is_key for _, is_key, *_ in shown]),
         duration=duration,
         stamps=stamps if usable else [],
         seekable=format_name in SEEKABLE_CONTAINERS and codec in SEEKABLE_CODECS,
     )
     return video, expected, problem
+
+
+def _keyframes(is_key: list[bool]) -> np.ndarray:
+    """Numbers of the keyframes; the first frame where an edit list hides them all."""
+    return np.flatnonzero(is_key) if any(is_key) else np.zeros(1, np.int64)
 
 
 def _stamp(timed: Packet | VideoFrame) -> int:
@@ -243,14 +248,13 @@ def _scan(file: Path | bytes, name: str, expected: int, *, incomplete: bool) -> 
                 "Copy or record it again."
             )
         stamps = []
-    keyframes = np.flatnonzero([is_key for _, is_key, _ in usable])
     expected = max(expected, len(usable) + num_missing)
     damage = f"{len(usable)} of {expected} frames could be decoded"
     return VideoFile(
         file=file,
         name=name,
         seconds=seconds,
-        keyframes=keyframes if len(keyframes) else np.zeros(1, np.int64),
+        keyframes=_keyframes([is_key for _, is_key, _ in usable]),
         duration=duration,
         stamps=stamps,
         scanned=True,

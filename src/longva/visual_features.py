@@ -231,14 +231,11 @@ class FeatureCache:
 
     def load(self, key: str, source: str, device: torch.device) -> VisualFeatures | None:
         """Return an entry as features of `source`, on `device`; None if it is absent or damaged."""
-        path = self.folder / f"{key}.safetensors"
-        if not path.is_file():
-            return None
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(self.folder / f"{key}.safetensors", framework="pt") as file:
                 about = json.loads(file.metadata()["about"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError:
+        except (SafetensorError, OSError):
             return None
         seconds = tensors.get("seconds")
         return VisualFeatures(

@@ -48,6 +48,16 @@ def write_whole(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk: a rename is none of its file's business."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def append_line(path: Path, row: dict[str, Any], *, mode: int = 0o644) -> None:
@@ -61,7 +71,8 @@ def append_line(path: Path, row: dict[str, Any], *, mode: int = 0o644) -> None:
     Raises:
         LongVAError: the disk took only a part of it.
     """
-    line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    # A reply that was cut within a character ends in half of a pair, which json reads again.
+    line = json.dumps(row, ensure_ascii=False).encode(errors="surrogatepass") + b"\n"
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, mode)
     try:
         size = os.fstat(handle).st_size

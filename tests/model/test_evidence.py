@@ -1,7 +1,15 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from longva.model.evidence import EvidenceCollector, causal_attention_with_past
+from longva.block_kernels import BLOCK_KERNELS, block_kernel
+from longva.model.evidence import (
+    EvidenceCollector,
+    causal_attention_with_past,
+    causal_mask,
+    evidence_attention,
+)
 from longva.model.random_model import random_longva
 
 
@@ -22,6 +30,28 @@ def test_two_blocks_equal_one_masked_softmax(past, kv_heads):
     key, value = torch.randn(2, 1, kv_heads, past + 5, 8, dtype=torch.float64)
     expected, _ = plain_attention(query, key, value, 0.3)
     torch.testing.assert_close(causal_attention_with_past(query, key, value, 0.3), expected)
+
+
+@pytest.mark.parametrize("past", [0, 9])
+def test_a_device_without_a_block_kernel_attends_with_a_mask(past):
+    attention = SimpleNamespace(is_causal=True, num_key_value_groups=2)
+    query, key = torch.randn(1, 4, 5, 8), torch.randn(1, 2, past + 5, 8)
+    expected, _ = plain_attention(query, key, key, 0.3)
+    mask = causal_mask(query, key)
+    out, _ = evidence_attention(attention, query, key, key, mask, scaling=0.3)
+    torch.testing.assert_close(out, expected.transpose(1, 2))
+    query, key = query.to("meta"), key.to("meta")  # a device that is neither a CPU nor CUDA
+    assert block_kernel(None, query) is BLOCK_KERNELS["math"]
+    out, _ = evidence_attention(attention, query, key, key, None, scaling=0.3)
+    assert out.shape == (1, 5, 4, 8)
+
+
+def test_evidence_in_float16_survives_large_scores():
+    query, key = torch.full((1, 1, 1, 128), 30.0), torch.full((1, 1, 4, 128), 30.0)
+    key[:, :, 2:] = -30  # products of 115,200 and less, beyond float16
+    collector = EvidenceCollector()
+    collector.observe(0, query.half(), key.half(), 128**-0.5)
+    assert collector.weights().tolist() == [0.5, 0.5, 0, 0]
 
 
 @pytest.mark.parametrize("num_queries", [1, 3])

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import GenerationConfig
 
-from longva.errors import VideoError
+from longva.errors import LongVAError, VideoError
 from longva.frame_sampling import FrameSampling
 from longva.model import LongVAConfig, LongVAImageProcessor, LongVAVideoProcessor
 from longva.model.modeling_longva import anyres_raster, pool_patches
@@ -79,6 +81,8 @@ def test_pool_stride_and_mode_can_be_set_in_one_call(longva):
         top = model.get_video_features(pixels, thw, pool_stride=4, pool_mode="max").pooler_output[0]
     torch.testing.assert_close(one, mean.view(2, 16, -1).mean(1))
     torch.testing.assert_close(top, mean.view(2, 16, -1).amax(1))
+    with pytest.raises(LongVAError, match="pool_mode must be 'average' or 'max', got 'mean'"):
+        model.get_video_features(pixels, thw, pool_mode="mean")
 
 
 def test_forward_with_other_pooling_takes_fewer_placeholders(longva):
@@ -166,6 +170,9 @@ def test_a_chunk_size_in_a_generation_config_gives_the_same_tokens():
     given = GenerationConfig(prefill_chunk_size=7, max_new_tokens=8, do_sample=False)
     assert torch.equal(model.generate(**inputs, generation_config=given), whole)
     assert given.prefill_chunk_size == 7
+    text = prompt(model, 6, 0, 5)
+    by_name = model.generate(text, generation_config=given)
+    assert torch.equal(model.generate(text, given), by_name)
     beams = GenerationConfig(prefill_chunk_size=7, num_beams=2)
     with pytest.raises(ValueError, match="no beams"):
         model.generate(**inputs, generation_config=beams)
@@ -189,6 +196,18 @@ def test_16_bit_grey_pictures_keep_their_levels():
     grey = Image.fromarray(np.full((56, 56), 100 * 256, np.uint16))
     processor = LongVAImageProcessor(56, image_mean=[0.0] * 3, image_std=[1.0] * 3, grids=[(1, 1)])
     assert processor(grey)["pixel_values"].unique().tolist() == pytest.approx([100 / 255])
+
+
+def test_metadata_name_the_frames_taken_from_arrays(longva):
+    frames = [Image.new(mode, (80, 60)) for mode in ("RGB", "L", "RGBA", "P", "RGB")]
+    process = partial(longva[1].video_processor, num_frames=3, return_metadata=True)
+    (about,) = process(frames)["video_metadata"]
+    assert (about.total_num_frames, about.frames_indices) == (5, [0, 2, 4])
+    given = {"total_num_frames": 50, "fps": 5.0, "frames_indices": [0, 10, 20, 30, 40]}
+    (about,) = process(frames, video_metadata=[given])["video_metadata"]
+    assert about.timestamps == [0.0, 4.0, 8.0]
+    with pytest.raises(VideoError, match=r"frames are RGB.*got \[2, 8, 8, 4\]"):
+        process(np.zeros((2, 8, 8, 4), np.uint8))
 
 
 def test_the_cap_on_frames_holds_whatever_samples_them():

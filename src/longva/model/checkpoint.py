@@ -53,7 +53,7 @@ def load_pretrained(
 
     Args:
         id_or_path: a folder or a Hub id.
-        dtype: of the weights; None takes the checkpoint's.
+        dtype: of the weights; None or "auto" takes the checkpoint's.
         device: where to put the model; None leaves it on the CPU.
         quantization: `int8` or `int4` weights of the language model's layers (bitsandbytes).
         revision: of a Hub id.
@@ -65,6 +65,8 @@ def load_pretrained(
         CheckpointError: for a folder that is not a LongVA checkpoint, tensors that do not match, or
             `quantization` without bitsandbytes.
     """
+    if isinstance(dtype, str):
+        dtype = None if dtype == "auto" else _torch_dtype(dtype)
     source = read_checkpoint(id_or_path, revision=revision, vision_tower=vision_tower, weights=True)
     if getattr(source.config, "quantization_config", None) is None:
         check_tensors(source.folder, source.config)

@@ -13,8 +13,9 @@ its own) is computed as two blocks without a mask, where `sdpa` would build one 
     keys     0 ............ Lk-Lq .......... Lk
     block         past, full     own, causal
 
-and with a collector, the attention of the last queries is computed once more, one query at a time,
-to add up its mass per key: [heads, Lk] numbers, never an Lq x Lk matrix.
+(where the device has a kernel for that; a T4 or Apple's chips get the mask), and with a collector,
+the attention of the last queries is computed once more, one query at a time, to add up its mass per
+key: [heads, Lk] numbers, never an Lq x Lk matrix.
 
 Shapes: B batch, H query heads, K key heads, Lq queries, Lk keys, E head dimension.
 """
@@ -27,7 +28,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from longva.block_kernels import block_kernel
+from longva.block_kernels import BLOCK_KERNELS, block_kernel
 
 
 class EvidenceCollector:
@@ -65,7 +66,7 @@ class EvidenceCollector:
         num_queries = min(self.num_queries, query.shape[2])
         mass = last_attention(query, key, scaling, num_queries)[heads].sum(0)
         if self._mass is not None:
-            mass[: len(self._mass)] += self._mass
+            mass[: len(self._mass)] += self._mass.to(mass.device)  # layers may lie on several
         self._mass = mass
         self._observed += num_queries * len(heads)
 
@@ -93,12 +94,13 @@ def last_attention(query: Tensor, key: Tensor, scaling: float, num_queries: int)
         num_queries: how many, at most Lq.
     """
     num_keys = key.shape[2]
-    grouped = query[0].unflatten(0, (key.shape[1], -1))  # [K, H / K, Lq, E]
+    # Scaled before the product, which might exceed the range of float16.
+    grouped = (query[0, :, -num_queries:] * scaling).unflatten(0, (key.shape[1], -1))
     mass = torch.zeros(query.shape[1], num_keys, device=key.device)
     for back in range(1, num_queries + 1):  # the last query sees all keys, the one before one less
         seen = num_keys - back + 1
         scores = grouped[:, :, -back] @ key[0, :, :seen].transpose(-1, -2)  # [K, H / K, seen]
-        mass[:, :seen] += (scores.float() * scaling).softmax(-1).flatten(0, 1)
+        mass[:, :seen] += scores.float().softmax(-1).flatten(0, 1)
     return mass
 
 
@@ -111,15 +113,19 @@ def causal_attention_with_past(query: Tensor, key: Tensor, value: Tensor, scalin
         [B, H, Lq, E].
     """
     past = key.shape[2] - query.shape[2]
-    half = query.dtype in (torch.float16, torch.bfloat16)
-    fused = query.device.type == "cpu" or (query.is_cuda and half)
-    attend = block_kernel(None if fused else "math", query).forward
+    attend = block_kernel(None, query).forward
     own, own_lse = attend(query, key[:, :, past:], value[:, :, past:], True, scaling)
     if past == 0:
         return own
     old, old_lse = attend(query, key[:, :, :past], value[:, :, :past], False, scaling)
     share = torch.sigmoid(own_lse - old_lse)[..., None]  # own / (own + old), in log space
     return torch.lerp(old.to(share.dtype), own.to(share.dtype), share).to(query.dtype)
+
+
+def causal_mask(query: Tensor, key: Tensor) -> Tensor:
+    """What the last Lq of Lk positions see: bool [1, 1, Lq, Lk]."""
+    lq, lk = query.shape[2], key.shape[2]
+    return torch.ones(lq, lk, dtype=torch.bool, device=query.device).tril(lk - lq)[None, None]
 
 
 def evidence_attention(
@@ -141,7 +147,10 @@ def evidence_attention(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if evidence is not None:
         evidence.observe(module.layer_idx, query, key, scaling)
-    if attention_mask is not None or query.shape[2] == 1:
+    several = query.shape[2] > 1
+    if attention_mask is None and several and block_kernel(None, query) is BLOCK_KERNELS["math"]:
+        attention_mask = causal_mask(query, key)  # cheaper than all scores in memory
+    if attention_mask is not None or not several:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )

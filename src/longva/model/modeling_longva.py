@@ -26,6 +26,7 @@ from transformers.modeling_outputs import (
     ModelOutput,
 )
 
+from longva.errors import LongVAError
 from longva.model.configuration_longva import LongVAConfig
 
 
@@ -77,9 +78,11 @@ def pool_patches(patches: Tensor, stride: int, mode: str) -> Tensor:
         [G, N / stride^2, D], raster order inside each grid.
     """
     side = round(patches.shape[1] ** 0.5)
-    pool = {"average": nn.functional.avg_pool2d, "max": nn.functional.max_pool2d}[mode]
+    pools = {"average": nn.functional.avg_pool2d, "max": nn.functional.max_pool2d}
+    if mode not in pools:
+        raise LongVAError(f"pool_mode must be 'average' or 'max', got {mode!r}")
     x = patches.transpose(1, 2).unflatten(2, (side, side))  # [G, D, side, side]
-    return pool(x, stride).flatten(2).transpose(1, 2)  # [G, T, D]
+    return pools[mode](x, stride).flatten(2).transpose(1, 2)  # [G, T, D]
 
 
 def anyres_raster(patches: Tensor, rows: int, columns: int) -> Tensor:
@@ -266,7 +269,7 @@ class LongVAModel(LongVAPreTrainedModel):
                 )
             # Not masked_scatter: its boolean [L, D] mask and prefix sum take 12 GB at 3,000 frames.
             flat = embeddings.flatten(0, 1)
-            flat = flat.index_copy(0, where, tokens.to(flat.device, flat.dtype))
+            flat = flat.index_copy(0, where.to(flat.device), tokens.to(flat.device, flat.dtype))
             embeddings = flat.view_as(embeddings)
         return embeddings
 
@@ -434,7 +437,12 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def generate(
-        self, inputs: Tensor | None = None, prefill_chunk_size: int | None = None, **kwargs
+        self,
+        inputs: Tensor | None = None,
+        generation_config=None,
+        *,
+        prefill_chunk_size: int | None = None,
+        **kwargs,
     ):
         """Generate as `GenerationMixin.generate` does, with a chunked prefill that is right.
 
@@ -442,7 +450,8 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
         with `prefill_chunk_size` (tokens; here or in a generation config) the prompt is read here,
         media encoded once, and only the last token is left to the ordinary generation loop.
         """
-        configs = kwargs.get("generation_config"), self.generation_config
+        kwargs["generation_config"] = generation_config
+        configs = generation_config, self.generation_config
 
         def setting(name: str):
             given = [kwargs.get(name), *(getattr(config, name, None) for config in configs)]

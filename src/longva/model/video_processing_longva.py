@@ -1,16 +1,20 @@
 """Videos -> frames, each a grid. Decoding and resizing are those of `longva.video`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
+from PIL import Image
 from transformers import BatchFeature
 from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata, make_batched_videos
 
+from longva.errors import VideoError
 from longva.frame_resize import resize_picture
 from longva.frame_sampling import FrameSampling, choose_frames
+from longva.media_files import to_rgb
 from longva.model.image_processing_longva import uint8_array
 from longva.model.unires import CLIP_MEAN, CLIP_STD, normalize_pixels
 from longva.video import read_frames
@@ -131,7 +135,7 @@ class LongVAVideoProcessor(VideoProcessorMixin):
         if do_sample_frames is None:
             do_sample_frames = self.do_sample_frames
         pixels, metadata = [], []
-        for index, video in enumerate(make_batched_videos(videos)):
+        for index, video in enumerate(make_batched_videos(_in_rgb(videos))):
             if isinstance(video, str) or isinstance(video, list) and isinstance(video[0], str):
                 frames = read_frames(video, sampling, allow_truncated=allow_truncated, **geometry)
                 pixels.append(frames.pixels)
@@ -151,13 +155,15 @@ class LongVAVideoProcessor(VideoProcessorMixin):
             given = video_metadata[index] if video_metadata else None
             given = VideoMetadata(**given) if isinstance(given, dict) else given
             rate = (given.fps if given else None) or 24.0  # HF's convention for unknown rates
+            chosen = np.arange(len(array))
             if do_sample_frames:
-                seconds = np.arange(len(array)) / rate
-                keyframes = np.arange(len(array))
-                chosen = choose_frames(seconds, keyframes, sampling, duration=len(array) / rate)
-                array = array[chosen]
-            pixels.append(torch.stack([resize_picture(picture, **geometry) for picture in array]))
-            metadata.append(given or VideoMetadata(total_num_frames=len(array), fps=rate))
+                seconds, duration = chosen / rate, len(array) / rate
+                chosen = choose_frames(seconds, chosen, sampling, duration=duration)
+            pictures = [resize_picture(picture, **geometry) for picture in array[chosen]]
+            pixels.append(torch.stack(pictures))
+            about = given or VideoMetadata(total_num_frames=len(array), fps=rate)
+            numbers = about.frames_indices or range(len(array))  # the caller may have sampled too
+            metadata.append(replace(about, frames_indices=[numbers[i] for i in chosen]))
         batch = BatchFeature(
             {
                 "pixel_values_videos": normalize_pixels(
@@ -176,12 +182,22 @@ class LongVAVideoProcessor(VideoProcessorMixin):
         return self.preprocess(videos, **kwargs)
 
 
+def _in_rgb(videos):
+    if isinstance(videos, (list, tuple)):
+        return [_in_rgb(video) for video in videos]
+    return to_rgb(videos) if isinstance(videos, Image.Image) else videos
+
+
 def _frames_array(video) -> np.ndarray:
     if isinstance(video, (list, tuple)):
         video = np.stack([np.asarray(frame) for frame in video])
     array = uint8_array(video)
-    if array.shape[1] in (1, 3) and array.shape[-1] not in (1, 3):
+    if array.ndim == 4 and array.shape[1] == 3 and array.shape[-1] != 3:
         array = array.transpose(0, 2, 3, 1)
+    if array.ndim != 4 or array.shape[-1] != 3:
+        raise VideoError(
+            f"frames are RGB, [N, H, W, 3] or [N, 3, H, W] in one size, got {list(array.shape)}"
+        )
     return np.ascontiguousarray(array)
 
 
