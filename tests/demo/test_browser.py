@@ -83,15 +83,38 @@ def test_stop_ends_an_answer_and_the_next_question_is_answered(open_page, demo, 
     page.wait_for_selector(".lv-answering .lv-answer")  # its first words
     page.click("#lv-stop")
     page.wait_for_selector(".lv-stopped")
-    demo.release()
     page.wait_for_selector("#lv-go", state="visible")
     page.fill("#lv-question textarea", "what is shown now?")
-    page.click("#lv-go")
+    page.click("#lv-go")  # while the model is still at a step of the first answer
+    page.wait_for_selector(".lv-waiting")
+    demo.release()
     page.wait_for_selector(".lv-done")
     assert page.locator(".lv-turn").count() == 2
     assert page.locator(".lv-stopped").count() == 1
     assert demo.steps < 6 + 2 + 257 + 2  # the first answer ended where it was stopped
     assert "nothing watched again" in page.inner_text(".lv-done")
+
+
+def test_a_new_conversation_may_begin_while_an_answer_is_on_its_way(open_page, demo, video):
+    page = open_page()
+    upload(page, video)
+    page.get_by_text("Settings").click()
+    demo.hold(after=6)
+    page.fill("#lv-question textarea", "what is shown?")
+    page.click("#lv-go")
+    page.wait_for_selector(".lv-answering .lv-answer")
+    page.click("#lv-forget")
+    page.wait_for_selector("#lv-go", state="visible")
+    assert page.locator("#lv-talk .lv-empty").count() == 1
+    page.fill("#lv-question textarea", "what is shown now?")
+    page.click("#lv-go")
+    page.wait_for_selector(".lv-waiting")
+    assert page.locator("#lv-stop").is_visible()
+    demo.release()  # the first one ends here, and says nothing about the second
+    page.wait_for_selector(".lv-done")
+    page.wait_for_selector("#lv-go", state="visible")
+    assert page.locator(".lv-turn").count() == 1
+    page.wait_for_selector(".lv-lit")
 
 
 def test_a_second_visitor_waits_for_the_first(open_page, demo, video):
@@ -134,6 +157,15 @@ def test_dark_follows_the_system_until_the_switch_is_pressed(open_page):
     page = open_page(color_scheme="dark")
     ground = "getComputedStyle(document.querySelector('.gradio-container')).backgroundColor"
     dark = page.evaluate(ground)
+    page.hover("#lv-go")
+    page.wait_for_function(  # light ground, dark words
+        """() => {
+          const style = getComputedStyle(document.getElementById("lv-go"));
+          const [words, ground] = [style.color, style.backgroundColor].map(
+            (colour) => Number(colour.match(/[0-9]+/)[0]));
+          return ground > 200 && words < 60;
+        }"""
+    )
     page.click("#lv-theme")
     light = page.evaluate(ground)
     assert sum(map(int, re.findall(r"\d+", dark))) < 150

@@ -71,20 +71,37 @@ def test_a_job_shows_its_steps_and_its_end():
 
 
 def test_a_stopped_job_ends_at_its_next_step():
-    asked, steps_after = threading.Event(), []
+    asked, ended, steps_after = threading.Event(), threading.Event(), []
 
     def work(job):
-        while True:
-            if asked.is_set():
-                steps_after.append(1)
-            job.step()
+        try:
+            while True:
+                if asked.is_set():
+                    steps_after.append(1)
+                job.step()
+        finally:
+            ended.set()
 
     job = Job(work)
-    with pytest.raises(Stopped):
-        for _ in job.updates():
-            job.stop()
-            asked.set()
-    assert len(steps_after) <= 1
+    for _ in job.updates():
+        job.stop()
+        asked.set()
+    assert ended.wait(60) and len(steps_after) <= 1
+
+
+def test_who_stops_a_job_does_not_wait_for_its_step():
+    go, job = threading.Event(), Job(lambda _: go.wait(60))
+    threading.Timer(0.1, job.stop).start()
+    assert len(list(job.updates())) == 2  # it woke up, and ended
+    assert not go.is_set()
+    go.set()
+
+
+def test_a_job_that_was_stopped_before_it_began_does_nothing():
+    begun = []
+    job = Job(begun.append)
+    job.stop()
+    assert list(job.updates()) == [None] and begun == []
 
 
 def test_leaving_a_job_stops_it():
@@ -101,6 +118,35 @@ def test_leaving_a_job_stops_it():
     next(updates)
     updates.close()
     assert ended.wait(timeout=60)
+
+
+def test_a_job_is_stopped_before_or_after_its_last_step():
+    inside, go, seen = threading.Event(), threading.Event(), []
+
+    def work(job):
+        with job.last_step():
+            inside.set()
+            assert go.wait(60)
+            seen.append("done")
+
+    def stop():
+        job.stop()
+        seen.append("stopped")
+
+    job = Job(work)
+    updates = job.updates()
+    next(updates)
+    assert inside.wait(60)
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    stopping.join(0.1)
+    go.set()
+    stopping.join()
+    list(updates)
+    assert seen == ["done", "stopped"]
+    with pytest.raises(Stopped), job.last_step():
+        seen.append("too late")
+    assert seen == ["done", "stopped"]
 
 
 def test_an_error_of_the_work_reaches_the_reader():
@@ -214,7 +260,9 @@ def test_a_film_opened_while_pictures_are_drawn_gets_none_of_the_answer(longva, 
     everything = replace(OPTIONS, watching=Sampling(frames=48), evidence=48)
     turn = a_turn(options=everything)
     visitor.turns.append(turn)
-    list(asking.start(SharedModel(longva), Speed(1e9), visitor).updates())
+    job = asking.start(SharedModel(longva), Speed(1e9), visitor)
+    list(job.updates())
+    assert job._ended.wait(60)
     assert turn.state == "stopped" and visitor.medium is other
     assert (visitor.history, visitor.attention, visitor.pictures) == ([], [], {})
 

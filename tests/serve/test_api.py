@@ -1,7 +1,10 @@
 """The API as OpenAI's own client sees it."""
 
+import contextlib
 import json
+import socket
 import threading
+import time
 
 import httpx
 import openai
@@ -188,6 +191,7 @@ REFUSED = {
         "response_format",
     ),
     "hot": ({"temperature": 3}, openai.BadRequestError, "temperature"),
+    "endless stop text": ({"stop": ["a" * 1001]}, openai.BadRequestError, "stop.0"),
     "no tokens": ({"max_tokens": 0}, openai.BadRequestError, "max_tokens"),
     "misspelt option": (
         {"extra": {"longva": {"frmaes": 3}}},
@@ -304,6 +308,29 @@ def test_too_large_is_told_before_it_is_held(longva, tmp_path, video):
         chunked = (b"x" * 1000 for _ in range(30))
         response = httpx.post(f"{small.url}/v1/chat/completions", content=chunked)
         assert response.status_code == 413 and small.spooled() == []
+
+
+def test_a_request_that_drips_is_given_up(longva, tmp_path):
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with (
+        serving(longva, tmp_path, limits=Limits(fetch_seconds=0.5)) as server,
+        socket.create_connection(("127.0.0.1", int(server.url.split(":")[2]))) as client,
+    ):
+        client.settimeout(0.05)
+        client.sendall(head)
+        answer, end = b"", time.monotonic() + 60
+        while not answer and time.monotonic() < end:
+            client.sendall(b"1\r\n \r\n")  # never silent, never done
+            with contextlib.suppress(TimeoutError):
+                answer = client.recv(100)
+    assert answer.startswith(b"HTTP/1.1 408")
+
+
+def test_fields_that_clients_set_to_null_are_as_if_left_out(server):
+    nulls = {"stream": None, "stream_options": {"include_usage": None}, "stop": None, "n": None}
+    body = {"model": "random", "messages": [user("Hi")], "max_tokens": 2, **nulls}
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
+    assert answer.status_code == 200 and answer.json()["object"] == "chat.completion"
 
 
 def test_nothing_stays_on_disk_after_a_request(server, video):

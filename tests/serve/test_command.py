@@ -79,6 +79,15 @@ def test_the_budget_for_kept_media_is_given_in_gib(monkeypatch):
     assert [limits.kept_bytes for limits in budgets] == [4 * 2**30, 2**29, 0]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [["serve", "--port", "70000"], ["demo", "--port", "70000"], ["demo", "--max-sessions", "0"]],
+)
+def test_what_cannot_be_is_refused_before_a_model_is_loaded(options):
+    refused = CliRunner().invoke(app, options)
+    assert refused.exit_code == 2 and options[1] in refused.output
+
+
 def test_limits_that_let_nothing_through_are_refused():
     with pytest.raises(LongVAError, match="greater than 0: new_tokens"):
         Limits(new_tokens=0)

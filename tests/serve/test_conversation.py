@@ -45,6 +45,19 @@ def test_users_are_checked_and_earlier_answers_cleaned():
     assert seen == ["S", "U", "V"] and conversation.turns[1].text == "x"
 
 
+def test_an_earlier_turn_may_be_media_alone_the_question_may_not():
+    shown = [Message(role="user", text="", media=("film",))]
+    refused = []
+
+    def check(text):
+        refused.extend([text] if not text else [])
+
+    conversation = read_conversation([*shown, *talk(("user", "What?"))], check)
+    assert [turn.text for turn in conversation.turns] == ["", "What?"] and not refused
+    read_conversation(shown, check)
+    assert refused == [""]
+
+
 @pytest.mark.parametrize(
     "messages",
     [

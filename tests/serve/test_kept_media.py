@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import openai
 import pytest
 
+from longva import __version__ as longva_version
 from longva.serve.errors import ApiError
 from longva.serve.kept_media import version_of
 from longva.serve.limits import Limits
@@ -22,10 +23,12 @@ LONG_AGO = "Sat, 01 Jan 2000 00:00:00 GMT"
 def origin():
     """A web server of one film whose headers and manners a test sets; it counts what it sends."""
     site = SimpleNamespace(content=b"a" * SIZE, headers={}, status=None, sent=0, cut=0, asked=[])
+    site.agents = set()
     site.wait = lambda: None
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):  # noqa: N802
+            site.agents.add(self.headers.get("User-Agent"))
             site.asked.append((self.path, self.headers.get("If-None-Match")))
             if self.path == "/moved":
                 self.send_response(302)
@@ -79,6 +82,7 @@ def test_a_follow_up_about_the_same_url_downloads_nothing(longva, tmp_path, vide
             chat.create(messages=[user(question, film(origin.url))], **options)
         assert origin.sent == len(origin.content) and len(server.spooled()) == 1
         assert origin.asked == [("/film", None), ("/film", '"one"')]
+        assert origin.agents == {f"longva/{longva_version}"}
         origin.status = 503
         with pytest.raises(openai.BadRequestError, match="status 503"):  # nothing kept is trusted
             chat.create(messages=[user("Third?", film(origin.url))], **options)

@@ -106,6 +106,23 @@ def test_without_streaming_blanks_come_before_the_object(server, slow, video):
     assert json.loads(received)["choices"][0]["message"]["content"] == want.text
 
 
+def test_blanks_come_however_often_the_model_tells_of_progress(slow, tmp_path, video):
+    steps = []
+    hook = slow.model.model.language_model.register_forward_pre_hook(
+        lambda *_: steps.append(time.sleep(0.02))  # far less than `keep_alive`
+    )
+    try:
+        with (
+            serving(slow, tmp_path, keep_alive=0.4) as server,
+            post(server, **body(video, "Long? " * 100, max_tokens=1)) as response,
+        ):
+            received = list(response.iter_text())
+    finally:
+        hook.remove()
+    assert received[0] == "\n" and len(steps) > 20
+    assert json.loads("".join(received))["choices"]
+
+
 def test_an_error_after_the_first_sign_of_life_is_in_the_body(server, slow, video, monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("secret /path")
@@ -137,6 +154,24 @@ def test_who_hangs_up_is_not_worked_for(server, slow, video, stream):
 
 def _openai(options):
     return {**{k: v for k, v in options.items() if k != "longva"}, "extra_body": OPTIONS}
+
+
+def test_who_waits_when_the_server_ends_is_told(slow, tmp_path, video):
+    answers = []
+    with braked(slow) as brake:
+        with serving(slow, tmp_path) as server:
+            url, content = f"{server.url}/v1/chat/completions", body(video)
+            asking = threading.Thread(
+                target=lambda: answers.append(httpx.post(url, json=content, timeout=60))
+            )
+            asking.start()
+            assert brake.reached.wait(30)
+            given_up = server.assistant.worker._current.cancelled
+            threading.Thread(target=lambda: given_up.wait(60) and brake.release.set()).start()
+        asking.join()
+    (answer,) = answers
+    assert answer.status_code == 503 and answer.json()["error"]["type"] == "server_error"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_abandoned_answer_leaves_the_session_as_it_was(server, slow, video):

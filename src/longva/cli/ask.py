@@ -1,7 +1,9 @@
 """`longva ask` and `longva chat`: watch once, ask many."""
 
 import json
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,11 +32,27 @@ from longva.cli.options import (
     TopP,
     Weights,
 )
-from longva.errors import LongVAError
+from longva.errors import ContextLengthError, LongVAError
+
+COMMANDS = "/forget clears the conversation, /exit or Ctrl-D ends it."
+
+
+def open_all(media: list[str], allow_truncated: bool, **sampling) -> list:
+    """Open the media and check how frames are chosen: mistakes are found before the model loads."""
+    from longva.frame_sampling import FrameSampling
+    from longva.media_files import locate
+
+    FrameSampling(num_frames=sampling.pop("frames"), **sampling)
+    for medium in media:
+        locate(medium)
+
+    from longva.video import open_media  # loads torch, which a misspelt name need not wait for
+
+    return [open_media(medium, allow_truncated=allow_truncated) for medium in media]
 
 
 def watch(
-    media: list[str],
+    media: list,
     *,
     model: str,
     device: str | None,
@@ -47,26 +65,34 @@ def watch(
     quiet: bool,
     questions: Sequence[str] = (),
 ):
-    """Load the model and watch; what `ask` and `chat` share. Mistakes are found before the work."""
-    from longva.media_files import locate
+    """Load the model and watch opened media; what `ask` and `chat` share."""
     from longva.visual_features import FrameSettings
 
-    for medium in media:
-        locate(medium)
     longva = load_assistant(model, device, dtype, weights, kv, cache)
     for question in questions:
         longva.check_question(question)
     with progress_bar(show=not quiet) as progress:
         session = longva.watch(
-            media if len(media) > 1 else media[0],
-            settings=FrameSettings(**settings),
-            progress=progress,
-            **sampling,
+            media, settings=FrameSettings(**settings), progress=progress, **sampling
         )
     for medium in session.media:
         if medium.truncated:
             err.print(f"Note: {medium.source}: {medium.truncated}.")
     return session
+
+
+def say(session, question: str, **options):
+    """Print an answer while it comes, and whether it was cut; return it."""
+    stream = session.stream(question, **options)
+    for piece in stream:
+        out.print(printable(piece), end="")
+    answer = stream.answer
+    out.print()
+    if answer.finish_reason == "length":
+        full = answer.answer_tokens < options["max_new_tokens"]
+        why = "the model's context is full" if full else "raise --max-new-tokens"
+        out.print(f"   (cut at {answer.answer_tokens} tokens: {why})")
+    return answer
 
 
 @app.command()
@@ -104,11 +130,14 @@ def ask(
 
     longva ask film.mp4 "Who arrives?" "When does the train leave?" --fps 1 --max-frames 1500
     """
+    sampling = {"frames": frames, "fps": fps, "max_frames": max_frames, "keyframes": keyframes}
+    opened = open_all([media, *(also or [])], allow_truncated, **sampling)
+
     from longva.session import Sampling
 
     choice = Sampling(temperature=temperature, top_p=top_p, seed=seed)
     session = watch(
-        [media, *(also or [])],
+        opened,
         model=model,
         device=device,
         dtype=dtype,
@@ -121,33 +150,22 @@ def ask(
             "pool_stride": pool_stride,
             "pool_mode": pool_mode,
         },
-        sampling={
-            "frames": frames,
-            "fps": fps,
-            "max_frames": max_frames,
-            "keyframes": keyframes,
-            "allow_truncated": allow_truncated,
-        },
+        sampling=sampling,
         quiet=as_json,
         questions=questions,
     )
-    answers = []
-    for question in questions:
-        answers.append(
-            session.ask(question, max_new_tokens=max_new_tokens, sampling=choice, evidence=evidence)
-        )
-        if not as_json:
-            print_answer(answers[-1])
+    options = {"max_new_tokens": max_new_tokens, "sampling": choice, "evidence": evidence}
     if as_json:
+        answers = [session.ask(question, **options) for question in questions]
         typer.echo(json.dumps([answer.to_json() for answer in answers], indent=2))
+        return
+    for question in questions:
+        out.print(f"Q  {printable(question)}\nA  ", end="")
+        print_evidence(say(session, question, **options))
 
 
-def print_answer(answer) -> None:
-    """Print an answer, its evidence and what it took."""
-    out.print(f"Q  {printable(answer.question)}")
-    out.print(f"A  {printable(answer.text)}")
-    if answer.finish_reason == "length":
-        out.print(f"   (cut at {answer.answer_tokens} tokens: raise --max-new-tokens)")
+def print_evidence(answer) -> None:
+    """Print what an answer rests on, and what it took."""
     for item in answer.evidence:
         when = f"grid {item.frame}" if item.seconds is None else clock(item.seconds)
         of = f"medium {item.medium + 1}  " if len(answer.media) > 1 else ""
@@ -176,13 +194,20 @@ def chat(
 ) -> None:
     """Talk about a video: streamed answers, follow-up questions, the video watched once.
 
-    longva chat film.mp4 --fps 1        An empty line or Ctrl-D ends the conversation.
+    Ctrl-C stops an answer; /forget clears the conversation, /exit or Ctrl-D ends it.
+
+    longva chat film.mp4 --fps 1
     """
+    if sys.stdin is None:
+        raise LongVAError("chat reads questions from standard input, which is closed. Use ask.")
+    sampling = {"frames": frames, "fps": fps, "max_frames": max_frames}
+    opened = open_all([media], allow_truncated, **sampling)
+
     from longva.session import Sampling
 
     choice = Sampling(temperature=temperature, top_p=top_p)
     session = watch(
-        [media],
+        opened,
         model=model,
         device=device,
         dtype=dtype,
@@ -190,34 +215,35 @@ def chat(
         kv=kv,
         cache=cache,
         settings={"fit": fit},
-        sampling={
-            "frames": frames,
-            "fps": fps,
-            "max_frames": max_frames,
-            "allow_truncated": allow_truncated,
-        },
+        sampling=sampling,
         quiet=False,
     )
-    out.print(f"Watched {session.frames} frames. Ask away; an empty line ends.")
+    out.print(f"Watched {session.frames} frames. Ask away. {COMMANDS}")
+    with suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401 - gives input() a history and the arrow keys
+    sys.stdin.reconfigure(errors="surrogateescape")  # what is no UTF-8 is refused as a question
     while True:
         try:
             question = input("> ").strip()
+            if question in ("/exit", "/quit"):
+                return
+            if question == "/forget":
+                session.history.clear()
+                out.print("   (forgotten; what was watched stays)")
+            elif question.startswith("/"):
+                out.print(COMMANDS)
+            elif question:
+                answer = say(
+                    session, question, max_new_tokens=max_new_tokens, sampling=choice, keep=True
+                )
+                times = [clock(e.seconds) for e in answer.evidence if e.seconds is not None]
+                if times:
+                    out.print(f"   evidence: {', '.join(times)}")
         except EOFError:
             return
-        if not question:
-            return
-        try:
-            stream = session.stream(
-                question,
-                max_new_tokens=max_new_tokens,
-                sampling=choice,
-                keep=True,
-            )
-            for piece in stream:
-                out.print(printable(piece), end="")
+        except KeyboardInterrupt:
+            out.print(f"\n   (stopped) {COMMANDS}")
         except LongVAError as error:  # one bad question does not end a conversation
             err.print(f"longva: {error}")
-            continue
-        assert stream.answer is not None  # the stream has ended
-        times = [clock(e.seconds) for e in stream.answer.evidence if e.seconds is not None]
-        out.print(f"\n   evidence: {', '.join(times)}" if times else "")
+            if session.history and isinstance(error, ContextLengthError):
+                err.print("/forget makes room: it clears the conversation.")

@@ -39,7 +39,7 @@ def progress_bar(show: bool = True) -> Iterator:
 
         def report(stage: str, done: int, total: int) -> None:
             if stage not in stages:
-                stages[stage] = bars.add_task(stage)
+                stages[stage] = bars.add_task(stage, total=total)
             bars.update(stages[stage], completed=done, total=total)
 
         yield report

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 import typer
 
 from longva.cli.console import app, out
-from longva.cli.options import Dtype
 
 
 @app.command()
@@ -23,12 +22,16 @@ def convert(
     remote_code: Annotated[
         bool, typer.Option("--remote-code", help="Add the model's code, for people without longva.")
     ] = False,
-    dtype: Dtype = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Of the weights; default: as they are."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder.")] = False,
 ) -> None:
     """Rewrite a published LLaVA-format checkpoint as ours, or ours as LLaVA format.
 
     longva convert lmms-lab/LongVA-7B ./longva-7b
+
     longva convert ./longva-7b ./back --to llava
     """
     from longva.model.checkpoint import convert_checkpoint

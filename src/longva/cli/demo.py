@@ -17,12 +17,16 @@ def demo(
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for everyone.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(help="Port to listen at; 0 takes a free one.")] = 7860,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")
+    ] = 7860,
     share: Annotated[
         bool, typer.Option("--share", help="Also a public address, through Gradio's servers.")
     ] = False,
-    max_upload_mb: Annotated[int, typer.Option(help="Largest file that may be uploaded.")] = 2048,
-    max_sessions: Annotated[int, typer.Option(help="Watched media to keep in memory.")] = 4,
+    max_upload_mb: Annotated[
+        int, typer.Option(min=1, help="Largest file that may be uploaded.")
+    ] = 2048,
+    max_sessions: Annotated[int, typer.Option(min=1, help="Watched media to keep in memory.")] = 4,
     feedback: Annotated[
         Path, typer.Option(help="File to which likes and dislikes are appended.")
     ] = Path("longva_feedback.jsonl"),

@@ -1,6 +1,7 @@
 """`longva plan`: will it fit, and how long will it take."""
 
 import json
+import math
 from dataclasses import asdict
 from typing import Annotated, Literal
 
@@ -44,6 +45,8 @@ def plan(
         raise LongVAError(
             f"unknown device {device!r}. Choose one of {', '.join(DEVICES)}, or --memory"
         )
+    if memory is not None and not 0 < memory < math.inf:
+        raise LongVAError(f"--memory needs GiB greater than 0, got {memory}.")
     gib, rate = DEVICES[device] if device else (memory, None)
     gib = memory if memory is not None else gib
     result = make_plan(

@@ -22,7 +22,9 @@ def nano(
         "runs/reproduce_nano"
     ),
     budget: Annotated[str, typer.Option(help="smoke, laptop or gpu.")] = "laptop",
-    seeds: Annotated[list[int] | None, typer.Option(help="Seeds; repeat. Default: 0 1 2.")] = None,
+    seeds: Annotated[
+        list[int] | None, typer.Option(min=0, help="Seeds; repeat. Default: 0 1 2.")
+    ] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Seeds at a time; default: one a CPU.")
     ] = None,

@@ -2,9 +2,11 @@
 
     show     a new medium: player, timeline, estimate
     ask      begin (at once: the question appears)  ->  answer (queued: one question at a time)
-    stop     ends the answer, or takes the question out of the queue
+    stop     ends the answer, or the wait for it
 
-Handlers read and change the `Visitor`; what the page shows is drawn from it, whole, each time.
+Handlers read and change the `Visitor`; what the page shows is drawn from it, whole, each time. A
+stopped `answer` ends by itself and draws last: were its event cancelled, an update of it on its way
+could reach the page after what `stop` drew, and Gradio would drop a question asked meanwhile.
 """
 
 import json
@@ -28,8 +30,9 @@ from longva.demo.visitor import Options, Turn, Visitor
 from longva.errors import LongVAError
 from longva.session import Sampling as TokenSampling
 
-IDLE_SECONDS = 3600
-"""A visitor's session is dropped so long after the last question or the end of the visit."""
+IDLE_SECONDS = 24 * 3600
+"""A visitor, and the work for one, is dropped so long after the last question, when the upload is
+deleted, too. Gradio drops who closed the page after an hour."""
 
 FOR_THE_PAGE: Any = {"api_visibility": "private"}
 QUIET: Any = {"show_progress": "hidden", **FOR_THE_PAGE}
@@ -61,7 +64,9 @@ class AskTab(AskLayout):
 
     def connect(self, call: CallPanel) -> None:
         """Wire the events up; `call` shows the latest question as a request."""
+        buttons = [self.ask, self.stop]
         shown = [
+            *buttons,
             *(self.visitor, self.welcome, self.watch, self.file, self.stage, self.timeline),
             *(self.about, self.planned, self.frames, self.estimate, self.talk, self.question),
         ]
@@ -74,10 +79,9 @@ class AskTab(AskLayout):
         self.forget.click(
             self.forget_conversation,
             [self.visitor],
-            [self.visitor, self.talk, self.timeline],
+            [self.visitor, self.talk, self.timeline, *buttons],
             **AT_ONCE,
         )
-        buttons = [self.ask, self.stop]
         options = [
             *(self.frames, self.remember, self.evidence, self.max_new_tokens),
             *(self.temperature, self.top_p, self.seed),
@@ -95,18 +99,13 @@ class AskTab(AskLayout):
             [self.visitor],
             [self.visitor, self.talk, self.timeline, self.estimate, call.body, call.code]
             + [call.answer, *buttons],
+            trigger_mode="multiple",  # a stopped one may still stand in the queue
             **ONE_AT_A_TIME,
         )
         answered.failure(self.turned_away, [self.visitor], [self.talk, *buttons], **AT_ONCE)
-        stopped = self.stop.click(
-            self.stop_answer,
-            [self.visitor],
-            [self.visitor, self.talk, *buttons],
-            cancels=[answered],
-            **AT_ONCE,
+        self.stop.click(
+            self.stop_answer, [self.visitor], [self.visitor, self.talk, *buttons], **AT_ONCE
         )
-        # An update of the answer that was on its way may reach the page after the line above.
-        stopped.then(self.draw_talk, [self.visitor], [self.talk], **AT_ONCE)
         self.talk.like(self.vote, [self.visitor], [self.talk], **BESIDE_OTHERS)
 
     # What is on the stage
@@ -146,7 +145,7 @@ class AskTab(AskLayout):
             self.planned: gr.Column(visible=True),
             self.frames: frames,
             self.estimate: self.plan(start),
-            self.talk: nothing_asked(),
+            **self._talk(visitor),
         }
 
     def clear(self, visitor: Visitor) -> dict:
@@ -161,7 +160,7 @@ class AskTab(AskLayout):
             self.file: None,
             self.stage: "",
             self.timeline: "",
-            self.talk: nothing_asked(),
+            **self._talk(visitor),
         }
 
     def plan(self, frames: int) -> str:
@@ -179,7 +178,7 @@ class AskTab(AskLayout):
         visitor.stop()
         visitor.forget_conversation()
         drawn = timeline(visitor.medium) if visitor.medium else ""
-        return {self.visitor: visitor, self.talk: nothing_asked(), self.timeline: drawn}
+        return {self.visitor: visitor, self.timeline: drawn, **self._talk(visitor)}
 
     # Questions and answers
 
@@ -195,18 +194,16 @@ class AskTab(AskLayout):
         except LongVAError as error:
             raise gr.Error(str(error), print_exception=False) from None
         visitor.turns.append(Turn(question=question.strip(), options=options))
-        return {
-            self.visitor: visitor,
-            self.talk: conversation(visitor.turns),
-            self.question: "",
-            **self._buttons(asking=True),
-        }
+        return {self.visitor: visitor, self.question: "", **self._talk(visitor)}
 
     def answer(self, visitor: Visitor) -> Iterator[dict]:
-        """Answer the latest question, drawing the page as it comes."""
+        """Answer the latest question, drawing the page as it comes.
+
+        Until this has ended the visitor may have begun another conversation: that one is drawn.
+        """
         medium = visitor.medium
         if medium is None or not visitor.busy:  # stopped while it waited in the queue
-            yield {self.visitor: visitor, **self._buttons(asking=False)}
+            yield {self.visitor: visitor, **self._talk(visitor)}
             return
         turn = visitor.turns[-1]
         history = visitor.history if turn.options.remember else []
@@ -219,9 +216,9 @@ class AskTab(AskLayout):
             self.call.answer: "{}",
         }
         for _ in asking.start(self.shared, self.setting.speed, visitor).updates():
-            yield {self.talk: conversation(visitor.turns)}
-        final: dict[Any, Any] = {self.visitor: visitor, **self._buttons(asking=False)}
-        if turn.answer is not None:
+            yield {self.talk: self._drawn(visitor)}
+        final: dict[Any, Any] = {self.visitor: visitor, **self._talk(visitor)}
+        if turn.answer is not None and turn in visitor.turns:
             lit = turn.answer.evidence
             final[self.timeline] = timeline(medium, visitor.attention, lit, visitor.pictures)
             final[self.estimate] = self.plan(turn.answer.frames)
@@ -234,23 +231,23 @@ class AskTab(AskLayout):
         if visitor.busy:
             turn = visitor.turns[-1]
             turn.state, turn.text = "failed", "Too many questions are waiting. Try again later."
-        return {self.talk: conversation(visitor.turns), **self._buttons(asking=False)}
+        return self._talk(visitor)
 
     def stop_answer(self, visitor: Visitor) -> dict:
         """End the answer in progress, or the wait for it."""
         visitor.stop()
-        return {
-            self.visitor: visitor,
-            self.talk: conversation(visitor.turns),
-            **self._buttons(asking=False),
-        }
+        return {self.visitor: visitor, **self._talk(visitor)}
 
-    def draw_talk(self, visitor: Visitor) -> str:
-        """Draw the conversation as it is."""
+    def _drawn(self, visitor: Visitor) -> str:
         return conversation(visitor.turns) if visitor.turns else nothing_asked()
 
-    def _buttons(self, *, asking: bool) -> dict:
-        return {self.ask: gr.Button(visible=not asking), self.stop: gr.Button(visible=asking)}
+    def _talk(self, visitor: Visitor) -> dict:
+        """The conversation, and the button for what can be done about it: ask, or stop."""
+        return {
+            self.talk: self._drawn(visitor),
+            self.ask: gr.Button(visible=not visitor.busy),
+            self.stop: gr.Button(visible=visitor.busy),
+        }
 
     def vote(self, visitor: Visitor, event: gr.EventData) -> str:
         """Note that an answer was liked or not, in the log and on the page."""

@@ -76,13 +76,13 @@ def _answer(
     if missing:
         with suppress(VideoError):  # decoding showed that the container misnumbers its frames
             pictures = frame_pictures(medium.path, sorted(missing))
-    job.step()  # who opened another medium meanwhile has stopped this one, and gets none of it
-    if options.remember:
-        visitor.history = list(session.history)
-    visitor.attention = answer.evidence
-    visitor.pictures |= pictures
-    turn.answer = replace(answer, evidence=shown)
-    turn.text, turn.state = answer.text, "done"
+    with job.last_step():  # who opened another medium has stopped this one, and gets none of it
+        if options.remember:
+            visitor.history = list(session.history)
+        visitor.attention = answer.evidence
+        visitor.pictures |= pictures
+        turn.answer = replace(answer, evidence=shown)
+        turn.text, turn.state = answer.text, "done"
 
 
 def _stream(session: Session, turn: Turn, job: Job) -> Answer:

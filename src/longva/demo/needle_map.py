@@ -63,6 +63,11 @@ class NeedleMap:
     problem: str = ""
     job: Job = field(init=False, repr=False)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it was given up before its end."""
+        return self.problem == "Stopped"
+
     def stop(self) -> None:
         """Stop measuring; what is known stays."""
         self.job.stop()

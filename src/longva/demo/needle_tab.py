@@ -48,20 +48,17 @@ def needle_tab(setting: Setting) -> None:
         for _ in measured.job.updates():
             # Says nothing of the buttons: it may reach the page after what `end` says of them.
             yield draw_map(measured), gr.skip(), gr.skip()
-        yield draw_map(measured), *buttons(measuring=False)
-
-    def draw(measured: NeedleMap | None) -> str:
-        return draw_map(measured) if measured else ""
+        if not measured.stopped:
+            yield draw_map(measured), *buttons(measuring=False)
 
     def end(measured: NeedleMap | None):
         _stop(measured)
-        return draw(measured), *buttons(measuring=False)
+        return draw_map(measured) if measured else "", *buttons(measuring=False)
 
     outputs = [picture, start, stop]
     begun = start.click(begin, [longest, steps, needles], [running, *outputs], **AT_ONCE)
-    done = begun.success(measure, [running], outputs, **ONE_AT_A_TIME)
-    ended = stop.click(end, [running], outputs, cancels=[done], **AT_ONCE)
-    ended.then(draw, [running], [picture], **AT_ONCE)  # over an update that came after `end`'s
+    begun.success(measure, [running], outputs, trigger_mode="multiple", **ONE_AT_A_TIME)
+    stop.click(end, [running], outputs, **AT_ONCE)  # `measure` ends by itself, see ask_tab.py
 
 
 def _stop(measured: NeedleMap | None) -> None:

@@ -11,12 +11,9 @@ from html import escape
 
 import gradio as gr
 
-from longva.demo.ask_tab import AskTab, CallPanel
+from longva.demo.ask_tab import IDLE_SECONDS, AskTab, CallPanel
 from longva.demo.needle_tab import needle_tab
 from longva.demo.setting import Setting
-
-FILES_LIVE_SECONDS = 24 * 3600
-"""Uploads are deleted after so long; all of them go when the demo ends."""
 
 
 def build_page(setting: Setting) -> gr.Blocks:
@@ -25,7 +22,7 @@ def build_page(setting: Setting) -> gr.Blocks:
         title="LongVA",
         analytics_enabled=False,
         fill_width=True,
-        delete_cache=(3600, FILES_LIVE_SECONDS),
+        delete_cache=(3600, IDLE_SECONDS),  # all uploads go when the demo ends
     )
     with page:
         gr.HTML(header(setting), elem_id="lv-header")

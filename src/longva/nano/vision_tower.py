@@ -63,6 +63,7 @@ def train_vision_tower(
     Returns:
         A LongVA put together of the three, and its processor.
     """
+    longva: Any
     longva, processor = assemble_longva(
         language_model, dict(VISION), vision_feature_layer=-1, seed=seed
     )

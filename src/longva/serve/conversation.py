@@ -99,6 +99,8 @@ def read_conversation(
         said = [message.text]
         if number == 0:
             said = [w for w in system if w.strip() not in ("", OWN_SYSTEM_PROMPT)] + said
+        if number < len(spoken) - 1:  # media may come first, without a word; a question may not
+            said = [w for w in said if w.strip()]
         for words in said:
             check(words)
         turns.append(Turn(role="user", text="\n\n".join(said)))

@@ -1,12 +1,14 @@
 """What every request passes first: host, key and size, before a byte of its body is parsed.
 
-The body is read here, whole, within bounds of size and silence, so that nobody without a key makes
-the server hold anything, and nobody with one makes it hold more than it was given memory for.
+The body is read here, whole, within bounds of size, silence and time, so that nobody without a key
+makes the server hold anything, and nobody with one makes it hold more, or for longer, than it was
+given memory for.
 """
 
 import asyncio
 import hmac
 import json
+import time
 from collections.abc import Collection, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -42,7 +44,8 @@ class Gate:
         hosts: Collection[str] | None = None,
     ):
         self.app, self.limits, self.metrics = app, limits, metrics
-        self.keys, self.hosts = [key.encode() for key in keys], hosts
+        self.keys = [key.encode() for key in keys]
+        self.hosts = None if hosts is None else {host.lower() for host in hosts}
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,6 +62,10 @@ class Gate:
         with self.metrics.in_flight.track_inprogress():
             try:
                 await self._pass(scope, receive, counting)
+            except asyncio.CancelledError:  # the server ends, and has waited for long enough
+                if not status:
+                    error = ApiError("the server is shutting down.", status=503, retry_after=10)
+                    await _respond(error, counting)
             finally:
                 path = next((path for path in PATHS if scope["path"].startswith(path)), "other")
                 self.metrics.requests.labels(path, str(status or "none")).inc()
@@ -66,6 +73,7 @@ class Gate:
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.lower(): value for name, value in scope["headers"]}
         held, more = 0, bool(headers.keys() & {b"content-length", b"transfer-encoding"})
+        deadline = time.monotonic() + self.limits.fetch_seconds
         try:
             self._check_host(headers.get(b"host", b""))
             scope.setdefault("state", {})["client"] = self._client(scope, headers)
@@ -73,7 +81,7 @@ class Gate:
             declared = int(headers.get(b"content-length", b"0"))
             self._check_size(declared, declared)
             while more:
-                message = await self._receive(receive)
+                message = await self._receive(receive, deadline)
                 if message["type"] == "http.disconnect":
                     return
                 chunk, more = message.get("body", b""), message.get("more_body", False)
@@ -83,7 +91,7 @@ class Gate:
             await self.app(scope, _replay(bytes(body), receive), send)
         except ApiError as error:
             if more:
-                await self._drain(receive)
+                await self._drain(receive, deadline)
             await _respond(error, send)
         finally:
             self._held -= held
@@ -124,18 +132,19 @@ class Gate:
                 retry_after=5,
             )
 
-    async def _receive(self, receive: Receive) -> Message:
+    async def _receive(self, receive: Receive, deadline: float) -> Message:
+        patience = min(self.limits.silent_seconds, max(0.0, deadline - time.monotonic()))
         try:
-            return await asyncio.wait_for(receive(), self.limits.silent_seconds)
+            return await asyncio.wait_for(receive(), patience)
         except TimeoutError as error:
             raise ApiError("the request did not arrive in time.", status=408) from error
 
-    async def _drain(self, receive: Receive) -> None:
+    async def _drain(self, receive: Receive, deadline: float) -> None:
         """Read what is left of a refused body: a client that is still sending hears no answer."""
         left = BODIES_HELD * self.limits.body_bytes
         try:
             while left > 0:
-                message = await self._receive(receive)
+                message = await self._receive(receive, deadline)
                 left -= len(message.get("body", b""))
                 if not message.get("more_body", False):
                     return

@@ -46,7 +46,7 @@ class Limits:
     """Watched frames of one conversation; None leaves the model's context and memory as limits."""
 
     fetch_seconds: float = 300.0
-    """To download one medium."""
+    """To download one medium, or for a request to arrive."""
 
     silent_seconds: float = 20.0
     """A peer that sends nothing for so long is given up."""

@@ -21,12 +21,17 @@ import anyio
 import httpcore
 import httpx
 
+from longva import __version__
 from longva.serve.errors import ApiError
 
 MAX_REDIRECTS = 5
 REDIRECTS = {301, 302, 303, 307, 308}
 MAX_URL = 8192
-HEADERS = {"Accept": "video/*, image/*, */*;q=0.5", "Accept-Encoding": "identity"}
+HEADERS = {
+    "Accept": "video/*, image/*, */*;q=0.5",
+    "Accept-Encoding": "identity",
+    "User-Agent": f"longva/{__version__}",  # some large sites refuse whoever gives no name
+}
 
 NOT_PUBLIC = [
     ipaddress.ip_network(network)

@@ -45,31 +45,41 @@ class Reply:
 
     async def respond(self, request: Request) -> Response:
         """Wait until there is something to say, or nobody to say it to."""
-        gone = coming = asyncio.create_task(_disconnected(request))
+        gone = asyncio.create_task(_disconnected(request))
+        coming = asyncio.create_task(self._next(begun=False))
         try:
-            while True:
-                coming = asyncio.create_task(self._answering.next_event(self._keep_alive))
-                await asyncio.wait({coming, gone}, return_when=asyncio.FIRST_COMPLETED)
-                if not coming.done():
-                    self._answering.close()
-                    return Response(status_code=499)  # nobody reads it
-                event = coming.result()
-                if isinstance(event, Failed):
-                    raise event.error
-                if isinstance(event, Finished) and not self._body.stream:
-                    self._answering.close()
-                    return JSONResponse(self._completion(event))
-                # Early progress says only that the request stands in line: an error may still
-                # come, and shall have its status.
-                waiting = isinstance(event, Progress) and event.stage in ("fetch", "queue")
-                if event is None or self._body.stream and not waiting:
-                    return self._started(event)
+            await asyncio.wait({coming, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                self._answering.close()
+                return Response(status_code=499)  # nobody reads it
+            event = coming.result()
+            if isinstance(event, Failed):
+                raise event.error
+            if isinstance(event, Finished) and not self._body.stream:
+                self._answering.close()
+                return JSONResponse(self._completion(event))
+            return self._started(event)
         except BaseException:
             self._answering.close()
             raise
         finally:
             gone.cancel()
             coming.cancel()
+
+    async def _next(self, *, begun: bool) -> Event | None:
+        """Wait for what the client is to be told; None if that is nothing for `keep_alive` seconds.
+
+        Before the response has begun, progress of a request that stands in line is not told: an
+        error may still come, and shall have its status.
+        """
+        deadline = time.monotonic() + self._keep_alive
+        while True:
+            event = await self._answering.next_event(max(0.0, deadline - time.monotonic()))
+            if event is None or isinstance(event, Finished | Failed):
+                return event
+            waiting = isinstance(event, Progress) and event.stage in ("fetch", "queue")
+            if self._body.stream and (begun or not waiting):
+                return event
 
     def _started(self, event: Event | None) -> StreamingResponse:
         if self._body.stream:
@@ -84,9 +94,7 @@ class Reply:
         try:
             while True:
                 yield "\n"
-                event = await self._answering.next_event(self._keep_alive)
-                while event is not None and not isinstance(event, Finished | Failed):
-                    event = await self._answering.next_event(self._keep_alive)
+                event = await self._next(begun=True)
                 if isinstance(event, Failed):
                     yield json.dumps(event.error.body())
                     return
@@ -121,7 +129,7 @@ class Reply:
                         yield self._chunk(None, usage=_usage(event.answer))
                     yield "data: [DONE]\n\n"
                     return
-                event = await self._answering.next_event(self._keep_alive)
+                event = await self._next(begun=True)
         finally:
             self._answering.close()
 

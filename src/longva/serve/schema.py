@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Roles = Literal["system", "developer", "user", "assistant"]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+StopText = Annotated[str, Field(max_length=1000)]
+"""The answer's end is compared with every beginning of it, at every token."""
 
 NOT_SERVED: dict[str, tuple] = {
     "tools": ([],),
@@ -112,7 +114,7 @@ class LongVAOptions(BaseModel):
 class StreamOptions(BaseModel):
     """What a stream tells at its end."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class ChatRequest(BaseModel):
@@ -122,7 +124,7 @@ class ChatRequest(BaseModel):
 
     model: str
     messages: list[ChatMessage] = Field(min_length=1, max_length=1024)
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Number | None = Field(default=None, ge=0, le=2)
     """0, the default, takes the most probable token."""
@@ -131,7 +133,7 @@ class ChatRequest(BaseModel):
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None
     n: Literal[1] | None = None
     longva: LongVAOptions = Field(default_factory=LongVAOptions)
 
