@@ -248,16 +248,17 @@ def test_a_cached_video_is_neither_decoded_nor_encoded_again(longva, video, tmp_
     assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".safetensors"}
 
 
-def test_a_cache_on_a_full_disk_is_said_and_left_clean(longva, video, tmp_path):
+def test_a_cache_on_a_full_disk_is_said_left_clean_and_does_without(longva, video, tmp_path):
     cached = LongVA(longva.model, longva.processor, name="cached", cache_dir=tmp_path / "cache")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # no file may be longer
     try:
-        with pytest.raises(LongVAError, match="safetensors cannot be written: .*Make room"):
-            cached.watch(video, frames=5)
+        with pytest.warns(UserWarning, match="safetensors cannot be written: .*Make room"):
+            session = cached.watch(video, frames=5)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list((tmp_path / "cache").iterdir()) == []
+    assert session.frames == 5
 
 
 def test_pool_stride_of_a_call_changes_the_tokens_a_frame(longva, video):

@@ -17,7 +17,8 @@ def server():
             self.rfile.read(int(self.headers["Content-Length"]))
             self.server.keys.append(self.headers["Authorization"])
             content = json.dumps(self.server.answer).encode()
-            self.send_response(200)
+            self.send_response(302 if self.server.elsewhere else 200)
+            self.send_header("Location", self.server.elsewhere)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
@@ -27,6 +28,7 @@ def server():
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as httpd:
         httpd.answer = {"choices": [{"message": {"content": "Yes."}}]}
+        httpd.elsewhere = ""
         httpd.keys, httpd.url = [], f"http://127.0.0.1:{httpd.server_port}/v1"
         thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -52,3 +54,10 @@ def test_an_error_that_came_after_the_200_is_told(server):
     server.answer = {"error": {"message": "out of memory"}}
     with pytest.raises(EndpointError, match="out of memory"):
         ChatEndpoint(address=server.url, model="m", attempts=1).complete([])
+
+
+def test_a_key_goes_to_no_other_address(server):
+    server.elsewhere = f"{server.url}/elsewhere"
+    with pytest.raises(EndpointError, match="302"):
+        ChatEndpoint(address=server.url, model="m", key="s3cret").complete([])
+    assert server.keys == ["Bearer s3cret"]

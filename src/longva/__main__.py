@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 
 from longva.cli import app
 from longva.errors import LongVAError
@@ -15,6 +16,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if not (sys.stderr and sys.stderr.isatty()):  # of "Loading weights" and downloads, in logs
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.formatwarning = one_line
     try:
         app()
     except LongVAError as error:
@@ -30,6 +32,13 @@ def main() -> None:
             raise
         sys.stderr.write(f"longva: out of memory: {error}\nlongva plan says what fits.\n")
         sys.exit(2)
+
+
+def one_line(message, category, filename, lineno, line=None) -> str:
+    """Write longva's warnings as notes, and those of libraries to developers as Python does."""
+    if category is UserWarning:
+        return f"Note: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@
 cache and answers.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -237,7 +238,10 @@ class LongVA:
         else:
             features = encode_video(self.model, self.processor, medium, indices, settings, progress)
         if self.cache is not None and key is not None:
-            self.cache.save(key, features)
+            try:
+                self.cache.save(key, features)
+            except LongVAError as error:  # what was watched for an hour is not thrown away for that
+                warnings.warn(f"not kept for the next time: {error}", stacklevel=2)
         return features
 
 
@@ -246,7 +250,7 @@ def _device(name: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).item()  # which "meta" has none of
     except (RuntimeError, AssertionError) as error:
         raise LongVAError(
             f"device {str(name)!r} is not at hand: {str(error).splitlines()[0]}. Try --device cpu."

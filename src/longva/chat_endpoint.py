@@ -30,6 +30,16 @@ LARGEST_ANSWER = 2**24
 """Bytes after which a server's answer is taken for garbage."""
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Follows no server elsewhere: the key is for the address that was given."""
+
+    def redirect_request(self, *args, **kwargs) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
+
+
 class EndpointError(LongVAError):
     """A request that got no answer.
 
@@ -174,7 +184,7 @@ class ChatEndpoint:
         request = urllib.request.Request(address, body, headers)
         deadline = time.monotonic() + self.timeout
         parts: list[bytes] = []
-        with urllib.request.urlopen(request, timeout=self.timeout) as response:
+        with _OPENER.open(request, timeout=self.timeout) as response:
             while part := response.read1(2**16):
                 parts.append(part)
                 if time.monotonic() > deadline:

@@ -71,6 +71,8 @@ def locate(source: Source) -> Path | bytes:
         if address.scheme != "file":
             raise VideoError(f"{source}: longva reads local files. Download it first.")
         source = unquote(address.path)
+    if source == "":  # which Path takes for the folder it is in
+        raise VideoError("an empty name was given as a video or image.")
     try:
         path = Path(source).expanduser()
         if not path.exists():

@@ -379,7 +379,8 @@ def begun_stop(text: str, stop: Sequence[str]) -> int:
     >>> begun_stop("no EN", ["END"]), begun_stop("no", ["END"])
     (2, 0)
     """
-    begun = [n for mark in stop for n in range(1, len(mark)) if text.endswith(mark[:n])]
+    longest = {mark: min(len(mark) - 1, len(text)) for mark in stop}
+    begun = [n for mark in stop for n in range(1, longest[mark] + 1) if text.endswith(mark[:n])]
     return max(begun, default=0)
 
 

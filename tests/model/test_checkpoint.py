@@ -379,7 +379,7 @@ def test_folders_that_are_no_checkpoint_are_refused(llava, tmp_path):
     fixture.write_tokenizer(tmp_path)
     with pytest.raises(CheckpointError, match="has no weights: needed model.safetensors or"):
         load_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match="neither a folder here nor a model on the Hub"):
+    with pytest.raises(CheckpointError, match="no folder here and could not be had from the Hub"):
         load_pretrained("not a/hub/id")
     with pytest.raises(CheckpointError, match="to 'longva' or 'llava', got 'gguf'"):
         convert_checkpoint(llava, tmp_path / "x", to="gguf")

@@ -38,3 +38,6 @@ def test_the_command_says_what_it_hid(tmp_path):
     assert result.exit_code == 0
     assert "10 frames, and only at 0:00:0" in result.output
     assert "a cat with the number" in result.output
+    refused = CliRunner().invoke(app, [str(tmp_path / "g.mp4"), "--seconds", "1"])
+    assert refused.exit_code == 2
+    assert "2 seconds or more" in refused.output

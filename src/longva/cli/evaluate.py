@@ -85,6 +85,7 @@ def evaluate(
         for dataset in draw_image_sizes(image_sizes, output / "image_sizes.png"):
             out.print(str(dataset))
     from longva.evaluate.benchmarks import expand
+    from longva.evaluate.judged_samples import find_samples
     from longva.evaluate.runner import Evaluation, check, run
 
     folder = Path(model).expanduser()
@@ -117,7 +118,9 @@ def evaluate(
     for evaluation in runs:
         for path in run(evaluation):
             out.print(f"Wrote {path}")
-    if judge is not None:
+    if judge is not None and tasks and not find_samples(output):
+        err.print("Note: no answer of these tasks needs a judge.")
+    elif judge is not None:
         grade(output, judge, judge_model, judge_price, judge_rpm, judge_at_once, judge_reasoning)
     if report:
         from longva.evaluate.report import write_report

@@ -187,7 +187,7 @@ def _find_folder(id_or_path: str | Path, revision: str | None, weights: bool) ->
             download("pytorch_model*.bin")
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{id_or_path!r} is neither a folder here nor a model on the Hub: "
+            f"{id_or_path!r} is no folder here and could not be had from the Hub: "
             + str(error).strip().splitlines()[0]
         ) from error
     return found

@@ -63,7 +63,10 @@ def main(
     seed: int = 0,
 ) -> None:
     """Write a film and say what it hides where."""
-    scene, second = write_film(path, seconds=seconds, hide=hide, seed=seed)
+    try:
+        scene, second = write_film(path, seconds=seconds, hide=hide, seed=seed)
+    except LongVAError as error:
+        raise typer.BadParameter(str(error)) from None
     hours, rest = divmod(second, 3600)
     at = f"{hours}:{rest // 60:02}:{rest % 60:02}"
     article = "an" if scene.object[0] in "aeiou" else "a"

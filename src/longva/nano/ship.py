@@ -20,7 +20,7 @@ import typer
 from jinja2 import Template
 
 from longva import __version__
-from longva.errors import CheckpointError
+from longva.errors import CheckpointError, LongVAError
 from longva.model.checkpoint import load_pretrained
 from longva.nano.budget import BUDGETS, Budget
 from longva.nano.language_model import sharpen
@@ -138,7 +138,10 @@ def main(
     context: Annotated[int, typer.Option(help="Tokens that the model declares.")] = 16_384,
 ) -> None:
     """Write the embedded checkpoint."""
-    typer.echo(f"Wrote {ship(seed_folder, destination, context=context)}")
+    try:
+        typer.echo(f"Wrote {ship(seed_folder, destination, context=context)}")
+    except LongVAError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 if __name__ == "__main__":
