@@ -89,7 +89,8 @@ class LongVA:
         Args:
             name: `nano` (ships with the package), a folder or a hub id, in our format or in the
                 LLaVA format of the published LongVA checkpoints.
-            device: default: the GPU where there is one.
+            device: default: the CUDA GPU where there is one. Apple's ("mps") is taken by name only,
+                as nothing was measured on it.
             dtype: default: bfloat16 on a GPU, float32 on a CPU.
             quantization: `int8` or `int4` weights of the language model.
             kv: precision of the KV cache.

@@ -19,7 +19,7 @@ AllowTruncated = Annotated[
 ]
 PoolStride = Annotated[int | None, typer.Option(help="Patches a side pooled into one token.")]
 PoolMode = Annotated[Literal["average", "max"] | None, typer.Option(help="How they are pooled.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: a GPU if any.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda:1, mps ...; default: cuda if any.")]
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
     typer.Option(help="Default: float32 on a CPU, bfloat16 on a GPU."),
