@@ -124,7 +124,7 @@ def ask(
     cache: Cache = None,
     as_json: Json = False,
 ) -> None:
-    """Answer questions about a video, an image or a folder of frames.
+    """Answer questions about a video, image or folder of frames.
 
     The medium is watched once; every question reuses it.
 
@@ -192,7 +192,9 @@ def chat(
     kv: Kv = "model",
     cache: Cache = None,
 ) -> None:
-    """Talk about a video: streamed answers, follow-up questions, the video watched once.
+    """Talk about a video, which is watched once.
+
+    Answers are streamed, and questions may follow up.
 
     Ctrl-C stops an answer; /forget clears the conversation, /exit or Ctrl-D ends it.
 

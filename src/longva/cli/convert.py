@@ -28,7 +28,7 @@ def convert(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder.")] = False,
 ) -> None:
-    """Rewrite a published LLaVA-format checkpoint as ours, or ours as LLaVA format.
+    """Rewrite a LLaVA-format checkpoint as ours, or back.
 
     longva convert lmms-lab/LongVA-7B ./longva-7b
 

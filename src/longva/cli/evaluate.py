@@ -70,7 +70,9 @@ def evaluate(
     weights: Weights = "model",
     kv: Kv = "model",
 ) -> None:
-    """Run benchmarks, each question's answer kept as it comes: a killed run goes on.
+    """Run benchmarks and compare with the paper.
+
+    Each question's answer is kept as it comes: a killed run goes on.
 
     longva eval videomme --model lmms-lab/LongVA-7B-DPO --frames 32 --frames 128 --report
     """
@@ -188,7 +190,9 @@ def vniah_export(
     data: Annotated[Path, typer.Argument(help="Folder for `longva eval --data`.")],
     overrides: Overrides = None,
 ) -> None:
-    """Write the cells of a V-NIAH recipe as videos and questions, for any model of lmms-eval.
+    """Write V-NIAH as videos and questions for lmms-eval.
+
+    The cells of a V-NIAH recipe, for any model that lmms-eval knows.
 
     longva vniah-export recipes/niah_visual.yaml data --set grid.lengths=[100,200]
     """

@@ -9,7 +9,7 @@ from longva.cli.console import app, out, progress_bar
 from longva.cli.options import Overrides, Recipe
 
 niah = typer.Typer(
-    help="Needle in a haystack: heatmaps of what a model finds, by length and depth.",
+    help="Needle in a haystack: how far a model finds things.",
     no_args_is_help=True,
 )
 app.add_typer(niah, name="niah")
@@ -34,7 +34,9 @@ def visual(recipe: Recipe, overrides: Overrides = None) -> None:
 
 @niah.command()
 def text(recipe: Recipe, overrides: Overrides = None) -> None:
-    """Hide a number in a long text and ask for it, with or without distractors.
+    """Hide a number in a long text and ask for it.
+
+    With or without distractors.
 
     longva niah text recipes/niah_text.yaml --set model=Qwen/Qwen2-7B-Instruct
     """
@@ -64,7 +66,9 @@ def plot(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs; panels side by side.")],
     picture: Annotated[Path, typer.Option("--out", help="Picture to write.")] = Path("heatmap.png"),
 ) -> None:
-    """Draw finished runs, ours or in the original's files, side by side, and print their means.
+    """Draw runs side by side and print their means.
+
+    Ours, or what the original's code wrote.
 
     longva niah plot runs/extended runs/not_extended --out figure4.png
     """
@@ -77,7 +81,7 @@ def plot(
 
 @app.command()
 def perplexity(recipe: Recipe, overrides: Overrides = None) -> None:
-    """Measure perplexity by context length, of any causal language model.
+    """Measure a language model's perplexity by context length.
 
     longva perplexity recipes/perplexity.yaml --set model=Qwen/Qwen2-7B-Instruct
     """

@@ -32,7 +32,9 @@ def plan(
     pool_stride: PoolStride = None,
     as_json: Json = False,
 ) -> None:
-    """Say what watching a video takes, and how many frames fit, without loading anything.
+    """Say what watching takes and how many frames fit.
+
+    Nothing is loaded.
 
     longva plan longva-7b --frames 3000 --device h200 --kv int8
     """

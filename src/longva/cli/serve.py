@@ -61,7 +61,9 @@ def serve(
     kv: Kv = "model",
     cache: Cache = None,
 ) -> None:
-    """Serve the assistant by an OpenAI-compatible API: /v1/chat/completions, streamed or not.
+    """Serve the assistant by an OpenAI-compatible API.
+
+    /v1/chat/completions, streamed or not.
 
     longva serve --model lmms-lab/LongVA-7B-DPO --kv int8 --session-memory 40
 

@@ -39,9 +39,10 @@ def prepare_text(
     workers: Annotated[int | None, typer.Option(help="Processes; default: one a CPU.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn documents into a packed set with more long documents, the mixture unchanged.
+    """Pack documents to train on, long ones up-sampled.
 
-    Run again to go on after a kill; the result has the same bytes.
+    The shares of the sources stay as they are. Run again to go on after a kill; the result has the
+    same bytes.
 
     longva prepare-text corpus/ --out data/upsampled --tokenizer Qwen/Qwen2-7B-Instruct
     """
@@ -113,7 +114,9 @@ def run_stage(stage: Any, kind: type, recipe: Path, overrides, dry_run: bool, gp
 def extend(
     recipe: Recipe, overrides: Overrides = None, dry_run: DryRun = False, gpus: Gpus = None
 ) -> None:
-    """Lengthen a language model's context by continued pre-training (paper section 3.1).
+    """Lengthen a language model's context on text.
+
+    Continued pre-training, paper section 3.1.
 
     longva extend recipes/toy/extend.yaml
 
@@ -128,7 +131,9 @@ def extend(
 def align(
     recipe: Recipe, overrides: Overrides = None, dry_run: DryRun = False, gpus: Gpus = None
 ) -> None:
-    """Align vision with language: the projector first, then all of the model (section 3.2).
+    """Align vision with language, in two stages.
+
+    The projector first, then all of the model, paper section 3.2.
 
     torchrun --nproc-per-node 8 -m longva align recipes/align_stage1_projector.yaml
     """
