@@ -73,12 +73,12 @@ def test_no_rule_takes_every_frame_and_one_frame_always_suffices():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_frames": 0}, "frames must be a whole number, 1 or more, got 0"),
-        ({"num_frames": 2.5}, "frames must be a whole number"),
+        ({"num_frames": 0}, "num_frames must be a whole number, 1 or more, got 0"),
+        ({"num_frames": 2.5}, "num_frames must be a whole number"),
         ({"max_frames": -3}, "max_frames must be a whole number, 1 or more, got -3"),
         ({"fps": 0}, "fps must be greater than 0, got 0"),
         ({"fps": float("nan")}, "fps must be greater than 0, got nan"),
-        ({"num_frames": 8, "fps": 1}, "frames and fps are different ways.*max_frames may go"),
+        ({"num_frames": 8, "fps": 1}, "num_frames and fps are different ways.*max_frames may go"),
         ({"fps": 1, "keyframes": True}, "fps and keyframes are different ways"),
         ({"num_frames": 8, "max_frames": 4}, "max_frames=4 has nothing to cap"),
     ],

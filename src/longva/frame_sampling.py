@@ -37,14 +37,14 @@ class FrameSampling:
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other or choose nothing."""
-        counts = {"frames": self.num_frames, "max_frames": self.max_frames}
+        counts = {"num_frames": self.num_frames, "max_frames": self.max_frames}
         for name, count in counts.items():
             if count is not None and (not isinstance(count, int | np.integer) or count < 1):
                 raise VideoError(f"{name} must be a whole number, 1 or more, got {count}.")
         if self.fps is not None and not 0 < self.fps < math.inf:
             raise VideoError(f"fps must be greater than 0, got {self.fps}.")
         rules = {
-            "frames": self.num_frames,
+            "num_frames": self.num_frames,
             "fps": self.fps,
             "keyframes": self.keyframes or None,
         }
@@ -56,7 +56,7 @@ class FrameSampling:
             )
         if self.num_frames is not None and self.max_frames is not None:
             raise VideoError(
-                f"frames={self.num_frames} is already the number of frames, so "
+                f"num_frames={self.num_frames} is already the number of frames, so "
                 f"max_frames={self.max_frames} has nothing to cap. Give one of them."
             )
 

@@ -84,7 +84,7 @@ def test_the_tasks_of_the_tables_are_known():
     ("arguments", "message"),
     [
         (["table7"], "table7 is not among .*: table6, table8, table9, table10"),
-        (["videomme", "--frames", "32", "--fps", "1"], "frames and fps are different ways"),
+        (["videomme", "--frames", "32", "--fps", "1"], "num_frames and fps are different ways"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_anything_is_looked_for(arguments, message):
