@@ -86,6 +86,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_conversation(video):
         rest, _ = chat.communicate("/forget\n")
     assert chat.returncode == 0
     assert "(stopped)" in rest and "(forgotten" in rest and "evidence" not in rest
+    assert rest.endswith("> \n")  # the shell's next prompt has a line of its own
 
 
 def test_chat_without_questions_to_read_is_refused(video, monkeypatch, capsys):

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from longva.errors import RecipeError
-from longva.recipes import STRICT, load_recipe, recipe_yaml, save_recipe
+from longva.recipes import STRICT, load_recipe, read_yaml, recipe_yaml, save_recipe
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -100,6 +100,11 @@ def test_a_wrong_recipe_says_what_is_wrong(tmp_path, text, message):
 def test_a_wrong_override_says_what_is_wrong(tmp_path, override, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe(Extend, recipe(tmp_path, "base_model: m\nseq_len: 2"), [override])
+
+
+def test_keys_that_stand_in_merged_mappings_too_are_no_repetition():
+    text = "a: &a {x: 1}\nouter: {b: &b {<<: *a, x: 2}}\nc: {<<: *b, x: 3, 3: 4, '3': 5}"
+    assert read_yaml(text) == {"a": {"x": 1}, "outer": {"b": {"x": 2}}, "c": {"x": 3, 3: 4, "3": 5}}
 
 
 def test_a_missing_recipe_is_named(tmp_path):

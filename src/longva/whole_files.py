@@ -52,12 +52,16 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk: a rename is none of its file's business."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """Wait until the names in a folder are on the disk: a rename is none of its file's business.
+
+    Some file systems (SMB) and folders (written but not read) do not let anyone wait.
+    """
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def append_line(path: Path, row: dict[str, Any], *, mode: int = 0o644) -> None:

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 from transformers import GenerationConfig
+from transformers.video_utils import VideoMetadata
 
 from longva.errors import LongVAError, VideoError
 from longva.frame_sampling import FrameSampling
@@ -206,6 +207,12 @@ def test_metadata_name_the_frames_taken_from_arrays(longva):
     given = {"total_num_frames": 50, "fps": 5.0, "frames_indices": [0, 10, 20, 30, 40]}
     (about,) = process(frames, video_metadata=[given])["video_metadata"]
     assert about.timestamps == [0.0, 4.0, 8.0]
+    given["frames_indices"] = np.arange(0, 50, 10)  # as transformers' own loaders give them
+    (about,) = process(frames, video_metadata=[VideoMetadata(**given)])["video_metadata"]
+    assert about.frames_indices == [0, 20, 40]
+    given["frames_indices"] = [0, 1]  # which name other frames than these
+    (about,) = process(frames, video_metadata=[given])["video_metadata"]
+    assert about.frames_indices == [0, 2, 4]
     with pytest.raises(VideoError, match=r"frames are RGB.*got \[2, 8, 8, 4\]"):
         process(np.zeros((2, 8, 8, 4), np.uint8))
 

@@ -130,6 +130,7 @@ def test_a_run_of_several_ranks_is_drawn_while_they_are_at_work(tmp_path):
     for rank in range(2):
         log = CellLog(tmp_path / "run", FINGERPRINT, rank=rank, world_size=2)
         log.append(row(200, rank, right=rank == 0))
+    (tmp_path / "cells_of_another_kind.jsonl").write_text("{}\n")
     assert [run.mean for run in plot([tmp_path], tmp_path / "x.png")] == [0.5]
 
 

@@ -44,6 +44,7 @@ def test_wilson_bounds_solve_the_score_equation():
         ("200mg", "200", True),
         ("A. Bird", "A", True),
         ("A panda is in it", "A", False),
+        ("A\n\nThe bird sits there.", "A", True),
         ("12,500", "12", False),
         ("417,283", "417, 283", True),
         ("It is yellow", "yellow", False),

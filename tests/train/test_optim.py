@@ -1,5 +1,7 @@
 """Schedules and the choice of what is trained."""
 
+import math
+
 import pytest
 
 from longva.errors import RecipeError
@@ -25,6 +27,13 @@ from longva.train.optim import (
 def test_schedules_warm_up_and_then_fall(schedule, factors):
     config = OptimConfig(lr={"all": 1.0}, schedule=schedule, warmup=0.4)
     assert [learning_rate_factor(config, step, 5) for step in range(5)] == pytest.approx(factors)
+
+
+def test_an_infinite_norm_of_gradients_is_a_way_not_to_clip():
+    assert OptimConfig(lr={"all": 1.0}, clip_norm=math.inf).clip_norm == math.inf
+    for wrong in ({"clip_norm": math.nan}, {"weight_decay": math.inf}):
+        with pytest.raises(ValueError, match="must be at least 0"):
+            OptimConfig(lr={"all": 1.0}, **wrong)
 
 
 def test_each_part_has_its_rate_and_the_rest_is_frozen():

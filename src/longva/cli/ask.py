@@ -242,6 +242,7 @@ def chat(
                 if times:
                     out.print(f"   evidence: {', '.join(times)}")
         except EOFError:
+            out.print()  # leaves the line of the prompt
             return
         except KeyboardInterrupt:
             out.print(f"\n   (stopped) {COMMANDS}")

@@ -162,8 +162,10 @@ class LongVAVideoProcessor(VideoProcessorMixin):
             pictures = [resize_picture(picture, **geometry) for picture in array[chosen]]
             pixels.append(torch.stack(pictures))
             about = given or VideoMetadata(total_num_frames=len(array), fps=rate)
-            numbers = about.frames_indices or range(len(array))  # the caller may have sampled too
-            metadata.append(replace(about, frames_indices=[numbers[i] for i in chosen]))
+            numbers = about.frames_indices  # by a caller who has sampled too: a list or an array
+            if numbers is None or len(numbers) != len(array):
+                numbers = range(len(array))
+            metadata.append(replace(about, frames_indices=[int(numbers[i]) for i in chosen]))
         batch = BatchFeature(
             {
                 "pixel_values_videos": normalize_pixels(

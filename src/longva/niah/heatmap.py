@@ -119,7 +119,7 @@ def plot(folders: Sequence[Path | str], out: Path | str) -> list[Plotted]:
     """
     plotted, panels = [], []
     for folder in map(Path, folders):
-        names = ("cells*.jsonl", "all_accuracies.json")  # cells.3.jsonl: ranks are at work
+        names = ("cells.jsonl", "all_accuracies.json", "cells.*.jsonl")  # the last: ranks at work
         runs = sorted({path.parent for name in names for path in folder.rglob(name)})
         if not runs:
             raise RecipeError(

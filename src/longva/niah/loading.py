@@ -18,8 +18,6 @@ from longva.model.checkpoint_settings import reason
 from longva.model.tokenizer import load_tokenizer
 from longva.niah.models import ModelRecipe
 
-"""Integers by their bytes."""
-
 
 def load_longva(recipe: ModelRecipe) -> LongVA:
     """Load the LongVA model of a recipe."""

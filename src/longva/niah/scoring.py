@@ -39,8 +39,8 @@ def answers_match(reply: str, answer: str) -> bool:
     """Whether a generated reply gives the answer: same words, or the answer and then more.
 
     Case, quotes, brackets, spaces at commas, the final full stop and a number's unit do not count
-    (the original's exact token match took "yellow" and "B." for errors). "A" before another word is
-    the article and chooses no option.
+    (the original's exact token match took "yellow" and "B." for errors). "A" before another word of
+    its line is the article and chooses no option.
 
     >>> answers_match(" B. Elephant", "B"), answers_match("Bird", "B")
     (True, False)
@@ -50,7 +50,7 @@ def answers_match(reply: str, answer: str) -> bool:
     wanted, got = (
         re.sub(r"\s*,\s*", ",", text.strip().strip("\"'`([*").lower()) for text in (answer, reply)
     )
-    more = r"\d" if wanted[-1:].isdigit() else r"\s*\w" if wanted == "a" else r"\w"
+    more = r"\d" if wanted[-1:].isdigit() else r"[^\S\n]*\w" if wanted == "a" else r"\w"
     return re.match(rf"{re.escape(wanted)}(?!{more}|[.,]\d)", got) is not None
 
 

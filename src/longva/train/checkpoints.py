@@ -30,6 +30,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor
 
 from longva.errors import CheckpointError
+from longva.whole_files import sync_folder
 
 TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True, strict=False)
 
@@ -84,6 +85,7 @@ def save_checkpoint(
         if dist.get_rank() == 0:
             shutil.rmtree(folder, ignore_errors=True)
             partial.replace(folder)
+            sync_folder(folder.parent)  # before older ones go
             for old in _checkpoints(folder.parent)[:-keep]:
                 shutil.rmtree(old)
 
@@ -171,6 +173,7 @@ def export_model(
                 path.chmod(0o644)  # safetensors 0.8 writes them for their owner alone
             shutil.rmtree(folder, ignore_errors=True)
             partial.replace(folder)
+            sync_folder(folder.parent)  # before older ones go
 
     try:
         failure = _first_failure(write, lambda: list(_drop(tensors)))

@@ -94,9 +94,10 @@ class OptimConfig:
                 re.compile(PARTS.get(part, part))
             except re.error as error:
                 raise ValueError(f"lr.{part} is no regular expression: {error}") from None
-        for name in ("weight_decay", "clip_norm"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")
+        if not self.clip_norm >= 0:  # an infinite one clips nothing, as 0
+            raise ValueError(f"clip_norm must be at least 0, got {self.clip_norm}")
         if not all(0 <= beta < 1 for beta in self.betas) or not self.eps > 0:
             raise ValueError(
                 f"betas must lie in [0, 1) and eps be above 0, got {self.betas} and {self.eps}"
