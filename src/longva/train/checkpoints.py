@@ -173,7 +173,7 @@ def export_model(
                 path.chmod(0o644)  # safetensors 0.8 writes them for their owner alone
             shutil.rmtree(folder, ignore_errors=True)
             partial.replace(folder)
-            sync_folder(folder.parent)  # before older ones go
+            sync_folder(folder.parent)
 
     try:
         failure = _first_failure(write, lambda: list(_drop(tensors)))
