@@ -221,7 +221,6 @@ def _draw_panel(ax: Any, panel: Panel, colours: Any, fontsize: float, inside: fl
     ax.set_xticks(centres, [short(x) for x in xs], rotation=45)
     heights = [f"{y:,.0f}" if panel.absolute else f"{y:g}" for y in ys]
     ax.set_yticks(np.arange(len(ys)) + 0.5, heights)
-    ax.set_xlabel("Num. of Frames" if panel.unit == "frames" else "Token Limit", fontsize=fontsize)
     position = f"Needle Position ({panel.unit})"
     ax.set_ylabel(position if panel.absolute else "Depth Percent", fontsize=fontsize)
     if panel.tokens_per_frame:
@@ -230,13 +229,22 @@ def _draw_panel(ax: Any, panel: Panel, colours: Any, fontsize: float, inside: fl
         tokens = [short(x * panel.tokens_per_frame) for x in xs]
         top.set_xticks(centres, tokens, fontsize=0.75 * fontsize)
         top.set_xlabel(f"Tokens ({panel.tokens_per_frame} a frame)", fontsize=0.75 * fontsize)
+    lines: list[str] = []
     trained = panel.training_length
     if trained and xs[0] <= trained <= xs[-1]:
         ax.axvline(np.interp(trained, xs, centres), color="black", linestyle=":", linewidth=2.5)
+        lines.append(f"dotted: trained to {short(trained)}")
+    elif trained:
+        beside = "fewer" if trained < xs[0] else "more"
+        lines.append(f"trained to {short(trained)}, {beside} than all of these")
     aligned = panel.alignment_length
     if aligned and aligned <= xs[-1]:  # shorter than all: at the left edge, all being right of it
         place = np.interp(aligned, xs, centres, left=0)
         ax.axvline(place, color="black", linestyle="--", linewidth=1.25)
+        lines.append(f"dashed: longest image {short(aligned)}")
+    unit = "Num. of Frames" if panel.unit == "frames" else "Token Limit"
+    told = f"   ({'; '.join(lines)})" if lines else ""
+    ax.set_xlabel(unit + told, fontsize=fontsize)
     title = f"{panel.title}   mean {panel.mean:.4f}"
     if sizes := set(panel.counts.values()):
         title += f"   n = {min(sizes)}" + (f" to {max(sizes)}" if len(sizes) > 1 else " a square")
