@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from longva.nano.world import random_scene, scene_frames, write_video
+from tests import hard_videos
 
 # Many small processes and threads on few cores wait for one another more than they compute.
 torch.set_num_threads(1)
@@ -26,3 +27,9 @@ def video(tmp_path_factory) -> Path:
 def seeded():
     """Every test draws the same random numbers, whatever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def h264(tmp_path_factory) -> Path:
+    """60 frames, keyframes at 0, 20, 40, B-frames."""
+    return hard_videos.write_video(tmp_path_factory.mktemp("h264") / "h264.mp4")

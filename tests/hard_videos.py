@@ -17,6 +17,13 @@ from pathlib import Path
 
 import av
 import numpy as np
+import torch
+
+from longva.frame_sampling import FrameSampling
+from longva.video import read_frames
+
+SIZE = 64
+EVERY = FrameSampling()
 
 GROUPS = {"g": "20", "bf": "3", "x264-params": "threads=1:scenecut=0:b-adapt=0"}
 """x264: a keyframe every 20 frames, 3 B-frames between references."""
@@ -139,3 +146,20 @@ def hide_vp8(data: bytes) -> bytes:
 def hide_vp9_keyframe(data: bytes) -> bytes:
     """Clear the bit that has a VP9 frame shown, at its place in keyframes."""
     return bytes([data[0] & ~0x02]) + data[1:]
+
+
+def numbers(pixels: torch.Tensor) -> list[int]:
+    """Return the numbers that pictures carry, uint8 [N, 3, H, W]."""
+    return [read_number(picture.permute(1, 2, 0).numpy()) for picture in pixels]
+
+
+def numbers_of(source, sampling=EVERY, **options) -> list[int]:
+    """Read a medium as longva does, and return the numbers of its frames."""
+    return numbers(read_frames(source, sampling, size=SIZE, **options).pixels)
+
+
+def truncate(source: Path, path: Path, share: float) -> Path:
+    """Copy the first `share` of a file."""
+    data = source.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return path
