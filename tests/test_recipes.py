@@ -5,6 +5,7 @@ import pytest
 
 from longva.errors import RecipeError
 from longva.recipes import STRICT, load_recipe, read_yaml, recipe_yaml, save_recipe
+from longva.recipes.shipped import find_recipe, shipped_recipes
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -110,6 +111,41 @@ def test_keys_that_stand_in_merged_mappings_too_are_no_repetition():
 def test_a_missing_recipe_is_named(tmp_path):
     with pytest.raises(RecipeError, match=r"There is no recipe .*absent\.yaml"):
         load_recipe(Extend, tmp_path / "absent.yaml")
+
+
+def test_each_shipped_recipe_is_found_by_its_name_and_says_what_runs_it():
+    shipped = {recipe.name: recipe for recipe in shipped_recipes()}
+    assert {"niah_text", "perplexity", "toy/extend", "nano/niah_visual"} <= shipped.keys()
+    assert shipped["niah_visual"].command == "niah visual"
+    assert shipped["toy/dpo"].command == "dpo"
+    assert shipped["one_gpu/extend_80gb"].summary == (
+        "The paper's extension on a single GPU of 80 GB, by host memory."
+    )
+    for recipe in shipped.values():
+        assert find_recipe(recipe.name) == recipe.path
+        assert len(recipe.summary) <= 120, recipe
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("niah_visul", "niah_visual"),
+        ("niah_visual.yaml", "niah_visual"),
+        ("recipes/toy/extend.yaml", "toy/extend"),
+        ("extend_80gb", "one_gpu/extend_80gb"),
+        ("dpo_80gb_lora", "one_gpu/dpo_80gb_lora"),
+    ],
+)
+def test_a_wrong_name_suggests_the_one_that_is_like_it(wrong, meant, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match=rf"no recipe {wrong}.* Did you mean {meant}( or .*)?\?"):
+        load_recipe(Extend, wrong)
+
+
+def test_a_file_goes_before_a_shipped_recipe_of_the_same_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dpo").write_text("base_model: m\n", encoding="utf-8")
+    assert load_recipe(Extend, "dpo") == Extend(base_model="m")
 
 
 def test_a_resolved_recipe_loads_back_into_itself(tmp_path):

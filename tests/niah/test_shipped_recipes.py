@@ -1,3 +1,5 @@
+"""What the recipes that come with longva say, and how they are found."""
+
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,10 +10,10 @@ from longva.niah.perplexity import PerplexityRecipe
 from longva.niah.text import TextRecipe
 from longva.niah.visual import VisualRecipe
 from longva.recipes import load_recipe
+from longva.recipes.shipped import shipped_recipes
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 TOY_DATA = "runs/toy/data/"
-"""Made by `python -m tests.train.toy_data`, as the first of the toy recipes says."""
+"""Made by `python -m longva.nano.toy_data`, as the first of the toy recipes says."""
 
 
 def inputs(value, key="") -> Iterator[str]:
@@ -27,7 +29,7 @@ def inputs(value, key="") -> Iterator[str]:
 
 
 def test_what_a_recipe_reads_of_runs_another_recipe_writes():
-    recipes = [yaml.safe_load(path.read_text()) for path in RECIPES.rglob("*.yaml")]
+    recipes = [yaml.safe_load(recipe.path.read_text()) for recipe in shipped_recipes()]
     made = {f"{recipe['output_dir']}/model" for recipe in recipes}
     read = {path for recipe in recipes for path in inputs(recipe)}
     assert len(read) > 5
@@ -35,7 +37,7 @@ def test_what_a_recipe_reads_of_runs_another_recipe_writes():
 
 
 def test_text_recipe_is_the_papers_grid():
-    recipe = load_recipe(TextRecipe, RECIPES / "niah_text.yaml")
+    recipe = load_recipe(TextRecipe, "niah_text")
     assert recipe.grid.all_lengths == list(range(32_000, 512_001, 32_000))
     assert len(list(recipe.grid.cells(recipe.trials))) == 16 * 11 * 5
     assert recipe.seed == 24242424
@@ -43,7 +45,7 @@ def test_text_recipe_is_the_papers_grid():
 
 @pytest.mark.parametrize("name", ["niah_visual", "niah_visual_paper", "niah_visual_rope_sweep"])
 def test_visual_recipes_are_the_papers_grid(name):
-    recipe = load_recipe(VisualRecipe, RECIPES / f"{name}.yaml")
+    recipe = load_recipe(VisualRecipe, name)
     assert recipe.grid.all_lengths == list(range(200, 3001, 200))
     assert len(list(recipe.grid.cells(1))) == 15 * 6
     assert recipe.haystack.fit == "pad" and recipe.haystack.fps == 1.0
@@ -51,7 +53,7 @@ def test_visual_recipes_are_the_papers_grid(name):
 
 def test_the_papers_recipe_takes_a_frame_a_second_of_a_film_and_the_five_needles():
     overrides = ["haystack.videos=[film.mp4]", "grid.kind=absolute"]
-    recipe = load_recipe(VisualRecipe, RECIPES / "niah_visual_paper.yaml", overrides)
+    recipe = load_recipe(VisualRecipe, "niah_visual_paper", overrides)
     assert recipe.haystack.videos == (Path("film.mp4"),)
     assert recipe.needles.source == "hub" and recipe.needles.names == ()
 
@@ -59,11 +61,11 @@ def test_the_papers_recipe_takes_a_frame_a_second_of_a_film_and_the_five_needles
 @pytest.mark.parametrize("theta", ["3.0e6", "1.0e7", "1.0e9"])
 def test_the_sweep_takes_its_base_from_the_command_line(theta):
     overrides = [f"rope_theta={theta}", f"output_dir=runs/niah_rope_sweep/{theta}"]
-    recipe = load_recipe(VisualRecipe, RECIPES / "niah_visual_rope_sweep.yaml", overrides)
+    recipe = load_recipe(VisualRecipe, "niah_visual_rope_sweep", overrides)
     assert recipe.rope_theta == float(theta)
     assert recipe.output_dir == Path("runs/niah_rope_sweep") / theta
 
 
 def test_perplexity_recipe_goes_to_the_training_length_and_beyond():
-    recipe = load_recipe(PerplexityRecipe, RECIPES / "perplexity.yaml")
+    recipe = load_recipe(PerplexityRecipe, "perplexity")
     assert max(recipe.lengths) > recipe.training_length in recipe.lengths

@@ -9,13 +9,13 @@ import torch.distributed as dist
 
 from longva.errors import RecipeError
 from longva.model.random_model import byte_tokenizer
+from longva.nano.toy_data import write_text
 from longva.nano.world import random_scene
 from longva.recipes import load_recipe
 from longva.train import extend
 from longva.train.extend import ExtendConfig, ladder_runs
-from tests.train.toy_data import write_text
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "toy" / "extend.yaml"
+RECIPE = "toy/extend"
 
 
 @pytest.fixture(scope="module")

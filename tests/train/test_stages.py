@@ -15,13 +15,12 @@ from longva.data.packing import PackedText
 from longva.errors import CheckpointError, LongVAError, RecipeError
 from longva.folder_lock import only_run
 from longva.model.checkpoint import load_pretrained
+from longva.nano.toy_data import write_toy_data
 from longva.recipes import load_recipe
 from longva.train import align, dpo, extend
 from tests.distributed import run_distributed
-from tests.train.toy_data import write_toy_data
 from tests.train.toys import metrics
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 CHAIN = {
     "base_lm": (extend, extend.ExtendConfig),
     "extend": (extend, extend.ExtendConfig),
@@ -32,7 +31,7 @@ CHAIN = {
 
 
 def toy_recipe_file(name: str, *overrides: str):
-    return load_recipe(CHAIN[name][1], RECIPES / "toy" / f"{name}.yaml", overrides)
+    return load_recipe(CHAIN[name][1], f"toy/{name}", overrides)
 
 
 def on_ranks(world_size: int, name: str, *overrides: str) -> Path:
@@ -47,7 +46,7 @@ def on_ranks(world_size: int, name: str, *overrides: str) -> Path:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    """A folder in which every recipe of recipes/toy has been run, one after the other."""
+    """A folder in which every recipe of the toy chain has been run, one after the other."""
     folder, before = tmp_path_factory.mktemp("chain"), Path.cwd()
     os.chdir(folder)
     write_toy_data()

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from longva import __version__
-from longva.cli import ask, convert, demo, evaluate, niah, plan, reproduce, serve, train  # noqa: F401 - importing adds the commands
+from longva.cli import (  # noqa: F401 - importing adds the commands
+    ask,
+    convert,
+    demo,
+    evaluate,
+    niah,
+    plan,
+    recipes,
+    reproduce,
+    serve,
+    train,
+)
 from longva.cli.console import app
 
 

@@ -128,7 +128,7 @@ def ask(
 
     The medium is watched once; every question reuses it.
 
-    longva ask film.mp4 "Who arrives?" "When does the train leave?" --fps 1 --max-frames 1500
+    longva ask film.mp4 "Who arrives?" --fps 1 --model lmms-lab/LongVA-7B-DPO
     """
     sampling = {"frames": frames, "fps": fps, "max_frames": max_frames, "keyframes": keyframes}
     opened = open_all([media, *(also or [])], allow_truncated, **sampling)
@@ -198,7 +198,7 @@ def chat(
 
     Ctrl-C stops an answer; /forget clears the conversation, /exit or Ctrl-D ends it.
 
-    longva chat film.mp4 --fps 1
+    longva chat film.mp4 --fps 1 --model lmms-lab/LongVA-7B-DPO
     """
     if sys.stdin is None:
         raise LongVAError("chat reads questions from standard input, which is closed. Use ask.")

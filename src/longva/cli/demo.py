@@ -38,7 +38,9 @@ def demo(
 ) -> None:
     """Watch and ask in the browser: timeline, evidence, heatmap.
 
-    longva demo --model lmms-lab/LongVA-7B-DPO        Ctrl-C ends it and deletes all uploads.
+    Ctrl-C ends it and deletes all uploads.
+
+    longva demo --model lmms-lab/LongVA-7B-DPO
     """
     try:
         from longva.demo.server import ServerSettings, running

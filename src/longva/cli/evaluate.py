@@ -74,7 +74,7 @@ def evaluate(
 
     Each question's answer is kept as it comes: a killed run goes on.
 
-    longva eval videomme --model lmms-lab/LongVA-7B-DPO --frames 32 --frames 128 --report
+    longva eval videomme --model ./longva-7b --frames 32 --frames 128 --report
     """
     if not tasks and not (report or judge or image_sizes):
         raise LongVAError(
@@ -89,6 +89,7 @@ def evaluate(
     from longva.evaluate.benchmarks import expand
     from longva.evaluate.judged_samples import find_samples
     from longva.evaluate.runner import Evaluation, check, run
+    from longva.model.embedded import EMBEDDED_MODEL, NOTICE
 
     folder = Path(model).expanduser()
     settings = {
@@ -115,6 +116,8 @@ def evaluate(
     ]
     for evaluation in runs:
         check(evaluation)
+    if runs and model == EMBEDDED_MODEL:
+        err.print(f"Note: {NOTICE}.")
     if limit is not None:
         err.print(f"Note: only {limit} samples of each task; the scores are no results.")
     for evaluation in runs:
@@ -194,13 +197,21 @@ def vniah_export(
 
     The cells of a V-NIAH recipe, for any model that lmms-eval knows.
 
-    longva vniah-export recipes/niah_visual.yaml data --set grid.lengths=[100,200]
+    longva vniah-export niah_visual data --set grid.lengths=[100,200]
     """
     from longva.evaluate.vniah_export import export
+    from longva.nano.own_world import own_pictures
     from longva.niah.visual import VisualRecipe
     from longva.recipes import load_recipe
 
     config = load_recipe(VisualRecipe, recipe, overrides or [])
     with progress_bar() as progress:
-        folder = export(config, data, lambda done, total: progress("videos", done, total))
-    out.print(f"Wrote {folder}. Next: longva eval longva_vniah --data {data}")
+        folder = export(
+            config,
+            data,
+            lambda done, total: progress("videos", done, total),
+            **own_pictures(config),
+        )
+    out.print(
+        f"Wrote {folder}. Next: longva eval longva_vniah --data {data} --model {config.model}"
+    )

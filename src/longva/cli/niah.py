@@ -1,11 +1,12 @@
 """`longva niah ...` and `longva perplexity`: how far a model sees and reads."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from longva.cli.console import app, out, progress_bar
+from longva.cli.console import app, err, out, progress_bar
 from longva.cli.options import Overrides, Recipe
 
 niah = typer.Typer(
@@ -21,14 +22,19 @@ def visual(recipe: Recipe, overrides: Overrides = None) -> None:
 
     Cells are appended to cells.jsonl as they are known; run again to resume.
 
-    longva niah visual recipes/niah_visual.yaml --set model=nano --set output_dir=runs/nano
+    longva niah visual nano/niah_visual
+
+    longva niah visual niah_visual --set model=./longva-7b --set kv=int8
     """
+    from longva.nano.own_world import own_pictures
     from longva.niah.visual import VisualRecipe, run_visual
     from longva.recipes import load_recipe
 
     config = load_recipe(VisualRecipe, recipe, overrides or [])
+    pictures = own_pictures(config)
+    tell_own_world(bool(pictures))
     with progress_bar() as progress:
-        summary = run_visual(config, lambda done, total: progress("cells", done, total))
+        summary = run_visual(config, lambda done, total: progress("cells", done, total), **pictures)
     report(summary, config.output_dir)
 
 
@@ -38,15 +44,26 @@ def text(recipe: Recipe, overrides: Overrides = None) -> None:
 
     With or without distractors.
 
-    longva niah text recipes/niah_text.yaml --set model=Qwen/Qwen2-7B-Instruct
+    longva niah text nano/niah_text
+
+    longva niah text niah_text --set distractors=3 --set output_dir=runs/three
     """
+    from longva.nano.own_world import own_text
     from longva.niah.text import TextRecipe, run_text
     from longva.recipes import load_recipe
 
     config = load_recipe(TextRecipe, recipe, overrides or [])
+    book = own_text(config)
+    tell_own_world(book is not None)
     with progress_bar() as progress:
-        summary = run_text(config, lambda done, total: progress("cells", done, total))
+        summary = run_text(config, lambda done, total: progress("cells", done, total), text=book)
     report(summary, config.output_dir)
+
+
+def tell_own_world(shown: bool) -> None:
+    """Say that the embedded model is measured with what it knows, where that is so."""
+    if shown and os.environ.get("RANK", "0") == "0":
+        err.print("Note: nano is measured in its own drawn world; it knows no other.")
 
 
 def report(summary: dict | None, folder: Path) -> None:
@@ -83,14 +100,21 @@ def plot(
 def perplexity(recipe: Recipe, overrides: Overrides = None) -> None:
     """Measure a language model's perplexity by context length.
 
-    longva perplexity recipes/perplexity.yaml --set model=Qwen/Qwen2-7B-Instruct
+    longva perplexity nano/perplexity
+
+    longva perplexity perplexity --set text=book.txt --set documents=1
     """
+    from longva.nano.own_world import own_text
     from longva.niah.perplexity import PerplexityRecipe, run_perplexity
     from longva.recipes import load_recipe
 
     config = load_recipe(PerplexityRecipe, recipe, overrides or [])
+    text = own_text(config)
+    tell_own_world(text is not None)
     with progress_bar() as progress:
-        points = run_perplexity(config, lambda done, total: progress("documents", done, total))
+        points = run_perplexity(
+            config, lambda done, total: progress("documents", done, total), text=text
+        )
     for point in points:
         out.print(f"{point.tokens:>9,} tokens  perplexity {point.perplexity:.3f}")
     out.print(f"Wrote {config.output_dir}/perplexity.csv and perplexity.png")

@@ -34,7 +34,7 @@ Temperature = Annotated[float, typer.Option(help="0 takes the most probable toke
 TopP = Annotated[float, typer.Option(help="Sample among tokens of this much probability.")]
 Seed = Annotated[int, typer.Option(help="Of the sampling.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-Recipe = Annotated[Path, typer.Argument(help="YAML file; see recipes/.")]
+Recipe = Annotated[str, typer.Argument(help="A name of `longva recipes`, or a YAML file.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Change one key of the recipe: a.b=value.")
 ]

@@ -9,7 +9,7 @@ import typer
 
 from longva.cli.console import app, out, progress_bar
 from longva.cli.options import Json, Overrides, Recipe
-from longva.errors import RecipeError
+from longva.errors import LongVAError, RecipeError
 
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved recipe, memory and time; do nothing.")
@@ -44,7 +44,7 @@ def prepare_text(
     The shares of the sources stay as they are. Run again to go on after a kill; the result has the
     same bytes.
 
-    longva prepare-text corpus/ --out data/upsampled --tokenizer Qwen/Qwen2-7B-Instruct
+    longva prepare-text corpus/ --out data/long --tokenizer Qwen/Qwen2-7B
     """
     from longva.data.corpus import CorpusConfig, prepare_text
 
@@ -93,7 +93,7 @@ def _shares(mixture: list[str] | None) -> dict[str, float] | None:
     return shares
 
 
-def run_stage(stage: Any, kind: type, recipe: Path, overrides, dry_run: bool, gpus) -> None:
+def run_stage(stage: Any, kind: type, recipe: str, overrides, dry_run: bool, gpus) -> None:
     """Read a recipe and run the stage, or say what it would take."""
     from longva.recipes import load_recipe
 
@@ -101,7 +101,14 @@ def run_stage(stage: Any, kind: type, recipe: Path, overrides, dry_run: bool, gp
     if dry_run:
         out.print(stage.dry_run(config, gpus))
         return
-    saved = stage.run(config)
+    try:
+        saved = stage.run(config)
+    except LongVAError as error:
+        if Path(recipe).is_file():
+            raise
+        # Such as data or a model that another recipe makes.
+        head = f"What {recipe} needs first, its head says: longva recipes show {recipe}"
+        raise LongVAError(f"{error}\n{head}") from error
     if os.environ.get("RANK", "0") != "0":  # under torchrun one process speaks for all
         return
     if saved is None:
@@ -118,9 +125,9 @@ def extend(
 
     Continued pre-training, paper section 3.1.
 
-    longva extend recipes/toy/extend.yaml
+    longva extend toy/extend
 
-    torchrun --nproc-per-node 8 -m longva extend recipes/extend_qwen2_7b_224k.yaml
+    torchrun --nproc-per-node 8 -m longva extend extend_qwen2_7b_224k
     """
     from longva.train import extend as stage
 
@@ -135,7 +142,7 @@ def align(
 
     The projector first, then all of the model, paper section 3.2.
 
-    torchrun --nproc-per-node 8 -m longva align recipes/align_stage1_projector.yaml
+    torchrun --nproc-per-node 8 -m longva align align_stage1_projector
     """
     from longva.train import align as stage
 
@@ -148,7 +155,7 @@ def dpo(
 ) -> None:
     """Train on preferences about images or videos.
 
-    torchrun --nproc-per-node 8 -m longva dpo recipes/dpo.yaml
+    torchrun --nproc-per-node 8 -m longva dpo dpo
     """
     from longva.train import dpo as stage
 

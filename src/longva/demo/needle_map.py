@@ -15,10 +15,8 @@ from typing import Any
 from longva.demo.jobs import Job, Stopped
 from longva.demo.shared_model import SharedModel
 from longva.errors import LongVAError
-from longva.model.embedded import EMBEDDED_MODEL
-from longva.nano.needles import write_needles
+from longva.nano.own_world import own_pictures
 from longva.niah.cells import Grid
-from longva.niah.frames import HaystackRecipe
 from longva.niah.heatmap import COLOURS
 from longva.niah.log import read_rows
 from longva.niah.needles import NeedleRecipe
@@ -85,17 +83,11 @@ class NeedleMap:
 def start(shared: SharedModel, settings: MapSettings, folder: Path) -> NeedleMap:
     """Prepare the measurement of a map in a new folder."""
     longva = shared.longva
-    nano = longva.name == EMBEDDED_MODEL
-    haystack, needles = HaystackRecipe(), NeedleRecipe(count=settings.needles)
-    if nano:
-        haystack = HaystackRecipe(videos=(folder / "world" / "haystack.mp4",))
-        needles = NeedleRecipe(source="json", file=folder / "world" / "needles.json")
     recipe = VisualRecipe(
         model=longva.name,
         output_dir=folder / "run",
         grid=settings.grid(),
-        haystack=haystack,
-        needles=needles,
+        needles=NeedleRecipe(count=settings.needles),
         max_new_tokens=0,
         chunk_tokens=longva.chunk_tokens,
         kv=longva.kv,
@@ -110,12 +102,10 @@ def start(shared: SharedModel, settings: MapSettings, folder: Path) -> NeedleMap
 
         try:
             with shared.turn(job):
-                if nano:
-                    write_needles(
-                        folder / "world", frames=settings.longest, needles=settings.needles, seed=0
-                    )
                 model = TreeModel.of(longva, recipe)
-                result.summary = measure_visual(model, recipe, progress=progress)
+                result.summary = measure_visual(
+                    model, recipe, progress=progress, **own_pictures(recipe)
+                )
         except Stopped:
             result.problem = "Stopped"
         except LongVAError as error:

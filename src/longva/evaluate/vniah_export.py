@@ -7,11 +7,11 @@
 all its needles) and tells where they look; this is for comparing with models that lmms-eval runs.
 The videos are H.264: what is read from them is not bit for bit what `longva niah` shows.
 
-    longva vniah-export recipes/niah_visual.yaml DATA
+    longva vniah-export niah_visual DATA
     lmms_eval --tasks longva_vniah --model qwen2_5_vl ...
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from longva.errors import LongVAError
 from longva.evaluate.benchmarks import QUESTIONS
 from longva.nano.world import write_video
 from longva.niah.frames import NeedlePictures, make_haystack
-from longva.niah.needles import make_needles
+from longva.niah.models import Pictures
+from longva.niah.needles import Needle, make_needles
 from longva.niah.visual import VisualRecipe, ask
 from longva.whole_files import whole_file
 
@@ -33,7 +34,12 @@ COLUMNS = ("question", "answer", "chance", "length", "depth", "position", "needl
 
 
 def export(
-    recipe: VisualRecipe, data: Path, progress: Callable[[int, int], None] | None = None
+    recipe: VisualRecipe,
+    data: Path,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    haystack: Pictures | None = None,
+    needles: Sequence[Needle] | None = None,
 ) -> Path:
     """Write every cell of a recipe as a video, and the questions as a dataset.
 
@@ -41,6 +47,8 @@ def export(
         recipe: its model and output folder are not used.
         data: what `longva eval --data` will be given.
         progress: called with the videos written and all there are.
+        haystack: instead of the recipe's.
+        needles: instead of the recipe's.
 
     Returns:
         The folder of the dataset.
@@ -56,7 +64,8 @@ def export(
         raise LongVAError("writing the questions needs: pip install 'longva[eval]'") from error
 
     longest = recipe.grid.all_lengths[-1]
-    haystack, needles = make_haystack(recipe.haystack, longest), make_needles(recipe.needles)
+    haystack = haystack or make_haystack(recipe.haystack, longest)
+    needles = make_needles(recipe.needles) if needles is None else needles
     pictures = [picture for needle in needles for picture in needle.pictures]
     albums = [haystack, NeedlePictures(pictures, recipe.haystack.fit)]
     frames = torch.cat([batch for album in albums for batch in album.batches(SIDE)])

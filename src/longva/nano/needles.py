@@ -57,22 +57,30 @@ def write_needles(folder: Path, *, frames: int, needles: int, seed: int) -> None
     (folder / "needles.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
 
-def write_book(path: Path, *, words: int, seed: int) -> None:
-    """Write sentences for text NIAH, at least `words` words of them."""
+def book(*, words: int, seed: int) -> str:
+    """Return sentences for text NIAH, at least `words` words of them, a line each."""
     writer = Writer(seed)
     lines: list[str] = []
     while words > 0:
         sentence = writer.sentence()
         words -= len(sentence)
         lines.append(" ".join(sentence[:-1]) + ".")
+    return "\n".join(lines) + "\n"
+
+
+def long_documents(*, length: int, rows: int, seed: int) -> str:
+    """Return `rows` lines of `length` words, as the extension trains on them."""
+    writer = Writer(seed)
+    return "\n".join(" ".join(writer.sequence(length)) for _ in range(rows)) + "\n"
+
+
+def write_book(path: Path, *, words: int, seed: int) -> None:
+    """Write a `book`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path.write_text(book(words=words, seed=seed), encoding="utf-8")
 
 
 def write_long_text(path: Path, *, length: int, rows: int, seed: int) -> None:
-    """Write `rows` rows of `length` words, as the extension trains on them."""
-    writer = Writer(seed)
+    """Write `long_documents`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        "\n".join(" ".join(writer.sequence(length)) for _ in range(rows)) + "\n", encoding="utf-8"
-    )
+    path.write_text(long_documents(length=length, rows=rows, seed=seed), encoding="utf-8")

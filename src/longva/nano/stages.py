@@ -4,7 +4,7 @@
          -> evidence heads -> needles, text NIAH, perplexity
 
 Everything is learned by the code of `longva prepare-text`, `extend` and `align` from the recipes
-in `longva/nano/recipes`; only the tower has a loop of its own. Paths in the recipes are relative to
+in `longva/recipes/nano`; only the tower has a loop of its own. Paths in the recipes are relative to
 the seed's folder, which is the working directory of the process:
 
     python -m longva.nano.stages laptop 0        in an empty folder
@@ -21,7 +21,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,6 @@ from longva.recipes import load_recipe
 from longva.train import align, extend
 from longva.whole_files import write_whole
 
-RECIPES = Path(str(files("longva"))) / "nano" / "recipes"
 SHARPEN = 3.0
 """Factor on attention logits at the start of the extension."""
 
@@ -67,8 +65,7 @@ def stages(budget: Budget, seed: int) -> list[Stage]:
 
     def recipe(kind: type, name: str, *overrides: str) -> Any:
         changes = (*budget.overrides.get(name.split("_")[0] if "stage" in name else name, ()),)
-        path = RECIPES / f"{name}.yaml"
-        return load_recipe(kind, path, [*changes, *overrides, f"loop.seed={seed}"])
+        return load_recipe(kind, f"nano/{name}", [*changes, *overrides, f"loop.seed={seed}"])
 
     def trained(run: Callable[[Any], Path | None], kind: type, name: str) -> Callable[[], None]:
         def work() -> None:
@@ -106,7 +103,7 @@ def stages(budget: Budget, seed: int) -> list[Stage]:
 def write_text(budget: Budget, seed: int) -> None:
     """Write and pack the sets of `text.yaml` that are short enough, and the untrained model."""
     save_initial_language_model(Path("initial"), seed)
-    sets = yaml.safe_load((RECIPES / "text.yaml").read_text(encoding="utf-8"))
+    sets = yaml.safe_load(Path(__file__).with_name("text.yaml").read_text(encoding="utf-8"))
     for number, (name, about) in enumerate(sets.items()):
         length, words = about.pop("length"), about.pop("words")
         longest_shot = about.pop("longest_shot", 1)

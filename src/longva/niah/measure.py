@@ -19,7 +19,9 @@ from typing import Any, Literal
 
 import torch.distributed as dist
 
+from longva.errors import RecipeError
 from longva.folder_lock import only_run
+from longva.model.embedded import EMBEDDED_MODEL
 from longva.niah.cells import Row
 from longva.niah.heatmap import draw, panel_of, write_accuracies
 from longva.niah.log import CellLog, Key
@@ -30,6 +32,13 @@ from longva.whole_files import write_whole
 
 EVIDENCE_FRAMES = 5
 """Best frames kept in a row."""
+
+ASK_OTHERWISE = "Ask in its words: --set needles.source=json --set needles.file=FILE"
+ASK_NANO = (
+    "It knows its own small drawn world and nothing else: measure it there, `longva niah visual "
+    "nano/niah_visual`, or measure a checkpoint: --set model=lmms-lab/LongVA-7B"
+)
+"""What to do about words that a model lacks."""
 
 Progress = Callable[[int, int], None]
 """Called with the cells done by this process and all that it has to do."""
@@ -71,8 +80,10 @@ def measure(
         `summary.json` on rank 0, None on the others.
 
     Raises:
-        RecipeError: the folder holds another measurement, or another process is at work in it.
+        RecipeError: the folder holds another measurement, or another process is at work in it, or
+            the model has no words for what is asked.
     """
+    check_words(model, questions)
     rank, world_size, wait = meet()
     output_dir, features = recipe.output_dir, recipe.features or recipe.output_dir / "features"
     settings = settings | {"max_new_tokens": recipe.max_new_tokens}
@@ -102,6 +113,29 @@ def measure(
         rows = [log.rows[question.row.key] for question in questions]
         cost = model.cost([prompt for question in questions for prompt in question.prompts])
         return write_report(rows, fingerprint, output_dir, cost)
+
+
+def check_words(model: Model, questions: Sequence[Question]) -> None:
+    """Make sure that the model can read what it is asked.
+
+    A tokenizer of whole words, such as nano's, turns one that it lacks into its unknown token: the
+    model would be asked something else, and be found not to know.
+
+    Raises:
+        RecipeError: a question or an answer has such a word.
+    """
+    tokenizer = model.tokenizer
+    if tokenizer is None or tokenizer.unk_token_id is None:
+        return
+    asked = {question.row.question or "" for question in questions}
+    asked |= {t for q in questions for prompt in q.prompts for t in (prompt.question, prompt.answer)}
+    for text in sorted(asked):
+        ids = {word: tokenizer(word, add_special_tokens=False)["input_ids"] for word in text.split()}
+        if unknown := [word for word in ids if tokenizer.unk_token_id in ids[word]]:
+            raise RecipeError(
+                f"{model.name} has no words for {', '.join(unknown)} in {text.strip()!r}, so it "
+                f"cannot be asked that. {ASK_NANO if model.name == EMBEDDED_MODEL else ASK_OTHERWISE}"
+            )
 
 
 def answered(model: Model, questions: Sequence[Question]) -> Iterator[Row]:

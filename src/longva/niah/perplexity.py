@@ -33,6 +33,8 @@ from longva.whole_files import write_whole
 LOSS_CHUNK = 1024
 """Positions whose logits are held at a time."""
 
+MOST_UNKNOWN = 0.01
+"""Share of a text for which a tokenizer may have no words."""
 
 COLUMNS = ("tokens", "perplexity", "scored_tokens")
 """Of `perplexity.csv`."""
@@ -76,16 +78,29 @@ class Point:
 
 
 def run_perplexity(
-    recipe: PerplexityRecipe, progress: Callable[[int, int], None] | None = None
+    recipe: PerplexityRecipe,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    text: str | None = None,
 ) -> list[Point]:
-    """Measure a recipe's model; write `perplexity.csv`, `perplexity.png` and `recipe.yaml`.
+    """Measure a recipe's model, on the recipe's text or one of the caller.
+
+    Writes `perplexity.csv`, `perplexity.png` and `recipe.yaml`.
 
     Raises:
-        RecipeError: there is no text, or it is shorter than the longest length.
+        RecipeError: there is no text, it is shorter than the longest length, or the model's
+            tokenizer has no words for it.
     """
-    text = read_text(recipe.text, key="text")  # a missing one is found before the model is loaded
+    # A missing one is found before the model is loaded.
+    text = read_text(recipe.text, key="text") if text is None else text
     model, tokenizer = load_language_model(recipe)
     ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"])
+    unknown = float((ids == tokenizer.unk_token_id).float().mean()) if tokenizer.unk_token else 0
+    if unknown > MOST_UNKNOWN:
+        raise RecipeError(
+            f"text: {recipe.model} has no words for {unknown:.0%} of it: their perplexity would be "
+            "that of one unknown word. Give a text in its words: --set text=FILE_OR_FOLDER"
+        )
     lengths = [int(length) for length in values_of(recipe.lengths)]
     documents = ids[: len(ids) // lengths[-1] * lengths[-1]].unflatten(0, (-1, lengths[-1]))
     if not len(documents):

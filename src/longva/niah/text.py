@@ -104,8 +104,9 @@ def read_text(source: Path | None, key: str = "haystack") -> str:
     files = sorted(source.glob("*.txt")) if source.is_dir() else [source]
     if not files or not all(file.is_file() for file in files):
         raise RecipeError(
-            f"{key}: {source} is neither a text file nor a folder of .txt files. Leave {key} "
-            "out to use the text that comes with longva."
+            f"{key}: {source} is neither a text file nor a folder of .txt files. Name one: "
+            f"--set {key}=FILE_OR_FOLDER, or take the short text that comes with longva: "
+            f"--set {key}=null"
         )
     text = "\n\n".join(_decode(file, key).strip() for file in files)
     if not text:
@@ -249,10 +250,17 @@ class TextRecipe(MeasurementRecipe):
 
 
 def run_text(
-    recipe: TextRecipe, progress: Callable[[int, int], None] | None = None
+    recipe: TextRecipe,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    text: str | None = None,
 ) -> dict[str, Any] | None:
-    """Measure a recipe's model; see `measure` for what is returned, written and raised."""
-    text = read_text(recipe.haystack)  # a missing one is found before the model is loaded
+    """Measure a recipe's model, on the recipe's haystack or a text of the caller.
+
+    See `measure` for what is returned, written and raised.
+    """
+    # A missing one is found before the model is loaded.
+    text = read_text(recipe.haystack) if text is None else text
     with open_model(recipe, video=False) as model:
         return measure_text(model, recipe, text=text, progress=progress)
 

@@ -44,12 +44,19 @@ class VisualRecipe(MeasurementRecipe):
 
 
 def run_visual(
-    recipe: VisualRecipe, progress: Callable[[int, int], None] | None = None
+    recipe: VisualRecipe,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    haystack: Pictures | None = None,
+    needles: Sequence[Needle] | None = None,
 ) -> dict[str, Any] | None:
-    """Measure a recipe's model; see `measure` for what is returned, written and raised."""
+    """Measure a recipe's model, on pictures of the recipe or of the caller.
+
+    See `measure` for what is returned, written and raised.
+    """
     # What is missing of them is found before the model is loaded.
-    haystack = make_haystack(recipe.haystack, recipe.grid.all_lengths[-1])
-    needles = make_needles(recipe.needles)
+    haystack = haystack or make_haystack(recipe.haystack, recipe.grid.all_lengths[-1])
+    needles = make_needles(recipe.needles) if needles is None else needles
     with open_model(recipe, video=True) as model:
         return measure_visual(model, recipe, haystack=haystack, needles=needles, progress=progress)
 

@@ -1,0 +1,163 @@
+"""Recipes: one YAML file a run, read into a typed dataclass.
+
+    niah_text.yaml  +  --set model=runs/224k  ->  TextRecipe(model="runs/224k", ...)
+
+A recipe dataclass is an ordinary one that refuses unknown keys:
+
+    @dataclass(kw_only=True, frozen=True)
+    class TextRecipe:
+        __pydantic_config__ = STRICT
+        model: str
+
+Those that come with longva lie beside this file and are named without a path: `toy/extend`. Paths
+in a recipe are relative to the folder in which the command is given, wherever the recipe lies.
+
+The recipe as it was resolved is saved beside what the run wrote, so that a run can be repeated
+from its own output.
+"""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from longva.errors import RecipeError
+from longva.recipes.shipped import find_recipe
+from longva.whole_files import write_whole
+
+T = TypeVar("T")
+
+STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+"""A misspelt key is an error, never a setting quietly ignored; `output_dir=2024` is still text."""
+
+
+def load_recipe(kind: type[T], path: Path | str, overrides: Sequence[str] = ()) -> T:
+    """Read a recipe into the dataclass `kind`.
+
+    Args:
+        kind: a dataclass whose `__pydantic_config__` is `STRICT`.
+        path: a YAML file, or the name of a recipe that comes with longva.
+        overrides: `a.b=c` strings, applied in order; `c` is read as YAML, so `[1, 2]`, `true` and
+            `1.0e-5` mean what they mean in the file.
+
+    Raises:
+        RecipeError: no such recipe, not YAML, an unknown key, a missing or wrong value; the message
+            lists every problem with the key's full path.
+    """
+    try:
+        values = read_yaml(find_recipe(path).read_bytes())  # which also finds what is not UTF-8
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is no YAML in UTF-8 with each key once: {error}") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise RecipeError(
+            f"{path} must hold `key: value` lines, it holds a {type(values).__name__}."
+        )
+    for override in overrides:
+        apply_override(values, override)
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        problems = [_describe(kind, problem) for problem in error.errors()]
+        raise RecipeError("\n  ".join([f"{path}: {len(problems)} problem(s)", *problems])) from None
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set one dotted key of a nested mapping, in place.
+
+    >>> values = {"optim": {"lr": 1e-5}}
+    >>> apply_override(values, "optim.lr=2.0e-5")
+    >>> apply_override(values, "loop.max_steps=10")
+    >>> values
+    {'optim': {'lr': 2e-05}, 'loop': {'max_steps': 10}}
+    """
+    key, equals, text = override.partition("=")
+    parents, last = key.split(".")[:-1], key.split(".")[-1]
+    if not equals or not all([*parents, last]):
+        raise RecipeError(f"--set needs key=value such as optim.lr=1.0e-5, got {override!r}.")
+    for depth, name in enumerate(parents):
+        if values.get(name) is None:
+            values[name] = {}
+        values = values[name]
+        if not isinstance(values, dict):
+            parent = ".".join(parents[: depth + 1])
+            raise RecipeError(
+                f"--set {override}: {parent} holds a {type(values).__name__}, which has no keys. "
+                f"Set it whole: --set {parent}=..."
+            )
+    try:
+        values[last] = read_yaml(text)
+    except yaml.YAMLError:
+        raise RecipeError(
+            f"--set {override}: {text!r} is no YAML with each key once. Quote text that holds : or "
+            "#."
+        ) from None
+
+
+class _EachKeyOnce(yaml.SafeLoader):
+    """Refuses a mapping with a key twice, of which YAML's own loader keeps the last, silently."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)  # as written: `<<` merges nothing as yet
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in seen:
+                problem = f"{key.value!r} is given twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add((key.tag, key.value))
+        return node
+
+
+def read_yaml(text: str | bytes) -> Any:
+    """Read YAML without tags of Python.
+
+    Raises:
+        yaml.YAMLError: it is none, or a mapping in it has a key twice.
+
+    >>> read_yaml("optim: {lr: 1.0e-5}")
+    {'optim': {'lr': 1e-05}}
+    """
+    return yaml.load(text, Loader=_EachKeyOnce)
+
+
+def recipe_yaml(recipe: Any) -> str:
+    """Return a recipe, defaults included, as the YAML that loads back into it."""
+    values = TypeAdapter(type(recipe)).dump_python(recipe, mode="json")
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def save_recipe(recipe: Any, path: Path | str) -> None:
+    """Write `recipe_yaml(recipe)` to `path`, whole or not at all."""
+    write_whole(Path(path), recipe_yaml(recipe))
+
+
+def _describe(kind: type, problem: Any) -> str:
+    """One line about one pydantic problem: the dotted key, what is wrong, what was given."""
+    key = ".".join(str(part) for part in problem["loc"]) or "recipe"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        return f"{key}: is required"
+    if problem["type"] == "unexpected_keyword_argument":
+        *parents, wrong = (str(part) for part in problem["loc"])
+        known = [field.name for field in dataclasses.fields(_dataclass_at(kind, parents))]
+        close = difflib.get_close_matches(wrong, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"the keys here are {', '.join(known)}"
+        return f"{key}: unknown key (got {problem['input']!r}); {hint}"
+    if isinstance(problem["input"], dict):  # a check of several keys together names them itself
+        return f"{key}: {message}"
+    return f"{key}: {message} (got {problem['input']!r})"
+
+
+def _dataclass_at(kind: Any, parents: Sequence[str]) -> Any:
+    """Return the dataclass that the keys `parents` lead to, looking into `X | None` on the way."""
+    for name in parents:
+        if dataclasses.is_dataclass(kind) and (found := typing.get_type_hints(kind).get(name)):
+            members = typing.get_args(found) or (found,)
+            kind = next((member for member in members if dataclasses.is_dataclass(member)), kind)
+    return kind
