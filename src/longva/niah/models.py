@@ -20,6 +20,7 @@ from torch import Tensor
 
 from longva.errors import RecipeError
 from longva.niah.log import Key
+from longva.niah.scoring import Frames
 from longva.recipes import STRICT
 
 PromptKey = tuple[Key, str]
@@ -81,12 +82,14 @@ class Model(ABC):
         name: for people.
         tokenizer: of text prompts, or None if the model reads no text prompts.
         frame_size: pixels a side of the pictures it wants.
+        frames_as: whether it is shown frames as one video or as images, each by itself.
         in_unison: whether under torchrun all ranks answer every prompt together.
     """
 
     name: str
     tokenizer: Any = None
     frame_size: int = 336
+    frames_as: Frames = "video"
     in_unison: bool = False
 
     @abstractmethod
