@@ -5,11 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from longva.cli import app
+from longva.cli.niah import report
 from longva.errors import RecipeError
 from longva.niah.heatmap import draw, panel_of, plot, read_accuracies, read_panel, write_accuracies
 from longva.niah.log import CellLog
-from longva.niah.scoring import Protocol
+from longva.niah.scoring import Protocol, summarise
 from tests.niah.fakes import FINGERPRINT, row
 
 VISION = [
@@ -219,3 +222,24 @@ def test_runs_of_before_are_told_apart_by_their_rows(tmp_path, fields, frames, s
     run = run_of(tmp_path / "run", **fields)
     (run / "summary.json").write_text(json.dumps({"mean": 1.0, "wilson95": [0.57, 1.0]}))
     assert read_panel(run, "run").protocol == Protocol(frames=frames, scoring=scoring)
+
+
+def test_the_command_plots_unlike_runs_only_if_told_to_and_says_how_each_was_scored(tmp_path):
+    forced, generated = run_of(tmp_path / "a"), run_of(tmp_path / "b", **GENERATED)
+    command = ["niah", "plot", str(forced), str(generated), "--out", str(tmp_path / "x.png")]
+    refused = CliRunner().invoke(app, command)
+    assert isinstance(refused.exception, RecipeError) and not (tmp_path / "x.png").exists()
+    said = CliRunner().invoke(app, [*command, "--mixed"], catch_exceptions=False).output
+    lines = said.replace("\n", " ")  # the console may wrap
+    assert f"1.0000  {forced}" in lines
+    assert "(frames as one video, teacher-forced answers)" in lines
+    assert "(frames as separate images, generated answers)" in lines
+    assert (tmp_path / "x.png").exists()
+
+
+def test_the_command_tells_the_interval_for_other_needles_and_the_protocol(tmp_path, capsys):
+    rows = [row(200, 0.1 * d, needle=n, right=n == "a") for d in range(9) for n in ("a", "b")]
+    report(summarise(rows), tmp_path)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "0.5000 found (95 % for other needles: 0.013 to 0.987; chance 0.000)" in said
+    assert "effective length 0 Protocol: frames as one video, teacher-forced answers" in said

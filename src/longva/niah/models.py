@@ -5,7 +5,7 @@
 Three kinds: our own walk over a prompt tree (`tree_model`: any causal language model on text,
 LongVA on video; `ring_model` where one prompt needs several devices), any image-text-to-text model
 of transformers and any OpenAI-compatible server (`remote`: frames as images, generation only). To
-add one, write `fingerprint` and `answer`, and `look` if it sees.
+add one, write `fingerprint` and `answer`, and `look` if it sees (`frames_as`: how).
 """
 
 import os
