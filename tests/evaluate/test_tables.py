@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 
@@ -68,10 +69,34 @@ def test_intervals_are_wilsons_and_wider_where_answers_hang_together(tmp_path):
     (run,) = read_runs(tmp_path)
     short = run.scores(paper("video-mme").columns)[0]
     assert isinstance(short, Score) and (short.value, short.n) == (50.0, 12)
-    low, high = wilson_interval(2, 4)  # four videos, not twelve answers
-    assert (short.low, short.high) == pytest.approx((100 * low, 100 * high))
-    assert interval([1, 0, 1, 0], clusters=[1, 2, 3, 4]) == interval([1, 0, 1, 0])
+    exact = (6.76, 93.24)  # Clopper and Pearson's of 2 in 4: four videos, not twelve answers
+    assert (short.low, short.high) == pytest.approx(exact, abs=0.1)
+    assert interval([1, 0, 1, 0]) == wilson_interval(2, 4)
+
+
+def test_grades_of_one_video_count_as_a_cluster(tmp_path):
     assert interval([3, 5], graded=True) == pytest.approx((4 - 1.96, 4 + 1.96), abs=1e-3)
+    # Two videos with two equal grades each say as much as two grades.
+    assert interval([3, 3, 5, 5], "aabb", graded=True) == pytest.approx(
+        interval([3, 5], graded=True)
+    )
+    assert interval([3, 4, 5], "aaa", graded=True) == (-math.inf, math.inf)  # one video
+    assert interval([4, 4], "ab", graded=True) == (-math.inf, math.inf)  # equal grades
+
+    rows, totals = graded("gpt_eval_score", *["a red car", "boats"] * 3)
+    for number, row in enumerate(rows):
+        row["gpt_eval_score"]["video_name"] = f"v{number // 2}"
+    write_results(tmp_path, "model=nano,frames=32", {"activitynetqa": (rows, totals)})
+    (path,) = judge_results(tmp_path, Judge(endpoint=LocalJudge()))
+    lines = [json.loads(text) for text in path.read_text().splitlines()]
+    grades = [4, 4, 2, 2, 3, 3]
+    judged = [line | {"score": grade} for line, grade in zip(lines, grades, strict=True)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in judged))
+    (run,) = read_runs(tmp_path)
+    score = run.scores(paper("short-video").columns)[2]
+    assert isinstance(score, Score) and score.value == 3.0
+    half = 1.959964 / math.sqrt(3)  # three videos with a standard deviation of 1
+    assert (score.low, score.high) == pytest.approx((3 - half, 3 + half))
 
 
 def test_a_difference_is_marked_when_the_paper_lies_outside_the_interval(tmp_path):
@@ -112,6 +137,7 @@ def test_totals_stand_in_where_no_answers_were_kept(tmp_path):
     (line,) = ours(table_of(runs, "video-mme"))
     assert (line.model, line.frames) == ("y", 8)
     assert texts(line) == ["not run", "not run", "not run", "50.0"]
+    assert line.cells[-1].details == ["n = 6 of 2,700"]  # no interval: videos are not told apart
     (line,) = ours(table_of(runs, "images"))
     assert (texts(line)[0], texts(line)[-1]) == ("75.0", "25.0")
     low, high = wilson_interval(2, 8)

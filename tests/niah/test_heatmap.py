@@ -5,10 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from longva.cli import app
+from longva.cli.niah import report
 from longva.errors import RecipeError
-from longva.niah.heatmap import draw, panel_of, plot, read_accuracies, write_accuracies
+from longva.niah.heatmap import draw, panel_of, plot, read_accuracies, read_panel, write_accuracies
 from longva.niah.log import CellLog
+from longva.niah.scoring import Protocol, summarise
 from tests.niah.fakes import FINGERPRINT, row
 
 VISION = [
@@ -144,3 +148,98 @@ def test_a_file_of_something_else_is_refused(tmp_path, content):
     (tmp_path / "all_accuracies.json").write_text(content)
     with pytest.raises(RecipeError, match="is no heatmap"):
         plot([tmp_path], tmp_path / "x.png")
+
+
+GENERATED = {"is_greedy": None, "generated_correct": True}
+
+
+def run_of(folder: Path, fingerprint=FINGERPRINT, **fields) -> Path:
+    log = CellLog(folder, fingerprint)
+    for i in range(5):
+        log.append(row(200, 0.0, trial=i, needle=f"n{i}", **fields))
+    return folder
+
+
+def titles(panels, monkeypatch, tmp_path) -> list[str]:
+    """What stands above the panels."""
+    from matplotlib.axes import Axes
+
+    said = []
+    monkeypatch.setattr(Axes, "set_title", lambda self, text, **_: said.append(text))
+    draw(panels, tmp_path / "titles.png")
+    return said
+
+
+def test_a_title_says_how_sure_the_mean_is_and_how_it_was_scored(tmp_path, monkeypatch):
+    ours = read_panel(run_of(tmp_path / "run"), "run")
+    original = read_panel(published(tmp_path / "theirs", VISION), "theirs")
+    unequal = panel_of([row(200, trial=i) for i in range(2)] + [row(400)], FINGERPRINT, "at work")
+    assert titles([ours, original, unequal], monkeypatch, tmp_path) == [
+        "run   mean 1.0000   n = 5 a square   95 %: 0.48 to 1.00\n"
+        "frames as one video, teacher-forced answers",
+        "theirs   mean 0.5500\nframes as one video, teacher-forced answers",
+        "at work   mean 1.0000   n = 1 to 2",
+    ]
+
+
+def test_runs_that_were_not_scored_alike_are_drawn_side_by_side_only_if_told_to(tmp_path):
+    forced, generated = run_of(tmp_path / "a"), run_of(tmp_path / "b", **GENERATED)
+    picture = tmp_path / "x.png"
+    with pytest.raises(RecipeError) as refused:
+        plot([forced, generated], picture)
+    assert f"{forced}: frames as one video, teacher-forced answers\n" in str(refused.value)
+    assert f"{generated}: frames as separate images, generated answers\n" in str(refused.value)
+    assert "--mixed" in str(refused.value) and not picture.exists()
+    runs = plot([forced, generated], picture, mixed=True)
+    assert [run.protocol.scoring for run in runs] == ["teacher_forced", "generated"]
+    assert picture.exists()
+    plot([generated, run_of(tmp_path / "c", **GENERATED)], picture)
+
+
+def test_text_and_video_may_stand_side_by_side_if_scored_alike(tmp_path):
+    text = FINGERPRINT | {"settings": {"unit": "tokens", "grid": "depth"}}
+    video, picture = run_of(tmp_path / "video"), tmp_path / "x.png"
+    plot([video, run_of(tmp_path / "text", text)], picture)
+    with pytest.raises(RecipeError, match="text served: generated answers"):
+        plot([video, run_of(tmp_path / "text served", text, **GENERATED)], picture)
+
+
+def test_a_summary_tells_what_rows_cannot(tmp_path):
+    """A model of one's own may be shown images and be teacher-forced all the same."""
+    own = run_of(tmp_path / "own")
+    summary = {"protocol": {"frames": "images", "scoring": "teacher_forced"}}
+    (own / "summary.json").write_text(json.dumps(summary))
+    assert read_panel(own, "own").protocol == Protocol(frames="images", scoring="teacher_forced")
+    with pytest.raises(RecipeError, match="not scored alike"):
+        plot([own, run_of(tmp_path / "ours")], tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(
+    ("fields", "frames", "scoring"),
+    [({}, "video", "teacher_forced"), (GENERATED, "images", "generated")],
+)
+def test_runs_of_before_are_told_apart_by_their_rows(tmp_path, fields, frames, scoring):
+    run = run_of(tmp_path / "run", **fields)
+    (run / "summary.json").write_text(json.dumps({"mean": 1.0, "wilson95": [0.57, 1.0]}))
+    assert read_panel(run, "run").protocol == Protocol(frames=frames, scoring=scoring)
+
+
+def test_the_command_plots_unlike_runs_only_if_told_to_and_says_how_each_was_scored(tmp_path):
+    forced, generated = run_of(tmp_path / "a"), run_of(tmp_path / "b", **GENERATED)
+    command = ["niah", "plot", str(forced), str(generated), "--out", str(tmp_path / "x.png")]
+    refused = CliRunner().invoke(app, command)
+    assert isinstance(refused.exception, RecipeError) and not (tmp_path / "x.png").exists()
+    said = CliRunner().invoke(app, [*command, "--mixed"], catch_exceptions=False).output
+    lines = said.replace("\n", " ")  # the console may wrap
+    assert f"1.0000  {forced}" in lines
+    assert "(frames as one video, teacher-forced answers)" in lines
+    assert "(frames as separate images, generated answers)" in lines
+    assert (tmp_path / "x.png").exists()
+
+
+def test_the_command_tells_the_interval_for_other_needles_and_the_protocol(tmp_path, capsys):
+    rows = [row(200, 0.1 * d, needle=n, right=n == "a") for d in range(9) for n in ("a", "b")]
+    report(summarise(rows), tmp_path)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "0.5000 found (95 % for other needles: 0.013 to 0.987; chance 0.000)" in said
+    assert "effective length 0 Protocol: frames as one video, teacher-forced answers" in said

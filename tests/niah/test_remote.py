@@ -79,6 +79,7 @@ def test_a_server_sees_every_frame_and_the_question(server, tmp_path):
     assert {row.prompt_tokens for row in rows} == {9}
     assert summary["mean"] == sum(row.answer == "B" for row in rows) / 16
     assert summary["cost"]["flops_ratio"] is None
+    assert summary["protocol"] == {"frames": "images", "scoring": "generated"}
     assert not (tmp_path / "run" / "localisation.png").exists()
 
 
@@ -121,6 +122,7 @@ def test_a_server_reads_text_cut_by_the_tokenizer_named(server, tmp_path):
     served = {"model": address, "adapter": "openai", "served_model": "m"}
     summary = run_text(text_recipe(tmp_path, tokenizer=str(tmp_path / "tokenizer"), **served))
     assert summary["mean"] == 1.0
+    assert summary["protocol"] == {"frames": None, "scoring": "generated"}
     lengths = {len(body["messages"][0]["content"][0]["text"]) for _, _, body in seen}
     assert lengths == {600, 900}  # a byte is a token here
     with pytest.raises(RecipeError, match="Set tokenizer: FOLDER or ID"):
@@ -158,6 +160,7 @@ def test_a_transformers_model_sees_frames_as_images(tmp_path):
     # One more frame is one more image, of two grids (8 tokens) under UniRes, and a line break.
     assert rows[3, 1.0, 0].prompt_tokens - rows[2, 1.0, 0].prompt_tokens == 9
     assert summary["localisation"]["hit@1"] is None
+    assert summary["protocol"] == {"frames": "images", "scoring": "generated"}
 
 
 def test_the_reply_of_a_transformers_model_is_what_it_generates(tmp_path):

@@ -4,14 +4,15 @@ import random
 
 import pytest
 
+from longva.intervals import wilson_interval
 from longva.niah.scoring import (
+    Protocol,
     answers_match,
     details,
     effective_length,
     localisation,
     localisation_chance,
     summarise,
-    wilson_interval,
 )
 from tests.niah.fakes import row
 
@@ -56,7 +57,8 @@ def test_a_reply_is_right_if_it_starts_with_the_answer(reply, answer, right):
 
 
 def cells(length, right, n, **fields):
-    return [row(length, trial=i, right=i < right, **fields) for i in range(n)]
+    """Answers about as many needles."""
+    return [row(length, trial=i, needle=f"n{i}", right=i < right, **fields) for i in range(n)]
 
 
 def test_effective_length_stops_at_the_first_length_that_is_not_sure():
@@ -66,12 +68,24 @@ def test_effective_length_stops_at_the_first_length_that_is_not_sure():
 
 
 def test_effective_length_asks_more_where_guessing_helps():
-    assert effective_length(cells(100, 21, 30)) == 100  # lower bound 0.52
-    assert effective_length(cells(100, 21, 30, chance=0.25)) == 0  # corrected 0.36
+    assert effective_length(cells(100, 21, 30)) == 100  # lower bound 0.506
+    assert effective_length(cells(100, 21, 30, chance=0.25)) == 0  # corrected 0.34
 
 
 def test_a_few_right_answers_are_not_sure():
-    assert effective_length(cells(100, 3, 3)) == 0  # lower bound 0.44
+    assert effective_length(cells(100, 3, 3)) == 0  # lower bound 0.29
+
+
+@pytest.mark.parametrize(("needles", "reached"), [(4, 0), (5, 100)])
+def test_four_needles_found_everywhere_do_not_make_a_length_sure_and_the_papers_five_do(
+    needles, reached
+):
+    rows = [
+        row(100, depth, trial=i, needle=f"n{i}", chance=0.15)
+        for depth in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+        for i in range(needles)
+    ]
+    assert effective_length(rows) == reached
 
 
 def test_summary_has_the_fields_of_the_schema():
@@ -81,10 +95,12 @@ def test_summary_has_the_fields_of_the_schema():
     )
     assert json.loads(json.dumps(summary)) == {
         "mean": 0.4,
+        "clustered95": pytest.approx([0.103, 0.766], abs=2e-3),
         "wilson95": pytest.approx([0.168, 0.687], abs=1e-3),
         "chance": pytest.approx(0.2),
         "chance_corrected": pytest.approx(0.25),
         "effective_length": 0,
+        "protocol": {"frames": "video", "scoring": "teacher_forced"},
         "localisation": {"hit@1": None, "hit@5": None, "median_abs_error_seconds": None},
         "cost": {"tokens_one_forward_per_cell": 9, "tokens_processed": 3, "flops_ratio": 2.5},
         "cells": 2,
@@ -92,11 +108,40 @@ def test_summary_has_the_fields_of_the_schema():
     }
 
 
+@pytest.mark.parametrize(
+    ("fields", "frames", "protocol", "said"),
+    [
+        (
+            {},
+            "video",
+            {"frames": "video", "scoring": "teacher_forced"},
+            "frames as one video, teacher-forced answers",
+        ),
+        (
+            {"is_greedy": None, "generated_correct": True},
+            "images",
+            {"frames": "images", "scoring": "generated"},
+            "frames as separate images, generated answers",
+        ),
+        (
+            {"generated_correct": False},
+            None,
+            {"frames": None, "scoring": "teacher_forced"},
+            "teacher-forced answers",
+        ),
+    ],
+)
+def test_a_summary_says_how_its_score_came_about(fields, frames, protocol, said):
+    found = summarise([row(**fields)], frames=frames)["protocol"]
+    assert found == protocol
+    assert str(Protocol(**found)) == said
+
+
 def test_generation_counts_where_there_are_no_probabilities():
     rows = [row(is_greedy=None, generated_correct=i < 3, trial=i) for i in range(4)]
     assert summarise(rows)["mean"] == 0.75
     assert details(rows)["generated"]["mean"] == 0.75
-    assert details(rows)["teacher_forced"] == {"mean": None, "wilson95": [0.0, 1.0], "n": 0}
+    assert details(rows)["teacher_forced"] == {"mean": None, "clustered95": [0.0, 1.0], "n": 0}
 
 
 def test_details_have_an_interval_for_every_cell():
@@ -108,13 +153,24 @@ def test_details_have_an_interval_for_every_cell():
         (200, 0.5),
     ]
     assert [(cell["mean"], cell["n"]) for cell in table] == [(1.0, 5), (0.2, 5), (0.0, 4)]
-    assert table[0]["wilson95"] == pytest.approx([0.566, 1.0], abs=1e-3)
+    assert table[0]["clustered95"] == pytest.approx([0.478, 1.0], abs=1e-3)  # five needles
 
 
 def test_a_needle_at_forty_places_is_one_cluster():
     rows = [row(100 * i, needle=n, right=n == "a") for n in ("a", "b") for i in range(1, 41)]
-    assert details(rows)["clustered95"] == list(wilson_interval(1, 2))
-    assert details([])["clustered95"] == [0.0, 1.0]
+    exact = pytest.approx([0.0126, 0.9874], abs=1e-3)  # of 1 in 2
+    assert summarise(rows)["clustered95"] == exact
+    assert [line["clustered95"] for line in details(rows)["by_length"]] == [exact] * 40
+    assert details(rows)["generated"]["clustered95"] == [0.0, 1.0]  # none asked for
+    assert summarise([])["clustered95"] == [0.0, 1.0]
+
+
+def test_what_is_said_of_one_needle_takes_its_answers_as_independent():
+    rows = [row(100 * i, needle=n, right=n == "a") for n in ("a", "b") for i in range(1, 41)]
+    assert details(rows)["by_needle"] == [
+        {"needle": "a", "mean": 1.0, "wilson95": list(wilson_interval(40, 40)), "n": 40},
+        {"needle": "b", "mean": 0.0, "wilson95": list(wilson_interval(0, 40)), "n": 40},
+    ]
 
 
 def test_details_say_how_often_both_scores_agree():

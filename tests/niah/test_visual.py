@@ -116,9 +116,10 @@ class Oracle(SeeingCoin):
 
 
 def test_an_oracle_is_right_everywhere_and_knows_when(tmp_path):
-    settings = recipe(tmp_path, ask_time=True, needles=NeedleRecipe(count=4))
+    settings = recipe(tmp_path, ask_time=True, needles=NeedleRecipe(count=8))
     summary = measure_visual(Oracle(20), settings)
     assert summary["mean"] == 1.0 and summary["effective_length"] == 20
+    assert summary["protocol"] == {"frames": "video", "scoring": "teacher_forced"}
     assert summary["localisation"] == {
         "hit@1": 1.0,
         "hit@5": 1.0,
@@ -126,8 +127,8 @@ def test_an_oracle_is_right_everywhere_and_knows_when(tmp_path):
     }
     details = json.loads((tmp_path / "run" / "details.json").read_text())
     assert details["time_question"] == {
-        "asked": 24,
-        "answered": 24,
+        "asked": 48,
+        "answered": 48,
         "median_abs_error_seconds": 0.0,
     }
     assert details["agreement"] == 1.0

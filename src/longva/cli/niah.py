@@ -70,11 +70,14 @@ def report(summary: dict | None, folder: Path) -> None:
     """Print the summary of a run; ranks other than the first have none."""
     if summary is None:
         return
-    low, high = summary["wilson95"]
+    from longva.niah.scoring import Protocol
+
+    low, high = summary["clustered95"]
     out.print(
-        f"{summary['mean']:.4f} found (95 %: {low:.3f} to {high:.3f}; chance "
+        f"{summary['mean']:.4f} found (95 % for other needles: {low:.3f} to {high:.3f}; chance "
         f"{summary['chance']:.3f}), effective length {summary['effective_length']:,}"
     )
+    out.print(f"Protocol: {Protocol(**summary['protocol'])}")
     out.print(f"Wrote {folder}/heatmap.png, summary.json and cells.jsonl")
 
 
@@ -82,17 +85,23 @@ def report(summary: dict | None, folder: Path) -> None:
 def plot(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs; panels side by side.")],
     picture: Annotated[Path, typer.Option("--out", help="Picture to write.")] = Path("heatmap.png"),
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="Also runs that were not scored alike.")
+    ] = False,
 ) -> None:
     """Draw runs side by side and print their means.
 
-    Ours, or what the original's code wrote.
+    Ours, or what the original's code wrote. Runs that were scored by different protocols (frames as
+    one video or as images, teacher-forced or generated answers) need --mixed.
 
     longva niah plot runs/extended runs/not_extended --out figure4.png
     """
     from longva.niah.heatmap import plot as draw
 
-    for run in draw(runs, picture):
-        out.print(f"{run.mean:.4f}  {run.folder}")
+    plotted = draw(runs, picture, mixed=mixed)
+    alike = len({run.protocol for run in plotted}) == 1
+    for run in plotted:
+        out.print(f"{run.mean:.4f}  {run.folder}" + ("" if alike else f"  ({run.protocol})"))
     out.print(f"Wrote {picture}")
 
 

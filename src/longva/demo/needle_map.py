@@ -159,7 +159,7 @@ def _caption(measured: NeedleMap) -> str:
     if summary is None:
         ended = f"{escape(measured.problem)}: " if measured.problem else ""
         return f"{ended}{measured.done} of {measured.total} answers"
-    low, high = summary["wilson95"]
+    low, high = summary["clustered95"]
     return (
         f"Found {100 * summary['mean']:.0f} % of {measured.total} "
         f"(95 %: {100 * low:.0f} to {100 * high:.0f} %), by chance "

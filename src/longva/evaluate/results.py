@@ -5,8 +5,9 @@
                   20261120_120000_judged_activitynetqa.jsonl   grades, from `judged_samples`
 
 Scores are taken from the answers where these tell whether each is right, for intervals need them:
-a proportion has a Wilson interval, wider where the answers about one video hang together; a mean
-of grades has 1.96 standard errors. Without answers, lmms-eval's total stands in.
+a proportion has a Wilson interval, or a clustered one where the log tells which answers are about
+one video; a mean of grades has 1.96 standard errors, cluster-robust ones likewise. Without answers,
+lmms-eval's total stands in.
 """
 
 import json
@@ -160,20 +161,31 @@ class Run:
         if column.where or not isinstance(total, int | float):
             return NOT_RUN
         n, value = len(rows) or result.answers, column.total * total
+        if column.cluster:  # which answers were right of one video is not known
+            return Score(value=value, low=-math.inf, high=math.inf, n=n, **of)
         # For anything between 0 and 1, a right-or-wrong answer varies most: at worst too wide.
         low, high = wilson_interval(value / 100 * n, n)
         return Score(value=value, low=100 * low, high=100 * high, n=n, **of)
 
     def _judged(self, column: Column) -> Score | str:
-        result = self.tasks.get(rubrics()[column.rubric or ""].task)
+        rubric = rubrics()[column.rubric or ""]
+        result = self.tasks.get(rubric.task)
         if result is None:
             return NOT_RUN
+        lines = read_lines(result.log) if result.log else ()
+        logged = {str(line.get("doc_id")): line.get(rubric.metric) for line in lines}
         found = read_judgements(result.log) if result.log else []
         found = [judgement for judgement in found if judgement.rubric == column.rubric]
-        scores = [judgement.score for judgement in found if judgement.score is not None]
+        graded = [judgement for judgement in found if judgement.score is not None]
+        scores = [judgement.score for judgement in graded if judgement.score is not None]
         if not scores:
             return f"{len(found)} unscored" if found else NOT_JUDGED
-        low, high = interval(scores, graded=True)
+        answers = [(logged.get(judgement.id), judgement.id) for judgement in graded]
+        videos = [
+            answer.get("video_name", number) if isinstance(answer, dict) else number
+            for answer, number in answers
+        ]
+        low, high = interval(scores, videos, graded=True)
         return Score(
             value=sum(scores) / len(scores),
             low=low,
@@ -278,12 +290,18 @@ def interval(
     >>> [round(end, 2) for end in interval([1, 1, 0, 0])]
     [0.15, 0.85]
     >>> [round(end, 2) for end in interval([1, 1, 0, 0], clusters=["a", "a", "b", "b"])]
-    [0.09, 0.91]
+    [0.01, 0.99]
     """
     n, mean = len(values), sum(values) / len(values)
     if graded or not set(values) <= {0, 1}:
-        variance = sum((value - mean) ** 2 for value in values) / max(1, n - 1)
-        half = Z95 * math.sqrt(variance / n) or math.inf  # equal grades do not tell how they vary
+        residuals: dict[Hashable, float] = defaultdict(float)
+        for value, cluster in zip(values, range(n) if clusters is None else clusters, strict=True):
+            residuals[cluster] += value - mean
+        k = len(residuals)
+        variance = sum(r**2 for r in residuals.values()) * k / max(1, k - 1) / n**2
+        half = Z95 * math.sqrt(variance)
+        if k == 1 or math.isclose(half, 0, abs_tol=1e-9):  # neither tells how grades vary
+            half = math.inf
         return mean - half, mean + half
     if clusters is not None:
         return clustered_interval(values, clusters)

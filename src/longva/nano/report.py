@@ -16,7 +16,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from longva.intervals import wilson_interval
 from longva.nano.report_plots import draw_accuracy, draw_perplexity
 from longva.nano.results import (
     PANELS,
@@ -32,6 +31,7 @@ from longva.nano.results import (
 )
 from longva.nano.transfer import judge, percent
 from longva.niah.heatmap import Panel, draw, panel_of
+from longva.niah.scoring import Protocol
 from longva.whole_files import write_whole
 
 NAMES = {
@@ -136,12 +136,15 @@ def training_length(results: Results, name: str) -> float:
 
 
 def paper(name: str) -> dict[str, Any] | None:
-    """Return the published mean of a heatmap, with its interval."""
+    """Return the published mean of a heatmap.
+
+    It has no interval: five needles' answers hang together, and which needle was missed is not
+    published.
+    """
     if name not in PAPER:
         return None
     mean, trials, model = PAPER[name]
-    interval = wilson_interval(round(mean * trials), trials)
-    return {"mean": mean, "interval95": list(interval), "trials": trials, "model": model}
+    return {"mean": mean, "trials": trials, "model": model}
 
 
 def draw_pictures(results: Results, numbers: dict[str, Any], out: Path) -> dict[str, str]:
@@ -179,9 +182,10 @@ def draw_pictures(results: Results, numbers: dict[str, Any], out: Path) -> dict[
 
 def _panel(results: Results, name: str, of: Measurement) -> Panel:
     visual = name in PANELS
+    protocol = Protocol.of(of.rows, "video" if visual else None)
     longest = results.about["longest_alignment_frames"]
     return replace(
-        panel_of(of.rows, of.fingerprint, NAMES[name][0] or NAMES[name][1]),
+        panel_of(of.rows, of.fingerprint, NAMES[name][0] or NAMES[name][1], protocol),
         training_length=training_length(results, name),
         alignment_length=longest if visual else None,
         tokens_per_frame=results.about["tokens_per_frame"] if visual else None,

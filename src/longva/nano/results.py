@@ -13,8 +13,8 @@ nothing is filled in.
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,14 @@ class Measurement:
     fingerprint: dict[str, Any]
     """That of the first seed; seeds differ in their weights only."""
 
-    @property
+    @cached_property
     def rows(self) -> list[Row]:
-        """Of all seeds, one seed after the other."""
-        return [row for rows in self.by_seed.values() for row in rows]
+        """Of all seeds, one seed after the other; needles are named by their seed too."""
+        return [
+            replace(row, needle=f"{row.needle} of seed {seed}")
+            for seed, rows in self.by_seed.items()
+            for row in rows
+        ]
 
     @property
     def lengths(self) -> list[int]:
@@ -81,8 +85,7 @@ class Measurement:
         The same needle at many depths and lengths of one film is nearly one trial, so the answers
         about a needle of a seed are a cluster.
         """
-        told = [(right(row), (s, row.needle)) for s, rows in self.by_seed.items() for row in rows]
-        return clustered_interval([right for right, _ in told], [of for _, of in told])
+        return clustered_interval(list(map(right, self.rows)), [row.needle for row in self.rows])
 
 
 @dataclass(frozen=True, kw_only=True)

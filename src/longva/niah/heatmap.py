@@ -2,7 +2,8 @@
 
 Colours, range and file schemas are the original's (`all_accuracies.json`, `avg_accuracy.txt`), so
 its published files are drawn and averaged by the same code as ours. A dotted line marks the length
-the language model was trained at: what is right of it was never seen in training.
+the language model was trained at: what is right of it was never seen in training. The title has the
+mean's interval for other needles, and how the scores came about.
 """
 
 import json
@@ -15,8 +16,10 @@ from typing import Any, Literal
 import numpy as np
 
 from longva.errors import RecipeError
+from longva.intervals import clustered_interval
 from longva.niah.cells import Row
 from longva.niah.log import read_rows
+from longva.niah.scoring import Protocol
 from longva.whole_files import whole_file, write_whole
 
 COLOURS = ["#F0496E", "#EBB839", "#9ad5b3"]
@@ -38,6 +41,12 @@ class Panel:
     counts: dict[tuple[int, float], int] = field(default_factory=dict)
     """Trials behind each score, where known."""
 
+    interval: tuple[float, float] | None = None
+    """95 % interval of the mean for other needles; None where single answers are not known."""
+
+    protocol: Protocol | None = None
+    """How the scores came about; None if these are no scores of answers."""
+
     absolute: bool = False
     """y is the needle's position in `unit`, else its depth in percent."""
 
@@ -57,25 +66,47 @@ class Panel:
 
 @dataclass(frozen=True, kw_only=True)
 class Plotted:
-    """One run that `plot` drew: where it lies and its average."""
+    """One run that `plot` drew: where it lies, its average and how it was scored."""
 
     folder: Path
     mean: float
+    protocol: Protocol
 
 
 def read_panel(folder: Path, title: str) -> Panel:
     """Return the panel of a run's folder: from our `cells.jsonl`, else from the original's file."""
     if rows := list(read_rows(folder).values()):
         fingerprint = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))
-        return panel_of(rows, fingerprint, title=title)
+        protocol = read_protocol(folder, rows, fingerprint["settings"]["unit"])
+        return panel_of(rows, fingerprint, title, protocol)
     unit, scores = read_accuracies(folder / "all_accuracies.json")
-    return Panel(title=title, unit=unit, values=scores)
+    frames = "video" if unit == "frames" else None
+    original = Protocol(frames=frames, scoring="teacher_forced")
+    return Panel(title=title, unit=unit, values=scores, protocol=original)
+
+
+def read_protocol(folder: Path, rows: Sequence[Row], unit: Literal["tokens", "frames"]) -> Protocol:
+    """Return how a run was scored: as its `summary.json` says, else what its rows tell.
+
+    A run at work has no summary yet, and older ones do not say it. Of the models of this package
+    those that only generate are shown images, and the others one video.
+    """
+    summary = folder / "summary.json"
+    if summary.is_file():
+        told = json.loads(summary.read_text(encoding="utf-8")).get("protocol")
+        if told:
+            return Protocol(**told)
+    if unit == "tokens":
+        return Protocol.of(rows, None)
+    forced = Protocol.of(rows, "video")
+    return forced if forced.scoring == "teacher_forced" else Protocol.of(rows, "images")
 
 
 def panel_of(
     rows: Iterable[Row],
     fingerprint: dict[str, Any],
     title: str,
+    protocol: Protocol | None = None,
     of: Literal["score", "localisation"] = "score",
 ) -> Panel:
     """Average rows into a panel.
@@ -84,14 +115,18 @@ def panel_of(
         rows: of one run.
         fingerprint: the run's; its `settings.grid` and `model` say what the axes mean.
         title: written above.
+        protocol: how the scores came about, written above them.
         of: `score`, or `localisation`: the share of rows whose best frame holds the needle.
     """
     absolute = fingerprint["settings"]["grid"] == "absolute"
     squares: dict[tuple[int, float], list[bool]] = {}
+    outcomes, needles = [], []
     for row in rows:
         hit = row.evidence_frame in (row.targets or ()) if of == "localisation" else row.correct
         y = round(row.depth * row.length) if absolute else round(100 * row.depth, 6)
         squares.setdefault((row.length, y), []).append(hit)
+        outcomes.append(hit)
+        needles.append(row.needle)
     model = fingerprint["model"]
     per_frame, trained = model.get("tokens_per_frame"), model.get("training_length")
     unit = fingerprint["settings"]["unit"]
@@ -102,20 +137,27 @@ def panel_of(
         unit=unit,
         values={square: sum(hits) / len(hits) for square, hits in squares.items()},
         counts={square: len(hits) for square, hits in squares.items()},
+        interval=clustered_interval(outcomes, needles),
+        protocol=protocol,
         absolute=absolute,
         training_length=trained,
         tokens_per_frame=per_frame if unit == "frames" else None,
     )
 
 
-def plot(folders: Sequence[Path | str], out: Path | str) -> list[Plotted]:
+def plot(folders: Sequence[Path | str], out: Path | str, *, mixed: bool = False) -> list[Plotted]:
     """Draw every run found in or below `folders` into one picture, side by side.
+
+    Args:
+        folders: of runs.
+        out: the picture.
+        mixed: whether runs of different protocols may stand side by side.
 
     Returns:
         Each run with its mean, in the order drawn.
 
     Raises:
-        RecipeError: no run in a folder.
+        RecipeError: no run in a folder, or runs that were not scored alike.
     """
     plotted, panels = [], []
     for folder in map(Path, folders):
@@ -127,10 +169,35 @@ def plot(folders: Sequence[Path | str], out: Path | str) -> list[Plotted]:
             )
         for run in runs:
             title = folder.name if run == folder else str(run.relative_to(folder))
-            panels.append(read_panel(run, title))
-            plotted.append(Plotted(folder=run, mean=panels[-1].mean))
+            panel = read_panel(run, title)
+            assert panel.protocol is not None
+            panels.append(panel)
+            plotted.append(Plotted(folder=run, mean=panel.mean, protocol=panel.protocol))
+    if not mixed:
+        refuse_unlike(plotted)
     draw(panels, out)
     return plotted
+
+
+def refuse_unlike(runs: Sequence[Plotted]) -> None:
+    """Make sure that runs were scored alike; text and video may stand side by side.
+
+    Raises:
+        RecipeError: they were not.
+    """
+    scorings = {run.protocol.scoring for run in runs}
+    shown = {run.protocol.frames for run in runs} - {None}
+    if len(scorings) > 1 or len(shown) > 1:
+        raise RecipeError(
+            "\n  ".join(
+                [
+                    "These runs were not scored alike, so their means are not comparable:",
+                    *(f"{run.folder}: {run.protocol}" for run in runs),
+                ]
+            )
+            + "\nDraw them one by one, or give --mixed (mixed=True in Python) to put them side by "
+            "side, each with its protocol in its title."
+        )
 
 
 def read_accuracies(path: Path) -> tuple[Literal["tokens", "frames"], dict]:
@@ -248,6 +315,11 @@ def _draw_panel(ax: Any, panel: Panel, colours: Any, fontsize: float, inside: fl
     title = f"{panel.title}   mean {panel.mean:.4f}"
     if sizes := set(panel.counts.values()):
         title += f"   n = {min(sizes)}" + (f" to {max(sizes)}" if len(sizes) > 1 else " a square")
+    if panel.interval and len(sizes) == 1:  # else the mean of the squares is not that of answers
+        low, high = panel.interval
+        title += f"   95 %: {low:.2f} to {high:.2f}"
+    if panel.protocol:
+        title += f"\n{panel.protocol}"
     ax.set_title(title, fontsize=fontsize)
     for (x, y), score in panel.values.items():
         text = f"{100 * score:.0f}"

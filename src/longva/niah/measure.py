@@ -26,7 +26,7 @@ from longva.niah.cells import Row
 from longva.niah.heatmap import draw, panel_of, write_accuracies
 from longva.niah.log import CellLog, Key
 from longva.niah.models import MeasurementRecipe, Model, Pictures, Prompt, Reply
-from longva.niah.scoring import answers_match, details, summarise
+from longva.niah.scoring import Frames, Protocol, answers_match, details, summarise
 from longva.recipes import save_recipe
 from longva.whole_files import write_whole
 
@@ -112,7 +112,7 @@ def measure(
         log.merge()
         rows = [log.rows[question.row.key] for question in questions]
         cost = model.cost([prompt for question in questions for prompt in question.prompts])
-        return write_report(rows, fingerprint, output_dir, cost)
+        return write_report(rows, fingerprint, output_dir, cost, model.frames_as)
 
 
 def check_words(model: Model, questions: Sequence[Question]) -> None:
@@ -194,14 +194,16 @@ def write_report(
     fingerprint: dict[str, Any],
     output_dir: Path,
     cost: dict[str, float | None],
+    frames_as: Frames = "video",
 ) -> dict[str, Any]:
     """Write summary, details, pictures and the original's files of a complete run."""
-    summary = summarise(rows, cost)
     unit: Literal["tokens", "frames"] = fingerprint["settings"]["unit"]
+    summary = summarise(rows, cost, frames_as if unit == "frames" else None)
     for name, content in (("summary", summary), ("details", details(rows))):
         write_whole(output_dir / f"{name}.json", json.dumps(content, indent=2) + "\n")
     write_accuracies(rows, unit, output_dir)
-    draw([panel_of(rows, fingerprint, output_dir.name)], output_dir / "heatmap.png")
+    panel = panel_of(rows, fingerprint, output_dir.name, Protocol(**summary["protocol"]))
+    draw([panel], output_dir / "heatmap.png")
     if any(row.evidence_frame is not None for row in rows):
         panel = panel_of(rows, fingerprint, f"{output_dir.name}: best frame", of="localisation")
         draw([panel], output_dir / "localisation.png", label="Share of hits")

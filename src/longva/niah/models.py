@@ -5,7 +5,7 @@
 Three kinds: our own walk over a prompt tree (`tree_model`: any causal language model on text,
 LongVA on video; `ring_model` where one prompt needs several devices), any image-text-to-text model
 of transformers and any OpenAI-compatible server (`remote`: frames as images, generation only). To
-add one, write `fingerprint` and `answer`, and `look` if it sees.
+add one, write `fingerprint` and `answer`, and `look` if it sees (`frames_as`: how).
 """
 
 import os
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from longva.errors import RecipeError
 from longva.niah.log import Key
+from longva.niah.scoring import Frames
 from longva.recipes import STRICT
 
 PromptKey = tuple[Key, str]
@@ -81,12 +82,14 @@ class Model(ABC):
         name: for people.
         tokenizer: of text prompts, or None if the model reads no text prompts.
         frame_size: pixels a side of the pictures it wants.
+        frames_as: whether it is shown frames as one video or as images, each by itself.
         in_unison: whether under torchrun all ranks answer every prompt together.
     """
 
     name: str
     tokenizer: Any = None
     frame_size: int = 336
+    frames_as: Frames = "video"
     in_unison: bool = False
 
     @abstractmethod

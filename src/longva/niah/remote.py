@@ -38,6 +38,8 @@ class ImageTextModel(Model):
         recipe: how it runs.
     """
 
+    frames_as = "images"
+
     def __init__(self, model: Any, processor: Any, recipe: MeasurementRecipe):
         self.model, self.processor, self.recipe = model.eval(), processor, recipe
         self.tokenizer = processor.tokenizer
@@ -97,6 +99,8 @@ class ServedModel(Model):
         recipe: how it is asked.
         tokenizer: of text prompts, which are cut by tokens.
     """
+
+    frames_as = "images"
 
     def __init__(
         self, address: str, name: str, recipe: MeasurementRecipe, tokenizer: Any | None = None

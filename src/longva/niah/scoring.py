@@ -1,10 +1,13 @@
 """What the rows of a run mean: intervals, guessing, reach, and whether the model knows where.
 
-A square of five right answers out of five is not "100 %": its 95 % Wilson interval is [0.57, 1.0].
+A square of five right answers out of five is not "100 %": its 95 % interval is [0.48, 1.0]. One
+needle at ninety places is not ninety needles: `clustered95` takes a needle's answers together, and
+is the interval to say something about other needles. `wilson95` takes all answers as independent:
+in the summary for those who read it there, and for one needle (`by_needle`), where it is right.
+
 A model that only guesses scores 15 % on the paper's five needles (three have four options), so
 every mean stands beside its chance level and is also given as `(mean - chance) / (1 - chance)`:
-0 is guessing, 1 is perfect. One needle at ninety places is not ninety needles: `clustered95` of the
-details takes a needle's answers together, and is the interval to say something about other needles.
+0 is guessing, 1 is perfect.
 
 Localisation is judged on frames: the frame that the answer's positions attend to most
 (`evidence_frame`) against the frames that hold the needle (`targets`).
@@ -13,7 +16,8 @@ Localisation is judged on frames: the frame that the answer's positions attend t
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,8 +26,42 @@ from longva.niah.cells import Row
 
 EFFECTIVE_THRESHOLD = 0.5
 """Chance-corrected lower bound that a length must reach to count as seen: half-way from guessing to
-perfect. A higher bar cannot be shown by a grid of the paper's size: RULER's 0.856 would fail a
-length with 29 right answers of 30, whose lower bound is 0.833."""
+perfect. A higher bar cannot be shown by few needles: 30 right answers of 30 about five needles have
+a lower bound of 0.59, about ten of 0.76, both under RULER's 0.856."""
+
+Frames = Literal["video", "images"]
+"""How a model is shown frames: all as one video, or each as an image of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a score came about; scores of unlike protocols are not comparable."""
+
+    frames: Frames | None
+    """None: there are none, the haystack is a text."""
+
+    scoring: Literal["teacher_forced", "generated"]
+    """Whether the true answer was fed and every token had to be the likeliest, or a reply read."""
+
+    @classmethod
+    def of(cls, rows: Iterable[Row], frames: Frames | None) -> "Protocol":
+        """Return that of the rows' `correct`."""
+        forced = any(row.is_greedy is not None for row in rows)
+        return cls(frames=frames, scoring="teacher_forced" if forced else "generated")
+
+    def __str__(self) -> str:
+        """Say it in a caption.
+
+        >>> str(Protocol(frames="images", scoring="generated"))
+        'frames as separate images, generated answers'
+        """
+        shown = {"video": "frames as one video, ", "images": "frames as separate images, "}
+        scored = {"teacher_forced": "teacher-forced answers", "generated": "generated answers"}
+        return shown.get(self.frames or "", "") + scored[self.scoring]
+
+    def as_json(self) -> dict[str, str | None]:
+        """Return the fields."""
+        return asdict(self)
 
 
 def chance_corrected(score: float, chance: float) -> float:
@@ -57,12 +95,12 @@ def answers_match(reply: str, answer: str) -> bool:
 def effective_length(rows: Iterable[Row], threshold: float = EFFECTIVE_THRESHOLD) -> int:
     """Return the longest length at which it, and every shorter one, is surely seen; 0 if none.
 
-    Sure: the lower Wilson bound over all the rows of that length, chance-corrected, is at least
-    `threshold`.
+    Sure: the lower end of the clustered interval over all the rows of that length,
+    chance-corrected, is at least `threshold`. Four needles found everywhere do not show that.
     """
     reached = 0
     for length, group in _grouped(rows, lambda row: row.length):
-        low, _ = wilson_interval(sum(row.correct for row in group), len(group))
+        low, _ = _clustered(group, [row.correct for row in group])
         if chance_corrected(low, _mean(row.chance for row in group)) < threshold:
             break
         reached = length
@@ -120,23 +158,30 @@ def localisation_chance(rows: Iterable[Row]) -> dict[str, float | None]:
 _ERRORS = ("median_abs_error_seconds", "mean_abs_error_seconds")
 
 
-def summarise(rows: Sequence[Row], cost: dict[str, float | None] | None = None) -> dict[str, Any]:
+def summarise(
+    rows: Sequence[Row],
+    cost: dict[str, float | None] | None = None,
+    frames: Frames | None = "video",
+) -> dict[str, Any]:
     """Return `summary.json`: the few numbers that a run comes down to.
 
     Args:
         rows: every row of the run.
         cost: `tokens_one_forward_per_cell`, `tokens_processed` and `flops_ratio`, of a model whose
             prompts share their prefixes.
+        frames: how the model was shown them; None for text.
     """
     correct, chance = sum(row.correct for row in rows), _mean(row.chance for row in rows)
     mean = correct / len(rows) if rows else 0.0
     per_cell = [len(group) for _, group in _grouped(rows, lambda row: (row.length, row.depth))]
     return {
         "mean": mean,
+        "clustered95": _clustered(rows, [row.correct for row in rows]),
         "wilson95": list(wilson_interval(correct, len(rows))),
         "chance": chance,
         "chance_corrected": chance_corrected(mean, chance),
         "effective_length": effective_length(rows),
+        "protocol": Protocol.of(rows, frames).as_json(),
         "localisation": localisation(rows),
         "cost": cost
         or dict.fromkeys(("tokens_one_forward_per_cell", "tokens_processed", "flops_ratio")),
@@ -147,20 +192,18 @@ def summarise(rows: Sequence[Row], cost: dict[str, float | None] | None = None) 
 
 def details(rows: Sequence[Row]) -> dict[str, Any]:
     """Return `details.json`: both scores, their agreement, and the tables behind the summary."""
-    forced = [row.is_greedy for row in rows if row.is_greedy is not None]
-    generated = [row.generated_correct for row in rows if row.generated_correct is not None]
+    forced = [row for row in rows if row.is_greedy is not None]
+    generated = [row for row in rows if row.generated_correct is not None]
     both = [row for row in rows if None not in (row.is_greedy, row.generated_correct)]
     timed = [row for row in rows if row.time_generated is not None and row.targets]
-    outcomes, needles = [row.correct for row in rows], [row.needle for row in rows]
     errors = [
         abs(row.time_seconds - _nearest(row, row.time_seconds))
         for row in timed
         if row.time_seconds is not None
     ]
     return {
-        "clustered95": list(clustered_interval(outcomes, needles)),
-        "teacher_forced": _proportion(forced),
-        "generated": _proportion(generated),
+        "teacher_forced": _share(forced, lambda row: row.is_greedy),
+        "generated": _share(generated, lambda row: row.generated_correct),
         "agreement": _mean(r.is_greedy == r.generated_correct for r in both) if both else None,
         "effective_length_threshold": EFFECTIVE_THRESHOLD,
         "localisation_chance": localisation_chance(rows),
@@ -172,7 +215,10 @@ def details(rows: Sequence[Row]) -> dict[str, Any]:
         "by_length": _table(rows, "length"),
         "by_depth": _table(rows, "depth"),
         "by_cell": _table(rows, "length", "depth"),
-        "by_needle": _table(rows, "needle"),
+        "by_needle": [
+            {"needle": needle, **_of_one_needle(group)}
+            for needle, group in _grouped(rows, lambda row: row.needle)
+        ],
     }
 
 
@@ -180,14 +226,27 @@ def _table(rows: Iterable[Row], *fields: str) -> list[dict[str, Any]]:
     """One line for every value of some fields of the rows."""
     groups = _grouped(rows, lambda row: tuple(getattr(row, field) for field in fields))
     return [
-        dict(zip(fields, values, strict=True)) | _proportion([row.correct for row in group])
+        dict(zip(fields, values, strict=True)) | _share(group, lambda row: row.correct)
         for values, group in groups
     ]
 
 
-def _proportion(outcomes: Sequence[bool | None]) -> dict[str, Any]:
-    right, n = sum(map(bool, outcomes)), len(outcomes)
-    return {"mean": right / n if n else None, "wilson95": list(wilson_interval(right, n)), "n": n}
+def _share(rows: Sequence[Row], right: Callable[[Row], bool | None]) -> dict[str, Any]:
+    outcomes = [bool(right(row)) for row in rows]
+    return {
+        "mean": _mean(outcomes) if rows else None,
+        "clustered95": _clustered(rows, outcomes),
+        "n": len(rows),
+    }
+
+
+def _clustered(rows: Sequence[Row], outcomes: Sequence[bool]) -> list[float]:
+    return list(clustered_interval(outcomes, [row.needle for row in rows]))
+
+
+def _of_one_needle(rows: Sequence[Row]) -> dict[str, Any]:
+    right, n = sum(row.correct for row in rows), len(rows)
+    return {"mean": right / n, "wilson95": list(wilson_interval(right, n)), "n": n}
 
 
 def _grouped(rows: Iterable[Row], of: Callable[[Row], Any]) -> list[tuple[Any, list[Row]]]:
