@@ -24,6 +24,7 @@ from longva.model import (
     LongVAProcessor,
     evidence,  # noqa: F401 - makes the attention known by its name
 )
+from longva.model.chat_format import stop_at_turn_end
 from longva.model.checkpoint import Quantization, load_pretrained
 from longva.model.embedded import EMBEDDED_MODEL, NOTICE, embedded_folder
 from longva.planner import Plan, Precision, plan, usable_memory
@@ -65,6 +66,7 @@ class LongVA:
         notice: str | None = None,
     ):
         model.set_attn_implementation({"text_config": "evidence"})
+        stop_at_turn_end(model.generation_config, processor)
         self.model, self.processor, self.name = model.eval(), processor, name
         self.kv: Precision = kv
         self.chunk_tokens, self.notice = chunk_tokens, notice
@@ -125,7 +127,7 @@ class LongVA:
 
     def check_question(self, question: str) -> None:
         """Refuse a question that cannot be asked, before anything is watched; see `Session.ask`."""
-        check_question(question, self.processor)
+        check_question(question)
 
     def plan(self, frames: int, pool_stride: int | None = None) -> Plan:
         """Return what watching `frames` frames takes on this model's device."""
@@ -232,7 +234,8 @@ class LongVA:
         if self.cache is not None:
             self._fingerprint = self._fingerprint or vision_fingerprint(self.model)
             key = self.cache.key(medium, indices, settings, self.processor, self._fingerprint)
-            if (found := self.cache.load(key, medium.name, self.model.device)) is not None:
+            found = self.cache.load(key, medium.name, self.model.device, medium.left_out)
+            if found is not None:
                 return found
         if medium.kind == "image":
             features = encode_image(self.model, self.processor, medium, settings)

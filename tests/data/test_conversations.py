@@ -139,7 +139,7 @@ def test_all_problems_are_reported_before_training(folder, model_and_processor):
         f"samples.json, sample number 3: there is no {folder / 'gone.mp4'}",
         "samples.json, sample c: no turn of the assistant",
         "samples.json, sample d: image must be a path or a list of paths, got {'path'",
-        "samples.json, sample e: each turn needs `from` and `value`, both text",
+        "samples.json, sample e: each turn needs `from` and `value` (or",
     ):
         assert part in message
     many = [sample("<image>", image=f"{number}.png") for number in range(1500)]

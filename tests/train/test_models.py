@@ -21,9 +21,9 @@ TOWER = {
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_words_of_media_are_drawn_by_the_seed(tied, tmp_path):
     """A tokenizer that fills its model has no room for them: new rows, which may stay frozen."""
-    words = {"<|im_end|>": 0, **{f"w{n}": n for n in range(1, VOCABULARY)}}
+    words = {"<|im_end|>": 0, "<|im_start|>": 1, **{f"w{n}": n for n in range(2, VOCABULARY)}}
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(words, "w1")), eos_token="<|im_end|>"
+        tokenizer_object=Tokenizer(models.WordLevel(words, "w2")), eos_token="<|im_end|>"
     )
     tokenizer.save_pretrained(tmp_path)
     language = tiny_qwen2(tie_word_embeddings=tied)

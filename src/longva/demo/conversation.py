@@ -57,7 +57,7 @@ def _progress(turn: Turn) -> str:
 
 
 def _evidence(turn: Turn) -> str:
-    items = turn.answer.evidence if turn.answer else []
+    items = turn.answer.shown_evidence if turn.answer else []
     if not items:
         return ""
     return f'<p class="lv-evidence">Looked most at {" ".join(_chip(item) for item in items)}</p>'

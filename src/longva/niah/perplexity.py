@@ -22,6 +22,7 @@ from torch import Tensor
 
 from longva.errors import RecipeError
 from longva.kv_cache import CachedSequence
+from longva.model.chat_format import beginning, text_ids
 from longva.niah.cells import Span, values_of
 from longva.niah.heatmap import save_figure, short
 from longva.niah.loading import load_language_model
@@ -85,7 +86,7 @@ def run_perplexity(
     """
     text = read_text(recipe.text, key="text")  # a missing one is found before the model is loaded
     model, tokenizer = load_language_model(recipe)
-    ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"])
+    ids = torch.tensor(beginning(tokenizer) + text_ids(tokenizer, text))
     lengths = [int(length) for length in values_of(recipe.lengths)]
     documents = ids[: len(ids) // lengths[-1] * lengths[-1]].unflatten(0, (-1, lengths[-1]))
     if not len(documents):

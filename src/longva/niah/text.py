@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from longva.errors import RecipeError
+from longva.model.chat_format import beginning, text_ids
 from longva.niah.cells import Cell, Grid, Row
 from longva.niah.measure import Question, measure
 from longva.niah.models import MeasurementRecipe, Model, Prompt, open_model
@@ -135,7 +136,13 @@ def tokenise_book(text: str, tokenizer: Any, num_tokens: int) -> Book:
             "needed to find the ends of sentences. Use the model's fast tokenizer (tokenizer.json)."
         )
     text = text.rstrip() + "\n\n"
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    encoded = tokenizer(
+        text,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
     tokens = torch.tensor(encoded["input_ids"])
     stops = np.array([0, *(match.end() for match in SENTENCE_END.finditer(text))])
     starts = np.array([start for start, _ in encoded["offset_mapping"]])
@@ -177,13 +184,11 @@ def write_stories(
     Raises:
         RecipeError: a length that does not hold the prefix, the needles and the question.
     """
-    begin = tokenizer("a")["input_ids"][:1]
-    begin = begin if begin == [tokenizer.bos_token_id] else []  # Llama's tokenizers start with one
 
     def encode(text: str) -> Tensor:
-        return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return torch.tensor(text_ids(tokenizer, text))
 
-    prefix = torch.cat([torch.tensor(begin, dtype=torch.int64), encode(PREFIX)])
+    prefix = torch.tensor(beginning(tokenizer) + text_ids(tokenizer, PREFIX))
     question = encode(QUESTION)
     for trial in sorted({cell.trial for cell in cells}):
         numbers, depths = magic_numbers(seed, trial, distractors)
