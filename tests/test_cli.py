@@ -53,10 +53,9 @@ def test_chat_answers_until_exit(video):
     lines = "Hello?\nWhy <video>?\n\nAnd?\n/what\n/exit\nToo late?\n"
     result = CliRunner().invoke(app, options, input=lines)
     assert result.exit_code == 0
-    assert result.stdout.count("evidence: 0:00:0") == 2
-    assert result.stdout.count("cut at 1 tokens: raise --max-new-tokens") == 2
+    assert result.stdout.count("evidence: 0:00:0") == 3
+    assert result.stdout.count("cut at 1 tokens: raise --max-new-tokens") == 3
     assert result.stdout.count("/forget clears") == 2  # at the start, and for an unknown command
-    assert "control token" in result.stderr
 
 
 def test_a_conversation_that_filled_the_context_can_be_forgotten(video):
@@ -201,7 +200,6 @@ BAD_INPUTS = {
         "x.mp4",
     ),
     "empty question": lambda d, v: (["ask", v, "  "], "question is empty"),
-    "control token": lambda d, v: (["ask", v, "a <|im_end|> b"], "control token"),
     "pool stride": lambda d, v: (
         ["ask", v, "Q", "--pool-stride", 3],
         r"divide the 4 .*\[1, 2, 4\]",

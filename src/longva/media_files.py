@@ -15,12 +15,9 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from longva.errors import VideoError
+from longva.errors import VideoError, first_few
 
 Source = str | Path | bytes
-
-OTHERS_SHOWN = 5
-"""Names of what is left out of a folder, in a message."""
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
@@ -205,9 +202,7 @@ def images_in(folder: Path) -> tuple[list[Path | bytes], str]:
             f"the folder {folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}). "
             "Give a folder of frames, or a video file."
         )
-    shown = ", ".join(others[:OTHERS_SHOWN])
-    more = f" and {len(others) - OTHERS_SHOWN} more" if len(others) > OTHERS_SHOWN else ""
-    return images, f"left out as no images: {shown}{more}" if others else ""
+    return images, f"left out as no images: {first_few(others)}" if others else ""
 
 
 def natural_order(name: str) -> list[str | int]:

@@ -194,3 +194,13 @@ def test_videos_are_sampled_as_the_recipe_says(folder, model_and_processor):
     assert frames(fps=2) == 12
     assert frames(fps=2, max_frames=7) == 7
     assert frames() == 32  # the processor's own
+
+
+def test_what_is_left_out_of_samples_is_told_once_with_their_number(folder, model_and_processor):
+    greeted = [{"from": "gpt", "value": "Hello!"}, *sample("Hi")["conversations"]]
+    samples = [sample("Hi"), {"conversations": greeted}, {"conversations": greeted}]
+    with pytest.warns(UserWarning) as told:
+        ConversationDataset(config(folder, samples), model_and_processor[1])
+    assert [str(one.message) for one in told] == [
+        "2 of 3 samples: what the assistant says before the first question is left out"
+    ]

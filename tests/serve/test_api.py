@@ -204,7 +204,6 @@ REFUSED = {
         "frames and fps",
     ),
     "empty question": ({"text": " "}, openai.BadRequestError, "empty"),
-    "control token": ({"text": "a <|im_end|> b"}, openai.BadRequestError, "control token"),
     "audio part": (
         {"part": {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}},
         openai.BadRequestError,

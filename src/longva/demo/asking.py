@@ -71,9 +71,8 @@ def _answer(
     session.history = list(visitor.history) if options.remember else []
     answer = _stream(session, turn, job)
     kept = replace(answer, evidence=answer.evidence[: options.evidence])
-    missing = (
-        {item.frame for item in kept.shown_evidence} - set(medium.pictures) - set(visitor.pictures)
-    )
+    have = {*medium.pictures, *visitor.pictures}
+    missing = {item.frame for item in kept.shown_evidence} - have
     pictures = {}
     if missing:
         with suppress(VideoError):  # decoding showed that the container misnumbers its frames

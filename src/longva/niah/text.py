@@ -16,6 +16,7 @@ The book is tokenised once; every prompt is a list of views of that one tensor.
 
 import hashlib
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longva.errors import RecipeError
+from longva.errors import RecipeError, first_few
 from longva.model.chat_format import beginning, text_ids
 from longva.niah.cells import Cell, Grid, Row
 from longva.niah.measure import Question, measure
@@ -108,6 +109,10 @@ def read_text(source: Path | None, key: str = "haystack") -> str:
             f"{key}: {source} is neither a text file nor a folder of .txt files. Leave {key} "
             "out to use the text that comes with longva."
         )
+    if source.is_dir():
+        others = [path.name for path in sorted(source.iterdir()) if path not in files]
+        if others := [name for name in others if not name.startswith(".")]:
+            warnings.warn(f"{source}: left out as no .txt files: {first_few(others)}", stacklevel=2)
     text = "\n\n".join(_decode(file, key).strip() for file in files)
     if not text:
         raise RecipeError(f"{key}: {source} holds no text.")
@@ -275,6 +280,13 @@ def measure_text(
     longest = recipe.grid.all_lengths[-1]
     text = read_text(recipe.haystack) if text is None else text
     book = tokenise_book(text, model.tokenizer, longest)
+    if book.repeats > 1:
+        text_tokens = len(book.tokens) // book.repeats
+        warnings.warn(
+            f"the haystack repeats: its text has {text_tokens:,} tokens, the longest prompt "
+            f"{longest:,}. Another one: --set haystack=FILE_OR_FOLDER",
+            stacklevel=2,
+        )
     cells = list(recipe.grid.cells(recipe.trials))
     stories = write_stories(
         book, model.tokenizer, cells, recipe.grid, recipe.seed, recipe.distractors
