@@ -209,7 +209,7 @@ def test_json_has_the_promised_keys(longva, video):
 
 def test_default_sampling_is_one_frame_a_second(longva, video):
     session = longva.watch(video)
-    assert session.media[0].seconds.tolist() == [0, 1, 2, 3, 4, 5]
+    assert session.media[0].seconds.tolist() == [0, 1, 2, 3, 4, 5] and session.notes == []
 
 
 def test_default_sampling_spreads_over_the_video_when_the_context_is_short(video):
@@ -217,6 +217,10 @@ def test_default_sampling_spreads_over_the_video_when_the_context_is_short(video
     session = LongVA(model, processor, name="short").watch(video)
     assert session.frames == 4  # 4 x 4 tokens beside the 1,280 of text that are planned for
     assert session.media[0].indices.tolist()[-1] == 47
+    said = "4 frames, spread evenly: the 6 of one a second do not fit"
+    assert session.notes == [f"{video}: {said}"]
+    fewer = LongVA(model, processor, name="short").watch(video, max_frames=2)
+    assert fewer.notes == []  # as asked
 
 
 def test_frames_that_exceed_the_context_are_refused_with_the_number_that_fits(video):

@@ -6,18 +6,22 @@ import signal
 import subprocess
 import sys
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from longva import __version__
 from longva.__main__ import main
 from longva.cli import app
+from longva.cli.ask import print_evidence
 from longva.cli.console import clock, out, printable
 from longva.model.random_model import random_longva
+from longva.session import Answer, Evidence
 
 
 def longva(*arguments, cwd=None):
@@ -46,6 +50,38 @@ def test_ask_prints_answer_and_evidence_times(video):
     assert lines[0] == "Q  What is shown?" and lines[1].startswith("A  ")
     assert sum("frame " in line for line in lines) == 2
     assert "6 frames" in lines[-2] or "6 frames" in lines[-1]
+
+
+def test_evidence_of_no_weight_gets_no_line(capsys):
+    weights = [0.6, 0.0006, 0.0004, 0.0]
+    evidence = [Evidence(frame=n, seconds=n, weight=w) for n, w in enumerate(weights)]
+    answer = Answer(
+        question="Q",
+        text="A",
+        evidence=evidence,
+        model="nano",
+        media=["film.mp4"],
+        frames=4,
+        prompt_tokens=9,
+        answer_tokens=1,
+        finish_reason="stop",
+    )
+    print_evidence(answer)
+    assert re.findall(r"weight (.*)", capsys.readouterr().out) == ["0.600", "0.001"]
+    print_evidence(replace(answer, evidence=evidence[2:]))
+    assert "   no frame stands out: each has less than 0.001 of" in capsys.readouterr().out
+    print_evidence(replace(answer, evidence=[]))
+    assert "stands out" not in capsys.readouterr().out
+
+
+def test_ask_names_what_a_folder_of_frames_holds_besides(tmp_path):
+    Image.new("RGB", (60, 60)).save(tmp_path / "1.png")
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    left_out = f"{tmp_path}: left out as no images: clip.mp4"
+    result = in_process("ask", tmp_path, "What?", "--max-new-tokens", 1)
+    assert f"Note: {left_out}." in result.stderr.splitlines()
+    result = in_process("ask", tmp_path, "What?", "--max-new-tokens", 1, "--json")
+    assert json.loads(result.stdout)[0]["notes"] == [left_out]
 
 
 def test_chat_answers_until_exit(video):

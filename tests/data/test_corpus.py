@@ -281,7 +281,7 @@ def test_files_that_are_no_text_are_named(config, tmp_path):
     folder = tmp_path / "mixed"
     (folder / "web" / ".git").mkdir(parents=True)
     for name in ("a.txt", "web/b.md", "web/c.html", ".hidden", "web/.git/d.html"):
-        (folder / name).write_text("one text " * 20)
+        (folder / name).write_text(f"{name} " * 20)
     with pytest.warns(UserWarning) as told:
         prepare_text(replace(config, source=str(folder), long_tokens=50))
     (said,) = {str(one.message) for one in told if "left out" in str(one.message)}

@@ -70,7 +70,11 @@ def _answer(
     job.step()
     session.history = list(visitor.history) if options.remember else []
     answer = _stream(session, turn, job)
-    kept = replace(answer, evidence=answer.evidence[: options.evidence])
+    kept = replace(
+        answer,
+        evidence=answer.evidence[: options.evidence],
+        notes=[medium.left_out for medium in session.media if medium.left_out],
+    )
     have = {*medium.pictures, *visitor.pictures}
     missing = {item.frame for item in kept.shown_evidence} - have
     pictures = {}

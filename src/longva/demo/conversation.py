@@ -81,6 +81,7 @@ def _facts(number: int, turn: Turn) -> str:
         facts.insert(0, "nothing watched again")
     if answer.finish_reason == "length":
         facts.append(f"cut at {answer.answer_tokens} tokens")
+    facts += [escape(note) for note in answer.notes]
     return (
         f'<p class="lv-facts"><span>{" · ".join(facts)}</span>'
         f"{_vote(number, True, turn.liked)}{_vote(number, False, turn.liked)}</p>"
