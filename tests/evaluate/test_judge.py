@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from dataclasses import asdict
 from email.utils import formatdate
 from types import SimpleNamespace
 
@@ -211,7 +212,6 @@ def test_the_same_prompt_is_asked_once():
 
 KILLED = """
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from tests.evaluate.test_judge import judge_at, samples
 judge_at(sys.argv[1], Path(sys.argv[2]), concurrency=1).score(samples(12))
