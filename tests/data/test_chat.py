@@ -202,7 +202,7 @@ def test_videos_are_read_by_both_names():
         ({"screen": "shots/a.PNG"}, "'screen' looks like its media"),
         ({"film": ["a.mp4", "b.mkv"]}, "'film' looks like its media"),
         ({"image": "a.png", "audio": "a.wav"}, "'audio' is not read here"),
-        ({"tools": "[]"}, "'tools' is not read here"),
+        ({"tools": '[{"name": "f"}]'}, "'tools' is not read here"),
         ({"image": "a.png", "images": ["b.png"]}, "image and images are two names of one field"),
         ({"messages": [QUESTION]}, "conversations and messages are two names of one field"),
     ],
@@ -217,7 +217,13 @@ def test_a_field_that_would_be_dropped_is_refused(fields, message):
     "fields",
     [
         {"id": "a.png", "image": "a.png"},  # which has its picture
-        {"url": "https://example.org/a.png", "source": "coco", "width": 3, "picture": None},
+        {
+            "tools": "[]",
+            "url": "https://example.org/a.png",
+            "source": "coco",
+            "width": 3,
+            "picture": None,
+        },
     ],
 )
 def test_other_fields_are_left_alone(fields):
@@ -226,7 +232,14 @@ def test_other_fields_are_left_alone(fields):
 
 
 @pytest.mark.parametrize(
-    "part", [{"type": "image", "image": "a.png"}, {"type": "audio"}, "What?", {"text": "What?"}]
+    "part",
+    [
+        {"type": "image", "image": "a.png"},
+        {"type": "audio"},
+        "What?",
+        {"text": "What?"},
+        {"type": "text"},
+    ],
 )
 def test_parts_of_a_turn_that_are_not_read_are_refused(part):
     messages = [{"role": "user", "content": [part]}, {"role": "assistant", "content": "A"}]

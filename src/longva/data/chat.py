@@ -143,7 +143,7 @@ def _check_fields(sample: Mapping[str, Any], has_media: bool) -> None:
     """Refuse a sample of which a model would not see what it ought to."""
     read = {name for names in NAMES.values() for name in names}
     for name, value in sample.items():
-        if not value or name in read:
+        if value in (None, "", "[]", [], {}) or name in read:  # "[]": no tools
             continue
         if name in NOT_READ:
             raise LongVAError(f"{name!r} is not read here. Leave the field out, or the sample")
@@ -172,8 +172,9 @@ def _role_and_text(turn: Any) -> tuple[str, str]:
     pieces = []
     for part in content if isinstance(content, list) else ():
         kind = part.get("type") if isinstance(part, Mapping) else None
-        text = part["text"] if kind == "text" else f"<{kind}>"
-        if kind not in ("text", "image", "video") or kind != "text" and part.get(kind):
+        text = part.get("text") if kind == "text" else f"<{kind}>"
+        file = kind != "text" and kind and part.get(kind)
+        if kind not in ("text", "image", "video") or file or not isinstance(text, str):
             raise LongVAError(
                 "the parts of a turn are {type: text, text: ...}, {type: image} and {type: video}, "
                 f"their files named in images and videos of the sample; got {part!r}"

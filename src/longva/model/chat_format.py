@@ -65,16 +65,14 @@ def apply_template(
             return quoted(processor.tokenizer, value)
         parts: list[dict[str, Any]] = []
         for part in value:
-            if part["type"] != "text":
-                parts.append(part)
-            elif parts and parts[-1]["type"] == "text":  # together they might spell a control token
-                parts[-1] = {"type": "text", "text": parts[-1]["text"] + part["text"]}
+            if parts and parts[-1]["type"] == part["type"] == "text":
+                parts[-1]["text"] += part["text"]  # together they might spell a control token
             else:
-                parts.append(part)
-        return [
-            {**part, "text": quoted(processor.tokenizer, part["text"])} if "text" in part else part
-            for part in parts
-        ]
+                parts.append(dict(part))
+        for part in parts:
+            if part["type"] == "text":
+                part["text"] = quoted(processor.tokenizer, part["text"])
+        return parts
 
     return processor.apply_chat_template(
         [{**message, "content": content(message["content"])} for message in messages],
