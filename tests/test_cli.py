@@ -6,18 +6,22 @@ import signal
 import subprocess
 import sys
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from longva import __version__
 from longva.__main__ import main
 from longva.cli import app
+from longva.cli.ask import print_evidence
 from longva.cli.console import clock, out, printable
 from longva.model.random_model import random_longva
+from longva.session import Answer, Evidence
 
 
 def longva(*arguments, cwd=None):
@@ -48,15 +52,46 @@ def test_ask_prints_answer_and_evidence_times(video):
     assert "6 frames" in lines[-2] or "6 frames" in lines[-1]
 
 
+def test_evidence_of_no_weight_gets_no_line(capsys):
+    weights = [0.6, 0.0006, 0.0004, 0.0]
+    evidence = [Evidence(frame=n, seconds=n, weight=w) for n, w in enumerate(weights)]
+    answer = Answer(
+        question="Q",
+        text="A",
+        evidence=evidence,
+        model="nano",
+        media=["film.mp4"],
+        frames=4,
+        prompt_tokens=9,
+        answer_tokens=1,
+        finish_reason="stop",
+    )
+    print_evidence(answer)
+    assert re.findall(r"weight (.*)", capsys.readouterr().out) == ["0.600", "0.001"]
+    print_evidence(replace(answer, evidence=evidence[2:]))
+    assert "   no frame stands out: each has less than 0.001 of" in capsys.readouterr().out
+    print_evidence(replace(answer, evidence=[]))
+    assert "stands out" not in capsys.readouterr().out
+
+
+def test_ask_names_what_a_folder_of_frames_holds_besides(tmp_path):
+    Image.new("RGB", (60, 60)).save(tmp_path / "1.png")
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    left_out = f"{tmp_path}: left out as no images: clip.mp4"
+    result = in_process("ask", tmp_path, "What?", "--max-new-tokens", 1)
+    assert f"Note: {left_out}." in result.stderr.splitlines()
+    result = in_process("ask", tmp_path, "What?", "--max-new-tokens", 1, "--json")
+    assert json.loads(result.stdout)[0]["notes"] == [left_out]
+
+
 def test_chat_answers_until_exit(video):
     options = ["chat", str(video), "--frames", "3", "--max-new-tokens", "1"]
     lines = "Hello?\nWhy <video>?\n\nAnd?\n/what\n/exit\nToo late?\n"
     result = CliRunner().invoke(app, options, input=lines)
     assert result.exit_code == 0
-    assert result.stdout.count("evidence: 0:00:0") == 2
-    assert result.stdout.count("cut at 1 tokens: raise --max-new-tokens") == 2
+    assert result.stdout.count("evidence: 0:00:0") == 3
+    assert result.stdout.count("cut at 1 tokens: raise --max-new-tokens") == 3
     assert result.stdout.count("/forget clears") == 2  # at the start, and for an unknown command
-    assert "control token" in result.stderr
 
 
 def test_a_conversation_that_filled_the_context_can_be_forgotten(video):
@@ -201,7 +236,6 @@ BAD_INPUTS = {
         "x.mp4",
     ),
     "empty question": lambda d, v: (["ask", v, "  "], "question is empty"),
-    "control token": lambda d, v: (["ask", v, "a <|im_end|> b"], "control token"),
     "pool stride": lambda d, v: (
         ["ask", v, "Q", "--pool-stride", 3],
         r"divide the 4 .*\[1, 2, 4\]",

@@ -11,6 +11,7 @@ from PIL import Image
 
 from longva.errors import VideoError
 from longva.frame_sampling import FrameSampling
+from longva.model import LongVAVideoProcessor
 from longva.video import (
     MisnumberedError,
     open_media,
@@ -345,6 +346,13 @@ def test_a_broken_tail_is_refused_or_reported(suffix, tmp_path):
     some = read_frames(path, FrameSampling(num_frames=3), size=SIZE, allow_truncated=True)
     assert some.indices.tolist() == [0, (count - 1) // 2, count - 1]
     assert numbers(some.pixels) == carried[some.indices].tolist()
+
+
+def test_the_processor_tells_what_it_took_of_a_broken_file(tmp_path):
+    path = truncate(write_video(tmp_path / "whole.mkv", size=(480, 320)), tmp_path / "cut.mkv", 0.7)
+    processor = LongVAVideoProcessor(SIZE)
+    with pytest.warns(UserWarning, match=r"cut\.mkv: \d+ of (5\d|60) frames could be decoded"):
+        processor.preprocess([str(path)], num_frames=3, allow_truncated=True)
 
 
 @pytest.mark.parametrize("damaged_packet", [1, 30, 59])

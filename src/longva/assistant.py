@@ -11,6 +11,7 @@ cache and answers.
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from longva.model import (
     LongVAProcessor,
     evidence,  # noqa: F401 - makes the attention known by its name
 )
+from longva.model.chat_format import stop_at_turn_end
 from longva.model.checkpoint import Quantization, load_pretrained
 from longva.model.embedded import EMBEDDED_MODEL, NOTICE, embedded_folder
 from longva.planner import Plan, Precision, plan, usable_memory
@@ -65,6 +67,7 @@ class LongVA:
         notice: str | None = None,
     ):
         model.set_attn_implementation({"text_config": "evidence"})
+        stop_at_turn_end(model.generation_config, processor)
         self.model, self.processor, self.name = model.eval(), processor, name
         self.kv: Precision = kv
         self.chunk_tokens, self.notice = chunk_tokens, notice
@@ -125,7 +128,7 @@ class LongVA:
 
     def check_question(self, question: str) -> None:
         """Refuse a question that cannot be asked, before anything is watched; see `Session.ask`."""
-        check_question(question, self.processor)
+        check_question(question)
 
     def plan(self, frames: int, pool_stride: int | None = None) -> Plan:
         """Return what watching `frames` frames takes on this model's device."""
@@ -177,22 +180,26 @@ class LongVA:
             one if isinstance(one, Media) else open_media(one, allow_truncated=allow_truncated)
             for one in sources
         ]
+        as_many_as_fit = False
         if frames is None and fps is None and not keyframes:
             fps = 1.0
             if max_frames is None:
-                max_frames = self._frames_that_fit(opened, settings)
+                max_frames, as_many_as_fit = self._frames_that_fit(opened, settings), True
         sampling = FrameSampling(
             num_frames=frames, fps=fps, max_frames=max_frames, keyframes=keyframes
         )
         chosen = [self._frames_of(medium, sampling, settings) for medium in opened]
         self.plan(sum(len(indices) for indices in chosen), settings.pool_stride).check()
+        features = [
+            self._features(medium, indices, sampling, settings, progress)
+            for medium, indices in zip(opened, chosen, strict=True)
+        ]
+        if as_many_as_fit:
+            features = list(map(_told_if_thinned, features, opened))
         return Session(
             self.model,
             self.processor,
-            [
-                self._features(medium, indices, sampling, settings, progress)
-                for medium, indices in zip(opened, chosen, strict=True)
-            ],
+            features,
             name=self.name,
             kv=self.kv,
             chunk_tokens=self.chunk_tokens,
@@ -232,7 +239,8 @@ class LongVA:
         if self.cache is not None:
             self._fingerprint = self._fingerprint or vision_fingerprint(self.model)
             key = self.cache.key(medium, indices, settings, self.processor, self._fingerprint)
-            if (found := self.cache.load(key, medium.name, self.model.device)) is not None:
+            found = self.cache.load(key, medium.name, self.model.device, medium.left_out)
+            if found is not None:
                 return found
         if medium.kind == "image":
             features = encode_image(self.model, self.processor, medium, settings)
@@ -244,6 +252,20 @@ class LongVA:
             except LongVAError as error:  # what was watched for an hour is not thrown away for that
                 warnings.warn(f"not kept for the next time: {error}", stacklevel=2)
         return features
+
+
+def _told_if_thinned(features: VisualFeatures, medium: Media) -> VisualFeatures:
+    """Note that fewer frames of a video were watched than the usual one a second."""
+    if medium.kind == "image":
+        return features
+    usual = choose_frames(
+        medium.seconds, medium.keyframes, FrameSampling(fps=1.0), duration=medium.duration
+    )
+    watched = len(features.indices)
+    if watched >= len(usual):
+        return features
+    note = f"{watched:,} frames, spread evenly: the {len(usual):,} of one a second do not fit"
+    return replace(features, left_out="; ".join(filter(None, (features.left_out, note))))
 
 
 def _device(name: str | torch.device | None) -> torch.device:

@@ -4,6 +4,8 @@ Every message says what was given, what is needed and what to type. The command 
 message alone and exits with code 2; Python callers catch `LongVAError` or one of its kinds.
 """
 
+from collections.abc import Sequence
+
 
 class LongVAError(ValueError):
     """A mistake the user can mend."""
@@ -23,3 +25,13 @@ class ContextLengthError(LongVAError):
 
 class RecipeError(LongVAError):
     """A recipe with an unknown key, a wrong type or a missing file."""
+
+
+def first_few(names: Sequence[str], shown: int = 5) -> str:
+    """Write names for a message, the first of many.
+
+    >>> first_few(["a.txt", "b.txt", "c.txt"], shown=2)
+    'a.txt, b.txt and 1 more'
+    """
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from longva.errors import VideoError
+from longva.errors import VideoError, first_few
 
 Source = str | Path | bytes
 
@@ -168,20 +168,41 @@ def load_animation(file: Path | bytes, max_pixels: int) -> Iterator[tuple[np.nda
         raise VideoError(f"{file_name(file)} is broken: {error}. Copy it again.") from error
 
 
-def images_in(folder: Path) -> list[Path | bytes]:
+def other_pages(image: Image.Image) -> str:
+    """Say that only the first picture of a TIFF of several is read; nothing of other files."""
+    try:
+        pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+    except DECODE_ERRORS as error:
+        raise VideoError(f"a TIFF picture is broken: {error}. Copy it again.") from error
+    return f"only the first of its {pages} pictures is read" if pages > 1 else ""
+
+
+def images_in(folder: Path) -> tuple[list[Path | bytes], str]:
     """Find a folder's images in natural order: frame2.jpg before frame10.jpg.
 
+    Returns:
+        The images; and what else is in the folder and is not hidden, in words, or nothing.
+
     Raises:
-        VideoError: there is none.
+        VideoError: there is no image.
     """
-    images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
-    images = [path for path in images if not path.name.startswith(".")]
+    inside = sorted(folder.iterdir(), key=lambda path: natural_order(path.name))
+    inside = [path for path in inside if not path.name.startswith(".")]
+    images: list[Path | bytes] = []
+    others: list[str] = []
+    for path in inside:
+        if path.is_dir():
+            others.append(f"{path.name}/")
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            images.append(path)
+        else:
+            others.append(path.name)
     if not images:
         raise VideoError(
             f"the folder {folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}). "
             "Give a folder of frames, or a video file."
         )
-    return sorted(images, key=lambda path: natural_order(path.name))
+    return images, f"left out as no images: {first_few(others)}" if others else ""
 
 
 def natural_order(name: str) -> list[str | int]:

@@ -25,9 +25,10 @@ from transformers import (
 from longva.errors import LongVAError
 from longva.kv_cache import CachedSequence
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
+from longva.model.chat_format import chat_ids
 from longva.model.evidence import EvidenceCollector
 from longva.planner import TEXT_TOKENS, Precision
-from longva.symbols import common_prefix
+from longva.symbols import common_prefix, insert_rows
 from longva.visual_features import Progress, VisualFeatures
 
 
@@ -81,8 +82,16 @@ class Answer:
     finish_reason: str
     """`stop`, or `length` when the answer was cut at `max_new_tokens` or the end of the context."""
 
+    notes: list[str] = field(default_factory=list)
+    """What of the media was not watched, in words."""
+
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds: `decode` and `encode` (they overlap), `prefill` of the media, `answer`."""
+
+    @property
+    def shown_evidence(self) -> list[Evidence]:
+        """Evidence that is worth a person's eye: of a weight that is not 0.000 in print."""
+        return [item for item in self.evidence if round(item.weight, 3) > 0]
 
     def to_json(self) -> dict:
         """Return the object that `longva ask --json` prints."""
@@ -96,6 +105,7 @@ class Answer:
             "model": self.model,
             "media": self.media[0] if len(self.media) == 1 else self.media,
             "frames": self.frames,
+            "notes": self.notes,
             "prompt_tokens": self.prompt_tokens,
             "evidence": evidence,
             "timings": self.timings,
@@ -171,6 +181,11 @@ class Session:
         return sum(len(medium.tokens) for medium in self.media)
 
     @property
+    def notes(self) -> list[str]:
+        """What of the media was not watched, a sentence each: broken, no picture, or a page."""
+        return [f"{medium.source}: {medium.left_out}" for medium in self.media if medium.left_out]
+
+    @property
     def kv_bytes(self) -> int:
         """Bytes of the KV cache, the room to spare included."""
         return self._cached.kv_bytes
@@ -197,7 +212,7 @@ class Session:
         """Answer one question piece by piece. Abandoning the stream rolls everything back.
 
         Args:
-            question: in plain text.
+            question: in plain text; what spells a control token of the model is text, too.
             max_new_tokens: the longest answer, in tokens.
             sampling: how tokens are chosen.
             evidence: how many evidence frames to report.
@@ -207,9 +222,9 @@ class Session:
 
         Raises:
             ContextLengthError: when conversation and question exceed the model's context.
-            LongVAError: for an empty question, or one that spells a control token of the model.
+            LongVAError: for an empty question, or one that is not text.
         """
-        check_question(question, self.processor)
+        check_question(question)
         if max_new_tokens < 1 or evidence < 0:
             raise LongVAError(
                 f"max_new_tokens must be at least 1 and evidence at least 0, got {max_new_tokens} "
@@ -260,14 +275,14 @@ class Session:
             yield whole[len(text) :]
         text = whole.strip()
         if keep:
-            spoken = without_control_tokens(text, self.processor)
-            self.history += [self._turn(question), {"role": "assistant", "content": spoken}]
+            self.history += [self._turn(question), {"role": "assistant", "content": text}]
         return Answer(
             question=question,
             text=text,
             evidence=self._evidence(prompt, attention, top_k),
             model=self.name,
             media=[medium.source for medium in self.media],
+            notes=self.notes,
             frames=self.frames,
             prompt_tokens=len(prompt),
             answer_tokens=len(ids),
@@ -309,17 +324,9 @@ class Session:
 
     def _symbols(self, messages: list[dict]) -> Tensor:
         """Tokenise a conversation and put rows of features where its media stand."""
-        processor, config = self.processor, self.model.config
-        text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        ids = torch.tensor(processor.tokenizer(text)["input_ids"])
-        where = ((ids == config.image_token_id) | (ids == config.video_token_id)).nonzero()
-        pieces, after, row = [], 0, 0
-        for position, medium in zip(where.flatten().tolist(), self.media, strict=True):
-            num_rows = medium.tokens.shape[0] * medium.tokens.shape[1]
-            rows = -1 - torch.arange(row, row + num_rows)
-            pieces += [ids[after:position], rows]
-            after, row = position + 1, row + num_rows
-        return torch.cat([*pieces, ids[after:]])
+        ids, config = torch.tensor(chat_ids(self.processor, messages)), self.model.config
+        sizes = [medium.tokens.shape[:2].numel() for medium in self.media]
+        return insert_rows(ids, {config.image_token_id, config.video_token_id}, sizes)
 
     def _read(self, prompt: Tensor, progress: Progress | None = None, **kwargs) -> Tensor:
         """Bring the cache to hold `prompt`; return the hidden state [1, D] of its last position."""
@@ -384,12 +391,8 @@ def begun_stop(text: str, stop: Sequence[str]) -> int:
     return max(begun, default=0)
 
 
-def _control_tokens(processor: LongVAProcessor) -> list[str]:
-    return [token.content for token in processor.tokenizer.added_tokens_decoder.values()]
-
-
-def check_question(question: str, processor: LongVAProcessor) -> None:
-    """Refuse an empty question, one that is not text, and one that spells a control token.
+def check_question(question: str) -> None:
+    """Refuse an empty question, and one that is not text.
 
     Raises:
         LongVAError: saying which it is.
@@ -400,16 +403,3 @@ def check_question(question: str, processor: LongVAProcessor) -> None:
         question.encode()
     except UnicodeEncodeError as error:
         raise LongVAError("the question is not valid UTF-8 text. Type it again.") from error
-    for token in _control_tokens(processor):
-        if token in question:
-            raise LongVAError(
-                f"the question spells {token!r}, which the model reads as a control token. "
-                "Write it differently."
-            )
-
-
-def without_control_tokens(text: str, processor: LongVAProcessor) -> str:
-    """Break up what an answer spells like a control token, before it is read as a prompt."""
-    for token in _control_tokens(processor):
-        text = text.replace(token, f"{token[0]} {token[1:]}")
-    return text

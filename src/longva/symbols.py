@@ -9,6 +9,8 @@ are looked up where they are needed, a chunk at a time.
 Shapes: L symbols, R rows of the table, D width of the model.
 """
 
+from collections.abc import Collection, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,31 @@ def common_prefix(x: Tensor, y: Tensor) -> int:
         return n
     differs = torch.ne(x[:n], y[:n])
     return int(differs.byte().argmax()) if differs.any() else n
+
+
+def insert_rows(ids: Tensor, media_ids: Collection[int], sizes: Sequence[int]) -> Tensor:
+    """Put rows of the table, from row 0 on, where media stand in a prompt.
+
+    Args:
+        ids: int64 [N], token ids with one token for each medium.
+        media_ids: the ids that stand for media.
+        sizes: rows of each medium, in order.
+
+    Returns:
+        int64 [L], symbols.
+
+    Raises:
+        ValueError: when other media stand in the prompt than `sizes` names.
+
+    >>> insert_rows(torch.tensor([5, 9, 6, 9]), {9}, [2, 1]).tolist()
+    [5, -1, -2, 6, -3]
+    """
+    where = torch.isin(ids, torch.tensor(list(media_ids))).nonzero().flatten().tolist()
+    pieces, after, row = [], 0, 0
+    for position, size in zip(where, sizes, strict=True):
+        pieces += [ids[after:position], -1 - torch.arange(row, row + size)]
+        after, row = position + 1, row + size
+    return torch.cat([*pieces, ids[after:]])
 
 
 def embed_symbols(

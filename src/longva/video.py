@@ -14,7 +14,7 @@ N: frames in the medium.  n: frames chosen.  S: side of a resized frame.
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -34,6 +34,7 @@ from longva.media_files import (
     load_image,
     locate,
     open_image,
+    other_pages,
 )
 from longva.video_file import IndexMismatch, VideoFile, video_pictures
 from longva.video_index import open_video
@@ -72,6 +73,9 @@ class Media:
     truncated: str = ""
     """What is missing, as in `412 of 600 frames could be decoded`; empty for a sound file."""
 
+    others: str = ""
+    """What is there besides the frames: other files of a folder, more pages of a picture."""
+
     max_pixels: int = MAX_PIXELS
     files: tuple[Path | bytes, ...] = field(repr=False)
     video: VideoFile | None = field(default=None, repr=False)
@@ -80,6 +84,11 @@ class Media:
     def num_frames(self) -> int:
         """N."""
         return len(self.seconds)
+
+    @property
+    def left_out(self) -> str:
+        """What of the source is not among the frames, in words."""
+        return "; ".join(part for part in (self.truncated, self.others) if part)
 
     def fingerprint(self) -> str:
         """SHA-256 over the content of the file or files, in order, read in a stream."""
@@ -147,14 +156,15 @@ def open_media(
     file = locate(source)
     name = file_name(file)
     if isinstance(file, Path) and file.is_dir():
-        return _open_images(images_in(file), name, "frames", max_pixels)
+        images, others = images_in(file)
+        return replace(_open_images(images, name, "frames", max_pixels), others=others)
     image = open_image(file, max_pixels)
     if image is not None:
         with image:
-            moves = is_animation(image)
+            moves, others = is_animation(image), other_pages(image)
         if moves:
             return _open_animation(file, min(max_pixels, MAX_ANIMATION_PIXELS))
-        return _open_images([file], name, "image", max_pixels)
+        return replace(_open_images([file], name, "image", max_pixels), others=others)
     video = open_video(
         file, name, exact=exact, allow_truncated=allow_truncated, max_pixels=max_pixels
     )

@@ -66,8 +66,8 @@ class VisualFeatures:
     indices: np.ndarray
     """[F] positions of the frames in the video, or of the grids in the image."""
 
-    truncated: str = ""
-    """What is missing of a broken file, in words."""
+    left_out: str = ""
+    """What of the medium was not watched, in words; see `Media.left_out`."""
 
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds spent in `decode` and `encode`; they overlap."""
@@ -104,6 +104,7 @@ def encode_image(
         tokens=tokens,
         seconds=None,
         indices=np.arange(len(tokens)),
+        left_out=media.left_out,
         timings=timings,
     )
 
@@ -165,7 +166,7 @@ def encode_video(
         tokens=tokens,
         seconds=media.seconds[indices],
         indices=indices,
-        truncated=media.truncated,
+        left_out=media.left_out,
         timings=timings,
     )
 
@@ -229,7 +230,9 @@ class FeatureCache:
         parts = [*content, *made, model_fingerprint]
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=20).hexdigest()
 
-    def load(self, key: str, source: str, device: torch.device) -> VisualFeatures | None:
+    def load(
+        self, key: str, source: str, device: torch.device, left_out: str = ""
+    ) -> VisualFeatures | None:
         """Return an entry as features of `source`, on `device`; None if it is absent or damaged."""
         try:
             with safe_open(self.folder / f"{key}.safetensors", framework="pt") as file:
@@ -243,8 +246,9 @@ class FeatureCache:
             tokens=tensors["tokens"].to(device),
             seconds=None if seconds is None else seconds.numpy(),
             indices=tensors["indices"].numpy(),
+            left_out=left_out,
             timings={"decode": 0.0, "encode": 0.0},
-            **about,
+            kind=about["kind"],
         )
 
     def save(self, key: str, features: VisualFeatures) -> None:
@@ -260,7 +264,7 @@ class FeatureCache:
         }
         if features.seconds is not None:
             tensors["seconds"] = torch.from_numpy(np.asarray(features.seconds, np.float64))
-        about = {name: getattr(features, name) for name in ("kind", "truncated")}
+        about = {"kind": features.kind}
         with whole_file(self.folder / f"{key}.safetensors") as temporary:
             try:
                 save_file(tensors, temporary, metadata={"about": json.dumps(about)})

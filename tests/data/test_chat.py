@@ -128,7 +128,7 @@ def test_an_answer_before_any_question_is_left_out():
         ([("human", "<image> <image>"), ("gpt", "x")], {"image": "a"}, "2 image .* but 1 image"),
         ([("human", "<video>"), ("gpt", "x")], {"image": "a"}, "0 image and 1 video placeholder"),
         ([("human", "<image>"), ("gpt", "x")], {}, r"1 image .* but 0 image\(s\)"),
-        ([("human", "Hi"), ("gpt", "an <image>")], {}, "a assistant turn contains <image>"),
+        ([("human", "Hi"), ("gpt", "an <image>")], {}, "turn of role assistant has <image>"),
         ([("human", "Hi")], {}, "no turn of the assistant"),
         ([], {}, "no turn of the assistant"),
     ],
@@ -150,3 +150,106 @@ def test_long_text_is_cut_but_never_media_nor_the_whole_answer(processor):
     for max_tokens in (length - 11, 120):
         with pytest.raises(LongVAError, match="100 of them of images and videos.*Raise max_tokens"):
             encode_conversation(processor, talk.messages, counts, max_tokens=max_tokens)
+
+
+QUESTION = {"from": "human", "value": "<image>\nWhat?"}
+ANSWER = {"from": "gpt", "value": "A cat."}
+PARTS = [{"type": "image", "text": None}, {"type": "text", "text": "What?"}]
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        {"images": ["a.png"], "conversations": [QUESTION, ANSWER]},  # LLaMA-Factory's sharegpt
+        {
+            "images": ["a.png"],
+            "messages": [
+                {"role": "user", "content": "<image>What?"},
+                {"role": "assistant", "content": "A cat."},
+            ],
+        },  # its other format
+        {
+            "images": ["a.png"],
+            "messages": [
+                {"role": "user", "content": PARTS},
+                {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]},
+            ],
+        },  # TRL's
+        {"image": ["a.png"], "videos": None, "images": [], "conversations": [QUESTION, ANSWER]},
+    ],
+)
+def test_samples_of_trl_and_llama_factory_are_read_as_llavas(sample):
+    llava = read_conversation({"image": "a.png", "conversations": [QUESTION, ANSWER]})
+    assert read_conversation({**sample, "id": "x", "source": "coco"}) == llava
+    system = read_conversation({**sample, "system": "Be brief."}).messages
+    assert system == [{"role": "system", "content": "Be brief."}, *llava.messages]
+
+
+def test_videos_are_read_by_both_names():
+    turns = [{"from": "human", "value": "<video>\nWhat?"}, ANSWER]
+    for name, value in (("video", "v.mp4"), ("videos", ["v.mp4"])):
+        talk = read_conversation({name: value, "conversations": turns})
+        assert talk.videos == ["v.mp4"] and talk.messages[0]["content"][0] == {"type": "video"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"img": "a"}, "'img' looks like its media, .* image, images, video or videos"),
+        ({"frames": ["1", "2"]}, "'frames' looks like its media"),
+        ({"Image": "a.png"}, "'Image' looks like its media"),
+        ({"picture": {"path": "a.png"}}, "'picture' looks like its media"),
+        ({"screen": "shots/a.PNG"}, "'screen' looks like its media"),
+        ({"film": ["a.mp4", "b.mkv"]}, "'film' looks like its media"),
+        ({"image": "a.png", "audio": "a.wav"}, "'audio' is not read here"),
+        ({"tools": '[{"name": "f"}]'}, "'tools' is not read here"),
+        ({"image": "a.png", "images": ["b.png"]}, "image and images are two names of one field"),
+        ({"messages": [QUESTION]}, "conversations and messages are two names of one field"),
+    ],
+)
+def test_a_field_that_would_be_dropped_is_refused(fields, message):
+    turns = [{"from": "human", "value": "What?"}, ANSWER]
+    with pytest.raises(LongVAError, match=message):
+        read_conversation({**fields, "conversations": turns})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"id": "a.png", "image": "a.png"},  # which has its picture
+        {
+            "tools": "[]",
+            "url": "https://example.org/a.png",
+            "source": "coco",
+            "width": 3,
+            "picture": None,
+        },
+    ],
+)
+def test_other_fields_are_left_alone(fields):
+    talk = read_conversation({**fields, "conversations": [{**QUESTION, "value": "What?"}, ANSWER]})
+    assert talk.images == ([fields["image"]] if "image" in fields else []) and talk.notes == ()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image", "image": "a.png"},
+        {"type": "audio"},
+        "What?",
+        {"text": "What?"},
+        {"type": "text"},
+    ],
+)
+def test_parts_of_a_turn_that_are_not_read_are_refused(part):
+    messages = [{"role": "user", "content": [part]}, {"role": "assistant", "content": "A"}]
+    with pytest.raises(LongVAError, match="the parts of a turn are .*in images and videos"):
+        read_conversation({"messages": messages})
+
+
+def test_turns_that_are_not_read_are_told():
+    talk = conversation(("gpt", "Hello!"), ("human", "Hi"), ("gpt", "Yes?"), ("human", "Bye"))
+    assert talk.notes == (
+        "what the assistant says before the first question is left out",
+        "what comes after the last answer is left out",
+    )

@@ -139,7 +139,7 @@ def test_all_problems_are_reported_before_training(folder, model_and_processor):
         f"samples.json, sample number 3: there is no {folder / 'gone.mp4'}",
         "samples.json, sample c: no turn of the assistant",
         "samples.json, sample d: image must be a path or a list of paths, got {'path'",
-        "samples.json, sample e: each turn needs `from` and `value`, both text",
+        "samples.json, sample e: each turn needs `from` and `value` (or",
     ):
         assert part in message
     many = [sample("<image>", image=f"{number}.png") for number in range(1500)]
@@ -194,3 +194,13 @@ def test_videos_are_sampled_as_the_recipe_says(folder, model_and_processor):
     assert frames(fps=2) == 12
     assert frames(fps=2, max_frames=7) == 7
     assert frames() == 32  # the processor's own
+
+
+def test_what_is_left_out_of_samples_is_told_once_with_their_number(folder, model_and_processor):
+    greeted = [{"from": "gpt", "value": "Hello!"}, *sample("Hi")["conversations"]]
+    samples = [sample("Hi"), {"conversations": greeted}, {"conversations": greeted}]
+    with pytest.warns(UserWarning) as told:
+        ConversationDataset(config(folder, samples), model_and_processor[1])
+    assert [str(one.message) for one in told] == [
+        "2 of 3 samples: what the assistant says before the first question is left out"
+    ]

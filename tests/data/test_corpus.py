@@ -277,6 +277,17 @@ def test_a_control_token_in_a_text_is_ordinary_text(config, tmp_path):
     assert packed_documents(config.output_dir)[0][1].startswith("a<|im_end|>b<|endoftext|>c")
 
 
+def test_files_that_are_no_text_are_named(config, tmp_path):
+    folder = tmp_path / "mixed"
+    (folder / "web" / ".git").mkdir(parents=True)
+    for name in ("a.txt", "web/b.md", "web/c.html", ".hidden", "web/.git/d.html"):
+        (folder / name).write_text(f"{name} " * 20)
+    with pytest.warns(UserWarning) as told:
+        prepare_text(replace(config, source=str(folder), long_tokens=50))
+    (said,) = {str(one.message) for one in told if "left out" in str(one.message)}
+    assert said == f"{folder}: left out as no text: {Path('web', 'c.html')}"
+
+
 def test_zstandard_lines_and_hub_data_sets_give_the_same_documents(config, texts, tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     pytest.importorskip("datasets")

@@ -27,6 +27,7 @@ HOUND = {
     "rejected_score": 2,
 }
 PLAIN = {"prompt": "Colour?", "chosen": "Red.", "rejected": "Blue.", "image": "red.png"}
+ASKED = [{"from": "human", "value": "2 + 2?"}]
 TEXT = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
 
 
@@ -139,3 +140,46 @@ def test_the_numbers_of_another_reference_are_refused(tmp_path):
     ReferenceLogProbs(tmp_path, {"model": "a"})
     with pytest.raises(RecipeError, match="another reference, {'model': 'a'}"):
         ReferenceLogProbs(tmp_path, {"model": "b"})
+
+
+def test_pairs_of_trl_and_llama_factory_are_read_as_ours():
+    ours = read_preference({**PLAIN, "image": ["red.png"]})
+    user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Colour?"}]}
+    asked = {"from": "human", "value": "<image>Colour?"}
+    said = {name: {"from": "gpt", "value": PLAIN[name]} for name in ("chosen", "rejected")}
+    turns = {
+        name: [{"role": "assistant", "content": [{"type": "text", "text": PLAIN[name]}]}]
+        for name in ("chosen", "rejected")
+    }
+    assert read_preference({"images": ["red.png"], "prompt": [user], **turns}) == ours
+    assert read_preference({"images": ["red.png"], "conversations": [asked], **said}) == ours
+    assert read_preference({"images": ["red.png"], "messages": [asked], **said}) == ours
+
+
+def test_only_the_answers_that_differ_are_targets(folder, processor):
+    talk = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "2 + 2?"},
+    ]
+    item = dataset(folder, processor, rows=[{"prompt": talk, "chosen": "4", "rejected": "5"}])[0]
+    for name, answer in (("chosen", "4"), ("rejected", "5")):
+        labels = item[f"{name}_labels"]
+        assert processor.tokenizer.decode(labels[labels >= 0]) == f"{answer}<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"conversations": [{"from": "human", "value": "?"}]}, "Keep one of them"),
+        ({"chosen": [{"from": "gpt", "value": "4"}] * 2}, "chosen is not"),
+        ({"chosen": {"from": "human", "value": "4"}}, "no turn of the assistant follows"),
+        ({"prompt": [*ASKED, {"from": "gpt", "value": "4"}]}, "must end with a turn of the user"),
+        ({"rejected": {"from": "gpt", "value": " "}}, "that says something"),
+        ({"prompt": [{"role": "system", "content": "?"}]}, "no turn of the assistant follows"),
+        ({"picture": "red.png"}, "'picture' looks like its media"),
+    ],
+)
+def test_pairs_that_would_lose_something_are_refused(fields, message):
+    with pytest.raises(LongVAError, match=message):
+        read_preference({**TEXT, **fields})

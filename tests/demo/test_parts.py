@@ -316,6 +316,11 @@ def test_a_turn_shows_how_far_it_is():
     reading = a_turn(state="watching", progress=("prefill", 4096, 8000))
     assert "Reading the frames: 4,096 of 8,000 tokens" in conversation([reading])
     done = conversation([a_turn(state="done", text="a cat", answer=an_answer())])
+    assert done.count("lv-chip") == 1  # the other frame got none of the attention
+    answer = an_answer(notes=["only the first of its <3> pictures is read"])
+    done = conversation([a_turn(state="done", text="a cat", answer=answer)])
+    assert "only the first of its &lt;3&gt; pictures is read" in done
+    done = conversation([a_turn(state="done", text="a cat", answer=an_answer())])
     assert "nothing watched again · 1,234 tokens · 0.3 s" in done
     assert 'data-seconds="1.000"' in done
 

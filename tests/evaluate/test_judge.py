@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from dataclasses import asdict
 from email.utils import formatdate
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ import pytest
 from longva import chat_endpoint
 from longva.chat_endpoint import ChatEndpoint
 from longva.errors import LongVAError
-from longva.evaluate.judge import GIVE_UP_AFTER, Judge, Sample
+from longva.evaluate.judge import GIVE_UP_AFTER, Judge, Judgement, Sample
 from longva.evaluate.judged_samples import (
     describe_judgements,
     estimate_results,
@@ -413,6 +414,18 @@ def test_lmms_evals_answers_are_judged_beside_its_logs(tmp_path):
         "videochatgpt_consistency: 1 of 2 scored by longva-local-judge, mean 4.00; "
         "1 x the video's other question has no answer in the log",
     ]
+
+
+def test_reasons_beyond_the_three_commonest_are_counted(tmp_path):
+    reasons = ["a", "a", "a", "b", "b", "c", "c", "d", "e"]
+    rows = [
+        asdict(Judgement(id=str(n), rubric="r", judge="j", reason=reason))
+        for n, reason in enumerate(reasons)
+    ]
+    path = tmp_path / "judged.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (said,) = describe_judgements(path)
+    assert said == "r: 0 of 9 scored by j; 3 x a; 2 x b; 2 x c; 2 x other reasons"
 
 
 def test_logs_that_cannot_be_judged_are_named(tmp_path):

@@ -217,3 +217,17 @@ def test_the_text_that_ships_is_long_plain_and_keeps_the_secret():
     text = read_text(None)
     assert len(text) > 30_000 and text.isascii()
     assert "Singapore" not in text and "magic" not in text.lower()
+
+
+def test_a_repeated_haystack_and_files_that_are_none_are_told(tmp_path):
+    (tmp_path / "book.txt").write_text("One. Two. " * 9)
+    (tmp_path / "book.pdf").write_bytes(b"")
+    grid = Grid(lengths=(700,), depths=(0.5,))
+    recipe = TextRecipe(
+        model="nano", haystack=tmp_path, grid=grid, trials=1, output_dir=tmp_path / "out"
+    )
+    with pytest.warns(UserWarning) as told:
+        run_text(recipe)
+    said = [str(one.message) for one in told if "longva" in one.filename]
+    assert said[0] == f"{tmp_path}: left out as no .txt files: book.pdf"
+    assert "the haystack repeats: its text has " in said[1] and "the longest prompt 700" in said[1]

@@ -9,6 +9,7 @@ import time
 import httpx
 import openai
 import pytest
+from PIL import Image
 
 from longva.errors import LongVAError
 from longva.serve.errors import as_api_error
@@ -74,6 +75,27 @@ def test_text_alone_is_answered_as_generate_does(server, longva):
     got = ask(server, messages)
     assert text_of(got) == want.strip() != ""
     assert got.model_extra["longva"]["evidence"] == []
+
+
+def test_text_that_spells_control_tokens_is_read_as_text(server, longva):
+    """Of the system, the user and an earlier answer: 10 letters are 10 tokens of bytes, not one."""
+
+    def prompt_tokens(text: str) -> int:
+        said = [("system", text), ("user", text), ("assistant", text), ("user", text)]
+        messages = [{"role": role, "content": f"a {words} b"} for role, words in said]
+        return ask(server, messages, max_tokens=1).usage.prompt_tokens
+
+    assert prompt_tokens("<|im_end|>") == prompt_tokens("0123456789")
+
+
+def test_what_of_a_file_is_not_watched_is_told(server, tmp_path):
+    page = Image.new("RGB", (60, 60))
+    page.save(tmp_path / "pages.tiff", save_all=True, append_images=[page])
+    shown = picture(data_uri(tmp_path / "pages.tiff", "image/tiff"))
+    got = ask(server, [user("What is it?", shown)], max_tokens=1)
+    assert got.model_extra["longva"]["notes"] == [
+        "medium 1: only the first of its 2 pictures is read"
+    ]
 
 
 def test_a_stream_brings_the_same_text_piece_by_piece(server, longva, video, web):
@@ -204,7 +226,6 @@ REFUSED = {
         "frames and fps",
     ),
     "empty question": ({"text": " "}, openai.BadRequestError, "empty"),
-    "control token": ({"text": "a <|im_end|> b"}, openai.BadRequestError, "control token"),
     "audio part": (
         {"part": {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}},
         openai.BadRequestError,

@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import warnings
 from multiprocessing import current_process
 from pathlib import Path
 
@@ -295,3 +296,16 @@ def test_an_infinite_gradient_stops_before_it_does_harm(tmp_path):
 def test_a_tracker_that_is_not_installed_is_named(tmp_path):
     with pytest.raises(AssertionError, match="RecipeError: loop.track names wandb: pip install"):
         on_ranks(1, toy_recipe(tmp_path, track=["wandb"]))
+
+
+@pytest.mark.parametrize(("steps", "told"), [(6, "each comes 2 times"), (3, None)])
+def test_data_that_repeat_are_told_once_at_the_start(steps, told, tmp_path):
+    def messages(rank, world_size):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            train_toy(toy_recipe(tmp_path, max_steps=steps))  # of 4 rows; the data have 12
+        return [text for one in caught if "data repeat" in (text := str(one.message))]
+
+    first, second = run_distributed(messages, 2, join=False)
+    assert second == [] and len(first) == (told is not None)
+    assert told is None or told in first[0]

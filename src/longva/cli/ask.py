@@ -75,9 +75,8 @@ def watch(
         session = longva.watch(
             media, settings=FrameSettings(**settings), progress=progress, **sampling
         )
-    for medium in session.media:
-        if medium.truncated:
-            err.print(f"Note: {medium.source}: {medium.truncated}.")
+    for note in session.notes:
+        err.print(f"Note: {printable(note)}.")
     return session
 
 
@@ -166,10 +165,12 @@ def ask(
 
 def print_evidence(answer) -> None:
     """Print what an answer rests on, and what it took."""
-    for item in answer.evidence:
+    for item in answer.shown_evidence:
         when = f"grid {item.frame}" if item.seconds is None else clock(item.seconds)
         of = f"medium {item.medium + 1}  " if len(answer.media) > 1 else ""
         out.print(f"   {when:>10}  {of}frame {item.frame}  weight {item.weight:.3f}")
+    if answer.evidence and not answer.shown_evidence:
+        out.print("   no frame stands out: each has less than 0.001 of the attention on frames")
     seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in answer.timings.items())
     out.print(f"   {answer.frames} frames, {answer.prompt_tokens:,} tokens; {seconds}\n")
 
@@ -238,7 +239,7 @@ def chat(
                 answer = say(
                     session, question, max_new_tokens=max_new_tokens, sampling=choice, keep=True
                 )
-                times = [clock(e.seconds) for e in answer.evidence if e.seconds is not None]
+                times = [clock(e.seconds) for e in answer.shown_evidence if e.seconds is not None]
                 if times:
                     out.print(f"   evidence: {', '.join(times)}")
         except EOFError:

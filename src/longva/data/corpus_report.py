@@ -86,10 +86,13 @@ def draw_lengths(report: CorpusReport, path: Path) -> None:
     from matplotlib.figure import Figure
 
     names = sorted(report.before, key=lambda name: -int(report.before[name].tokens.sum()))
+    left_out = len(names) - MOST_PANELS
     names = names[:MOST_PANELS]
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(3.6 * columns, 2.6 * rows + 0.5), layout="constrained")
+    if left_out > 0:
+        figure.suptitle(f"The largest {len(names)} of {len(names) + left_out:,} domains")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
     used = np.flatnonzero(sum(domain.documents for domain in report.before.values()))
     bins = np.arange(used.min(), used.max() + 1)

@@ -16,6 +16,7 @@ import gzip
 import importlib
 import io
 import json
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from longva.errors import LongVAError, RecipeError
+from longva.errors import LongVAError, RecipeError, first_few
 
 PART_BYTES = 64 << 20
 """Size of the parts of a corpus, before decompression."""
@@ -90,12 +91,17 @@ def plan_parts(source: TextSource) -> list[list[Piece]]:
             f"hub as {HUB}owner/name."
         )
     files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
-    pieces = [piece for file in files if _is_text(root, file) for piece in _pieces(root, file)]
+    texts = [file for file in files if _is_text(root, file)]
+    pieces = [piece for file in texts for piece in _pieces(root, file)]
     if not pieces:
         raise RecipeError(
             f"{root} holds no text: {len(files)} files, none of them .txt, .md, .jsonl or .json "
             "(also .gz, .zst) or .parquet."
         )
+    below = [file.relative_to(root) for file in sorted({*files} - {*texts})]
+    others = [str(path) for path in below if not any(p.startswith(".") for p in path.parts)]
+    if others:
+        warnings.warn(f"{root}: left out as no text: {first_few(others)}", stacklevel=2)
     parts, size = [], 0
     for piece, bytes_ in pieces:
         if not parts or size + bytes_ > PART_BYTES:

@@ -5,7 +5,9 @@ together: hours into a run is too late to learn that an image is missing, and an
 place would go unnoticed.
 """
 
+import warnings
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -39,6 +41,11 @@ class WithMedia(Protocol):
     @property
     def videos(self) -> list[str]:
         """Names of its videos, in order."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What of it is not read."""
         ...
 
 
@@ -90,19 +97,22 @@ class MediaDataset(Dataset, ABC):
         }
 
     def _problems(self) -> Iterator[str]:
-        used = []
+        used, notes = [], Counter()
         for index in range(len(self.samples)):
             try:
                 sample = self.read_sample(self.samples[index])
             except LongVAError as error:
                 yield f"{self.samples.name(index)}: {error}"
                 continue
+            notes.update(sample.notes)
             names = sample.images + sample.videos
             used += [(self.samples.media_path(index, name), index) for name in names]
         missing = missing_files(path for path, _ in used)
         for path, index in used:
             if path in missing:
                 yield f"{self.samples.name(index)}: there is no {path}"
+        for note, count in notes.items():
+            warnings.warn(f"{count:,} of {len(self.samples):,} samples: {note}", stacklevel=2)
 
     def _estimate_lengths(self) -> np.ndarray:
         def media_tokens(index: int) -> tuple[int, int]:

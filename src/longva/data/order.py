@@ -98,6 +98,22 @@ class StepOrder:
         """
         return -int(-epochs * self.num_samples // self.samples_per_step)
 
+    def repetition(self, steps: int) -> str:
+        """Say how often each sample is read in so many steps; nothing if none is read twice.
+
+        >>> StepOrder(num_samples=52, samples_per_step=8).repetition(steps=15)
+        'the data repeat: 120 samples are read and there are 52, so each comes 2 or 3 times'
+        """
+        read = steps * self.samples_per_step
+        least, most = read // self.num_samples, -(-read // self.num_samples)
+        if most < 2:
+            return ""
+        times = f"{most:,}" if least == most else f"{least:,} or {most:,}"
+        return (
+            f"the data repeat: {read:,} samples are read and there are {self.num_samples:,}, so "
+            f"each comes {times} times"
+        )
+
     def _epoch_order(self, epoch: int) -> np.ndarray:
         if self._lengths is None:
             return shuffled(self.num_samples, self._seed, epoch)

@@ -5,7 +5,10 @@ A line of a .jsonl file, LLaVA-Hound's (ShareGPTVideo's) or our own, other field
     {"prompt": "What is he doing?", "chosen": "He reads.", "rejected": "He sleeps.", "video": "v1"}
 
 with `image` or `video` (a file, or a folder of frames), or neither; `<image>` or `<video>` in the
-prompt says where it belongs, and without one it comes first. A sample is a dict:
+prompt says where it belongs, and without one it comes first. As TRL and LLaMA-Factory write them,
+the prompt may be a list of turns, or stand under `messages` or `conversations`, an answer may be a
+turn, and media are named in `images` and `videos`. Only the answers that differ are targets. A
+sample is a dict:
 
     chosen_input_ids, chosen_labels        int64 [L]; a label is -100 outside the answer
     rejected_input_ids, rejected_labels    int64 [L']
@@ -29,7 +32,7 @@ from typing import Any
 
 from torch import Tensor
 
-from longva.data.chat import encode_conversation, read_conversation
+from longva.data.chat import encode_conversation, field_of, read_conversation
 from longva.data.media import concatenate_media
 from longva.data.media_dataset import MediaDataset
 from longva.data.mixtures import MixtureConfig
@@ -50,6 +53,8 @@ class Preference:
     rejected: list[dict[str, Any]]
     images: list[str]
     videos: list[str]
+    notes: tuple[str, ...] = ()
+    """What of the sample is not read."""
 
 
 def read_preference(sample: Mapping[str, Any]) -> Preference:
@@ -58,29 +63,43 @@ def read_preference(sample: Mapping[str, Any]) -> Preference:
     Raises:
         LongVAError: a field is missing or empty, or the placeholders are not those of the media.
     """
-    texts = {name: sample.get(name) for name in ("prompt", "chosen", "rejected")}
-    wrong = [name for name, text in texts.items() if not isinstance(text, str) or not text.strip()]
+    prompt, turns = _turns(sample.get("prompt"), "user"), _turns(field_of(sample, "turns"), "user")
+    if prompt and turns:
+        raise LongVAError("the prompt stands under prompt and again as turns. Keep one of them")
+    prompt = prompt or turns
+    answers = {name: _turns(sample.get(name), "assistant") for name in ("chosen", "rejected")}
+    wrong = [name for name, turns in {"prompt": prompt, **answers}.items() if not turns]
+    wrong += [name for name, turns in answers.items() if len(turns) > 1]
     if wrong:
-        raise LongVAError(f"needs prompt, chosen and rejected as texts; {', '.join(wrong)} is not")
-    chosen, rejected = (
-        read_conversation(
-            {
-                "image": sample.get("image"),
-                "video": sample.get("video"),
-                "conversations": [
-                    {"from": "human", "value": texts["prompt"]},
-                    {"from": "gpt", "value": texts[answer]},
-                ],
-            }
+        raise LongVAError(
+            f"needs prompt, chosen and rejected, each a text (or turns: of the prompt any number, "
+            f"of an answer one); {', '.join(wrong)} is not"
         )
-        for answer in ("chosen", "rejected")
+    rest = {k: v for k, v in sample.items() if k not in ("conversations", "messages", "prompt")}
+    chosen, rejected = (
+        read_conversation({**rest, "messages": [*prompt, *answer]}) for answer in answers.values()
     )
+    for conversation in (chosen, rejected):
+        before, answer = conversation.messages[-2:]
+        if (before["role"], answer["role"]) != ("user", "assistant") or not answer["content"]:
+            raise LongVAError(
+                "the prompt must end with a turn of the user, and each answer must be a turn of "
+                "the assistant that says something"
+            )
     return Preference(
         chosen=chosen.messages,
         rejected=rejected.messages,
         images=chosen.images,
         videos=chosen.videos,
+        notes=chosen.notes,
     )
+
+
+def _turns(value: Any, role: str) -> list[Any]:
+    """A text or a turn as a list of turns; empty if nothing is said."""
+    if isinstance(value, str):
+        return [{"role": role, "content": value}] if value.strip() else []
+    return [value] if isinstance(value, Mapping) else value if isinstance(value, list) else []
 
 
 class PreferenceDataset(MediaDataset):
@@ -99,6 +118,7 @@ class PreferenceDataset(MediaDataset):
                     self.processor,
                     getattr(preference, answer),
                     counts,
+                    last_only=True,
                     max_tokens=self.config.max_tokens,
                 )
             except LongVAError as error:

@@ -219,7 +219,7 @@ class AskTab(AskLayout):
             yield {self.talk: self._drawn(visitor)}
         final: dict[Any, Any] = {self.visitor: visitor, **self._talk(visitor)}
         if turn.answer is not None and turn in visitor.turns:
-            lit = turn.answer.evidence
+            lit = turn.answer.shown_evidence
             final[self.timeline] = timeline(medium, visitor.attention, lit, visitor.pictures)
             final[self.estimate] = self.plan(turn.answer.frames)
             said = turn.answer.to_json() | {"media": medium.name}

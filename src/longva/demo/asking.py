@@ -70,8 +70,13 @@ def _answer(
     job.step()
     session.history = list(visitor.history) if options.remember else []
     answer = _stream(session, turn, job)
-    shown = answer.evidence[: options.evidence]
-    missing = {item.frame for item in shown} - set(medium.pictures) - set(visitor.pictures)
+    kept = replace(
+        answer,
+        evidence=answer.evidence[: options.evidence],
+        notes=[medium.left_out for medium in session.media if medium.left_out],
+    )
+    have = {*medium.pictures, *visitor.pictures}
+    missing = {item.frame for item in kept.shown_evidence} - have
     pictures = {}
     if missing:
         with suppress(VideoError):  # decoding showed that the container misnumbers its frames
@@ -81,7 +86,7 @@ def _answer(
             visitor.history = list(session.history)
         visitor.attention = answer.evidence
         visitor.pictures |= pictures
-        turn.answer = replace(answer, evidence=shown)
+        turn.answer = kept
         turn.text, turn.state = answer.text, "done"
 
 

@@ -57,7 +57,7 @@ def _progress(turn: Turn) -> str:
 
 
 def _evidence(turn: Turn) -> str:
-    items = turn.answer.evidence if turn.answer else []
+    items = turn.answer.shown_evidence if turn.answer else []
     if not items:
         return ""
     return f'<p class="lv-evidence">Looked most at {" ".join(_chip(item) for item in items)}</p>'
@@ -81,6 +81,7 @@ def _facts(number: int, turn: Turn) -> str:
         facts.insert(0, "nothing watched again")
     if answer.finish_reason == "length":
         facts.append(f"cut at {answer.answer_tokens} tokens")
+    facts += [escape(note) for note in answer.notes]
     return (
         f'<p class="lv-facts"><span>{" · ".join(facts)}</span>'
         f"{_vote(number, True, turn.liked)}{_vote(number, False, turn.liked)}</p>"

@@ -26,9 +26,9 @@ from longva.assistant import LongVA
 from longva.errors import LongVAError
 from longva.frame_sampling import FrameSampling, choose_frames
 from longva.kv_cache import CachedSequence
+from longva.model.chat_format import chat_ids, text_ids
 from longva.planner import plan
-from longva.session import without_control_tokens
-from longva.symbols import common_prefix
+from longva.symbols import common_prefix, insert_rows
 from longva.video import Media, MisnumberedError, open_media
 from longva.visual_features import FrameSettings, VisualFeatures, encode_image, encode_video
 
@@ -88,6 +88,12 @@ class Reply:
     text: str
     prompt_tokens: int
     answer_tokens: int
+
+
+def _part(part: str | Medium) -> dict[str, str]:
+    if isinstance(part, Medium):  # the template only needs to know that something stands here
+        return {"type": "image"}
+    return {"type": "text", "text": part}
 
 
 class Reader:
@@ -172,7 +178,7 @@ class Reader:
         Raises:
             LongVAError: the answer is empty.
         """
-        ids = self.longva.processor.tokenizer(answer)["input_ids"]
+        ids = text_ids(self.longva.processor.tokenizer, answer)
         if not ids:
             raise LongVAError("an empty answer has no probability. Give the answer's text.")
         hidden = self._read(self._symbols(conversation))
@@ -190,24 +196,15 @@ class Reader:
         media = media_of(conversation)
         if not self.reuse or media != self._media:
             self._watch(media)
-        processor, config = self.longva.processor, self.longva.model.config
         messages = [
-            {"role": turn.role, "content": [self._part(part) for part in turn.parts]}
+            {"role": turn.role, "content": [_part(part) for part in turn.parts]}
             for turn in conversation
         ]
-        text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        ids = torch.tensor(processor.tokenizer(text)["input_ids"])
-        where = ((ids == config.image_token_id) | (ids == config.video_token_id)).nonzero()
-        pieces, after, row = [], 0, 0
-        for position, size in zip(where.flatten().tolist(), self._sizes, strict=True):
-            pieces += [ids[after:position], -1 - torch.arange(row, row + size)]
-            after, row = position + 1, row + size
-        return torch.cat([*pieces, ids[after:]])
-
-    def _part(self, part: str | Medium) -> dict[str, str]:
-        if isinstance(part, Medium):  # the template only needs to know that something stands here
-            return {"type": "image"}
-        return {"type": "text", "text": without_control_tokens(part, self.longva.processor)}
+        ids, config = (
+            torch.tensor(chat_ids(self.longva.processor, messages)),
+            self.longva.model.config,
+        )
+        return insert_rows(ids, {config.image_token_id, config.video_token_id}, self._sizes)
 
     def _watch(self, media: tuple[Medium, ...]) -> None:
         self._cached.crop(0)

@@ -122,7 +122,10 @@ def describe_judgements(path: Path) -> list[str]:
         mean = f", mean {sum(scores) / len(scores):.2f}" if scores else ""
         text = f"{rubric}: {len(scores)} of {len(found)} scored by {found[0].judge}{mean}"
         reasons = Counter(judgement.reason for judgement in found if judgement.score is None)
-        lines.append("; ".join([text, *(f"{n} x {why}" for why, n in reasons.most_common(3))]))
+        why = [f"{count} x {reason}" for reason, count in reasons.most_common(3)]
+        if rest := reasons.total() - sum(count for _, count in reasons.most_common(3)):
+            why.append(f"{rest} x other reasons")
+        lines.append("; ".join([text, *why]))
     return lines
 
 

@@ -14,6 +14,7 @@ from huggingface_hub import snapshot_download
 from transformers import AddedToken, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from longva.errors import CheckpointError, LongVAError
+from longva.model.chat_format import stop_at_turn_end
 from longva.model.configuration_longva import CLIP_L_336, LongVAConfig
 from longva.model.image_processing_longva import LongVAImageProcessor
 from longva.model.llava_format import (
@@ -228,12 +229,10 @@ def _read_longva(folder: Path) -> Checkpoint:
             f"the tokenizer in {folder} is not the model's: its <image> and <video> are {ids}, "
             f"those of config.json {config.image_token_id} and {config.video_token_id}"
         )
+    generation = _generation_config(folder, config)
+    stop_at_turn_end(generation, processor)
     return Checkpoint(
-        folder=folder,
-        is_llava=False,
-        config=config,
-        processor=processor,
-        generation=_generation_config(folder, config),
+        folder=folder, is_llava=False, config=config, processor=processor, generation=generation
     )
 
 

@@ -1,5 +1,6 @@
 """Videos -> frames, each a grid. Decoding and resizing are those of `longva.video`."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -138,6 +139,8 @@ class LongVAVideoProcessor(VideoProcessorMixin):
         for index, video in enumerate(make_batched_videos(_in_rgb(videos))):
             if isinstance(video, str) or isinstance(video, list) and isinstance(video[0], str):
                 frames = read_frames(video, sampling, allow_truncated=allow_truncated, **geometry)
+                if frames.truncated:
+                    warnings.warn(f"{video}: {frames.truncated}", stacklevel=2)
                 pixels.append(frames.pixels)
                 metadata.append(
                     VideoMetadata(

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from longva.errors import RecipeError
 from longva.kv_cache import CachedSequence
+from longva.model.chat_format import beginning, text_ids
 from longva.niah.cells import Span, values_of
 from longva.niah.heatmap import save_figure, short
 from longva.niah.loading import load_language_model
@@ -94,7 +95,7 @@ def run_perplexity(
     # A missing one is found before the model is loaded.
     text = read_text(recipe.text, key="text") if text is None else text
     model, tokenizer = load_language_model(recipe)
-    ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"])
+    ids = torch.tensor(beginning(tokenizer) + text_ids(tokenizer, text))
     unknown = float((ids == tokenizer.unk_token_id).float().mean()) if tokenizer.unk_token else 0
     if unknown > MOST_UNKNOWN:
         raise RecipeError(

@@ -16,6 +16,7 @@ The book is tokenised once; every prompt is a list of views of that one tensor.
 
 import hashlib
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longva.errors import RecipeError
+from longva.errors import RecipeError, first_few
+from longva.model.chat_format import beginning, text_ids
 from longva.niah.cells import Cell, Grid, Row
 from longva.niah.measure import Question, measure
 from longva.niah.models import MeasurementRecipe, Model, Prompt, open_model
@@ -108,6 +110,10 @@ def read_text(source: Path | None, key: str = "haystack") -> str:
             f"--set {key}=FILE_OR_FOLDER, or take the short text that comes with longva: "
             f"--set {key}=null"
         )
+    if source.is_dir():
+        others = [path.name for path in sorted(source.iterdir()) if path not in files]
+        if others := [name for name in others if not name.startswith(".")]:
+            warnings.warn(f"{source}: left out as no .txt files: {first_few(others)}", stacklevel=2)
     text = "\n\n".join(_decode(file, key).strip() for file in files)
     if not text:
         raise RecipeError(f"{key}: {source} holds no text.")
@@ -136,7 +142,13 @@ def tokenise_book(text: str, tokenizer: Any, num_tokens: int) -> Book:
             "needed to find the ends of sentences. Use the model's fast tokenizer (tokenizer.json)."
         )
     text = text.rstrip() + "\n\n"
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    encoded = tokenizer(
+        text,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
     tokens = torch.tensor(encoded["input_ids"])
     stops = np.array([0, *(match.end() for match in SENTENCE_END.finditer(text))])
     starts = np.array([start for start, _ in encoded["offset_mapping"]])
@@ -178,13 +190,11 @@ def write_stories(
     Raises:
         RecipeError: a length that does not hold the prefix, the needles and the question.
     """
-    begin = tokenizer("a")["input_ids"][:1]
-    begin = begin if begin == [tokenizer.bos_token_id] else []  # Llama's tokenizers start with one
 
     def encode(text: str) -> Tensor:
-        return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return torch.tensor(text_ids(tokenizer, text))
 
-    prefix = torch.cat([torch.tensor(begin, dtype=torch.int64), encode(PREFIX)])
+    prefix = torch.tensor(beginning(tokenizer) + text_ids(tokenizer, PREFIX))
     question = encode(QUESTION)
     for trial in sorted({cell.trial for cell in cells}):
         numbers, depths = magic_numbers(seed, trial, distractors)
@@ -278,6 +288,13 @@ def measure_text(
     longest = recipe.grid.all_lengths[-1]
     text = read_text(recipe.haystack) if text is None else text
     book = tokenise_book(text, model.tokenizer, longest)
+    if book.repeats > 1:
+        text_tokens = len(book.tokens) // book.repeats
+        warnings.warn(
+            f"the haystack repeats: its text has {text_tokens:,} tokens, the longest prompt "
+            f"{longest:,}. Another one: --set haystack=FILE_OR_FOLDER",
+            stacklevel=2,
+        )
     cells = list(recipe.grid.cells(recipe.trials))
     stories = write_stories(
         book, model.tokenizer, cells, recipe.grid, recipe.seed, recipe.distractors

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from longva import prompt_tree
 from longva.assistant import LongVA
 from longva.kv_cache import CachedSequence
+from longva.model.chat_format import template_ids, text_ids
 from longva.model.evidence import EvidenceCollector
 from longva.model.unires import normalize_pixels
 from longva.model.weights_fingerprint import weights_fingerprint
@@ -139,11 +140,11 @@ class TreeModel(Model):
         return self.model.model.encode_grids(pixels).cpu()
 
     def _ids(self, text: str) -> Tensor:
-        return torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return torch.tensor(text_ids(self.tokenizer, text), dtype=torch.int64)
 
     def symbols(self, prompts: Sequence[Prompt]) -> list[prompt_tree.Prompt]:
         """Write prompts in the symbols of `kv_cache`, sharing memory where they share frames."""
-        template = {part: self._ids(text) for part, text in self._template().items()}
+        template = self._template()
         questions: dict[str, Tensor] = {}
         result = []
         for prompt in prompts:
@@ -166,8 +167,12 @@ class TreeModel(Model):
             for start, stop in pairwise(starts)
         ]
 
-    def _template(self) -> dict[str, str]:
-        return TEMPLATES[self.recipe.template] if self.tokens_per_frame else {}
+    def _template(self) -> dict[str, Tensor]:
+        if not self.tokens_per_frame:
+            return {}
+        template = TEMPLATES[self.recipe.template]
+        ids = template_ids(self.tokenizer, template.values())
+        return {part: torch.tensor(one) for part, one in zip(template, ids, strict=True)}
 
     def share(self, prompts: Sequence[Prompt], rank: int, world_size: int) -> Sequence[Prompt]:
         """Deal subtrees out so that the ranks compute about the same."""
@@ -251,7 +256,7 @@ class TreeModel(Model):
         """Say which tokens of a prompt are its frames."""
         if prompt.frames is None or self.tokens_per_frame is None:
             raise ValueError(f"prompt {prompt.key} shows no frames")
-        first = len(self._ids(self._template()["before"]))
+        first = len(self._template()["before"])
         return slice(first, first + len(prompt.frames) * self.tokens_per_frame)
 
 

@@ -10,7 +10,7 @@ The events are the whole interface: an HTTP stream, a single JSON answer and a d
 import asyncio
 import secrets
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from longva.assistant import LongVA
 from longva.serve.conversation import Conversation
@@ -242,7 +242,9 @@ class Answering:
             finally:
                 store.settle(watching)
             assert stream.answer is not None
-            self._emit(Finished(answer=stream.answer, reused=reused))
+            media_left_out = enumerate((medium.left_out for medium in session.media), start=1)
+            notes = [f"medium {number}: {what}" for number, what in media_left_out if what]
+            self._emit(Finished(answer=replace(stream.answer, notes=notes), reused=reused))
         except TaskCancelledError:
             raise
         except Exception as error:

@@ -20,7 +20,7 @@ from longva.serve.errors import ApiError, as_api_error
 from longva.serve.gate import Gate
 from longva.serve.metrics import Metrics
 from longva.serve.reply import Reply
-from longva.session import check_question, without_control_tokens
+from longva.session import check_question
 from longva.visual_features import FrameSettings
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -138,7 +138,7 @@ def _question(body: schema.ChatRequest, assistant: Assistant) -> Question:
         ApiError: beyond a limit.
         LongVAError: a chat that the session cannot answer.
     """
-    limits, processor = assistant.limits, assistant.longva.processor
+    limits = assistant.limits
     messages = [Message(role=m.role, text=m.text(), media=m.media()) for m in body.messages]
     characters = sum(len(message.text) for message in messages)
     if characters > limits.prompt_characters:
@@ -148,11 +148,7 @@ def _question(body: schema.ChatRequest, assistant: Assistant) -> Question:
             code="context_length_exceeded",
             param="messages",
         )
-    conversation = read_conversation(
-        messages,
-        check=lambda text: check_question(text, processor),
-        clean=lambda text: without_control_tokens(_encodable(text), processor),
-    )
+    conversation = read_conversation(messages, check=check_question, clean=_encodable)
     if len(conversation.media) > limits.media:
         raise ApiError(
             f"a conversation may have {limits.media} media, got {len(conversation.media)}.",

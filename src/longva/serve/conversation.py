@@ -78,7 +78,7 @@ def read_conversation(
     Args:
         messages: as sent.
         check: refuses a user's text that must not reach the model.
-        clean: breaks up what the model may have spelled in an earlier answer.
+        clean: makes an earlier answer of the assistant's readable to the model.
 
     Raises:
         LongVAError: the chat does not begin (after the system) and end with the user, an assistant

@@ -166,6 +166,7 @@ class Reply:
         return {
             "evidence": answer.to_json()["evidence"],
             "frames": answer.frames,
+            "notes": answer.notes,
             "reused": event.reused,
             "timings": answer.timings,
         }

@@ -190,6 +190,9 @@ class LongVAAnswer(BaseModel):
     frames: int
     """Frames, and grids of images, watched."""
 
+    notes: list[str]
+    """What of the media was not watched, such as the further pages of a TIFF."""
+
     reused: bool
     """Whether the media had been watched before and were not watched again."""
 

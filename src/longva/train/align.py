@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from longva.data.conversations import ConversationConfig, ConversationDataset
+from longva.data.mixtures import Samples
 from longva.model import LongVAConfig, LongVAForConditionalGeneration, LongVAProcessor
 from longva.model.checkpoint import load_pretrained
 from longva.train.dry_run import PUBLISHED, describe, longva_config
@@ -118,4 +119,5 @@ def dry_run(config: AlignConfig, gpus: int | None = None) -> str:
             text_config=text.to_dict(), vision_config=tower, pool_stride=config.pool_stride
         )
 
-    return describe(config, model, length=config.data.max_tokens, rows=1, gpus=gpus)
+    data = [(config.loop, lambda: len(Samples(config.data)))]
+    return describe(config, model, data, length=config.data.max_tokens, rows=1, gpus=gpus)

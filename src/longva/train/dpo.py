@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from longva.data.mixtures import Samples
 from longva.data.preferences import (
     PreferenceConfig,
     PreferenceDataset,
@@ -206,4 +207,5 @@ def dry_run(config: DPOConfig, gpus: int | None = None) -> str:
     def model() -> LongVAConfig:
         return longva_config(config.model)
 
-    return describe(config, model, length=config.data.max_tokens, rows=2, gpus=gpus)
+    data = [(config.loop, lambda: len(Samples(config.data)))]
+    return describe(config, model, data, length=config.data.max_tokens, rows=2, gpus=gpus)

@@ -1,16 +1,17 @@
 """What a recipe would do: itself, resolved, and what memory and time it takes. Nothing is run."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from transformers import PreTrainedConfig
 
+from longva.data.order import StepOrder
 from longva.errors import LongVAError
 from longva.model import LongVAConfig
 from longva.planner import DEVICES, GIB, LONGVA_7B, load_config, usable_bytes
 from longva.recipes import recipe_yaml
-from longva.train.loop import StageConfig
+from longva.train.loop import LoopConfig, StageConfig
 from longva.train.memory import model_sizes, step_seconds, training_memory
 
 PUBLISHED: dict[str, dict[str, Any]] = dict.fromkeys(
@@ -33,6 +34,7 @@ def longva_config(model: str) -> LongVAConfig:
 def describe(
     config: StageConfig,
     read_model: Callable[[], PreTrainedConfig],
+    data: Iterable[tuple[LoopConfig, Callable[[], int]]],
     *,
     length: int,
     rows: int,
@@ -44,22 +46,23 @@ def describe(
         config: the recipe.
         read_model: reads the config of the model that it trains; where it cannot, because the run
             that makes the model is still to come, there is no estimate.
+        data: how long each of its runs is, and what counts the samples that it reads.
         length: tokens of a row, at most.
         rows: rows that a sample makes, 2 for preferences.
         gpus: processes in all; None: those of torchrun, or one ring.
     """
+    lines = [recipe_yaml(config), *(_reading(*run) for run in data)]
     try:
         model = read_model()
     except LongVAError as error:
-        return f"{recipe_yaml(config)}\n# No estimate of memory and time: {error}"
+        return "\n".join([*lines, f"# No estimate of memory and time: {error}"])
     loop, parallel = config.loop, config.parallel
     gpus = gpus or max(parallel.ring, int(os.environ.get("WORLD_SIZE", "1")))
     sizes = model_sizes(model, config.optim)
     tokens = -(-rows * loop.samples_per_micro_batch * length // parallel.ring)
     memory = training_memory(model, sizes, parallel, tokens=tokens, gpus=gpus, optim=config.optim)
     parts = ("states", "root", "checkpoints", "block", "loss", "end", "peak", "host")
-    lines = [
-        recipe_yaml(config),
+    lines += [
         f"# {sizes.trained / 1e9:.2f} billion parameters trained, {sizes.frozen / 1e9:.2f} frozen, "
         f"on {gpus} GPU(s); at most {tokens:,} tokens on each at a time.",
         "# GiB a GPU: "
@@ -75,3 +78,15 @@ def describe(
         total = f", {loop.max_steps * seconds / 3600:,.1f} h in all" if loop.max_steps else ""
         lines.append(f"#   {device:10} {verdict}; about {seconds:,.1f} s a step{total}")
     return "\n".join(lines)
+
+
+def _reading(loop: LoopConfig, count: Callable[[], int]) -> str:
+    """Say how many samples a run reads of how many, and whether they repeat."""
+    try:
+        num_samples = count()
+    except LongVAError as error:  # the data may be still to come
+        return f"# Data that cannot be counted yet: {str(error).splitlines()[0]}"
+    order = StepOrder(num_samples, loop.samples_per_step)
+    steps = loop.max_steps or order.steps(loop.epochs or 0)
+    read = f"{steps * loop.samples_per_step:,} samples are read of {num_samples:,}"
+    return f"# {steps:,} steps: {order.repetition(steps) or read}."

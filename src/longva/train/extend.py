@@ -8,6 +8,7 @@ In one jump, as the paper, or up a ladder of lengths and bases, as EasyContext d
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,4 +175,12 @@ def dry_run(config: ExtendConfig, gpus: int | None = None) -> str:
     def model() -> Any:
         return read_language_config(config.base_model, architecture)
 
-    return describe(config, model, length=config.seq_len, rows=1, gpus=gpus)
+    data = [
+        (one.loop, partial(_count_rows, one))
+        for one in ladder_runs(config, max(1, (gpus or 1) // config.parallel.ring))
+    ]
+    return describe(config, model, data, length=config.seq_len, rows=1, gpus=gpus)
+
+
+def _count_rows(config: ExtendConfig) -> int:
+    return len(PackedText(config.tokens, config.seq_len))

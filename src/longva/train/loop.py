@@ -13,6 +13,7 @@ import math
 import signal
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -122,6 +123,8 @@ def train(
     accumulation = micro_batches(loop, mesh)
     order = StepOrder(num_samples, loop.samples_per_step, seed=loop.seed, lengths=dataset.lengths)
     num_steps = loop.max_steps or order.steps(loop.epochs or 0)
+    if mesh.rank == 0 and (repetition := order.repetition(num_steps)):
+        warnings.warn(repetition, stacklevel=2)
     optimizer = build_optimizer(learner.model, config.optim)
     progress = {"step": 0, "num_samples": num_samples, "num_steps": num_steps}
     first_step = resume(config, learner.model, optimizer, progress, mesh)

@@ -20,11 +20,14 @@ from longva.model import (
     LongVAProcessor,
     LongVAVideoProcessor,
 )
+from longva.model.chat_format import stop_at_turn_end
 from longva.model.checkpoint import load_pretrained
 from longva.model.tokenizer import load_tokenizer
 from longva.model.unires import Packing
 
 MEDIA_TOKENS = ["<image>", "<video>"]
+TURN_TOKENS = ["<|im_start|>", "<|im_end|>"]
+"""Of the chat template that comes with this package."""
 
 
 def read_tokenizer(id_or_path: str) -> PreTrainedTokenizerBase:
@@ -136,7 +139,10 @@ def assemble_longva(
     """
     text, tokenizer = load_language_model(language_model)
     tokenizer.add_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in MEDIA_TOKENS],
+        [
+            AddedToken(token, special=True, normalized=False)
+            for token in (*TURN_TOKENS, *MEDIA_TOKENS)
+        ],
         special_tokens=True,
     )
     tokenizer.padding_side = "left"  # a batch is generated at its right end; training pads at it
@@ -190,6 +196,7 @@ def assemble_longva(
         patches_per_grid=config.patches_per_side**2,
         pool_stride=pool_stride,
     )
+    stop_at_turn_end(model.generation_config, processor)
     return model, processor
 
 
