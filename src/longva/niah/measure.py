@@ -128,13 +128,18 @@ def check_words(model: Model, questions: Sequence[Question]) -> None:
     if tokenizer is None or tokenizer.unk_token_id is None:
         return
     asked = {question.row.question or "" for question in questions}
-    asked |= {t for q in questions for prompt in q.prompts for t in (prompt.question, prompt.answer)}
+    asked |= {
+        t for q in questions for prompt in q.prompts for t in (prompt.question, prompt.answer)
+    }
     for text in sorted(asked):
-        ids = {word: tokenizer(word, add_special_tokens=False)["input_ids"] for word in text.split()}
+        ids = {
+            word: tokenizer(word, add_special_tokens=False)["input_ids"] for word in text.split()
+        }
         if unknown := [word for word in ids if tokenizer.unk_token_id in ids[word]]:
+            remedy = ASK_NANO if model.name == EMBEDDED_MODEL else ASK_OTHERWISE
             raise RecipeError(
                 f"{model.name} has no words for {', '.join(unknown)} in {text.strip()!r}, so it "
-                f"cannot be asked that. {ASK_NANO if model.name == EMBEDDED_MODEL else ASK_OTHERWISE}"
+                f"cannot be asked that. {remedy}"
             )
 
 
