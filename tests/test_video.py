@@ -148,6 +148,14 @@ def odd_size(folder):
     return path, range(60)
 
 
+def latin_1_tag(folder):
+    """A tag that is not UTF-8, as old cameras write."""
+    path = write_video(folder / "tag.mp4")
+    assert path.read_bytes().count(b"Lavf") == 1  # the tag that names the writing program
+    path.write_bytes(path.read_bytes().replace(b"Lavf", b"L\xe4vf"))
+    return path, range(60)
+
+
 def one_frame(folder):
     return write_video(folder / "one.mp4", 1), [0]
 
@@ -156,7 +164,7 @@ HARD_FILES = [
     *(open_gop, open_gop_hevc, intra_refresh, edit_list, edit_list_open_gop, edit_list_end),
     *(fragmented, vp9, vp8, vp8_hidden, vp9_hidden, transport_stream),
     *(transport_stream_joined_midway, program_stream, avi_h264, avi_mpeg4, flash),
-    *(no_timestamps_and_two_sizes, odd_size, one_frame),
+    *(no_timestamps_and_two_sizes, odd_size, latin_1_tag, one_frame),
 ]
 
 

@@ -5,6 +5,21 @@ message alone and exits with code 2; Python callers catch `LongVAError` or one o
 """
 
 from collections.abc import Sequence
+from importlib.metadata import requires
+
+
+def install_command(extra: str) -> str:
+    """What to type for the packages of one of the extras in pyproject.toml.
+
+    It names the packages, not `longva[extra]`: longva is not on the package index, where somebody
+    else could take its name, and may have come from a clone or from a wheel that is gone by now.
+
+    >>> install_command("demo")
+    'pip install "gradio>=6"'
+    """
+    lines = [line.partition(";") for line in requires("longva") or []]
+    packages = [package.strip() for package, _, when in lines if f'extra == "{extra}"' in when]
+    return " ".join(["pip install", *(f'"{package}"' for package in packages)])
 
 
 class LongVAError(ValueError):

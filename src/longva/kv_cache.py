@@ -23,6 +23,7 @@ from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from longva.errors import ContextLengthError, LongVAError
+from longva.model.cache_argument import cache_argument
 from longva.symbols import embed_symbols
 
 CAPACITY_STEP = 256
@@ -198,16 +199,18 @@ class CachedSequence:
         self.reserve(before + n)
         first_kept = n - keep
         kept: list[Tensor] = []
+        decoder = self.model.get_decoder()
+        cached = {cache_argument(decoder): self._cache}
         try:
             for start in range(0, n, self.chunk_tokens):
                 chunk = symbols[start : start + self.chunk_tokens]
                 x = embed(self.model, chunk, embeddings)  # [1, n, D]
                 positions = torch.arange(self.length, self.length + len(chunk), device=x.device)
-                hidden = self.model.get_decoder()(
+                hidden = decoder(
                     inputs_embeds=x,
                     position_ids=positions[None],
-                    past_key_values=self._cache,
                     use_cache=True,
+                    **cached,
                     **kwargs,
                 ).last_hidden_state[0]  # [n, D]
                 self.length += len(chunk)

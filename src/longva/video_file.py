@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -41,6 +42,12 @@ addresses. So is plain text, which FFmpeg would draw as a picture. Audio is here
 WHOLE_FILES = {"mov", "matroska", "avi", "flv", "asf"}
 """Containers that begin at their beginning and say how long they are. The others are streams, which
 may have been joined midway: there, nothing before the first keyframe can be decoded."""
+
+TAGS: dict[str, Any] = (
+    {"metadata_errors": "replace"} if hasattr(InputContainer, "metadata_errors") else {}
+)
+"""Tags that are not UTF-8, as old cameras write, keep no film from being opened. PyAV takes them as
+they are from version 19 on; before, it has to be told."""
 
 SEEK_GAIN = 8
 """Frames that a seek has to skip before it is cheaper than decoding them."""
@@ -91,7 +98,7 @@ def open_stream(file: Path | bytes, name: str) -> Iterator[tuple[InputContainer,
     source = io.BytesIO(file) if isinstance(file, bytes) else f"file:{file}"
     options = {"format_whitelist": CONTAINERS}
     try:
-        container = av.open(source, "r", container_options=options, metadata_errors="replace")
+        container = av.open(source, "r", container_options=options, **TAGS)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(_why_unreadable(file, name, error)) from error
     with container:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("gradio", reason="the demo needs Gradio: pip install 'longva[demo]'")
+pytest.importorskip("gradio", reason="the demo needs Gradio: pip install gradio")
 
 from longva.assistant import LongVA
 from longva.demo.server import ServerSettings, running

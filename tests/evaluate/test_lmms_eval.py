@@ -146,7 +146,7 @@ def check_scores(evaluation: Evaluation, cache: Path, data: Path) -> None:
     assert set(of_nano.tasks) == set(evaluation.tasks)
 
 
-@pytest.mark.skipif(not WORDS, reason="its scores need pywsd: pip install 'longva[eval]'")
+@pytest.mark.skipif(not WORDS, reason="its scores need pywsd: pip install pywsd")
 def test_the_open_ended_half_of_nextqa_counts_right(data, tmp_path):
     evaluation = evaluation_of(OPEN_ENDED, data, tmp_path / "out")
     run(evaluation)

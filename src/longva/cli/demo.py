@@ -8,7 +8,7 @@ import typer
 
 from longva.cli.console import app, err, load_assistant, out
 from longva.cli.options import Cache, Device, Dtype, Kv, Model, Weights
-from longva.errors import LongVAError
+from longva.errors import LongVAError, install_command
 
 
 @app.command()
@@ -47,7 +47,7 @@ def demo(
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
-        raise LongVAError("the demo needs Gradio: pip install 'longva[demo]'") from None
+        raise LongVAError(f"the demo needs Gradio: {install_command('demo')}") from None
 
     settings = ServerSettings(
         host=host,

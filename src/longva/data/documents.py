@@ -24,7 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from longva.errors import LongVAError, RecipeError, first_few
+from longva.errors import LongVAError, RecipeError, first_few, install_command
 
 PART_BYTES = 64 << 20
 """Size of the parts of a corpus, before decompression."""
@@ -243,7 +243,7 @@ def _train_extra(name: str):
         return importlib.import_module(name)
     except ModuleNotFoundError:
         raise RecipeError(
-            f"reading this source needs {name}. Install it: pip install 'longva[train]'"
+            f"reading this source needs {name}. Install it: {install_command('train')}"
         ) from None
 
 

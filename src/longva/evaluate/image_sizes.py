@@ -126,7 +126,7 @@ def _in_parquet(file: Path) -> Iterator[tuple[str, bytes]]:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise LongVAError(f"reading {file} needs: pip install 'longva[eval]'") from error
+        raise LongVAError(f"reading {file} needs: pip install pyarrow") from error
     table = pyarrow.parquet.ParquetFile(file)
     columns = [field.name for field in table.schema_arrow if _holds_images(field.type)]
     for batch in table.iter_batches(batch_size=64, columns=columns):

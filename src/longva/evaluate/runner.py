@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from longva.errors import LongVAError
+from longva.errors import LongVAError, install_command
 from longva.evaluate.benchmarks import (
     BENCHMARKS,
     GROUPS,
@@ -113,8 +113,9 @@ def check(evaluation: Evaluation) -> None:
     )
     if find_spec("lmms_eval") is None:
         raise LongVAError(
-            "lmms-eval is not installed. It needs packages of its own; docs/evaluation.md has the "
-            "three commands."
+            "lmms-eval is not installed. It goes in without its dependencies, after those that the "
+            f"benchmarks need:\n  {install_command('eval')}\n"
+            "  pip install --no-deps lmms-eval==0.7.3"
         )
     if find_spec("torchvision") is not None:
         # PyPI's torchvision is built for CUDA; beside a CPU torch, `import transformers` fails.

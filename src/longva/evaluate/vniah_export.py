@@ -61,7 +61,7 @@ def export(
         import pyarrow
         import pyarrow.parquet as parquet
     except ImportError as error:
-        raise LongVAError("writing the questions needs: pip install 'longva[eval]'") from error
+        raise LongVAError("writing the questions needs: pip install pyarrow") from error
 
     longest = recipe.grid.all_lengths[-1]
     haystack = haystack or make_haystack(recipe.haystack, longest)

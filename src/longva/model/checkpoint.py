@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig
 
-from longva.errors import CheckpointError
+from longva.errors import CheckpointError, install_command
 from longva.model.checkpoint_settings import (
     change_settings,
     read_checkpoint,
@@ -212,7 +212,7 @@ def _quantization_config(kind: str, compute_dtype) -> BitsAndBytesConfig:
         importlib.import_module("bitsandbytes")
     except ImportError as error:
         raise CheckpointError(
-            f"{kind} weights need bitsandbytes ({reason(error)}): pip install 'longva[quant]'"
+            f"{kind} weights need bitsandbytes ({reason(error)}): {install_command('quant')}"
         ) from error
     if kind == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=NEVER_QUANTIZED)

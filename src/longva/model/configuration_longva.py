@@ -49,7 +49,7 @@ class LongVAConfig(PretrainedConfig):
 
     model_type = "longva"
     sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}  # pyright: ignore
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
 
     def __init__(
         self,

@@ -23,10 +23,11 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
     BaseModelOutputWithPooling,
-    ModelOutput,
+    CausalLMOutputWithPast,
 )
 
 from longva.errors import LongVAError
+from longva.model.cache_argument import cache_argument
 from longva.model.configuration_longva import LongVAConfig
 
 
@@ -39,14 +40,9 @@ class LongVAModelOutputWithPast(BaseModelOutputWithPast):
 
 
 @dataclass
-class LongVACausalLMOutputWithPast(ModelOutput):
-    """Output of `LongVAForConditionalGeneration`."""
+class LongVACausalLMOutputWithPast(CausalLMOutputWithPast):
+    """Output of `LongVAForConditionalGeneration`, with the visual tokens that went in."""
 
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: object | None = None
-    hidden_states: tuple | None = None
-    attentions: tuple | None = None
     image_hidden_states: tuple[Tensor, ...] | None = None
     video_hidden_states: tuple[Tensor, ...] | None = None
 
@@ -112,7 +108,7 @@ class LongVAPreTrainedModel(PreTrainedModel):
     input_modalities = ["image", "video", "text"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["Qwen2DecoderLayer", "LlamaDecoderLayer", "CLIPEncoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -302,7 +298,6 @@ class LongVAModel(LongVAPreTrainedModel):
         video_grid_thw: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values=None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         mm_encoder_outputs: dict | None = None,
@@ -313,7 +308,9 @@ class LongVAModel(LongVAPreTrainedModel):
         """Run the model; see `get_image_features` and `get_video_features` for the visual inputs.
 
         `mm_encoder_outputs` takes their results, `{"image": ..., "video": ...}`, so that media are
-        encoded once and used many times. Further keyword arguments reach the attention functions.
+        encoded once and used many times. Further keyword arguments go to the language model: its
+        cache (`cache`, or `past_key_values` before transformers 5.24), and what its attention
+        functions take.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
@@ -331,15 +328,11 @@ class LongVAModel(LongVAPreTrainedModel):
             inputs_embeds=self.embed(input_ids, features, inputs_embeds),
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
             **kwargs,
         )
         return LongVAModelOutputWithPast(
-            last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            **outputs,
             image_hidden_states=features.get("image"),
             video_hidden_states=features.get("video"),
         )
@@ -386,7 +379,6 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
         video_grid_thw: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values=None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
@@ -410,7 +402,6 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
             video_grid_thw=video_grid_thw,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             mm_encoder_outputs=mm_encoder_outputs,
@@ -424,15 +415,8 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
         if labels is not None:
             vocab_size = self.config.text_config.vocab_size
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
-        result = LongVACausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            image_hidden_states=outputs.image_hidden_states,
-            video_hidden_states=outputs.video_hidden_states,
-        )
+        others = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+        result = LongVACausalLMOutputWithPast(loss=loss, logits=logits, **others)
         return result if return_dict is not False else result.to_tuple()
 
     @torch.no_grad()
@@ -469,9 +453,11 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
             raise ValueError(
                 "generate(prefill_chunk_size=...) keeps one sequence a prompt: no beams"
             )
-        cache = kwargs.pop("past_key_values", None)
+        caches = kwargs.pop("cache", None), kwargs.pop("past_key_values", None)
+        cache = next((one for one in caches if one is not None), None)
         if cache is None:
             cache = DynamicCache(config=self.config.text_config)
+        cached = {cache_argument(self.model.language_model): cache}
         media = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
         given = (*media, "mm_encoder_outputs", "pool_stride", "pool_mode")
         features = self.model.encode_media(**{name: kwargs.pop(name, None) for name in given})
@@ -484,10 +470,10 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
                 inputs_embeds=embeddings[:, start:stop],
                 attention_mask=mask[:, :stop],
                 position_ids=positions[:, start:stop],
-                past_key_values=cache,
                 use_cache=True,
+                **cached,
             )
-        return super().generate(input_ids, past_key_values=cache, **kwargs)
+        return super().generate(input_ids, **cached, **kwargs)
 
 
 def _counts(grid_thw: Tensor | None, num_grids: int) -> list[int]:

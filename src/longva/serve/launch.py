@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longva.errors import LongVAError
+from longva.errors import LongVAError, install_command
 from longva.serve.limits import Limits
 
 PREFIX = "longva-serve-"
@@ -56,7 +56,7 @@ def run(options: Options, limits: Limits, *, model: str, **loading: Any) -> None
     except ImportError as error:
         raise LongVAError(
             f"the server needs a package that is not installed ({error.name}): "
-            "pip install 'longva[serve]'."
+            f"{install_command('serve')}"
         ) from error
     from longva.assistant import LongVA
 

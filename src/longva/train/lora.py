@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from longva.errors import RecipeError
+from longva.errors import RecipeError, install_command
 from longva.train.optim import LoraConfig
 
 
@@ -22,7 +22,7 @@ def add_adapters(model: Any, config: LoraConfig) -> None:
         from peft import LoraConfig as PeftConfig
         from peft import inject_adapter_in_model
     except ImportError:
-        raise RecipeError("optim.lora needs peft: pip install 'longva[train]'") from None
+        raise RecipeError(f"optim.lora needs peft: {install_command('train')}") from None
     decoder = model.get_decoder()
     prefix = next(name for name, module in model.named_modules() if module is decoder)
     targets = [

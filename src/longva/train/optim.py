@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from longva.errors import RecipeError
+from longva.errors import RecipeError, install_command
 from longva.recipes import STRICT
 
 PARTS = {
@@ -174,7 +174,9 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     try:
         from torchao.optim import AdamW8bit
     except ImportError:
-        raise RecipeError("optim.name adamw8bit needs torchao: pip install torchao") from None
+        raise RecipeError(
+            f"optim.name adamw8bit needs torchao: {install_command('lowbit')}"
+        ) from None
     if any(parameter.dtype != torch.float32 for group in parts.values() for parameter in group):
         raise RecipeError("optim.name adamw8bit needs parallel.masters: fp32")
     return AdamW8bit(groups, **settings)
