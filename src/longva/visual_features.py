@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from longva.finite import to_json
 from longva.frame_resize import Fit, Resize
 from longva.media_files import load_image
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
@@ -227,7 +228,7 @@ class FeatureCache:
         visual = (processor.image_processor, processor.video_processor)
         made = [asdict(settings), *(part.to_json_string() for part in visual)]
         parts = [*content, *made, model_fingerprint]
-        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=20).hexdigest()
+        return hashlib.blake2b(to_json(parts).encode(), digest_size=20).hexdigest()
 
     def load(self, key: str, source: str, device: torch.device) -> VisualFeatures | None:
         """Return an entry as features of `source`, on `device`; None if it is absent or damaged."""
@@ -263,6 +264,6 @@ class FeatureCache:
         about = {name: getattr(features, name) for name in ("kind", "truncated")}
         with whole_file(self.folder / f"{key}.safetensors") as temporary:
             try:
-                save_file(tensors, temporary, metadata={"about": json.dumps(about)})
+                save_file(tensors, temporary, metadata={"about": to_json(about)})
             except SafetensorError as error:  # how it reports what the system refused
                 raise OSError(str(error)) from error

@@ -1,6 +1,5 @@
 """`longva ask` and `longva chat`: watch once, ask many."""
 
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -33,6 +32,7 @@ from longva.cli.options import (
     Weights,
 )
 from longva.errors import ContextLengthError, LongVAError
+from longva.finite import to_json
 
 COMMANDS = "/forget clears the conversation, /exit or Ctrl-D ends it."
 
@@ -157,7 +157,7 @@ def ask(
     options = {"max_new_tokens": max_new_tokens, "sampling": choice, "evidence": evidence}
     if as_json:
         answers = [session.ask(question, **options) for question in questions]
-        typer.echo(json.dumps([answer.to_json() for answer in answers], indent=2))
+        typer.echo(to_json([answer.to_json() for answer in answers], indent=2))
         return
     for question in questions:
         out.print(f"Q  {printable(question)}\nA  ", end="")

@@ -14,7 +14,6 @@ different GPUs. Here they are dealt again, whole videos at a time, and the answe
 
 import hashlib
 import io
-import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -40,6 +39,7 @@ from longva.evaluate.conversations import (
     fingerprint,
     media_of,
 )
+from longva.finite import to_json
 from longva.frame_sampling import FrameSampling
 from longva.model.weights_fingerprint import weights_fingerprint
 from longva.visual_features import FrameSettings
@@ -197,7 +197,7 @@ class LongVAChat(lmms):
         draft = Job(key="", media=(), **known)
         conversation = self._conversation(draft, doc)
         parts = {**known, **self._about, "conversation": fingerprint(conversation)}
-        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        key = hashlib.sha256(to_json(parts, sort_keys=True).encode()).hexdigest()
         media = tuple(medium.identity for medium in media_of(conversation))
         return Job(key=key, media=media, **known)
 

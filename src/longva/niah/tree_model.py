@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from longva import prompt_tree
 from longva.assistant import LongVA
+from longva.finite import to_json
 from longva.kv_cache import CachedSequence
 from longva.model.evidence import EvidenceCollector
 from longva.model.unires import normalize_pixels
@@ -118,7 +119,7 @@ class TreeModel(Model):
     def _features(self, album: Pictures, cache: FeatureCache) -> Tensor:
         """Encode one album: [pictures, T, D], on the CPU, where a long haystack has room."""
         about = [album.fingerprint, len(album), self.frame_size, str(self.model.dtype)]
-        parts = json.dumps([*about, vision_fingerprint(self.model)])
+        parts = to_json([*about, vision_fingerprint(self.model)])
         key = hashlib.sha256(parts.encode()).hexdigest()
         found = cache.load(key, "", torch.device("cpu"))
         if found is None:
