@@ -10,8 +10,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "longva"
 # A module may import modules of lower rows, and its own package.
 ROWS = [
     {"errors"},
+    {"finite"},
     {"whole_files", "folder_lock"},
-    {"recipes", "losses", "flops", "block_kernels", "symbols"}
+    {"recipes", "losses", "flops", "block_kernels", "symbols", "rotary"}
     | {"intervals", "chat_endpoint", "host_memory"},
     {"frame_sampling", "frame_resize", "media_files", "video_file"},
     {"video_index"},

@@ -31,7 +31,6 @@ from longva.flops import Flops
 from longva.kv_cache import CachedSequence, RecomputedSequence, SymbolSequence
 from longva.symbols import common_prefix
 
-
 TOKENS_ALONE = Flops(per_token=1, per_pair=0, per_logits=0)
 """What is compared where a model's operations are not known."""
 

@@ -31,7 +31,7 @@ from longva.cli.options import (
     TopP,
     Weights,
 )
-from longva.errors import ContextLengthError, LongVAError
+from longva.errors import ContextLengthError, LongVAError, NonFiniteError
 from longva.finite import to_json
 
 COMMANDS = "/forget clears the conversation, /exit or Ctrl-D ends it."
@@ -246,6 +246,8 @@ def chat(
             return
         except KeyboardInterrupt:
             out.print(f"\n   (stopped) {COMMANDS}")
+        except NonFiniteError:  # no question would do better
+            raise
         except LongVAError as error:  # one bad question does not end a conversation
             err.print(f"longva: {error}")
             if session.history and isinstance(error, ContextLengthError):

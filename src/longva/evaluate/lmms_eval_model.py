@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from longva import __version__
 from longva.assistant import LongVA
-from longva.errors import LongVAError
+from longva.errors import LongVAError, NonFiniteError
 from longva.evaluate.answers import AnswerLog, Job, deal
 from longva.evaluate.conversations import (
     Conversation,
@@ -158,6 +158,8 @@ class LongVAChat(lmms):
                 new[job.key] = self._ask(job)
             except LongVAError as error:
                 failures.append(f"{job.task} {job.split} {job.doc_id}: {error}")
+                if isinstance(error, NonFiniteError):
+                    break  # so would all the others; the other processes are told below
             else:
                 self.log.append(job, new[job.key])
         everyones_answers = self._exchange((new, failures))

@@ -159,7 +159,7 @@ def write_report(
     rows: Sequence[Row],
     fingerprint: dict[str, Any],
     output_dir: Path,
-    cost: dict[str, float | None],
+    cost: dict[str, Any],
 ) -> dict[str, Any]:
     """Write summary, details, pictures and the original's files of a complete run."""
     summary = summarise(rows, cost)

@@ -17,6 +17,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from longva.chat_endpoint import ChatEndpoint, EndpointError
 from longva.errors import LongVAError
+from longva.finite import check_finite
+from longva.kv_cache import context_length
 from longva.model.tokenizer import load_tokenizer
 from longva.model.weights_fingerprint import weights_fingerprint
 from longva.niah.loading import loading, local_device
@@ -56,11 +58,10 @@ class ImageTextModel(Model):
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the weights' hash and dtype, and the length they were trained at."""
-        config = self.model.config.get_text_config(decoder=True)
         return {
             "weights": weights_fingerprint(self.model),
             "dtype": str(self.model.dtype).removeprefix("torch."),
-            "training_length": self.recipe.training_length or config.max_position_embeddings,
+            "training_length": self.recipe.training_length or context_length(self.model.config),
         }
 
     def look(self, albums: Sequence[Pictures], cache: Path) -> None:
@@ -82,7 +83,10 @@ class ImageTextModel(Model):
             length = inputs["input_ids"].shape[1]
             with torch.inference_mode():
                 ids = self.model.generate(
-                    **inputs, max_new_tokens=self.recipe.max_new_tokens, do_sample=False
+                    **inputs,
+                    max_new_tokens=self.recipe.max_new_tokens,
+                    do_sample=False,
+                    logits_processor=[lambda _, logits: check_finite(logits, "its logits")],
                 )
             generated = self.tokenizer.decode(ids[0, length:], skip_special_tokens=True)
             yield Reply(key=prompt.key, generated=generated, prompt_tokens=length)

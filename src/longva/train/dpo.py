@@ -24,7 +24,7 @@ from longva.data.preferences import (
     ReferenceLogProbs,
 )
 from longva.errors import RecipeError
-from longva.finite import to_json
+from longva.finite import check_finite, to_json
 from longva.losses import IGNORE_INDEX, dpo_loss
 from longva.model import LongVAConfig
 from longva.model.checkpoint import load_pretrained
@@ -160,6 +160,7 @@ def compute_reference(
                 continue
             chosen, rejected = learner(batch, answers_only=True)["answers"].chunk(2)
             if missing and learner.first_of_ring:
+                check_finite(torch.cat([chosen, rejected]), "the reference's log-probabilities")
                 for row in zip(batch["keys"], chosen.tolist(), rejected.tolist(), strict=True):
                     reference.append(*row)
     reshard(learner)
