@@ -46,10 +46,10 @@ def to_json(value: Any, **options: Any) -> str:
     """
     try:
         return json.dumps(value, allow_nan=False, **options)
-    except ValueError:
-        name, number = next(_not_finite(value, ""), ("", None))
-        if number is None:
+    except ValueError as error:
+        if "JSON compliant" not in str(error):
             raise
+        name, number = next(_not_finite(value, ""), ("a key", "NaN or infinity"))
         raise LongVAError(
             f"{name or 'a result'} is {number}, which JSON has no number for. Nothing was written."
         ) from None

@@ -48,11 +48,11 @@ class CellLog:
     ):
         self.output_dir = Path(output_dir)
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        _claim(self.output_dir / "fingerprint.json", fingerprint)
         own = "cells.jsonl" if world_size == 1 else f"cells.{rank}.jsonl"
         self._part = self.output_dir / own
         _drop_torn_line(self._part)
         self.rows: dict[Key, Row] = read_rows(self.output_dir)
+        _claim(self.output_dir / "fingerprint.json", fingerprint, empty=not self.rows)
 
     def append(self, row: Row) -> None:
         """Add one row; when this returns, it survives a crash of the machine."""
@@ -114,10 +114,13 @@ def differences(saved: Any, asked: Any, name: str = "") -> Iterable[str]:
         yield f"{name}: {saved!r} there, {asked!r} asked for"
 
 
-def _claim(path: Path, fingerprint: dict[str, Any]) -> None:
-    """Write the fingerprint, or make sure that the one already there is the same."""
+def _claim(path: Path, fingerprint: dict[str, Any], *, empty: bool) -> None:
+    """Write the fingerprint, or make sure that the one already there is the same.
+
+    A folder without rows, of a run that failed at once, belongs to nobody.
+    """
     asked = json.loads(to_json(fingerprint))  # tuples become lists, as in the file
-    if not path.exists():
+    if empty or not path.exists():
         write_whole(path, to_json(asked, indent=2) + "\n")
     found = list(differences(json.loads(path.read_text(encoding="utf-8")), asked))
     if found:
