@@ -59,6 +59,14 @@ def test_model_and_parallel_never_meet():
             assert other not in {target for _, target in longva_imports(path)}, path
 
 
+def test_json_is_written_by_one_function_that_knows_no_nan():
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            writes = isinstance(node, ast.Attribute) and node.attr in ("dump", "dumps")
+            json = writes and isinstance(node.value, ast.Name) and node.value.id == "json"
+            assert not json or path.name == "finite.py", f"{path}:{node.lineno}: use to_json"
+
+
 def test_help_loads_neither_torch_nor_transformers():
     code = (
         "import sys\nfrom longva.cli import app\n"

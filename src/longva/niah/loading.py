@@ -65,10 +65,10 @@ def prepare(model: Any, recipe: ModelRecipe) -> Any:
         LongVAError: a layer forgets tokens, or logits are more than a projection.
         RecipeError: it has no single RoPE base, and the recipe sets one.
     """
-    check_readable(model)
-    restore_frequencies(model.get_decoder())
     if recipe.rope_theta is not None:
         set_rope_theta(model, recipe.rope_theta)
+    check_readable(model)
+    restore_frequencies(model.get_decoder())
     sees = hasattr(model.config, "vision_config")
     if model._supports_attention_backend:
         model.set_attn_implementation({"text_config": "evidence"} if sees else "evidence")

@@ -82,13 +82,16 @@ class ImageTextModel(Model):
             ).to(self.model.device)
             length = inputs["input_ids"].shape[1]
             with torch.inference_mode():
-                ids = self.model.generate(
+                written = self.model.generate(
                     **inputs,
                     max_new_tokens=self.recipe.max_new_tokens,
                     do_sample=False,
-                    logits_processor=[lambda _, logits: check_finite(logits, "its logits")],
+                    output_logits=True,
+                    return_dict_in_generate=True,
                 )
-            generated = self.tokenizer.decode(ids[0, length:], skip_special_tokens=True)
+            check_finite(torch.cat(written.logits), "its logits")
+            ids = written.sequences[0, length:]
+            generated = self.tokenizer.decode(ids, skip_special_tokens=True)
             yield Reply(key=prompt.key, generated=generated, prompt_tokens=length)
 
 
