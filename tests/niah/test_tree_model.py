@@ -463,6 +463,12 @@ def forward_logprob(model, prompt, fed):
     return logits.log_softmax(-1)[torch.arange(len(answer)), answer].sum().item()
 
 
+@pytest.mark.parametrize("theta", [float("nan"), float("inf"), 0.0])
+def test_a_rope_base_that_is_none_is_refused(theta, tmp_path):
+    with pytest.raises(RecipeError, match="rope_theta must be a number above 0, got"):
+        tree_model(visual_recipe(tmp_path, rope_theta=theta))
+
+
 def test_a_cell_does_not_depend_on_the_other_cells_of_the_grid(tmp_path):
     def rows(name, lengths):
         grid = Grid(lengths=lengths, depths=(0.0, 1.0))

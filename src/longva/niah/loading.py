@@ -4,6 +4,7 @@ Any causal language model of transformers, and LongVA in either format, with the
 recipe and the attention that needs no mask over a long cache.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,8 +105,10 @@ def set_rope_theta(model: PreTrainedModel, theta: float) -> None:
     """Give a loaded language model another RoPE base, as if it had been loaded with it.
 
     Raises:
-        RecipeError: it has none, or several.
+        RecipeError: it has none, or several; or `theta` is no base.
     """
+    if not 0 < theta < math.inf:
+        raise RecipeError(f"rope_theta must be a number above 0, got {theta}.")
     decoder: Any = model.get_decoder()
     if not isinstance(had := rope_theta(decoder.config), float | int):
         raise RecipeError(

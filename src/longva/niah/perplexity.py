@@ -10,6 +10,7 @@ has at least L - stride tokens before it; it costs a pass of L tokens for every 
 
 import csv
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,12 @@ def run_perplexity(
             "Give a longer text: --set text=FILE_OR_FOLDER, or shorter lengths."
         )
     documents = documents[: recipe.documents]  # [documents, L]
+    if rope_type := length_dependence(model.get_decoder()):
+        warnings.warn(
+            f"{rope_type} RoPE depends on the text's length: one forward a length"
+            f"{' and window' if recipe.mode == 'sliding' else ''}, none shared",
+            stacklevel=2,
+        )
     sums = torch.zeros(len(lengths), 2, dtype=torch.float64)  # loss, scored tokens
     for done, document in enumerate(documents, 1):
         if recipe.mode == "full":
