@@ -5,6 +5,8 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BertConfig,
+    BertLMHeadModel,
     BloomConfig,
     FalconConfig,
     Gemma2Config,
@@ -420,6 +422,12 @@ def test_a_recurrent_state_is_refused():
     model = MambaForCausalLM(MambaConfig(vocab_size=40, hidden_size=32, num_hidden_layers=2))
     with pytest.raises(LongVAError, match="mamba has layers that do not keep .*recurrent state"):
         CachedSequence(model)
+
+
+def test_an_encoder_is_refused():
+    with pytest.raises(LongVAError, match="BertLMHeadModel also attends to what follows"):
+        CachedSequence(BertLMHeadModel(BertConfig(**PLAIN)))
+    CachedSequence(BertLMHeadModel(BertConfig(**PLAIN, is_decoder=True)))
 
 
 def test_a_decoder_that_leaves_a_layer_out_of_the_cache_is_refused():

@@ -386,13 +386,14 @@ def check_context(length: int, max_length: int | None) -> None:
 
 
 def check_readable(model: PreTrainedModel) -> int:
-    """Refuse a model whose layers forget, or whose logits are more than a projection.
+    """Refuse a model whose layers forget or foresee, or whose logits are more than a projection.
 
     Returns:
         The number of layers.
 
     Raises:
-        LongVAError: it attends to a sliding window, keeps a recurrent state or scales its logits.
+        LongVAError: it attends to a sliding window or to what follows, keeps a recurrent state or
+            scales its logits.
     """
     config = model.config.get_text_config(decoder=True)
     layers = DynamicCache(config=config).layers
@@ -404,6 +405,11 @@ def check_readable(model: PreTrainedModel) -> int:
             f"{config.model_type} has layers that do not keep every token: {sorted(kinds)}. What "
             "has left a sliding window or entered a recurrent state cannot be cropped back. Use a "
             "model with full attention in every layer, or turn the window off in its config."
+        )
+    if any(getattr(m, "is_causal", None) is False for m in model.get_decoder().modules()):
+        raise LongVAError(
+            f"{type(model).__name__} also attends to what follows a token, so a prompt cannot be "
+            "continued. Use a causal language model, or set is_decoder in its config."
         )
     for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(config, name, None) not in (None, 1.0):
