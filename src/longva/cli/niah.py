@@ -78,6 +78,12 @@ def report(summary: dict | None, folder: Path) -> None:
         f"{summary['chance']:.3f}), effective length {summary['effective_length']:,}"
     )
     out.print(f"Protocol: {Protocol(**summary['protocol'])}")
+    if because := summary["cost"].get("one_forward_because"):
+        out.print(
+            f"One forward a prompt, {summary['cost']['tokens_processed']:,} tokens: {because}"
+        )
+    elif summary["cost"]["flops_ratio"] is None and summary["cost"]["tokens_processed"]:
+        out.print("The operations of this model are not known, so what sharing saved is left out.")
     out.print(f"Wrote {folder}/heatmap.png, summary.json and cells.jsonl")
 
 

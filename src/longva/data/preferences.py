@@ -37,6 +37,7 @@ from longva.data.media import concatenate_media
 from longva.data.media_dataset import MediaDataset
 from longva.data.mixtures import MixtureConfig
 from longva.errors import LongVAError, RecipeError
+from longva.finite import to_json
 from longva.whole_files import append_line, read_lines, whole_file
 
 
@@ -170,9 +171,9 @@ class ReferenceLogProbs:
         path = self.folder / "reference.json"
         if not path.is_file():
             with whole_file(path) as temporary:
-                temporary.write_text(json.dumps(reference, indent=2) + "\n", encoding="utf-8")
+                temporary.write_text(to_json(reference, indent=2) + "\n", encoding="utf-8")
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found != json.loads(json.dumps(reference)):
+        if found != json.loads(to_json(reference)):
             raise RecipeError(
                 f"{self.folder} holds the log-probabilities of another reference, {found}. Give "
                 "another folder, or delete that one."

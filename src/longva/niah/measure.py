@@ -7,7 +7,6 @@ output_dir/
     all_accuracies.json  avg_accuracy.txt              the original's files
 """
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from typing import Any, Literal
 import torch.distributed as dist
 
 from longva.errors import RecipeError
+from longva.finite import to_json
 from longva.folder_lock import only_run
 from longva.model.embedded import EMBEDDED_MODEL
 from longva.niah.cells import Row
@@ -198,14 +198,14 @@ def write_report(
     rows: Sequence[Row],
     fingerprint: dict[str, Any],
     output_dir: Path,
-    cost: dict[str, float | None],
+    cost: dict[str, Any],
     frames_as: Frames = "video",
 ) -> dict[str, Any]:
     """Write summary, details, pictures and the original's files of a complete run."""
     unit: Literal["tokens", "frames"] = fingerprint["settings"]["unit"]
     summary = summarise(rows, cost, frames_as if unit == "frames" else None)
     for name, content in (("summary", summary), ("details", details(rows))):
-        write_whole(output_dir / f"{name}.json", json.dumps(content, indent=2) + "\n")
+        write_whole(output_dir / f"{name}.json", to_json(content, indent=2) + "\n")
     write_accuracies(rows, unit, output_dir)
     panel = panel_of(rows, fingerprint, output_dir.name, Protocol(**summary["protocol"]))
     draw([panel], output_dir / "heatmap.png")

@@ -160,7 +160,7 @@ _ERRORS = ("median_abs_error_seconds", "mean_abs_error_seconds")
 
 def summarise(
     rows: Sequence[Row],
-    cost: dict[str, float | None] | None = None,
+    cost: dict[str, Any] | None = None,
     frames: Frames | None = "video",
 ) -> dict[str, Any]:
     """Return `summary.json`: the few numbers that a run comes down to.
@@ -168,7 +168,7 @@ def summarise(
     Args:
         rows: every row of the run.
         cost: `tokens_one_forward_per_cell`, `tokens_processed` and `flops_ratio`, of a model whose
-            prompts share their prefixes.
+            prompts share their prefixes; `one_forward_because` of one whose prompts cannot.
         frames: how the model was shown them; None for text.
     """
     correct, chance = sum(row.correct for row in rows), _mean(row.chance for row in rows)
