@@ -120,7 +120,7 @@ def run_perplexity(
 
 @torch.inference_mode()
 def token_losses(model: Any, ids: Tensor, chunk_tokens: int) -> Tensor:
-    """Return the loss of every token but the first: [L] -> float32 [L - 1], nats."""
+    """Return the loss of every token but the first: [L] -> [L - 1], nats."""
     sequence = CachedSequence(model, chunk_tokens=chunk_tokens, allow_beyond_context=True)
     sequence.reserve(len(ids))
     losses = []
