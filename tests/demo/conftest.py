@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("gradio", reason="the demo needs Gradio: pip install 'longva[demo]'")
 
@@ -55,7 +56,7 @@ class Demo:
 @pytest.fixture(scope="session")
 def longva() -> LongVA:
     """A small random model that takes itself for the embedded one."""
-    return LongVA(*random_longva(), name="nano")
+    return LongVA(*random_longva(dtype=torch.float64), name="nano")
 
 
 @pytest.fixture(scope="session")

@@ -90,10 +90,16 @@ def test_a_stopped_job_ends_at_its_next_step():
 
 
 def test_who_stops_a_job_does_not_wait_for_its_step():
-    go, job = threading.Event(), Job(lambda _: go.wait(60))
-    threading.Timer(0.1, job.stop).start()
-    assert len(list(job.updates())) == 2  # it woke up, and ended
-    assert not go.is_set()
+    begun, go = threading.Event(), threading.Event()
+
+    def work(job):
+        begun.set()
+        go.wait(60)
+
+    job = Job(work)
+    threading.Thread(target=lambda: begun.wait(60) and job.stop()).start()
+    assert list(job.updates())[-1:] == [None]  # it woke up, and ended
+    assert begun.is_set() and not go.is_set()
     go.set()
 
 
