@@ -346,8 +346,12 @@ def test_seconds_come_from_the_longest_watching(longva):
 # examples
 
 
-def test_examples_show_what_they_ask_about(tmp_path):
-    examples = make_examples(tmp_path, grid_size=56)
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    return make_examples(tmp_path_factory.mktemp("examples"), grid_size=56)
+
+
+def test_examples_show_what_they_ask_about(examples):
     assert [example.path.suffix for example in examples] == [".mp4", ".mp4", ".png"]
     for example in examples:
         asked_object = example.answer.split()[0]
@@ -363,9 +367,9 @@ def test_examples_show_what_they_ask_about(tmp_path):
     assert float((seconds[NEEDLE_SECOND] - seconds[NEEDLE_SECOND + 1]).abs().mean()) > 5
 
 
-def test_examples_are_the_same_each_time(tmp_path):
-    a, b = (make_examples(tmp_path / name, grid_size=56) for name in "ab")
-    assert [(e.question, e.answer) for e in a] == [(e.question, e.answer) for e in b]
+def test_examples_are_the_same_each_time(examples, tmp_path):
+    again = make_examples(tmp_path, grid_size=56)
+    assert [(e.question, e.answer) for e in again] == [(e.question, e.answer) for e in examples]
 
 
 # request and log

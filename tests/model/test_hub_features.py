@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
@@ -81,6 +80,8 @@ def test_a_left_padded_batch_of_unequal_videos_answers_as_one_by_one(saved):
 
 
 def test_a_lora_adapter_trains_saves_and_reloads(saved, tmp_path):
+    from peft import LoraConfig, PeftModel, get_peft_model
+
     folder, _, processor = saved
     model, _ = load_pretrained(folder)
     inputs = model_inputs(processor, message("video", clip(2)), num_frames=2)
