@@ -1,4 +1,4 @@
-"""What pytest leaves out: modules without an example, which each worker would import for nothing."""
+"""What pytest leaves out: modules without an example, imported by every worker for nothing."""
 
 from importlib.util import find_spec
 from pathlib import Path

@@ -107,9 +107,9 @@ def test_a_lora_adapter_trains_saves_and_reloads(saved, tmp_path):
     torch.testing.assert_close(merged, want, rtol=0, atol=SAME)
 
 
-# The largest of 32 normal numbers is 2.1 deviations, and rounding errs by step / sqrt(12): 0.5 % of a
-# weight or activation with 127 steps to the largest, 9 % with the 7 that int4 has on either side.
-# The two layers add up a few such errors: measured 1.7 % and 16 %, to the digit on every CPU tried.
+# The largest of 32 normal numbers is 2.1 deviations, and rounding errs by step / sqrt(12): 0.5 %
+# of a deviation with 127 steps to the largest, 9 % with the 7 that int4 has on either side. The two
+# layers add up a few such errors: 1.7 % and 16 %, the same with AVX-512 and without any SIMD.
 @pytest.mark.parametrize(("quantization", "error"), [("int8", 0.05), ("int4", 0.3)])
 def test_quantised_weights_load_and_stay_near(saved, quantization, error):
     pytest.importorskip("bitsandbytes")
