@@ -1,13 +1,18 @@
 """What many tests share: a short real video, seeded random numbers, one thread a process."""
 
 import random
+import socket
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from longva import chat_endpoint
 from longva.nano.world import random_scene, scene_frames, write_video
 from tests import hard_videos
+from tests.clock import Clock
 
 # Many small processes and threads on few cores wait for one another more than they compute.
 torch.set_num_threads(1)
@@ -33,3 +38,21 @@ def seeded():
 def h264(tmp_path_factory) -> Path:
     """60 frames, keyframes at 0, 20, 40, B-frames."""
     return hard_videos.write_video(tmp_path_factory.mktemp("h264") / "h264.mp4")
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    """The time of `ChatEndpoint`, which nobody has to wait for."""
+    clock = Clock()
+    now = SimpleNamespace(monotonic=lambda: clock.now, time=lambda: clock.now)
+    monkeypatch.setattr(chat_endpoint, "time", now)
+    monkeypatch.setattr(chat_endpoint.Pace, "sleep", lambda _, seconds: clock.sleep(seconds))
+    return clock
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """The address of a server that is not there: its port is taken, and nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}/v1"

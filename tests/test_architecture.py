@@ -33,7 +33,7 @@ ROW = {name: number for number, names in enumerate(ROWS) for name in names}
 
 
 def longva_imports(path: Path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("longva"):
             yield node.lineno, ([*node.module.split("."), "__init__"])[1]
         elif isinstance(node, ast.Import):

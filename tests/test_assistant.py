@@ -15,13 +15,14 @@ from longva.nano.film import write_film
 from longva.session import Sampling
 from longva.video import read_frames
 from longva.visual_features import FrameSettings
+from tests.tolerance import SAME
 
 QUESTION = "What happens?"
 
 
 @pytest.fixture(scope="module")
 def longva():
-    return LongVA(*random_longva(), name="random")
+    return LongVA(*random_longva(dtype=torch.float64), name="random")
 
 
 @pytest.fixture
@@ -167,7 +168,10 @@ def test_sampling_follows_its_seed(longva, video):
 
 
 def test_evidence_is_the_attention_of_eager_softmax(longva, video):
-    """One answer token: its query is the last position of the prompt."""
+    """One answer token: its query is the last position of the prompt.
+
+    The softmax of transformers' eager attention is float32.
+    """
     answer = longva.watch(video, frames=6).ask(QUESTION, max_new_tokens=1, evidence=6)
     processor, model = longva.processor, longva.model
     text = processor.apply_chat_template(
@@ -187,7 +191,7 @@ def test_evidence_is_the_attention_of_eager_softmax(longva, video):
     by_frame = {e.frame: e for e in answer.evidence}
     assert sorted(by_frame) == times.indices.tolist()
     for frame, seconds, weight in zip(times.indices, times.seconds, expected, strict=True):
-        assert by_frame[frame].weight == pytest.approx(weight, rel=1e-3)
+        assert by_frame[frame].weight == pytest.approx(weight, abs=SAME)
         assert by_frame[frame].seconds == pytest.approx(seconds)
 
 

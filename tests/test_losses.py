@@ -6,7 +6,9 @@ import torch.nn.functional as F
 
 from longva.losses import chunked_cross_entropy, chunked_log_probs, dpo_loss
 
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 4e-5}
+"""Float64 shows that it is the same sum, float32 that it is made in float32 too: logits up to 13,
+of 8 products each, 31 words, 13 targets, all added up in any order: 52 x 13 x 2**-24."""
 
 
 def random_head(dtype: torch.dtype, num_tokens: int = 23):
@@ -76,7 +78,9 @@ def test_bfloat16_loss_is_accumulated_in_float32():
     loss = chunked_cross_entropy(hidden, weight, labels, 4096, chunk_tokens=64)
     want = F.cross_entropy(hidden.float() @ weight.float().T, labels)
     assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, want, rtol=1e-3, atol=0)
+    # Logits of up to 25 are rounded to 8 bits, by 0.02 on the average: 0.0003 in the mean of 4,096
+    # losses of about 14.
+    torch.testing.assert_close(loss, want, rtol=1e-4, atol=0)
 
 
 def bfloat16_weight_grad_error(chunk_tokens: int) -> float:
@@ -94,16 +98,15 @@ def test_many_chunks_do_not_cost_bfloat16_gradients_their_precision():
 
 def test_dpo_loss_of_numbers_worked_by_hand():
     loss, chosen, rejected = dpo_loss(
-        torch.tensor([-10.0, -20.0]),
-        torch.tensor([-12.0, -15.0]),
-        torch.tensor([-11.0, -18.0]),
-        torch.tensor([-11.0, -16.0]),
+        *torch.tensor(
+            [[-10.0, -20.0], [-12.0, -15.0], [-11.0, -18.0], [-11.0, -16.0]], dtype=torch.float64
+        ),
         beta=0.5,
     )
     assert chosen.tolist() == [0.5, -1.0]
     assert rejected.tolist() == [-0.5, 0.5]
     want = (math.log(1 + math.exp(-1.0)) + math.log(1 + math.exp(1.5))) / 2
-    assert loss.item() == pytest.approx(want, abs=1e-6)
+    assert loss.item() == pytest.approx(want, abs=1e-12)
 
 
 def random_pairs():

@@ -2,6 +2,7 @@ import gc
 import re
 import struct
 from fractions import Fraction
+from functools import cache
 
 import av
 import numpy as np
@@ -168,9 +169,15 @@ HARD_FILES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def hard_file(tmp_path_factory):
+    """Give an entry's file and numbers; each is written once."""
+    return cache(lambda write: write(tmp_path_factory.mktemp(write.__name__)))
+
+
 @pytest.mark.parametrize("write", HARD_FILES, ids=lambda write: write.__name__)
-def test_every_frame_of_a_hard_file_is_the_right_one(write, tmp_path):
-    path, carried = write(tmp_path)
+def test_every_frame_of_a_hard_file_is_the_right_one(write, hard_file):
+    path, carried = hard_file(write)
     carried = np.array(carried)
     whole = read_frames(path, EVERY, size=SIZE)
     assert numbers(whole.pixels) == carried.tolist()
@@ -197,8 +204,8 @@ INDEXED = [
 
 
 @pytest.mark.parametrize("write", INDEXED, ids=lambda write: write.__name__)
-def test_sound_files_are_read_without_decoding_them_first(write, tmp_path, monkeypatch):
-    path, carried = write(tmp_path)
+def test_sound_files_are_read_without_decoding_them_first(write, hard_file, monkeypatch):
+    path, carried = hard_file(write)
 
     def forbidden(*_, **__):
         raise AssertionError(f"{path} was decoded to index it")
@@ -210,8 +217,8 @@ def test_sound_files_are_read_without_decoding_them_first(write, tmp_path, monke
 
 
 @pytest.mark.parametrize("write", [edit_list, transport_stream, avi_h264, vp8_hidden])
-def test_times_are_presentation_times_from_the_first_frame(write, tmp_path):
-    path, carried = write(tmp_path)
+def test_times_are_presentation_times_from_the_first_frame(write, hard_file):
+    path, carried = hard_file(write)
     media = open_media(path)
     expected = (np.array(carried) - carried[0]) / 25
     np.testing.assert_allclose(media.seconds, expected, atol=1e-9)
@@ -310,12 +317,14 @@ def test_only_one_full_size_frame_is_held(h264):
         return sum(type(thing) is av.VideoFrame for thing in gc.get_objects())
 
     gc.collect()
+    gc.freeze()  # what is there already is not searched
     gc.disable()  # a frame caught in a reference cycle would stay
     try:
         for _ in stream_frames(open_media(h264), range(0, 60, 2), size=SIZE, batch=8):
             assert live_frames() <= 8
     finally:
         gc.enable()
+        gc.unfreeze()
 
 
 def test_pad_keeps_the_whole_picture(h264):

@@ -194,7 +194,7 @@ class SymbolSequence(ABC):
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
-        """Vocabulary logits of kept hidden states: [keep, D] -> float32 [keep, V].
+        """Vocabulary logits of kept hidden states: [keep, D] -> [keep, V], as `project` says.
 
         Raises:
             NonFiniteError: NaN or infinity among them.
@@ -367,8 +367,9 @@ def embed(model: PreTrainedModel, symbols: Tensor, embeddings: Tensor | None) ->
 
 
 def project(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """Apply the vocabulary projection: [n, D] -> float32 [n, V]."""
-    return cast(nn.Module, model.get_output_embeddings())(hidden).float()
+    """Apply the vocabulary projection: [n, D] -> [n, V], float32 (float64 for float64 states)."""
+    logits = cast(nn.Module, model.get_output_embeddings())(hidden)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def context_length(config: PreTrainedConfig) -> int | None:

@@ -291,7 +291,7 @@ def walk(
 
 
 def score(logits: Tensor, prompt: Prompt) -> Scored:
-    """Judge the answer of a prompt by the float32 logits [A, V] at its positions."""
+    """Judge the answer of a prompt by the logits [A, V] at its positions."""
     answer = torch.tensor(prompt.answer, dtype=torch.int64)
     predicted = logits.argmax(dim=-1).cpu()  # [A]
     logprobs = logits.log_softmax(dim=-1).cpu()[torch.arange(len(answer)), answer]  # [A]

@@ -5,11 +5,11 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("gradio", reason="the demo needs Gradio: pip install gradio")
 
 from longva.assistant import LongVA
-from longva.demo.server import ServerSettings, running
 from longva.model.random_model import random_longva
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -55,12 +55,15 @@ class Demo:
 @pytest.fixture(scope="session")
 def longva() -> LongVA:
     """A small random model that takes itself for the embedded one."""
-    return LongVA(*random_longva(), name="nano")
+    return LongVA(*random_longva(dtype=torch.float64), name="nano")
 
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
     """A demo at work. Its model is its own: the hooks stay on it."""
+    pytest.importorskip("gradio", reason="the demo needs Gradio: pip install 'longva[demo]'")
+    from longva.demo.server import ServerSettings, running  # two seconds, for these tests alone
+
     longva = LongVA(*random_longva(), name="nano")
     feedback = tmp_path_factory.mktemp("votes") / "feedback.jsonl"
     settings = ServerSettings(port=0, max_upload_mb=1, max_sessions=2, feedback=feedback)

@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+pytestmark = pytest.mark.slow  # Chromium alone takes half a minute of CPU
+
 
 def upload(page, path):
     page.set_input_files("#lv-drop input[type=file]", str(path))

@@ -90,10 +90,16 @@ def test_a_stopped_job_ends_at_its_next_step():
 
 
 def test_who_stops_a_job_does_not_wait_for_its_step():
-    go, job = threading.Event(), Job(lambda _: go.wait(60))
-    threading.Timer(0.1, job.stop).start()
-    assert len(list(job.updates())) == 2  # it woke up, and ended
-    assert not go.is_set()
+    begun, go = threading.Event(), threading.Event()
+
+    def work(job):
+        begun.set()
+        go.wait(60)
+
+    job = Job(work)
+    threading.Thread(target=lambda: begun.wait(60) and job.stop()).start()
+    assert list(job.updates())[-1:] == [None]  # it woke up, and ended
+    assert begun.is_set() and not go.is_set()
     go.set()
 
 
@@ -345,8 +351,12 @@ def test_seconds_come_from_the_longest_watching(longva):
 # examples
 
 
-def test_examples_show_what_they_ask_about(tmp_path):
-    examples = make_examples(tmp_path, grid_size=56)
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    return make_examples(tmp_path_factory.mktemp("examples"), grid_size=56)
+
+
+def test_examples_show_what_they_ask_about(examples):
     assert [example.path.suffix for example in examples] == [".mp4", ".mp4", ".png"]
     for example in examples:
         asked_object = example.answer.split()[0]
@@ -362,9 +372,9 @@ def test_examples_show_what_they_ask_about(tmp_path):
     assert float((seconds[NEEDLE_SECOND] - seconds[NEEDLE_SECOND + 1]).abs().mean()) > 5
 
 
-def test_examples_are_the_same_each_time(tmp_path):
-    a, b = (make_examples(tmp_path / name, grid_size=56) for name in "ab")
-    assert [(e.question, e.answer) for e in a] == [(e.question, e.answer) for e in b]
+def test_examples_are_the_same_each_time(examples, tmp_path):
+    again = make_examples(tmp_path, grid_size=56)
+    assert [(e.question, e.answer) for e in again] == [(e.question, e.answer) for e in examples]
 
 
 # request and log

@@ -4,14 +4,11 @@ import os
 import stat
 from pathlib import Path
 
-import gradio as gr
 import httpx
 import pytest
 
 from longva.demo.estimate import Speed
 from longva.demo.medium import open_medium
-from longva.demo.page import build_page
-from longva.demo.setting import Setting
 from longva.demo.shared_model import Sampling, SharedModel
 from longva.demo.visitor import Visitor
 
@@ -83,6 +80,10 @@ def test_programs_are_offered_no_api(get):
 
 
 def test_a_page_that_was_closed_holds_nothing(longva, video, tmp_path):
+    gr = pytest.importorskip("gradio")
+    from longva.demo.page import build_page
+    from longva.demo.setting import Setting
+
     shared = SharedModel(longva)
     setting = Setting(
         shared=shared,

@@ -13,13 +13,14 @@ from longva.evaluate.conversations import Medium, Reader, Turn, fingerprint
 from longva.frame_sampling import FrameSampling
 from longva.model.random_model import random_longva
 from longva.nano.world import draw_scene, random_scene
+from tests.tolerance import SAME
 
 SIX_FRAMES = FrameSampling(num_frames=6)
 
 
 @pytest.fixture(scope="module")
 def longva() -> LongVA:
-    return LongVA(*random_longva(), name="random")
+    return LongVA(*random_longva(dtype=torch.float64), name="random")
 
 
 def picture(seed: int) -> Medium:
@@ -88,17 +89,17 @@ def test_a_log_likelihood_is_that_of_one_forward(longva):
     text = longva.processor.apply_chat_template(messages, add_generation_prompt=True)
     prompt, answer = tokenizer(text)["input_ids"], tokenizer(" yes")["input_ids"]
     with torch.inference_mode():
-        logits = longva.model(input_ids=torch.tensor([prompt + answer])).logits[0].float()
+        logits = longva.model(input_ids=torch.tensor([prompt + answer])).logits[0]
     logprobs = logits.log_softmax(-1)[len(prompt) - 1 : -1]  # [A, V]
     reader = Reader(longva)
     logprob, greedy = reader.loglikelihood(user(question), " yes")
     want = logprobs[torch.arange(len(answer)), torch.tensor(answer)].sum().item()
-    assert (logprob, greedy) == (pytest.approx(want, abs=1e-3), False)
+    assert (logprob, greedy) == (pytest.approx(want, abs=SAME), False)
     likeliest = int(logprobs[0, :256].argmax())  # of single bytes, which decode to themselves
     letters = {tokenizer("!" + chr(n))["input_ids"][-1]: chr(n) for n in range(33, 127)}
     for token, letter in letters.items():
         logprob, greedy = reader.loglikelihood(user(question), letter)
-        assert logprob == pytest.approx(logprobs[0, token].item(), abs=1e-3)
+        assert logprob == pytest.approx(logprobs[0, token].item(), abs=SAME)
         assert greedy == (token == likeliest == int(logprobs[0].argmax()))
 
 

@@ -23,7 +23,7 @@ MERGES = ("u s", "e r", "us er", "i n", "a t", "Ġ a", "Ġ t", "Ġt h", "Ċ W", 
 @cache
 def parity() -> dict:
     """What the original code gave; see `about` in the file."""
-    return json.loads(PARITY.read_text())
+    return json.loads(PARITY.read_text(encoding="utf-8"))
 
 
 def random_uint16(name: str, count: int) -> np.ndarray:
@@ -54,7 +54,8 @@ def write_tokenizer(folder: Path) -> None:
     alphabet = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]
     tokens = alphabet + [merge.replace(" ", "") for merge in MERGES]
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(MERGES) + "\n")
+    merges = "\n".join(("#version: 0.2", *MERGES, ""))
+    (folder / "merges.txt").write_text(merges, encoding="utf-8")
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
     config = {
         "added_tokens_decoder": {

@@ -12,6 +12,7 @@ from longva.model.evidence import (
     evidence_attention,
 )
 from longva.model.random_model import random_longva
+from tests.tolerance import SAME
 
 
 def plain_attention(query, key, value, scaling):
@@ -36,7 +37,8 @@ def test_two_blocks_equal_one_masked_softmax(past, kv_heads):
 @pytest.mark.parametrize("past", [0, 9])
 def test_a_device_without_a_block_kernel_attends_with_a_mask(past):
     attention = SimpleNamespace(is_causal=True, num_key_value_groups=2)
-    query, key = torch.randn(1, 4, 5, 8), torch.randn(1, 2, past + 5, 8)
+    query = torch.randn(1, 4, 5, 8, dtype=torch.float64)
+    key = torch.randn(1, 2, past + 5, 8, dtype=torch.float64)
     expected, _ = plain_attention(query, key, key, 0.3)
     mask = causal_mask(query, key)
     out, _ = evidence_attention(attention, query, key, key, mask, scaling=0.3)
@@ -57,7 +59,8 @@ def test_evidence_in_float16_survives_large_scores():
 
 @pytest.mark.parametrize("num_queries", [1, 3])
 def test_collector_adds_up_what_the_last_queries_read(num_queries):
-    query, key = torch.randn(1, 4, 6, 8), torch.randn(1, 2, 10, 8)
+    query = torch.randn(1, 4, 6, 8, dtype=torch.float64)
+    key = torch.randn(1, 2, 10, 8, dtype=torch.float64)
     _, shares = plain_attention(query, key, key, 0.3)
     collector = EvidenceCollector(num_queries=num_queries)
     collector.observe(0, query, key, 0.3)
@@ -65,7 +68,8 @@ def test_collector_adds_up_what_the_last_queries_read(num_queries):
 
 
 def test_collector_listens_to_the_heads_it_was_given():
-    query, key = torch.randn(1, 4, 2, 8), torch.randn(1, 4, 5, 8)
+    query = torch.randn(1, 4, 2, 8, dtype=torch.float64)
+    key = torch.randn(1, 4, 5, 8, dtype=torch.float64)
     _, shares = plain_attention(query, key, key, 1.0)
     collector = EvidenceCollector(heads=[(1, 2)])
     collector.observe(0, query, key, 1.0)  # another layer: not listened to
@@ -81,17 +85,17 @@ def test_collector_follows_a_growing_sequence():
 
 
 def test_evidence_attention_gives_the_logits_of_sdpa():
-    model, _ = random_longva()
+    model, _ = random_longva(dtype=torch.float64)
     ids = torch.randint(0, 200, (1, 40))
     with torch.no_grad():
         expected = model(ids).logits
         model.set_attn_implementation({"text_config": "evidence"})
-        torch.testing.assert_close(model(ids).logits, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model(ids).logits, expected, rtol=0, atol=SAME)
         assert model.model.vision_tower.config._attn_implementation == "sdpa"
 
 
 def test_evidence_attention_respects_left_padding():
-    model, _ = random_longva()
+    model, _ = random_longva(dtype=torch.float64)
     ids = torch.randint(0, 200, (1, 9))
     padded = torch.cat([torch.full((1, 4), 3), ids], dim=1)
     mask = torch.tensor([[0] * 4 + [1] * 9])

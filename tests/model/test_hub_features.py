@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
@@ -11,6 +10,7 @@ from longva.model.checkpoint import load_pretrained
 from longva.model.random_model import random_longva
 from tests.model import llava_fixture as fixture
 from tests.model.llava_fixture import answer, message, model_inputs
+from tests.tolerance import SAME
 
 LANGUAGE_LAYERS = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 """LoRA targets; plain names such as q_proj would reach the vision tower as well."""
@@ -20,7 +20,7 @@ LANGUAGE_LAYERS = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_pro
 def saved(tmp_path_factory):
     """A folder in our format, its model and its processor."""
     folder = tmp_path_factory.mktemp("hub") / "model"
-    model, processor = random_longva()
+    model, processor = random_longva(dtype=torch.float64)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder, model, processor
@@ -42,7 +42,8 @@ def test_auto_classes_load_what_save_pretrained_wrote(saved):
         assert inputs.keys() == auto_inputs.keys()
         assert all(inputs[name].equal(auto_inputs[name]) for name in inputs)
         with torch.no_grad():
-            assert auto_model(**auto_inputs).logits.equal(model(**inputs).logits)
+            got, want = auto_model(**auto_inputs).logits, model(**inputs).logits
+        torch.testing.assert_close(got, want, rtol=0, atol=SAME)
     assert auto_model.generation_config.suppress_tokens == [
         processor.image_token_id,
         processor.video_token_id,
@@ -79,6 +80,8 @@ def test_a_left_padded_batch_of_unequal_videos_answers_as_one_by_one(saved):
 
 
 def test_a_lora_adapter_trains_saves_and_reloads(saved, tmp_path):
+    from peft import LoraConfig, PeftModel, get_peft_model
+
     folder, _, processor = saved
     model, _ = load_pretrained(folder)
     inputs = model_inputs(processor, message("video", clip(2)), num_frames=2)
@@ -99,15 +102,19 @@ def test_a_lora_adapter_trains_saves_and_reloads(saved, tmp_path):
     again = PeftModel.from_pretrained(load_pretrained(folder)[0], tmp_path).eval()
     with torch.no_grad():
         want = adapted(**inputs).logits
-        assert again(**inputs).logits.equal(want)
-        torch.testing.assert_close(again.merge_and_unload()(**inputs).logits, want)
+        torch.testing.assert_close(again(**inputs).logits, want, rtol=0, atol=SAME)
+        merged = again.merge_and_unload()(**inputs).logits
+    torch.testing.assert_close(merged, want, rtol=0, atol=SAME)
 
 
+# The largest of 32 normal numbers is 2.1 deviations, and rounding errs by step / sqrt(12): 0.5 %
+# of a deviation with 127 steps to the largest, 9 % with the 7 that int4 has on either side. The two
+# layers add up a few such errors: 1.7 % and 16 %, the same with AVX-512 and without any SIMD.
 @pytest.mark.parametrize(("quantization", "error"), [("int8", 0.05), ("int4", 0.3)])
 def test_quantised_weights_load_and_stay_near(saved, quantization, error):
     pytest.importorskip("bitsandbytes")
     folder, model, processor = saved
-    small, _ = load_pretrained(folder, quantization=quantization)
+    small, _ = load_pretrained(folder, dtype="float32", quantization=quantization)
     layer = small.model.language_model.layers[0].self_attn.q_proj
     assert layer.weight.dtype in (torch.int8, torch.uint8)
     for precise in (small.model.vision_tower, small.model.multi_modal_projector, small.lm_head):

@@ -13,6 +13,7 @@ from longva.model.random_model import random_longva
 from longva.model.remote_code import write_remote_code
 from tests.model import llava_fixture as fixture
 from tests.model.llava_fixture import answer, model_inputs
+from tests.tolerance import SAME
 
 STRANGER = """
 import json, sys
@@ -50,7 +51,7 @@ print(json.dumps({
 def remote(tmp_path_factory):
     """A folder in our format with the model's code, its model and its processor."""
     folder = tmp_path_factory.mktemp("remote") / "model"
-    model, processor = random_longva()
+    model, processor = random_longva(dtype=torch.float64)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     write_remote_code(folder)
@@ -169,4 +170,4 @@ def test_every_tensor_of_a_medium_has_a_row_a_grid_and_every_medium_its_features
             features = encode(pixels, grid).pooler_output
             assert [len(item) for item in features] == (4 * rows).tolist()
             alone = encode(pixels[-rows[-1] :], grid[-1:]).pooler_output[0]
-            torch.testing.assert_close(alone, features[-1])
+            torch.testing.assert_close(alone, features[-1], rtol=0, atol=SAME)

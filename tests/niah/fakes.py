@@ -1,12 +1,18 @@
-"""Rows, and a model that needs no weights, for the tests of this folder."""
+"""Rows, a model that needs no weights and one of random ones, for the tests of this folder."""
 
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from longva.assistant import LongVA
+from longva.model.random_model import random_longva
 from longva.niah.cells import Row
 from longva.niah.measure import Question
-from longva.niah.models import Model, Prompt, Reply
+from longva.niah.models import MeasurementRecipe, Model, Prompt, Reply
+from longva.niah.tree_model import TreeModel
 
 FINGERPRINT = {
     "model": {"training_length": 3000, "tokens_per_frame": 10},
@@ -56,3 +62,9 @@ class CoinModel(Model):
                 logprob=-coin[1] / 16,
                 generated="\u00e9" * (coin[2] % 40),
             )
+
+
+def tree_model(recipe: MeasurementRecipe, kind: type[TreeModel] = TreeModel, **config: Any) -> Any:
+    """A random model under test, in float64: see `tests.tolerance`."""
+    config = {"dtype": torch.float64, **config}
+    return kind.of(LongVA(*random_longva(**config), name="random"), recipe)

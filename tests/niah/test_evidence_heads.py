@@ -8,7 +8,8 @@ from longva.niah.evidence_heads import HeadAttention, choose_evidence_heads
 
 def test_head_attention_is_the_softmax_of_the_last_queries():
     torch.manual_seed(0)
-    query, key = torch.randn(1, 4, 5, 8), torch.randn(1, 2, 9, 8)  # 4 heads share 2 keys
+    query = torch.randn(1, 4, 5, 8, dtype=torch.float64)
+    key = torch.randn(1, 2, 9, 8, dtype=torch.float64)  # 4 heads share 2 keys
     heads = HeadAttention(num_queries=2)
     heads.observe(0, query, key, scaling=0.5)
     scores = query @ key.repeat_interleave(2, dim=1).transpose(-1, -2) * 0.5  # [1, 4, 5, 9]
@@ -21,7 +22,8 @@ def test_its_mean_over_heads_is_the_evidence_collectors():
     torch.manual_seed(1)
     heads, collector = HeadAttention(num_queries=3), EvidenceCollector(num_queries=3)
     for layer in range(2):
-        query, key = torch.randn(1, 4, 3, 8), torch.randn(1, 2, 7, 8)
+        query = torch.randn(1, 4, 3, 8, dtype=torch.float64)
+        key = torch.randn(1, 2, 7, 8, dtype=torch.float64)
         heads.observe(layer, query, key, scaling=1.0)
         collector.observe(layer, query, key, scaling=1.0)
     assert_close(heads.weights().mean((0, 1)), collector.weights())

@@ -7,7 +7,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from PIL import Image
 
-from longva.chat_endpoint import Pace
 from longva.errors import LongVAError, RecipeError
 from longva.model.random_model import byte_tokenizer, random_longva
 from longva.niah import remote
@@ -19,9 +18,8 @@ from longva.niah.visual import VisualRecipe, run_visual
 
 
 @pytest.fixture
-def server(monkeypatch):
+def server(monkeypatch, clock):
     """An OpenAI-compatible server that knows every answer; yields its address and its log."""
-    monkeypatch.setattr(Pace, "sleep", lambda self, seconds: None)
     monkeypatch.setenv("OPENAI_API_KEY", "key")
     seen, failures = [], []
 
@@ -44,7 +42,7 @@ def server(monkeypatch):
             pass
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
+    threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{http.server_port}/v1", seen, failures
     http.shutdown()
     http.server_close()
@@ -83,6 +81,7 @@ def test_a_server_sees_every_frame_and_the_question(server, tmp_path):
     assert not (tmp_path / "run" / "localisation.png").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_busy_server_is_asked_again_and_a_run_resumes(server, tmp_path):
     address, seen, failures = server
     failures += [503, 429, 200, 503, 503, 503, 503]
@@ -101,10 +100,9 @@ def test_a_refusal_is_not_repeated(server, tmp_path):
     assert len(seen) == 1
 
 
-def test_a_server_that_is_not_there_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(Pace, "sleep", lambda self, seconds: None)
-    with pytest.raises(LongVAError, match="http://127.0.0.1:9/v1 did not answer"):
-        run_visual(visual("http://127.0.0.1:9/v1", tmp_path))
+def test_a_server_that_is_not_there_is_named(tmp_path, clock, nobody):
+    with pytest.raises(LongVAError, match=f"{nobody} did not answer"):
+        run_visual(visual(nobody, tmp_path))
 
 
 def text_recipe(tmp_path, **settings) -> TextRecipe:
@@ -116,6 +114,7 @@ def text_recipe(tmp_path, **settings) -> TextRecipe:
     )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_server_reads_text_cut_by_the_tokenizer_named(server, tmp_path):
     address, seen, _ = server
     byte_tokenizer().save_pretrained(tmp_path / "tokenizer")
@@ -142,6 +141,7 @@ def test_settings_that_an_adapter_cannot_honour_are_refused(tmp_path, settings, 
         text_recipe(tmp_path, model="folder", **settings)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_transformers_model_sees_frames_as_images(tmp_path):
     model, processor = random_longva(max_grids=2)
     model.save_pretrained(tmp_path / "model")
@@ -163,6 +163,7 @@ def test_a_transformers_model_sees_frames_as_images(tmp_path):
     assert summary["protocol"] == {"frames": "images", "scoring": "generated"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_reply_of_a_transformers_model_is_what_it_generates(tmp_path):
     model, processor = random_longva()
     recipe = text_recipe(tmp_path, model="random", adapter="huggingface", max_new_tokens=4)

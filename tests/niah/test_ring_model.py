@@ -1,5 +1,6 @@
 """The same cells by one cache and by a ring of processes, and what a ring cannot do."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,17 @@ from longva.errors import RecipeError
 from longva.model.random_model import random_longva
 from longva.niah.cells import Grid
 from longva.niah.log import read_rows
+from longva.niah.models import MeasurementRecipe
 from longva.niah.needles import NeedleRecipe
-from longva.niah.text import TextRecipe, run_text
-from longva.niah.visual import VisualRecipe, run_visual
+from longva.niah.ring_model import RingModel
+from longva.niah.text import TextRecipe, measure_text
+from longva.niah.visual import VisualRecipe, measure_visual, run_visual
+from longva.parallel import parallel_mesh
 from tests.distributed import run_distributed
+from tests.niah.fakes import tree_model
+from tests.tolerance import SAME
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +31,9 @@ def saved(tmp_path_factory) -> Path:
     return folder
 
 
-def visual_run(rank: int, world_size: int, saved: Path, output_dir: Path, ring: bool):
-    recipe = VisualRecipe(
-        model=str(saved),
+def visual_recipe(output_dir: Path, ring: bool, model: Path | str = "random") -> VisualRecipe:
+    return VisualRecipe(
+        model=str(model),
         output_dir=output_dir,
         grid=Grid(lengths=(4, 9, 15), depths=(0.0, 0.4, 1.0)),
         needles=NeedleRecipe(count=2),
@@ -33,12 +41,23 @@ def visual_run(rank: int, world_size: int, saved: Path, output_dir: Path, ring: 
         max_new_tokens=0,
         ring=ring,
     )
+
+
+def measured(rank: int, world_size: int, measure: Callable, recipe: MeasurementRecipe):
+    """What `open_model` does, with a model of float64."""
+    if not recipe.ring:
+        return measure(tree_model(recipe), recipe)
+    with parallel_mesh(ring=world_size):
+        return measure(tree_model(recipe, RingModel), recipe)
+
+
+def loaded(rank: int, world_size: int, recipe: VisualRecipe):
     return run_visual(recipe)
 
 
-def text_run(rank: int, world_size: int, saved: Path, output_dir: Path, ring: bool):
-    recipe = TextRecipe(
-        model=str(saved),
+def text_recipe(output_dir: Path, ring: bool) -> TextRecipe:
+    return TextRecipe(
+        model="random",
         output_dir=output_dir,
         grid=Grid(lengths=(601, 900), depths=(0.0, 0.5, 1.0)),
         trials=2,
@@ -47,13 +66,15 @@ def text_run(rank: int, world_size: int, saved: Path, output_dir: Path, ring: bo
         max_new_tokens=0,
         ring=ring,
     )
-    return run_text(recipe)
 
 
-@pytest.mark.parametrize("run", [visual_run, text_run])
-def test_a_ring_scores_every_cell_as_the_tree_does(tmp_path, saved, run):
-    run(0, 1, saved, tmp_path / "tree", False)
-    first, second = run_distributed(run, 2, saved, tmp_path / "ring", True)
+KINDS = [(measure_visual, visual_recipe), (measure_text, text_recipe)]
+
+
+@pytest.mark.parametrize(("measure", "recipe"), KINDS, ids=["frames", "text"])
+def test_a_ring_scores_every_cell_as_the_tree_does(tmp_path, measure, recipe):
+    measured(0, 1, measure, recipe(tmp_path / "tree", False))
+    first, second = run_distributed(measured, 2, measure, recipe(tmp_path / "ring", True))
     assert second is None and first["cost"]["flops_ratio"] == 1.0
     assert first["cost"]["tokens_processed"] == first["cost"]["tokens_one_forward_per_cell"]
     tree, ring = read_rows(tmp_path / "tree"), read_rows(tmp_path / "ring")
@@ -62,30 +83,32 @@ def test_a_ring_scores_every_cell_as_the_tree_does(tmp_path, saved, run):
     for key, row in ring.items():
         assert row.as_json() | unmeasured == tree[key].as_json() | unmeasured
         assert row.evidence_frame is None
-        assert row.logprob == pytest.approx(tree[key].logprob, abs=2e-4)
+        # Both are written with six digits.
+        assert row.logprob == pytest.approx(tree[key].logprob, abs=1e-6 + SAME)
 
 
-def test_a_ring_resumes_with_the_cells_that_are_missing(tmp_path, saved):
-    run_distributed(visual_run, 2, saved, tmp_path / "run", True)
+def test_a_ring_resumes_with_the_cells_that_are_missing(tmp_path):
+    recipe = visual_recipe(tmp_path / "run", True)
+    run_distributed(measured, 2, measure_visual, recipe)
     path = tmp_path / "run" / "cells.jsonl"
     whole = read_rows(path.parent)
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:7]))
-    run_distributed(visual_run, 3, saved, tmp_path / "run", True)
+    run_distributed(measured, 3, measure_visual, recipe)
     again = read_rows(path.parent)
     assert list(again) == list(whole)
     assert [row.is_greedy for row in again.values()] == [row.is_greedy for row in whole.values()]
 
 
 def test_rows_of_a_ring_and_of_a_tree_do_not_mix(tmp_path, saved):
-    run_distributed(visual_run, 2, saved, tmp_path, True)
+    run_distributed(loaded, 2, visual_recipe(tmp_path, True, saved))
     with pytest.raises(RecipeError, match=r"model\.ring: True there, None asked for"):
-        visual_run(0, 1, saved, tmp_path, False)
+        run_visual(visual_recipe(tmp_path, False, saved))
 
 
-def test_a_ring_without_torchrun_says_how_to_start_one(tmp_path, saved, monkeypatch):
+def test_a_ring_without_torchrun_says_how_to_start_one(tmp_path, monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with pytest.raises(RecipeError, match="torchrun --nproc-per-node N -m longva niah"):
-        visual_run(0, 1, saved, tmp_path, True)
+        run_visual(visual_recipe(tmp_path, True))
 
 
 @pytest.mark.parametrize(

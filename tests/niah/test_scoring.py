@@ -217,7 +217,7 @@ def test_a_uniform_guesser_gets_what_chance_says():
     guesses = [
         looked(frames, targets, rng.sample(range(frames), 5), fps)
         for frames, targets, fps in setting
-        for _ in range(20_000)
+        for _ in range(5_000)
     ]
     got = localisation(guesses)
     want = localisation_chance(

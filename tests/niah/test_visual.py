@@ -115,6 +115,7 @@ class Oracle(SeeingCoin):
             )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_oracle_is_right_everywhere_and_knows_when(tmp_path):
     settings = recipe(tmp_path, ask_time=True, needles=NeedleRecipe(count=8))
     summary = measure_visual(Oracle(20), settings)
@@ -152,6 +153,7 @@ def test_a_run_leaves_everything_behind(tmp_path):
     assert load_recipe(VisualRecipe, tmp_path / "run" / "recipe.yaml") == recipe(tmp_path)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_more_needles_extend_a_run_and_others_are_refused(tmp_path):
     measure_visual(SeeingCoin(), recipe(tmp_path, needles=NeedleRecipe(count=2)))
     before = read_rows(tmp_path / "run")
@@ -172,6 +174,7 @@ def test_more_needles_extend_a_run_and_others_are_refused(tmp_path):
             )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_other_questions_about_the_same_pictures_are_another_measurement(tmp_path):
     needles = [needle()]
     measure_visual(SeeingCoin(), recipe(tmp_path), needles=needles)

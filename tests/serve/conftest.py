@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 import uvicorn
 from openai import OpenAI
 from PIL import Image
@@ -24,7 +25,7 @@ from longva.serve.media_fetch import MediaFetcher
 
 @pytest.fixture(scope="session")
 def longva():
-    return LongVA(*random_longva(), name="random")
+    return LongVA(*random_longva(dtype=torch.float64), name="random")
 
 
 @pytest.fixture(scope="session")

@@ -153,7 +153,8 @@ def run(evaluation: Evaluation) -> list[Path]:
             folder=evaluation.data / QUESTIONS if evaluation.data else None,
         )
     written = sorted(set(evaluation.output.rglob("*_results.json")) - before)
-    found = {name for path in written for name in json.loads(path.read_text())["results"]}
+    contents = (json.loads(path.read_text(encoding="utf-8")) for path in written)
+    found = {name for content in contents for name in content["results"]}
     lacking = [task for task in _known(evaluation) if task not in found]
     if status or not written or lacking:
         raise LongVAError(

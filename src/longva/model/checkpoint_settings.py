@@ -167,7 +167,7 @@ def write_llava_settings(source: Checkpoint, folder: Path, vision_tower: str | N
         after = config_to_llava(config, grids, vision_tower or tower)
         # Only what was changed is written anew; the rest stays as the source spelt it.
         values |= {name: value for name, value in after.items() if before[name] != value}
-    (folder / "config.json").write_text(to_json(values, indent=2) + "\n")
+    (folder / "config.json").write_text(to_json(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _find_folder(id_or_path: str | Path, revision: str | None, weights: bool) -> Path:
@@ -197,7 +197,7 @@ def _find_folder(id_or_path: str | Path, revision: str | None, weights: bool) ->
 
 def _read_json(path: Path) -> dict:
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
             f"{path.parent} is not a checkpoint: it has no {path.name}. Needed: config.json, a "

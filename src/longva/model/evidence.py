@@ -72,7 +72,7 @@ class EvidenceCollector:
         self._observed += num_queries * len(heads)
 
     def weights(self) -> Tensor:
-        """Mean attention on each token, float32 [tokens]; sums to 1.
+        """Mean attention on each token, [tokens]; sums to 1. Float32 (float64 for float64 keys).
 
         Raises:
             ValueError: when no forward was observed.
@@ -98,11 +98,12 @@ def last_attention(query: Tensor, key: Tensor, scaling: float, num_queries: int)
     num_keys = key.shape[2]
     # Scaled before the product, which might exceed the range of float16.
     grouped = (query[0, :, -num_queries:] * scaling).unflatten(0, (key.shape[1], -1))
-    mass = torch.zeros(query.shape[1], num_keys, device=key.device)
+    dtype = torch.promote_types(key.dtype, torch.float32)
+    mass = torch.zeros(query.shape[1], num_keys, dtype=dtype, device=key.device)
     for back in range(1, num_queries + 1):  # the last query sees all keys, the one before one less
         seen = num_keys - back + 1
         scores = grouped[:, :, -back] @ key[0, :, :seen].transpose(-1, -2)  # [K, H / K, seen]
-        mass[:, :seen] += scores.float().softmax(-1).flatten(0, 1)
+        mass[:, :seen] += scores.to(dtype).softmax(-1).flatten(0, 1)
     return mass
 
 

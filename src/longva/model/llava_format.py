@@ -166,7 +166,7 @@ def read_vision_config(tower: str) -> dict:
     folder = Path(tower).expanduser()
     try:
         if (folder / "config.json").is_file():
-            values = json.loads((folder / "config.json").read_text())
+            values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             values = values.get("vision_config", values)
         elif folder.name == CLIP_L_336_ID.split("/")[1]:
             return dict(CLIP_L_336)

@@ -39,7 +39,8 @@ class LongVAProcessor(ProcessorMixin):
         self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
         self.video_token_id = tokenizer.convert_tokens_to_ids(video_token)
         if chat_template is None:
-            chat_template = Path(__file__).with_name("chat_template.jinja").read_text()
+            file = Path(__file__).with_name("chat_template.jinja")
+            chat_template = file.read_text(encoding="utf-8")
         super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template)
 
     def check_argument_for_proper_class(self, argument_name, argument):

@@ -48,9 +48,10 @@ def random_longva(
     max_position_embeddings: int = 32_768,
     rope_theta: float = 1e6,
     max_grids: int = 49,
+    dtype: torch.dtype = torch.float32,
     **config,
 ) -> tuple[LongVAForConditionalGeneration, LongVAProcessor]:
-    """Build a random model, float32 on the CPU, and its processor.
+    """Build a random model on the CPU, and its processor.
 
     Args:
         seed: of the weights.
@@ -65,6 +66,8 @@ def random_longva(
         max_position_embeddings: context length in tokens.
         rope_theta: RoPE base.
         max_grids: largest number of grids an image takes.
+        dtype: of the weights. They are drawn in float32 and converted: in float64, what is equal in
+            mathematics is equal to about 1e-12, whatever adds up the sums in whatever order.
         **config: further arguments of `LongVAConfig`.
     """
     tokenizer = byte_tokenizer()
@@ -117,4 +120,4 @@ def random_longva(
         patches_per_grid=longva_config.patches_per_side**2,
         pool_stride=longva_config.pool_stride,
     )
-    return model, processor
+    return model.to(dtype), processor

@@ -50,12 +50,12 @@ def write_remote_code(folder: str | Path) -> list[Path]:
     written: dict[str, Path] = {}
     while waiting:
         module = waiting.pop()
-        code = (package / f"{module}.py").read_text()
+        code = (package / f"{module}.py").read_text(encoding="utf-8")
         imported = {
             f"{parents.replace('.', '/')}{name}" for _, parents, name in OWN_IMPORT.findall(code)
         }
         written[module] = folder / f"{Path(module).name}.py"
-        written[module].write_text(OWN_IMPORT.sub(r"\1from .\3 import ", code))
+        written[module].write_text(OWN_IMPORT.sub(r"\1from .\3 import ", code), encoding="utf-8")
         waiting |= imported - written.keys()
 
     _add_auto_map(folder / "config.json", ENTRY_POINTS)
@@ -66,7 +66,7 @@ def write_remote_code(folder: str | Path) -> list[Path]:
 
 
 def _add_auto_map(path: Path, auto_map: dict[str, str], sections: Sequence[str] = ()) -> None:
-    values = json.loads(path.read_text())
+    values = json.loads(path.read_text(encoding="utf-8"))
     for part in (values, *(values[section] for section in sections)):
         part["auto_map"] = auto_map
-    path.write_text(to_json(values, indent=2) + "\n")
+    path.write_text(to_json(values, indent=2) + "\n", encoding="utf-8")

@@ -109,12 +109,14 @@ def write_tensors(tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:
         (folder / f"{number}.part").rename(folder / file)
         weight_map |= dict.fromkeys(names, file)
     index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
-    (folder / f"{STEMS[0]}.index.json").write_text(to_json(index, indent=2) + "\n")
+    (folder / f"{STEMS[0]}.index.json").write_text(
+        to_json(index, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:
     try:
-        return json.loads(index.read_text())["weight_map"]
+        return json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{index} is not an index of weight files: {error!r}") from error
 

@@ -162,7 +162,7 @@ def full_losses(
 
 @torch.inference_mode()
 def token_losses(model: Any, ids: Tensor, chunk_tokens: int) -> Tensor:
-    """Return the loss of every token but the first: [L] -> float32 [L - 1], nats."""
+    """Return the loss of every token but the first: [L] -> [L - 1], nats."""
     sequence: SymbolSequence
     if length_dependence(model.get_decoder()):
         sequence = RecomputedSequence(model, allow_beyond_context=True)

@@ -45,7 +45,7 @@ def ring_logits(
         kernel: name in `BLOCK_KERNELS`; None takes the fastest that runs.
 
     Returns:
-        [N, V] float32, the same on every rank.
+        [N, V] float32 (float64 for a float64 model), the same on every rank.
 
     Raises:
         ValueError: for positions outside the prompt or rows outside the table, and when the
@@ -67,7 +67,8 @@ def ring_logits(
     hidden = ring_forward(model.get_decoder(), ring, inputs_embeds=embedded)[0]  # [L, D]
 
     held, index = zigzag_index(positions.to(hidden.device), length, ring.rank, ring.world_size)
-    local_logits = output_layer(hidden[index]).float()  # [held, V]
+    local_logits = output_layer(hidden[index])  # [held, V]
+    local_logits = local_logits.to(torch.promote_types(local_logits.dtype, torch.float32))
     logits = local_logits.new_zeros(len(positions), local_logits.shape[1])
     logits[held] = local_logits
     if group is not None:
