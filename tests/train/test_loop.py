@@ -265,6 +265,14 @@ def test_any_seed_will_do(tmp_path):
     on_ranks(1, toy_recipe(tmp_path, max_steps=1, seed=2**40))
 
 
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    """A finished run of two steps."""
+    config = toy_recipe(tmp_path_factory.mktemp("two"), save_every=2, max_steps=2)
+    on_ranks(1, config)
+    return config
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -272,26 +280,23 @@ def test_any_seed_will_do(tmp_path):
         ({"max_steps": 9}, "loop.max_steps was 2, is 9"),
     ],
 )
-def test_another_recipe_does_not_go_on_with_the_run(changes, message, tmp_path):
-    on_ranks(1, toy_recipe(tmp_path, save_every=2, max_steps=2))
+def test_another_recipe_does_not_go_on_with_the_run(changes, message, two_steps):
+    other = toy_recipe(two_steps.output_dir, save_every=2, **{"max_steps": 2} | changes)
     with pytest.raises(AssertionError, match=f"RecipeError: .*{message}"):
-        on_ranks(1, toy_recipe(tmp_path, save_every=2, **{"max_steps": 2} | changes))
+        on_ranks(1, other)
 
 
-def test_other_data_does_not_go_on_with_the_run(tmp_path):
-    on_ranks(1, toy_recipe(tmp_path, save_every=2, max_steps=2))
+def test_other_data_does_not_go_on_with_the_run(two_steps):
     with pytest.raises(AssertionError, match="RecipeError: .*num_samples was 12, is 13"):
-        on_ranks(1, toy_recipe(tmp_path, save_every=2, max_steps=2), dataset=RandomText(13))
+        on_ranks(1, two_steps, dataset=RandomText(13))
 
 
-def test_a_run_from_before_a_key_existed_goes_on_with_its_default(tmp_path):
-    config = toy_recipe(tmp_path, max_steps=2, save_every=1)
-    on_ranks(1, config)
-    path = tmp_path / "recipe.yaml"
+def test_a_run_from_before_a_key_existed_goes_on_with_its_default(two_steps):
+    path = two_steps.output_dir / "recipe.yaml"
     lines = path.read_text().splitlines(keepends=True)
     assert any("clip_norm: 1.0" in line for line in lines)
     path.write_text("".join(line for line in lines if "clip_norm" not in line))
-    on_ranks(1, config)  # finds the finished run, and does not object
+    on_ranks(1, two_steps)  # finds the finished run, and does not object
 
 
 @pytest.mark.parametrize(

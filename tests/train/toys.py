@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fsspec  # noqa: F401  for torch.distributed.checkpoint, before processes are forked
+import pydantic.dataclasses  # noqa: F401  for recipes, likewise
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
