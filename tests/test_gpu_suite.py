@@ -1,5 +1,7 @@
 """The GPU suite at toy sizes on the CPU: the whole of it runs, and what it reports is numbers."""
 
+import contextlib
+import io
 import json
 import math
 import os
@@ -8,16 +10,36 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-SUITE = Path(__file__).parents[1] / "benchmarks" / "gpu_suite.py"
+from tests.distributed import run_distributed
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def run(*arguments: str | Path) -> str:
-    command = [sys.executable, str(SUITE), "--toy", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, env=environment, check=True, capture_output=True, text=True
-    ).stdout
+def in_this_process(arguments: list[str], toy: bool, seconds: float) -> tuple[int, str, str]:
+    """Take the place of `gpu_suite.start`, which starts a process a section with its imports."""
+    import gpu_suite
+
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        code = gpu_suite.main([*arguments, *(["--toy"] if toy else [])])
+    return code, output.getvalue(), ""
+
+
+def toy_suite(rank: int, world_size: int, arguments: tuple[str, ...]) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        import gpu_suite
+
+        patch.setattr(gpu_suite, "start", in_this_process)
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        return gpu_suite.main(["--toy", *arguments])
+
+
+def run(*arguments: str | Path) -> None:
+    """Run the suite in one process, a fork, for a section begins and ends a process group."""
+    texts = tuple(map(str, arguments))
+    assert run_distributed(toy_suite, 1, texts, join=False) == [0]
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +110,15 @@ def test_a_section_without_time_is_named(out, tmp_path):
     assert results(tmp_path)["sections"] == {}
     (report,) = tmp_path.glob("*.md")
     assert "loss: the rest: the section's or the call's time was spent" in report.read_text()
+
+
+@pytest.mark.slow
+def test_every_section_is_measured_in_a_process_of_its_own(out, tmp_path):
+    """As on a GPU, where a crash must cost no more than one row."""
+    command = [sys.executable, str(BENCHMARKS / "gpu_suite.py"), "--toy", "--out", str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, env=environment, check=True)
+    ours, theirs = results(out)["sections"], results(tmp_path)["sections"]
+    assert {name: list(rows) for name, rows in theirs.items()} == {
+        name: list(rows) for name, rows in ours.items()
+    }

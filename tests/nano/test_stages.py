@@ -36,6 +36,7 @@ TINY = Budget(
     frames=(4, 8),
     depths=(0.0, 1.0),
     needles=3,
+    calibration_needles=3,
     text_lengths=(128, 256),
     text_trials=1,
 )
