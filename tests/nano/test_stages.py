@@ -192,7 +192,8 @@ def test_a_finished_seed_is_shipped_as_a_checkpoint_with_a_card(finished, tmp_pa
             model.get_parameter(f"model.language_model.layers.{number}.self_attn.q_proj.weight")
             for model in (trained, longva.model)
         )
-        assert torch.allclose(now.float(), factor * before.float(), rtol=0.01)
+        # bfloat16 keeps 8 bits: it rounds by at most 2^-9 of a number.
+        assert torch.allclose(now.float(), factor * before.float(), rtol=2**-8, atol=0)
     measured = json.loads((finished / "shipped/needles/fingerprint.json").read_text())["model"]
     assert measured["rope_theta"] == 2.4e8
     card = (tmp_path / "nano" / "README.md").read_text()

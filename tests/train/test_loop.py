@@ -98,7 +98,8 @@ def test_layout_and_memory_savers_do_not_change_what_is_learned(changes, exact, 
 def test_masters_stay_float32_under_bfloat16_computation(exact, tmp_path):
     parameters = on_ranks(1, toy_recipe(tmp_path, precision="bf16"))
     assert parameters["lm_head.weight"].dtype == np.float32
-    assert metrics(tmp_path, "loss") == pytest.approx(exact[1], abs=5e-2)
+    # bfloat16 rounds by up to 0.004 what some ten steps in a row make logits of about 1 of.
+    assert metrics(tmp_path, "loss") == pytest.approx(exact[1], rel=0, abs=5e-2)
 
 
 class Ending(RandomText):

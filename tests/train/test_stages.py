@@ -70,7 +70,9 @@ def test_dpo_raises_the_margin_on_held_out_pairs(chain):
     margins = metrics(chain / "runs/toy/dpo", "eval_margin")
     assert 0 < margins[0] < margins[-1], margins
     first = json.loads((chain / "runs/toy/dpo/metrics.jsonl").read_text().splitlines()[0])
-    assert first["margin"] == pytest.approx(0, abs=1e-5)  # the policy is the reference still
+    # The policy is the reference still. Four answers of less than 128 nats, told in float32 to 8e-6,
+    # make a margin, times beta: 3e-6 at most.
+    assert first["margin"] == pytest.approx(0, abs=1e-5)
     assert first["loss"] == pytest.approx(np.log(2), abs=1e-5)
 
 
@@ -84,7 +86,8 @@ def test_extension_writes_an_ordinary_checkpoint(chain):
     rows = PackedText(chain / "runs/toy/data/text_held_out", 512, tokenizer=tokenizer)
     losses = [model(row["input_ids"][None], labels=row["labels"][None]).loss for row in rows]
     trained = metrics(chain / "runs/toy/extend", "eval_loss")[-1]
-    assert torch.stack(losses).mean().item() == pytest.approx(trained, abs=1e-4)
+    # float32 loses 6e-8 of each of a few dozen sums on the way to a loss of 2.5.
+    assert torch.stack(losses).mean().item() == pytest.approx(trained, rel=0, abs=1e-5)
 
 
 def test_the_ladder_hands_its_rungs_on(chain):
@@ -233,7 +236,7 @@ def test_a_model_that_was_trained_anew_is_another_reference(chain):
 @pytest.mark.parametrize(("name", "part"), [("extend", "all"), ("stage2", "language")])
 def test_adapters_train_and_are_merged_at_the_export(name, part, chain):
     """The exported weights, without any adapter, have the loss that training ended with."""
-    shorter = ["loop.epochs=null", "loop.max_steps=4", "loop.eval_every=4"]
+    shorter = ["loop.epochs=null", "loop.max_steps=4", "loop.eval_every=4", *EXACT]
     if name == "extend":
         shorter.append("ladder=[]")
     folder = on_ranks(
@@ -253,7 +256,9 @@ def test_adapters_train_and_are_merged_at_the_export(name, part, chain):
     trained, merged = (
         metrics(chain / f"runs/toy/{run}_{name}", "eval_loss")[-1] for run in ("lora", "merged")
     )
-    assert merged == pytest.approx(trained, abs=1e-4)
+    # A step at a rate of 1e-12 moves each of some 1e5 parameters by that, against a gradient of
+    # norm 1 or so: by 1e-12 x sqrt(1e5) at most.
+    assert merged == pytest.approx(trained, rel=0, abs=1e-9)
 
 
 def test_adapters_are_the_same_on_one_process_and_on_two(chain):
@@ -277,6 +282,7 @@ def test_a_longva_in_bfloat16_trains(chain):
     model, _ = load_pretrained("runs/toy/bf16/model")
     assert model.dtype == torch.bfloat16
     full = metrics(chain / "runs/toy/stage2", "loss")[0]
+    # bfloat16 rounds by up to 0.004 what some ten steps in a row make logits of.
     assert metrics(chain / "runs/toy/bf16", "loss")[0] == pytest.approx(full, rel=0.02)
 
 
