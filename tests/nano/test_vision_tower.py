@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from longva.nano import vision_tower
 from longva.nano.language_model import save_initial_language_model
 from longva.nano.vision_tower import (
     GRID_SIZE,
@@ -55,9 +56,11 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lm")
     save_initial_language_model(folder, seed=0)
     metrics = []
-    longva, processor = train_vision_tower(
-        str(folder), steps=24, seed=1, progress=lambda step, values: metrics.append(values)
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vision_tower, "BATCH", 24)
+        longva, processor = train_vision_tower(
+            str(folder), steps=24, seed=1, progress=lambda step, values: metrics.append(values)
+        )
     return folder, longva, processor, metrics
 
 

@@ -70,8 +70,8 @@ def test_dpo_raises_the_margin_on_held_out_pairs(chain):
     margins = metrics(chain / "runs/toy/dpo", "eval_margin")
     assert 0 < margins[0] < margins[-1], margins
     first = json.loads((chain / "runs/toy/dpo/metrics.jsonl").read_text().splitlines()[0])
-    # The policy is the reference still. Four answers of less than 128 nats, told in float32 to 8e-6,
-    # make a margin, times beta: 3e-6 at most.
+    # The policy is the reference still. A margin is of four answers of less than 128 nats, told in
+    # float32 to 8e-6, times beta: 3e-6 at most.
     assert first["margin"] == pytest.approx(0, abs=1e-5)
     assert first["loss"] == pytest.approx(np.log(2), abs=1e-5)
 
@@ -122,53 +122,6 @@ def test_stage_2_moves_the_tower_less_than_the_rest(chain):
     assert 0 < tower < language / 2
 
 
-LAYOUTS = {"one process": (1, 1), "two ring ranks": (2, 2), "two rings": (4, 2)}
-"""Processes, and how many of them share a sequence."""
-
-
-def assert_same_run(one: Path, other: Path, names: tuple[str, ...]) -> None:
-    """Two runs in float64 have the same losses, and as far as they are named, other metrics."""
-    for name in names:
-        values = metrics(one, name)
-        assert metrics(other, name) == pytest.approx(values, rel=SAME_LOSS, abs=SAME_LOSS), name
-
-
-def extended(layout: str, precision: str, steps: int, *more: str) -> Path:
-    """Train the toy extension in a layout of processes. Returns the run's folder."""
-    ranks, ring = LAYOUTS[layout]
-    out = f"runs/toy/{layout.replace(' ', '_')}_{precision}_{steps}{len(more)}"
-    changes = [f"output_dir={out}", f"parallel.ring={ring}", "ladder=[]", "seq_len=97"]
-    changes += ["rope_theta=1e6", f"loop.max_steps={steps}", "loop.eval_every=0"]
-    changes += ["loop.save_every=0", *(EXACT if precision == "float64" else []), *more]
-    on_ranks(ranks, "extend", *changes)
-    return Path(out)
-
-
-def test_extension_is_the_same_on_one_process_two_ring_ranks_and_two_rings(chain):
-    """The loss, and with that of a second step and the norm, the gradient."""
-    one = extended("one process", "float64", 2)
-    for layout in ("two ring ranks", "two rings"):
-        assert_same_run(one, extended(layout, "float64", 2), ("loss", "grad_norm"))
-    # Before any update float32 loses 6e-8 of each logit and of each sum, nothing of the training.
-    (rounded,) = metrics(extended("two rings", "float32", 1), "loss")
-    assert rounded == pytest.approx(metrics(one, "loss")[0], rel=0, abs=1e-6)
-
-
-@pytest.mark.slow
-def test_extension_stays_the_same_over_twenty_steps(chain):
-    one = extended("one process", "float64", 20)
-    for layout in ("two ring ranks", "two rings"):
-        assert_same_run(one, extended(layout, "float64", 20), ("loss", "grad_norm"))
-
-
-def test_masked_documents_are_the_same_over_a_ring(chain):
-    masked = ("mask_documents=true", "seq_len=301")
-    one, two = (extended(name, "float64", 2, *masked) for name in list(LAYOUTS)[:2])
-    assert_same_run(one, two, ("loss", "grad_norm"))
-    unmasked = extended("one process", "float64", 1, "seq_len=301")
-    assert abs(metrics(one, "loss")[0] - metrics(unmasked, "loss")[0]) > 1e-4
-
-
 @pytest.fixture(scope="module")
 def mixed(chain):
     """Conversations of which every other one has no picture, and one has two."""
@@ -185,39 +138,105 @@ def mixed(chain):
     return path
 
 
-def test_ranks_without_a_picture_train_along(chain, mixed):
-    """Every other sample has none, so with micro batches of one some rank always lacks it."""
-    folders = []
-    for ranks, ring in ((1, 1), (2, 1), (2, 2)):
-        out = f"runs/toy/mixed_{ranks}_{ring}"
-        on_ranks(
-            *(ranks, "stage2", f"output_dir={out}", f"parallel.ring={ring}", *EXACT),
-            *("loop.samples_per_micro_batch=1", "loop.epochs=1", "held_out_data=null"),
-            *("data.datasets=[{path: runs/toy/data/mixed.jsonl}]", "loop.samples_per_step=4"),
-            "loop.save_every=0",
-        )
-        folders.append(Path(out))
-    assert len(metrics(folders[0], "loss")) == 2
-    for folder in folders[1:]:
-        assert_same_run(folders[0], folder, ("loss", "grad_norm"))
+BRIEF = ("loop.save_every=0", *EXACT)
+TEXT = ("ladder=[]", "seq_len=97", "loop.eval_every=0", *BRIEF)
+PICTURES = ("held_out_data=null", "loop.samples_per_micro_batch=1", *BRIEF)
+COMPARED = {
+    "text": ("extend", *TEXT, "loop.max_steps=2"),
+    "masked documents": ("extend", *TEXT, "loop.max_steps=1", "seq_len=301", "mask_documents=true"),
+    # Every other sample has no picture: with micro batches of one some rank always lacks it.
+    "pictures here and there": (
+        *("stage2", *PICTURES, "data.datasets=[{path: runs/toy/data/mixed.jsonl}]"),
+        *("loop.epochs=1", "loop.samples_per_step=4"),
+    ),
+    "preferences": (  # few pairs, for a reference is computed of every one
+        *("dpo", *PICTURES, "data.datasets=[{path: runs/toy/data/pairs_few.jsonl}]"),
+        *("loop.epochs=null", "loop.max_steps=2", "loop.samples_per_step=2", "loss.sft_weight=0.5"),
+    ),
+    "adapters": (
+        *("stage2", *PICTURES, "optim.lora={rank: 4, dropout: 0.0}"),
+        *("loop.epochs=null", "loop.max_steps=2", "loop.samples_per_step=4"),
+    ),
+}
+"""Recipes and changes of runs that learn the same in all layouts."""
+
+LAYOUTS = {
+    (1, 1): list(COMPARED),
+    (2, 2): ["text", "masked documents", "pictures here and there", "preferences"],
+    (2, 1): ["pictures here and there", "preferences", "adapters"],
+    (4, 2): ["text"],
+}
+"""What is run by (processes, those that share a sequence)."""
 
 
-def test_preferences_are_the_same_over_a_ring_and_over_data_ranks(chain):
-    few = chain / "runs/toy/data/pairs_few.jsonl"  # a reference is computed of every pair
-    lines = (chain / "runs/toy/data/pairs_train.jsonl").read_text().splitlines(keepends=True)
-    few.write_text("".join(lines[:6]))
+def folder_of(name: str, ranks: int, ring: int) -> Path:
+    return Path("runs/toy/compared") / name.replace(" ", "_") / f"{ranks}_{ring}"
+
+
+def run_compared(rank: int, world_size: int) -> None:
+    for (ranks, ring), names in LAYOUTS.items():
+        for name in names if ranks == world_size else ():
+            recipe, *changes = COMPARED[name]
+            changes += [f"output_dir={folder_of(name, ranks, ring)}", f"parallel.ring={ring}"]
+            CHAIN[recipe][0].run(toy_recipe_file(recipe, *changes))
+
+
+@pytest.fixture(scope="module")
+def compared(chain, mixed):
+    """All of `COMPARED` run in all of its layouts, by one group of processes a size."""
+    pairs = (chain / "runs/toy/data/pairs_train.jsonl").read_text().splitlines(keepends=True)
+    (chain / "runs/toy/data/pairs_few.jsonl").write_text("".join(pairs[:4]))
+    for world_size in sorted({ranks for ranks, _ in LAYOUTS}):
+        run_distributed(run_compared, world_size)
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    for name in {"loss", "grad_norm", "margin"}:
+        values = metrics(one, name)
+        assert metrics(other, name) == pytest.approx(values, rel=SAME_LOSS, abs=SAME_LOSS), name
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks", "ring"),
+    [(name, *layout) for layout, names in LAYOUTS.items() for name in names if layout != (1, 1)],
+)
+def test_losses_and_gradients_are_those_of_one_process(name, ranks, ring, compared):
+    one = folder_of(name, 1, 1)
+    assert len(metrics(one, "loss")) == (1 if name == "masked documents" else 2)
+    assert_same_run(one, folder_of(name, ranks, ring))
+
+
+def test_a_step_in_float32_over_a_ring_has_the_loss_of_float64(compared):
+    """Before any update float32 loses 6e-8 of each logit and sum, and nothing of the training."""
+    out = Path("runs/toy/rounded")
+    recipe, *changes = COMPARED["text"]
+    single = ["parallel.precision=fp32", "parallel.masters=fp32", "loop.max_steps=1"]
+    on_ranks(2, recipe, *changes, *single, "parallel.ring=2", f"output_dir={out}")
+    (rounded,) = metrics(out, "loss")
+    assert rounded == pytest.approx(metrics(folder_of("text", 1, 1), "loss")[0], rel=0, abs=1e-6)
+
+
+def test_masked_documents_have_another_loss(compared):
+    recipe, *changes = COMPARED["masked documents"]
+    out = Path("runs/toy/unmasked")
+    on_ranks(1, recipe, *changes, "mask_documents=false", f"output_dir={out}")
+    (unmasked,), (masked,) = (
+        metrics(f, "loss") for f in (out, folder_of("masked documents", 1, 1))
+    )
+    assert abs(masked - unmasked) > 1e-4
+
+
+@pytest.mark.slow
+def test_extension_is_the_same_on_one_process_two_ring_ranks_and_two_rings(chain):
+    """Acceptance 2, over 20 steps."""
     folders = []
-    for ranks, ring in ((1, 1), (2, 2), (2, 1)):
-        out = f"runs/toy/dpo_{ranks}_{ring}"
-        on_ranks(
-            *(ranks, "dpo", f"output_dir={out}", f"parallel.ring={ring}", "loop.epochs=null"),
-            *("loop.max_steps=2", "loop.samples_per_step=4", "loop.samples_per_micro_batch=1"),
-            *("data.datasets=[{path: runs/toy/data/pairs_few.jsonl}]", "loop.save_every=0"),
-            *("loss.sft_weight=0.5", "held_out_data=null", *EXACT),
-        )
-        folders.append(Path(out))
+    for ranks, ring in ((1, 1), (2, 2), (4, 2)):
+        folders.append(Path(f"runs/toy/long_{ranks}"))
+        changes = (f"output_dir={folders[-1]}", f"parallel.ring={ring}", "loop.max_steps=20")
+        on_ranks(ranks, "extend", *TEXT, *changes)
+    assert len(metrics(folders[0], "loss")) == 20
     for folder in folders[1:]:
-        assert_same_run(folders[0], folder, ("loss", "margin", "grad_norm"))
+        assert_same_run(folders[0], folder)
 
 
 def test_a_model_that_was_trained_anew_is_another_reference(chain):
@@ -261,19 +280,6 @@ def test_adapters_train_and_are_merged_at_the_export(name, part, chain):
     assert merged == pytest.approx(trained, rel=0, abs=1e-9)
 
 
-def test_adapters_are_the_same_on_one_process_and_on_two(chain):
-    folders = []
-    for ranks in (1, 2):
-        out = f"runs/toy/adapters_{ranks}"
-        on_ranks(
-            *(ranks, "stage2", f"output_dir={out}", "loop.epochs=null", "loop.max_steps=3"),
-            *("optim.lora={rank: 4, dropout: 0.0}", "held_out_data=null", "loop.save_every=0"),
-            *("loop.samples_per_step=4", "loop.samples_per_micro_batch=2", *EXACT),
-        )
-        folders.append(Path(out))
-    assert_same_run(*folders, ("loss", "grad_norm"))
-
-
 def test_a_longva_in_bfloat16_trains(chain):
     on_ranks(
         *(1, "stage2", "output_dir=runs/toy/bf16", "parallel.precision=bf16"),
@@ -297,7 +303,7 @@ def test_a_longva_in_bfloat16_trains(chain):
         ("stage1", "vision_tower=./nowhere", CheckpointError, "no CLIP model in"),
         ("stage2", "model=./nowhere", CheckpointError, "there is no folder"),
         ("stage2", "data.datasets=[{path: gone.json}]", RecipeError, "no data set gone.json"),
-        ("dpo", "data.media_folder=gone", LongVAError, "48 problem"),
+        ("dpo", "data.media_folder=gone", LongVAError, "32 problem"),
     ],
 )
 def test_what_is_missing_or_does_not_fit_is_said(name, override, error, message, chain):

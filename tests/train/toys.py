@@ -21,18 +21,18 @@ FLOAT64: dict[str, Any] = {"precision": "fp64", "masters": "fp64"}
 """Keys of a recipe under which runs are compared that must learn the same.
 
 Other layouts add the same numbers up in another order. In float32 AdamW makes a whole step of what
-is left of a gradient that ought to be 0, as those of `k_proj.bias` nearly are, so that two runs drift
-apart by as much as the machine's order of summation wills.
+is left of a gradient that ought to be 0, as those of `k_proj.bias` nearly are, so that two runs
+drift apart by as much as the machine's order of summation wills.
 """
 
 SAME_LOSS = 1e-12
-"""Most that such losses of about 1 to 10 differ by: rounding is 2e-16 of each of some hundred sums."""
+"""Most that such losses of 1 to 10 differ by: rounding is 2e-16 of each of some hundred sums."""
 
 SAME_PARAMETER = 1e-11
 """Most that such parameters differ by after a few steps.
 
-Gradients are clipped to a norm of 1, so their rounding d is about 1e-17. A step moves a parameter by
-lr x g / (|g| + 1e-8), hence rounding by at most lr x d / 1e-8: 3e-12 at the rates of the toys.
+Gradients are clipped to a norm of 1, so their rounding d is about 1e-17. A step moves a parameter
+by lr x g / (|g| + 1e-8), hence rounding by at most lr x d / 1e-8: 3e-12 at the rates of the toys.
 """
 
 
