@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 EXAMPLE := out/hour.mp4
 
-.PHONY: ask test test-eval lint clean
+.PHONY: ask test test-slow test-eval lint clean
 
 ask: $(INSTALLED)  ## Write an hour of film that shows an anchor for one second, and ask about it.
 	$(BIN)/python -m longva.nano.film $(EXAMPLE) --hide anchor
@@ -13,7 +13,10 @@ ask: $(INSTALLED)  ## Write an hour of film that shows an anchor for one second,
 	    --fps 1 --max-frames 3600 --evidence 1
 
 test: $(INSTALLED)  ## The fast suite: under 5 minutes on 2 cores.
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slow: $(INSTALLED)  ## What takes long and seldom fails: whole runs twice, four ranks, a process a section.
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow tests
 
 test-eval: $(VENV)/.installed-eval  ## Every benchmark through lmms-eval, on fixtures.
 	$(BIN)/python -m pytest tests/evaluate

@@ -92,7 +92,7 @@ def test_the_command_stops_its_seeds_when_it_is_stopped(tmp_path):
 
 def processes_in(folder):
     """Processes whose working directory is `folder`."""
-    found = []
+    folder, found = folder.resolve(), []  # a folder for temporary files may be a link
     for link in Path("/proc").glob("[0-9]*/cwd"):
         with contextlib.suppress(OSError):
             found += [link] if link.readlink() == folder else []
