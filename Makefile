@@ -7,7 +7,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_EVAL := $(VENV)/.installed-eval
 EXAMPLE := out/hour.mp4
 
-.PHONY: ask test test-eval lint clean
+.PHONY: ask test test-slow test-eval lint clean
 
 ask: $(INSTALLED)  ## Write an hour of film that shows an anchor for one second, and ask about it.
 	$(BIN)/python -m longva.nano.film $(EXAMPLE) --hide anchor
@@ -16,6 +16,9 @@ ask: $(INSTALLED)  ## Write an hour of film that shows an anchor for one second,
 
 test: $(INSTALLED_DEV)  ## The fast suite: about 7 CPU-minutes.
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slow: $(INSTALLED_DEV)  ## What takes long and seldom fails: whole runs twice, four ranks, a process a section.
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow tests
 
 test-eval: $(INSTALLED_EVAL)  ## Every benchmark through lmms-eval, on fixtures.
 	$(BIN)/python -m pytest tests/evaluate

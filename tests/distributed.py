@@ -57,6 +57,7 @@ def _run_rank(
     world_size: int,
     args: tuple,
     join: bool,
+    timeout: float,
     door: socket.socket,
     served: Event,
     pipe: Connection,
@@ -65,7 +66,7 @@ def _run_rank(
     try:
         store = _meet(rank, world_size, door, served)
         if join:
-            dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+            dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
         result = body(rank, world_size, *args)
         if join:
             dist.barrier()
@@ -77,7 +78,7 @@ def _run_rank(
 
 
 def run_distributed(
-    body: Callable, world_size: int, *args: Any, join: bool = True, timeout: float = 120
+    body: Callable, world_size: int, *args: Any, join: bool = True, timeout: float = 600
 ) -> list[Any]:
     """Run `body(rank, world_size, *args)` on `world_size` processes.
 
@@ -86,7 +87,8 @@ def run_distributed(
         world_size: number of processes.
         *args: further arguments of the body.
         join: whether to make the default process group first; False leaves that to the body.
-        timeout: seconds after which all ranks are ended and the test fails.
+        timeout: seconds after which all ranks are ended and the test fails. They hang, or else the
+            machine is busy: it is far above what any body takes.
 
     Returns:
         What the ranks returned, in order.
@@ -96,7 +98,7 @@ def run_distributed(
     pipes, processes, results = {}, [], {}
     for rank in range(world_size):
         receiver, sender = context.Pipe(duplex=False)
-        arguments = (body, rank, world_size, args, join, door, served, sender)
+        arguments = (body, rank, world_size, args, join, timeout, door, served, sender)
         process = context.Process(target=_run_rank, args=arguments, daemon=True)
         process.start()
         sender.close()  # so that the pipe of a rank that dies reads as closed

@@ -14,6 +14,10 @@ IDS, _ = tiny_batch(8)
 RING = RingSequence(length=8)
 
 
+SAME_LOGIT = {"rtol": 0, "atol": 1e-12}
+"""In float64: rounding is 2e-16 of logits of about 1 and of the few hundred terms of each."""
+
+
 def call(model=None, **changes):
     """A right call of the model, with changes."""
     arguments = dict(input_ids=IDS, position_ids=RING.positions(), use_cache=False, ring=RING)
@@ -21,8 +25,9 @@ def call(model=None, **changes):
 
 
 def test_a_right_call_gives_the_logits_of_plain_attention():
-    want = tiny_qwen2("sdpa")(input_ids=IDS).logits
-    torch.testing.assert_close(call().logits, want, rtol=0, atol=1e-5)
+    want = tiny_qwen2("sdpa", torch.float64)(input_ids=IDS).logits
+    got = call(tiny_qwen2("zigzag_ring", torch.float64)).logits
+    torch.testing.assert_close(got, want, **SAME_LOGIT)
 
 
 def default_positions_are_refused(rank, world_size):
@@ -69,11 +74,11 @@ def test_a_decoder_that_attends_otherwise_is_refused():
 
 
 def test_the_decoder_is_switched_by_one_call():
-    model = tiny_qwen2("sdpa")
+    model = tiny_qwen2("sdpa", torch.float64)
     want = model(input_ids=IDS).logits
     model.get_decoder().set_attn_implementation("zigzag_ring")
     hidden = ring_forward(model.get_decoder(), RING, input_ids=IDS)
-    torch.testing.assert_close(model.lm_head(hidden), want, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model.lm_head(hidden), want, **SAME_LOGIT)
 
 
 def test_a_vision_tower_is_refused():

@@ -1,6 +1,7 @@
 """The ring on real processes against plain attention on one."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -13,10 +14,17 @@ from tests.distributed import run_distributed
 from tests.parallel.tiny import document_mask, plain_loss, tiny_batch, tiny_qwen2
 
 DOCUMENTS = (0, 1, 3, 17, 18, 40, 41)
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+STARTS = {"whole": None, "documents": DOCUMENTS}
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+"""Rounding, 1e-16 and 6e-8, of values of up to 10 that sum up some dozen such products."""
 
 
-def attention_matches(rank, world_size, length, starts, kernel):
+def attention_matches(rank, world_size, length, all_starts, kernel):
+    for starts in all_starts:
+        attention_matches_with(starts, length, kernel)
+
+
+def attention_matches_with(starts, length, kernel):
     """Output and gradients of the bare function, 6 query heads on 2 key heads and on 1."""
     group = dist.group.WORLD
     ring = RingSequence(length=length, group=group, document_starts=starts, kernel=kernel)
@@ -38,18 +46,17 @@ def attention_matches(rank, world_size, length, starts, kernel):
             torch.testing.assert_close(ring.gather(a, dim=2), b.detach(), rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("starts", [None, DOCUMENTS], ids=["whole", "documents"])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-def test_attention_and_its_gradients_are_those_of_one_process(world_size, starts):
-    run_distributed(attention_matches, world_size, 43, starts, None)
+def test_attention_and_its_gradients_are_those_of_one_process(world_size):
+    run_distributed(attention_matches, world_size, 43, STARTS.values(), None)
 
 
 def test_math_kernel_serves_the_ring_as_well():
-    run_distributed(attention_matches, 2, 43, DOCUMENTS, "math")
+    run_distributed(attention_matches, 2, 43, [DOCUMENTS], "math")
 
 
 def test_a_sequence_shorter_than_the_ring_still_works():
-    run_distributed(attention_matches, 4, 3, None, None)
+    run_distributed(attention_matches, 4, 3, [None], None)
 
 
 def ring_loss_and_gradients(model, ring, ids, labels, checkpointed=False):
@@ -67,7 +74,12 @@ def ring_loss_and_gradients(model, ring, ids, labels, checkpointed=False):
     return loss, {name: p.grad for name, p in model.named_parameters()}
 
 
-def model_matches(rank, world_size, dtype, starts, length=61):
+def model_matches(rank, world_size):
+    for starts, dtype in product(STARTS.values(), TOLERANCE):
+        model_matches_in(dtype, starts)
+
+
+def model_matches_in(dtype, starts, length=61):
     ids, labels = tiny_batch(length)
     plain = tiny_qwen2("sdpa", dtype)
     want = plain_loss(plain, ids, labels, starts)
@@ -84,14 +96,16 @@ def model_matches(rank, world_size, dtype, starts, length=61):
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)  # recomputed bit by bit
 
 
-@pytest.mark.parametrize("starts", [None, DOCUMENTS], ids=["whole", "documents"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_qwen2_loss_and_every_gradient_are_those_of_one_process(world_size, dtype, starts):
-    run_distributed(model_matches, world_size, dtype, starts)
+def test_qwen2_loss_and_every_gradient_are_those_of_one_process(world_size):
+    run_distributed(model_matches, world_size)
 
 
-def bfloat16_errors(rank, world_size, starts, length=61):
+def bfloat16_errors(rank, world_size):
+    return {name: bfloat16_errors_with(starts) for name, starts in STARTS.items()}
+
+
+def bfloat16_errors_with(starts, length=61):
     """Error norm of all gradients against float32, of the ring and of plain bfloat16 attention."""
     ids, labels = tiny_batch(length)
     models = {
@@ -115,12 +129,12 @@ def bfloat16_errors(rank, world_size, starts, length=61):
     return error["ring"] / norm["exact"], error["plain"] / norm["exact"]
 
 
-@pytest.mark.parametrize("starts", [None, DOCUMENTS], ids=["whole", "documents"])
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_bfloat16_gradients_are_as_close_to_float32_as_plain_bfloat16_ones(world_size, starts):
-    ring, plain = run_distributed(bfloat16_errors, world_size, starts)[0]
-    assert 0 < ring < 0.02
-    assert ring < 1.5 * plain
+def test_bfloat16_gradients_are_as_close_to_float32_as_plain_bfloat16_ones(world_size):
+    for starts, (ring, plain) in run_distributed(bfloat16_errors, world_size)[0].items():
+        # bfloat16 rounds each of some ten steps in a row by up to 0.004.
+        assert 0 < ring < 0.02, starts
+        assert ring < 1.5 * plain, starts
 
 
 def answer_only_matches(rank, world_size, length=39):
@@ -128,12 +142,14 @@ def answer_only_matches(rank, world_size, length=39):
     ids, labels = tiny_batch(length, batch=1)
     labels[:, :-3] = -100
     labels[:, -3:] = ids[:, -3:]
-    plain = tiny_qwen2("sdpa")
+    plain = tiny_qwen2("sdpa", torch.float64)
     plain_loss(plain, ids, labels).backward()
     ring = RingSequence(length=length, group=dist.group.WORLD)
-    _, grads = ring_loss_and_gradients(tiny_qwen2("zigzag_ring"), ring, ids, labels)
+    model = tiny_qwen2("zigzag_ring", torch.float64)
+    _, grads = ring_loss_and_gradients(model, ring, ids, labels)
     for name, parameter in plain.named_parameters():
-        torch.testing.assert_close(grads[name], parameter.grad, rtol=0, atol=1e-5)
+        tolerance = TOLERANCE[torch.float64]
+        torch.testing.assert_close(grads[name], parameter.grad, rtol=0, atol=tolerance)
     return int((ring.shard_targets(labels) != -100).sum())
 
 

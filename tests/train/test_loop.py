@@ -16,7 +16,18 @@ from longva.errors import CheckpointError
 from longva.train.checkpoints import latest_checkpoint
 from longva.train.optim import learning_rate_factor
 from tests.distributed import run_distributed
-from tests.train.toys import VOCABULARY, RandomText, metrics, tiny_qwen2, toy_recipe, train_toy
+from tests.parallel.tiny import plain_loss
+from tests.train.toys import (
+    FLOAT64,
+    SAME_LOSS,
+    SAME_PARAMETER,
+    VOCABULARY,
+    RandomText,
+    metrics,
+    tiny_qwen2,
+    toy_recipe,
+    train_toy,
+)
 
 
 def on_ranks(world_size: int, config, **training):
@@ -35,33 +46,46 @@ def bits(parameters):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """The run of one process that the others are compared with."""
-    folder = tmp_path_factory.mktemp("alone")
-    return on_ranks(1, toy_recipe(folder)), metrics(folder, "loss")
+    """The run of one process whose bits others must end with."""
+    return on_ranks(1, toy_recipe(tmp_path_factory.mktemp("alone")))
 
 
-def test_one_process_trains_as_plain_torch_does(alone, tmp_path):
-    parameters, losses = alone
-    config, model, data = toy_recipe(tmp_path), tiny_qwen2(), RandomText()
-    order = StepOrder(len(data), samples_per_step=4)
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory):
+    """The same in float64, for runs that add up in another order: parameters and losses."""
+    folder = tmp_path_factory.mktemp("exact")
+    return on_ranks(1, toy_recipe(folder, **FLOAT64)), metrics(folder, "loss")
+
+
+def assert_same(parameters, others):
+    for name, value in others.items():
+        assert parameters[name].dtype == np.float64
+        np.testing.assert_allclose(
+            parameters[name], value, rtol=0, atol=SAME_PARAMETER, err_msg=name
+        )
+
+
+def test_one_process_trains_as_plain_torch_does(exact, tmp_path):
+    parameters, losses = exact
+    config, model, data = toy_recipe(tmp_path), tiny_qwen2().double(), RandomText()
+    order = StepOrder(len(data), samples_per_step=2)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1)
     for step, rows in enumerate(order.micro_batches(0, 6)):
         optimizer.param_groups[0]["lr"] = 3e-3 * learning_rate_factor(config.optim, step, 6)
         batch = data.collate([data[row] for row in rows])
-        loss = model(**batch).loss
+        loss = plain_loss(model, batch["input_ids"], batch["labels"])  # transformers' is float32
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        assert loss.item() == pytest.approx(losses[step], abs=1e-5)
-    for name, value in model.state_dict().items():
-        np.testing.assert_allclose(parameters[name], value.numpy(), atol=1e-5)
+        assert loss.item() == pytest.approx(losses[step], rel=0, abs=SAME_LOSS)
+    assert_same(parameters, {name: value.numpy() for name, value in model.state_dict().items()})
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"samples_per_micro_batch": 4},
+        {"samples_per_micro_batch": 2},
         {"checkpoint_activations": False},
         {"offload_activations": True, "mlp_tile": 7},
         {"offload_states": True},
@@ -69,16 +93,15 @@ def test_one_process_trains_as_plain_torch_does(alone, tmp_path):
     ],
     ids=lambda changes: "+".join(changes),
 )
-def test_layout_and_memory_savers_do_not_change_what_is_learned(changes, alone, tmp_path):
-    parameters = on_ranks(1, toy_recipe(tmp_path, **changes))
-    for name, value in alone[0].items():
-        np.testing.assert_allclose(parameters[name], value, atol=2e-6, err_msg=name)
+def test_layout_and_memory_savers_do_not_change_what_is_learned(changes, exact, tmp_path):
+    assert_same(on_ranks(1, toy_recipe(tmp_path, **FLOAT64, **changes)), exact[0])
 
 
-def test_masters_stay_float32_under_bfloat16_computation(alone, tmp_path):
+def test_masters_stay_float32_under_bfloat16_computation(exact, tmp_path):
     parameters = on_ranks(1, toy_recipe(tmp_path, precision="bf16"))
     assert parameters["lm_head.weight"].dtype == np.float32
-    assert metrics(tmp_path, "loss") == pytest.approx(alone[1], abs=5e-2)
+    # bfloat16 rounds by up to 0.004 what some ten steps in a row make logits of about 1 of.
+    assert metrics(tmp_path, "loss") == pytest.approx(exact[1], rel=0, abs=5e-2)
 
 
 class Ending(RandomText):
@@ -95,9 +118,11 @@ class Ending(RandomText):
         return super().__getitem__(index)
 
 
-@pytest.mark.parametrize(("world_size", "ring"), [(1, 1), (4, 2)])
+@pytest.mark.parametrize(
+    ("world_size", "ring"), [(1, 1), (2, 1), pytest.param(4, 2, marks=pytest.mark.slow)]
+)
 def test_a_killed_run_goes_on_to_the_same_bits(world_size, ring, tmp_path):
-    reads = 4 * ring // world_size  # samples a rank reads each step
+    reads = 2 * ring // world_size  # samples a rank reads each step
     config = toy_recipe(tmp_path / "whole", ring=ring, save_every=2)
     whole = on_ranks(world_size, config)
     config = toy_recipe(tmp_path / "killed", ring=ring, save_every=2)
@@ -109,21 +134,19 @@ def test_a_killed_run_goes_on_to_the_same_bits(world_size, ring, tmp_path):
     assert metrics(tmp_path / "killed", "loss") == metrics(tmp_path / "whole", "loss")
 
 
-def test_a_run_goes_on_with_another_number_of_ranks(alone, tmp_path):
-    config = toy_recipe(tmp_path, ring=2, save_every=3, max_steps=6)
+def test_a_run_goes_on_with_another_number_of_ranks(exact, tmp_path):
+    config = toy_recipe(tmp_path, ring=2, save_every=3, **FLOAT64)
     with pytest.raises(AssertionError, match="SIGKILL"):
-        on_ranks(4, config, dataset=Ending(8, signal.SIGKILL))
-    parameters = on_ranks(1, toy_recipe(tmp_path, ring=1, save_every=3))
-    for name, value in alone[0].items():
-        np.testing.assert_allclose(parameters[name], value, atol=1e-5, err_msg=name)
+        on_ranks(4, config, dataset=Ending(4, signal.SIGKILL))  # in step 4
+    assert_same(on_ranks(1, toy_recipe(tmp_path, save_every=3, **FLOAT64)), exact[0])
 
 
 def test_sigterm_saves_and_leaves_and_the_same_command_goes_on(alone, tmp_path):
     config = toy_recipe(tmp_path)
-    on_ranks(1, config, dataset=Ending(10, signal.SIGTERM))  # in step 3
+    on_ranks(1, config, dataset=Ending(5, signal.SIGTERM))  # in step 3
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000003"]
     assert len(metrics(tmp_path, "loss")) == 3
-    assert bits(on_ranks(1, config)) == bits(alone[0])
+    assert bits(on_ranks(1, config)) == bits(alone)
 
 
 class Workers(Ending):
@@ -143,7 +166,7 @@ def test_sigterm_to_the_workers_too_saves_and_leaves(alone, tmp_path):
 
     run_distributed(body, 1, join=False)
     assert len(metrics(tmp_path, "loss")) < 6
-    assert bits(on_ranks(1, toy_recipe(tmp_path))) == bits(alone[0])
+    assert bits(on_ranks(1, toy_recipe(tmp_path))) == bits(alone)
 
 
 def test_a_folder_that_cannot_be_written_is_named_by_all_ranks(tmp_path):
@@ -155,7 +178,7 @@ def test_a_folder_that_cannot_be_written_is_named_by_all_ranks(tmp_path):
 
 def test_a_run_that_saves_nothing_ends_where_a_checkpoint_has_no_room(alone, tmp_path):
     (tmp_path / "checkpoints").write_text("in the way")
-    assert bits(on_ranks(1, toy_recipe(tmp_path, save_every=0))) == bits(alone[0])
+    assert bits(on_ranks(1, toy_recipe(tmp_path, save_every=0))) == bits(alone)
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(alone, tmp_path):
@@ -167,7 +190,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(alone, tmp_path):
 
             def __getitem__(self, index):
                 self.reads += 1
-                if self.reads == 9:  # step 3, after the checkpoint of step 2
+                if self.reads == 5:  # step 3, after the checkpoint of step 2
                     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
                 return super().__getitem__(index)
 
@@ -178,7 +201,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(alone, tmp_path):
     message = run_distributed(disk_fills_up, 1, join=False)[0]
     assert "step_000004" in message and "last good checkpoint" in message, message
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000002"]
-    assert bits(on_ranks(1, config)) == bits(alone[0])
+    assert bits(on_ranks(1, config)) == bits(alone)
 
 
 def test_old_checkpoints_go_and_unfinished_ones_are_not_used(tmp_path):
@@ -191,7 +214,7 @@ def test_old_checkpoints_go_and_unfinished_ones_are_not_used(tmp_path):
 
 def test_a_copy_beside_the_checkpoints_is_neither_used_nor_deleted(tmp_path):
     config = toy_recipe(tmp_path, save_every=2)
-    on_ranks(1, config, dataset=Ending(10, signal.SIGTERM))  # in step 3
+    on_ranks(1, config, dataset=Ending(5, signal.SIGTERM))  # in step 3
     folder = tmp_path / "checkpoints"
     (folder / "step_000003_mine").mkdir()
     on_ranks(1, config)
@@ -204,11 +227,11 @@ def test_held_out_rows_are_evaluated_by_all_ranks(tmp_path):
     held_out = RandomText(num_rows=3, length=19, seed=100)
 
     for ranks in (1, 2):
-        config = toy_recipe(tmp_path / str(ranks), max_steps=2, eval_every=2)
+        config = toy_recipe(tmp_path / str(ranks), max_steps=2, eval_every=2, **FLOAT64)
         on_ranks(ranks, config, held_out=held_out)
     assert len(metrics(tmp_path / "1", "eval_loss")) == 1
     two, one = (metrics(tmp_path / name, "eval_loss") for name in "21")
-    assert two == pytest.approx(one, abs=1e-5)
+    assert two == pytest.approx(one, rel=0, abs=SAME_LOSS)
 
 
 def test_tied_embeddings_go_on_too(tmp_path):
@@ -217,12 +240,12 @@ def test_tied_embeddings_go_on_too(tmp_path):
         return on_ranks(1, toy_recipe(folder, save_every=2), model=model, dataset=dataset)
 
     whole = run(tmp_path / "whole")
-    run(tmp_path / "stopped", Ending(10, signal.SIGTERM))
+    run(tmp_path / "stopped", Ending(5, signal.SIGTERM))
     assert bits(run(tmp_path / "stopped")) == bits(whole)
 
 
 def test_a_line_of_metrics_that_a_full_disk_cut_off_is_dropped(tmp_path):
-    on_ranks(1, toy_recipe(tmp_path), dataset=Ending(10, signal.SIGTERM))  # in step 3
+    on_ranks(1, toy_recipe(tmp_path), dataset=Ending(5, signal.SIGTERM))  # in step 3
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
     on_ranks(1, toy_recipe(tmp_path))
@@ -234,7 +257,7 @@ def test_tensorboard_shows_a_run_that_went_on_as_one(tmp_path):
 
     config = toy_recipe(tmp_path, save_every=2, track=["tensorboard"])
     with pytest.raises(AssertionError, match="SIGKILL"):
-        on_ranks(1, config, dataset=Ending(14, signal.SIGKILL))  # in step 4
+        on_ranks(1, config, dataset=Ending(7, signal.SIGKILL))  # in step 4
     on_ranks(1, config)
     seen = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
     assert [event.step for event in seen] == [1, 2, 3, 4, 5, 6]
@@ -245,6 +268,14 @@ def test_any_seed_will_do(tmp_path):
     on_ranks(1, toy_recipe(tmp_path, max_steps=1, seed=2**40))
 
 
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    """A finished run of two steps."""
+    config = toy_recipe(tmp_path_factory.mktemp("two"), save_every=2, max_steps=2)
+    on_ranks(1, config)
+    return config
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -252,26 +283,23 @@ def test_any_seed_will_do(tmp_path):
         ({"max_steps": 9}, "loop.max_steps was 2, is 9"),
     ],
 )
-def test_another_recipe_does_not_go_on_with_the_run(changes, message, tmp_path):
-    on_ranks(1, toy_recipe(tmp_path, save_every=2, max_steps=2))
+def test_another_recipe_does_not_go_on_with_the_run(changes, message, two_steps):
+    other = toy_recipe(two_steps.output_dir, save_every=2, **{"max_steps": 2} | changes)
     with pytest.raises(AssertionError, match=f"RecipeError: .*{message}"):
-        on_ranks(1, toy_recipe(tmp_path, save_every=2, **{"max_steps": 2} | changes))
+        on_ranks(1, other)
 
 
-def test_other_data_does_not_go_on_with_the_run(tmp_path):
-    on_ranks(1, toy_recipe(tmp_path, save_every=2, max_steps=2))
+def test_other_data_does_not_go_on_with_the_run(two_steps):
     with pytest.raises(AssertionError, match="RecipeError: .*num_samples was 12, is 13"):
-        on_ranks(1, toy_recipe(tmp_path, save_every=2, max_steps=2), dataset=RandomText(13))
+        on_ranks(1, two_steps, dataset=RandomText(13))
 
 
-def test_a_run_from_before_a_key_existed_goes_on_with_its_default(tmp_path):
-    config = toy_recipe(tmp_path, max_steps=2, save_every=1)
-    on_ranks(1, config)
-    path = tmp_path / "recipe.yaml"
+def test_a_run_from_before_a_key_existed_goes_on_with_its_default(two_steps):
+    path = two_steps.output_dir / "recipe.yaml"
     lines = path.read_text().splitlines(keepends=True)
     assert any("clip_norm: 1.0" in line for line in lines)
     path.write_text("".join(line for line in lines if "clip_norm" not in line))
-    on_ranks(1, config)  # finds the finished run, and does not object
+    on_ranks(1, two_steps)  # finds the finished run, and does not object
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,9 @@ from longva.nano.toy_data import write_toy_data
 from longva.recipes import load_recipe
 from longva.train import align, dpo, extend
 from tests.distributed import run_distributed
-from tests.train.toys import metrics
+from tests.train.toys import FLOAT64, SAME_LOSS, metrics
 
+EXACT = [f"parallel.{name}={value}" for name, value in FLOAT64.items()]
 CHAIN = {
     "base_lm": (extend, extend.ExtendConfig),
     "extend": (extend, extend.ExtendConfig),
@@ -47,6 +48,8 @@ def on_ranks(world_size: int, name: str, *overrides: str) -> Path:
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
     """A folder in which every recipe of the toy chain has been run, one after the other."""
+    import peft  # noqa: F401  here once, for all processes that are forked later
+
     folder, before = tmp_path_factory.mktemp("chain"), Path.cwd()
     os.chdir(folder)
     write_toy_data()
@@ -66,7 +69,9 @@ def test_dpo_raises_the_margin_on_held_out_pairs(chain):
     margins = metrics(chain / "runs/toy/dpo", "eval_margin")
     assert 0 < margins[0] < margins[-1], margins
     first = json.loads((chain / "runs/toy/dpo/metrics.jsonl").read_text().splitlines()[0])
-    assert first["margin"] == pytest.approx(0, abs=1e-5)  # the policy is the reference still
+    # The policy is the reference still. A margin is of four answers of less than 128 nats, told in
+    # float32 to 8e-6, times beta: 3e-6 at most.
+    assert first["margin"] == pytest.approx(0, abs=1e-5)
     assert first["loss"] == pytest.approx(np.log(2), abs=1e-5)
 
 
@@ -80,7 +85,8 @@ def test_extension_writes_an_ordinary_checkpoint(chain):
     rows = PackedText(chain / "runs/toy/data/text_held_out", 512, tokenizer=tokenizer)
     losses = [model(row["input_ids"][None], labels=row["labels"][None]).loss for row in rows]
     trained = metrics(chain / "runs/toy/extend", "eval_loss")[-1]
-    assert torch.stack(losses).mean().item() == pytest.approx(trained, abs=1e-4)
+    # float32 loses 6e-8 of each of a few dozen sums on the way to a loss of 2.5.
+    assert torch.stack(losses).mean().item() == pytest.approx(trained, rel=0, abs=1e-5)
 
 
 def test_the_ladder_hands_its_rungs_on(chain):
@@ -115,35 +121,6 @@ def test_stage_2_moves_the_tower_less_than_the_rest(chain):
     assert 0 < tower < language / 2
 
 
-def test_extension_is_the_same_on_one_process_two_ring_ranks_and_two_rings(chain):
-    """Acceptance 2: 20 steps, losses to 1e-5."""
-    losses = {}
-    for ranks, ring in ((1, 1), (2, 2), (4, 2)):
-        out = f"runs/toy/ring_{ranks}"
-        on_ranks(
-            *(ranks, "extend", f"output_dir={out}", f"parallel.ring={ring}", "ladder=[]"),
-            *("seq_len=97", "rope_theta=1e6", "loop.max_steps=20", "loop.eval_every=0"),
-        )
-        losses[ranks] = metrics(chain / out, "loss")
-    assert len(losses[1]) == 20
-    assert losses[2] == pytest.approx(losses[1], abs=1e-5)
-    assert losses[4] == pytest.approx(losses[1], abs=1e-5)
-
-
-def test_masked_documents_are_the_same_over_a_ring(chain):
-    losses = {}
-    for ranks in (1, 2):
-        out = f"runs/toy/masked_{ranks}"
-        on_ranks(
-            *(ranks, "extend", f"output_dir={out}", f"parallel.ring={ranks}", "ladder=[]"),
-            *("mask_documents=true", "seq_len=301", "loop.max_steps=3", "loop.eval_every=0"),
-        )
-        losses[ranks] = metrics(chain / out, "loss")
-    assert losses[2] == pytest.approx(losses[1], abs=1e-5)
-    unmasked = metrics(chain / "runs/toy/extend", "loss")[0]
-    assert abs(losses[1][0] - unmasked) > 1e-4
-
-
 @pytest.fixture(scope="module")
 def mixed(chain):
     """Conversations of which every other one has no picture, and one has two."""
@@ -160,34 +137,105 @@ def mixed(chain):
     return path
 
 
-@pytest.mark.parametrize(("ranks", "ring"), [(2, 1), (2, 2)])
-def test_ranks_without_a_picture_train_along(ranks, ring, chain, mixed):
-    """Every other sample has none, so with micro batches of one some rank always lacks it."""
-    losses = {}
-    for world, size in ((1, 1), (ranks, ring)):
-        out = f"runs/toy/mixed_{ranks}_{ring}_{world}"
-        on_ranks(
-            *(world, "stage2", f"output_dir={out}", f"parallel.ring={size}"),
-            *("loop.samples_per_micro_batch=1", "loop.epochs=3", "held_out_data=null"),
-            *("data.datasets=[{path: runs/toy/data/mixed.jsonl}]", "loop.samples_per_step=4"),
-        )
-        losses[world] = metrics(chain / out, "loss")
-    assert len(losses[1]) == 6
-    assert losses[ranks] == pytest.approx(losses[1], abs=2e-5)
+BRIEF = ("loop.save_every=0", *EXACT)
+TEXT = ("ladder=[]", "seq_len=97", "loop.eval_every=0", *BRIEF)
+PICTURES = ("held_out_data=null", "loop.samples_per_micro_batch=1", *BRIEF)
+COMPARED = {
+    "text": ("extend", *TEXT, "loop.max_steps=2"),
+    "masked documents": ("extend", *TEXT, "loop.max_steps=1", "seq_len=301", "mask_documents=true"),
+    # Every other sample has no picture: with micro batches of one some rank always lacks it.
+    "pictures here and there": (
+        *("stage2", *PICTURES, "data.datasets=[{path: runs/toy/data/mixed.jsonl}]"),
+        *("loop.epochs=1", "loop.samples_per_step=4"),
+    ),
+    "preferences": (  # few pairs, for a reference is computed of every one
+        *("dpo", *PICTURES, "data.datasets=[{path: runs/toy/data/pairs_few.jsonl}]"),
+        *("loop.epochs=null", "loop.max_steps=2", "loop.samples_per_step=2", "loss.sft_weight=0.5"),
+    ),
+    "adapters": (
+        *("stage2", *PICTURES, "optim.lora={rank: 4, dropout: 0.0}"),
+        *("loop.epochs=null", "loop.max_steps=2", "loop.samples_per_step=4"),
+    ),
+}
+"""Recipes and changes of runs that learn the same in all layouts."""
+
+LAYOUTS = {
+    (1, 1): list(COMPARED),
+    (2, 2): ["text", "masked documents", "pictures here and there", "preferences"],
+    (2, 1): ["pictures here and there", "preferences", "adapters"],
+    (4, 2): ["text"],
+}
+"""What is run by (processes, those that share a sequence)."""
 
 
-def test_preferences_are_the_same_over_a_ring_and_over_data_ranks(chain):
-    seen = {}
-    for ranks, ring in ((1, 1), (2, 2), (2, 1)):
-        out = f"runs/toy/dpo_{ranks}_{ring}"
-        on_ranks(
-            *(ranks, "dpo", f"output_dir={out}", f"parallel.ring={ring}", "loop.epochs=null"),
-            *("loop.max_steps=3", "loop.samples_per_step=4", "loop.samples_per_micro_batch=1"),
-            *("loss.sft_weight=0.5", "held_out_data=null"),
-        )
-        seen[ranks, ring] = metrics(chain / out, "loss") + metrics(chain / out, "margin")
-    assert seen[2, 2] == pytest.approx(seen[1, 1], abs=1e-4)
-    assert seen[2, 1] == pytest.approx(seen[1, 1], abs=1e-4)
+def folder_of(name: str, ranks: int, ring: int) -> Path:
+    return Path("runs/toy/compared") / name.replace(" ", "_") / f"{ranks}_{ring}"
+
+
+def run_compared(rank: int, world_size: int) -> None:
+    for (ranks, ring), names in LAYOUTS.items():
+        for name in names if ranks == world_size else ():
+            recipe, *changes = COMPARED[name]
+            changes += [f"output_dir={folder_of(name, ranks, ring)}", f"parallel.ring={ring}"]
+            CHAIN[recipe][0].run(toy_recipe_file(recipe, *changes))
+
+
+@pytest.fixture(scope="module")
+def compared(chain, mixed):
+    """All of `COMPARED` run in all of its layouts, by one group of processes a size."""
+    pairs = (chain / "runs/toy/data/pairs_train.jsonl").read_text().splitlines(keepends=True)
+    (chain / "runs/toy/data/pairs_few.jsonl").write_text("".join(pairs[:4]))
+    for world_size in sorted({ranks for ranks, _ in LAYOUTS}):
+        run_distributed(run_compared, world_size)
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    for name in {"loss", "grad_norm", "margin"}:
+        values = metrics(one, name)
+        assert metrics(other, name) == pytest.approx(values, rel=SAME_LOSS, abs=SAME_LOSS), name
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks", "ring"),
+    [(name, *layout) for layout, names in LAYOUTS.items() for name in names if layout != (1, 1)],
+)
+def test_losses_and_gradients_are_those_of_one_process(name, ranks, ring, compared):
+    one = folder_of(name, 1, 1)
+    assert len(metrics(one, "loss")) == (1 if name == "masked documents" else 2)
+    assert_same_run(one, folder_of(name, ranks, ring))
+
+
+def test_a_step_in_float32_over_a_ring_has_the_loss_of_float64(compared):
+    """Before any update float32 loses 6e-8 of each logit and sum, and nothing of the training."""
+    out = Path("runs/toy/rounded")
+    recipe, *changes = COMPARED["text"]
+    single = ["parallel.precision=fp32", "parallel.masters=fp32", "loop.max_steps=1"]
+    on_ranks(2, recipe, *changes, *single, "parallel.ring=2", f"output_dir={out}")
+    (rounded,) = metrics(out, "loss")
+    assert rounded == pytest.approx(metrics(folder_of("text", 1, 1), "loss")[0], rel=0, abs=1e-6)
+
+
+def test_masked_documents_have_another_loss(compared):
+    recipe, *changes = COMPARED["masked documents"]
+    out = Path("runs/toy/unmasked")
+    on_ranks(1, recipe, *changes, "mask_documents=false", f"output_dir={out}")
+    (unmasked,), (masked,) = (
+        metrics(f, "loss") for f in (out, folder_of("masked documents", 1, 1))
+    )
+    assert abs(masked - unmasked) > 1e-4
+
+
+@pytest.mark.slow
+def test_extension_is_the_same_on_one_process_two_ring_ranks_and_two_rings(chain):
+    """Acceptance 2, over 20 steps."""
+    folders = []
+    for ranks, ring in ((1, 1), (2, 2), (4, 2)):
+        folders.append(Path(f"runs/toy/long_{ranks}"))
+        changes = (f"output_dir={folders[-1]}", f"parallel.ring={ring}", "loop.max_steps=20")
+        on_ranks(ranks, "extend", *TEXT, *changes)
+    assert len(metrics(folders[0], "loss")) == 20
+    for folder in folders[1:]:
+        assert_same_run(folders[0], folder)
 
 
 def test_a_model_that_was_trained_anew_is_another_reference(chain):
@@ -206,7 +254,7 @@ def test_a_model_that_was_trained_anew_is_another_reference(chain):
 @pytest.mark.parametrize(("name", "part"), [("extend", "all"), ("stage2", "language")])
 def test_adapters_train_and_are_merged_at_the_export(name, part, chain):
     """The exported weights, without any adapter, have the loss that training ended with."""
-    shorter = ["loop.epochs=null", "loop.max_steps=4", "loop.eval_every=4"]
+    shorter = ["loop.epochs=null", "loop.max_steps=4", "loop.eval_every=4", *EXACT]
     if name == "extend":
         shorter.append("ladder=[]")
     folder = on_ranks(
@@ -226,19 +274,9 @@ def test_adapters_train_and_are_merged_at_the_export(name, part, chain):
     trained, merged = (
         metrics(chain / f"runs/toy/{run}_{name}", "eval_loss")[-1] for run in ("lora", "merged")
     )
-    assert merged == pytest.approx(trained, abs=1e-4)
-
-
-def test_adapters_are_the_same_on_one_process_and_on_two(chain):
-    losses = {}
-    for ranks in (1, 2):
-        out = f"runs/toy/adapters_{ranks}"
-        on_ranks(
-            *(ranks, "stage2", f"output_dir={out}", "loop.epochs=null", "loop.max_steps=3"),
-            *("optim.lora={rank: 4, dropout: 0.0}", "held_out_data=null"),
-        )
-        losses[ranks] = metrics(chain / out, "loss")
-    assert losses[2] == pytest.approx(losses[1], abs=2e-5)
+    # A step at a rate of 1e-12 moves each of some 1e5 parameters by that, against a gradient of
+    # norm 1 or so: by 1e-12 x sqrt(1e5) at most.
+    assert merged == pytest.approx(trained, rel=0, abs=1e-9)
 
 
 def test_a_longva_in_bfloat16_trains(chain):
@@ -249,6 +287,7 @@ def test_a_longva_in_bfloat16_trains(chain):
     model, _ = load_pretrained("runs/toy/bf16/model")
     assert model.dtype == torch.bfloat16
     full = metrics(chain / "runs/toy/stage2", "loss")[0]
+    # bfloat16 rounds by up to 0.004 what some ten steps in a row make logits of.
     assert metrics(chain / "runs/toy/bf16", "loss")[0] == pytest.approx(full, rel=0.02)
 
 
@@ -263,7 +302,7 @@ def test_a_longva_in_bfloat16_trains(chain):
         ("stage1", "vision_tower=./nowhere", CheckpointError, "no CLIP model in"),
         ("stage2", "model=./nowhere", CheckpointError, "there is no folder"),
         ("stage2", "data.datasets=[{path: gone.json}]", RecipeError, "no data set gone.json"),
-        ("dpo", "data.media_folder=gone", LongVAError, "48 problem"),
+        ("dpo", "data.media_folder=gone", LongVAError, "32 problem"),
     ],
 )
 def test_what_is_missing_or_does_not_fit_is_said(name, override, error, message, chain):

@@ -2,7 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import fsspec  # noqa: F401  for torch.distributed.checkpoint, before processes are forked
+import pydantic.dataclasses  # noqa: F401  for recipes, likewise
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -13,6 +16,24 @@ from longva.train.optim import OptimConfig, choose_trained
 from longva.train.sharding import ParallelConfig, spread
 
 VOCABULARY = 61
+
+FLOAT64: dict[str, Any] = {"precision": "fp64", "masters": "fp64"}
+"""Keys of a recipe under which runs are compared that must learn the same.
+
+Other layouts add the same numbers up in another order. In float32 AdamW makes a whole step of what
+is left of a gradient that ought to be 0, as those of `k_proj.bias` nearly are, so that two runs
+drift apart by as much as the machine's order of summation wills.
+"""
+
+SAME_LOSS = 1e-12
+"""Most that such losses of 1 to 10 differ by: rounding is 2e-16 of each of some hundred sums."""
+
+SAME_PARAMETER = 1e-11
+"""Most that such parameters differ by after a few steps.
+
+Gradients are clipped to a norm of 1, so their rounding d is about 1e-17. A step moves a parameter
+by lr x g / (|g| + 1e-8), hence rounding by at most lr x d / 1e-8: 3e-12 at the rates of the toys.
+"""
 
 
 class RandomText:
@@ -50,10 +71,10 @@ def tiny_qwen2(**changes) -> Qwen2ForCausalLM:
 
 
 def toy_recipe(output_dir: Path, **changes) -> StageConfig:
-    """Six steps of four rows. Keys of the three parts are told apart by their names."""
+    """Six steps of two rows. Keys of the three parts are told apart by their names."""
     parts = {
         "optim": {"lr": {"all": 3e-3}, "schedule": "cosine", "warmup": 0.2, "weight_decay": 0.1},
-        "loop": {"samples_per_step": 4, "max_steps": 6},
+        "loop": {"samples_per_step": 2, "max_steps": 6},
         "parallel": {"precision": "fp32"},
     }
     for part, kind in (("optim", OptimConfig), ("loop", LoopConfig), ("parallel", ParallelConfig)):

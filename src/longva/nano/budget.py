@@ -23,6 +23,9 @@ class Budget:
     frames: tuple[int, ...] = (32, 64, 128, 256, 512, 1024, 2048, 3600)
     depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     needles: int = 20
+    calibration_needles: int = 12
+    """By which the evidence heads are found."""
+
     text_lengths: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192)
     text_trials: int = 4
 

@@ -43,7 +43,12 @@ def write_measures(budget: Budget, seed: int) -> None:
     write_needles(
         Path("needles"), frames=budget.frames[-1] + 100, needles=budget.needles, seed=seed + 1000
     )
-    write_needles(Path("needles/calibration"), frames=64, needles=12, seed=seed + 2000)
+    write_needles(
+        Path("needles/calibration"),
+        frames=64,
+        needles=budget.calibration_needles,
+        seed=seed + 2000,
+    )
     write_book(Path("text/book.txt"), words=2 * budget.context, seed=seed + 3000)
     write_long_text(Path("text/long.txt"), length=budget.context, rows=4, seed=seed + 4000)
 

@@ -77,8 +77,8 @@ def write_toy_data(folder: Path = DATA) -> None:
     write_text(folder / "text_short", tokenizer, scenes, per_document=1)
     write_text(folder / "text_long", tokenizer, scenes, per_document=8)
     write_text(folder / "text_held_out", tokenizer, [random_scene(rng) for _ in range(32)], 8)
-    write_pictures(folder, scenes[:48], "train")
-    write_pictures(folder, [random_scene(rng) for _ in range(12)], "held_out")
+    write_pictures(folder, scenes[:32], "train")
+    write_pictures(folder, [random_scene(rng) for _ in range(8)], "held_out")
 
 
 if __name__ == "__main__":

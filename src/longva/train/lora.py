@@ -6,6 +6,7 @@ y = W x + (alpha / rank) B A x        A [rank, in] random, B [out, rank] zero; W
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from longva.errors import RecipeError, install_command
@@ -54,7 +55,8 @@ def merge_adapters(
             a = tensor
         elif ".lora_B." in name:
             assert weight is not None and a is not None
-            merged = weight[1].float() + scale * (tensor.float() @ a.float())
+            dtype = torch.promote_types(weight[1].dtype, torch.float32)
+            merged = weight[1].to(dtype) + scale * (tensor.to(dtype) @ a.to(dtype))
             yield weight[0], merged.to(weight[1].dtype)
             weight = None
         elif name.endswith(".base_layer.weight"):

@@ -20,7 +20,7 @@ from longva.errors import RecipeError
 from longva.parallel import ParallelMesh, check_ring
 from longva.recipes import STRICT
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -33,10 +33,12 @@ class ParallelConfig:
     """Processes that share one sequence. The others hold other sequences; parameters are sharded
     over all. 8 processes and a ring of 8 are the original's layout."""
 
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Of the computation, and of the exported checkpoint."""
+    precision: Literal["bf16", "fp32", "fp64"] = "bf16"
+    """Of the computation, and of the exported checkpoint. `fp64` with `masters: fp64` shows that
+    layouts compute the same: in fp32, AdamW makes rounding as large as its rate wherever a gradient
+    is almost 0."""
 
-    masters: Literal["fp32", "bf16"] = "fp32"
+    masters: Literal["fp32", "bf16", "fp64"] = "fp32"
     """Of the trained parameters, their gradients and moments. `bf16` halves all three, but swallows
     updates below 1/256 of a parameter: for measuring, hardly for training."""
 
@@ -134,7 +136,9 @@ def spread(learner: Any, mesh: ParallelMesh, config: ParallelConfig) -> None:
         "mesh": mesh.fsdp,
         # Inputs are left as they are: log-probabilities of a reference must stay float32.
         "mp_policy": MixedPrecisionPolicy(
-            param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False
+            param_dtype=compute,
+            reduce_dtype=torch.promote_types(compute, torch.float32),
+            cast_forward_inputs=False,
         ),
     }
     if config.offload_states:
