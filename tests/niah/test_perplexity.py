@@ -145,7 +145,7 @@ def test_a_text_that_is_too_short_says_so(folder, tmp_path):
 
 def test_a_missing_text_is_found_before_the_model_is_looked_for(tmp_path):
     missing = recipe(tmp_path / "no model", tmp_path, text=tmp_path / "absent", lengths=(10,))
-    with pytest.raises(RecipeError, match="text: .*absent is neither .* Leave text out"):
+    with pytest.raises(RecipeError, match="text: .*absent is neither .* --set text=null"):
         run_perplexity(missing)
 
 
