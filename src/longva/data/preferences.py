@@ -196,6 +196,10 @@ class ReferenceLogProbs:
         return self._values[key]
 
     def append(self, key: str, chosen: float, rejected: float) -> None:
-        """Add one pair; when this returns, it survives a crash."""
-        self._values[key] = (chosen, rejected)
+        """Add one pair; when this returns, it survives a crash.
+
+        Raises:
+            LongVAError: a number is NaN or infinite, or the disk is full.
+        """
         append_line(self._path, {"key": key, "chosen": chosen, "rejected": rejected})
+        self._values[key] = (chosen, rejected)
