@@ -10,8 +10,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "longva"
 # A module may import modules of lower rows, and its own package.
 ROWS = [
     {"errors"},
+    {"finite"},
     {"whole_files", "folder_lock"},
-    {"recipes", "losses", "flops", "block_kernels", "symbols"}
+    {"recipes", "losses", "flops", "block_kernels", "symbols", "rotary"}
     | {"intervals", "chat_endpoint", "host_memory"},
     {"frame_sampling", "frame_resize", "media_files", "video_file"},
     {"video_index"},
@@ -56,6 +57,14 @@ def test_model_and_parallel_never_meet():
     for package, other in (("model", "parallel"), ("parallel", "model")):
         for path in (SOURCE / package).rglob("*.py"):
             assert other not in {target for _, target in longva_imports(path)}, path
+
+
+def test_json_is_written_by_one_function_that_knows_no_nan():
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            writes = isinstance(node, ast.Attribute) and node.attr in ("dump", "dumps")
+            json = writes and isinstance(node.value, ast.Name) and node.value.id == "json"
+            assert not json or path.name == "finite.py", f"{path}:{node.lineno}: use to_json"
 
 
 def test_help_loads_neither_torch_nor_transformers():

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from longva.assistant import LongVA
-from longva.errors import ContextLengthError, LongVAError
+from longva.errors import ContextLengthError, LongVAError, NonFiniteError
 from longva.frame_sampling import FrameSampling
 from longva.model.embedded import embedded_folder
 from longva.model.random_model import random_longva
@@ -379,3 +379,40 @@ def test_an_anyres_image_is_planned_with_all_its_tokens(image):
     model, processor = random_longva(image_packing="anyres", max_position_embeddings=1340)
     with pytest.raises(ContextLengthError, match="frames make a prompt of"):
         LongVA(model, processor, name="anyres").watch(image)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_answer_of_nan_is_no_answer(image, temperature):
+    broken = LongVA(*random_longva(), name="random")
+    session = broken.watch(image)
+    weight = broken.model.get_decoder().layers[1].mlp.down_proj.weight.data
+    was = weight[0, 0].clone()
+    weight[0, 0] = float("nan")
+    pieces = iter(session.stream(QUESTION, sampling=Sampling(temperature=temperature)))
+    with pytest.raises(NonFiniteError, match="NaN or infinity: its logits"):
+        next(pieces)
+    weight[0, 0] = was
+    want = LongVA(*random_longva(), name="random").watch(image).ask(QUESTION, max_new_tokens=4)
+    assert session.ask(QUESTION, max_new_tokens=4).text == want.text
+
+
+def test_a_picture_that_encodes_to_infinity_is_not_watched(longva, image, video, tmp_path):
+    broken = LongVA(*random_longva(), name="random", cache_dir=tmp_path / "cache")
+    broken.model.model.multi_modal_projector.linear_2.bias.data[0] = float("inf")
+    for medium in (image, video):
+        with pytest.raises(NonFiniteError, match="its features of frames"):
+            broken.watch(medium)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("convert", [torch.nn.Module.half, torch.nn.Module.bfloat16])
+def test_a_converted_model_keeps_its_rotary_frequencies(convert):
+    model, processor = random_longva()
+    exact = model.get_decoder().rotary_emb.inv_freq.clone()
+    convert(model)
+    assert model.dtype.itemsize == 2
+    assert torch.equal(model.get_decoder().rotary_emb.inv_freq, exact)  # dtype included
+    convert(model.get_decoder())  # past our classes: mended when the model is taken
+    assert model.get_decoder().rotary_emb.inv_freq.dtype == model.dtype
+    LongVA(model, processor, name="random")
+    assert torch.equal(model.get_decoder().rotary_emb.inv_freq, exact)

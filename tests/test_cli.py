@@ -1,5 +1,6 @@
 """The command as users run it, in processes of its own where exit codes and output count."""
 
+import io
 import json
 import re
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from longva import __version__
@@ -87,6 +89,35 @@ def test_ctrl_c_stops_an_answer_and_not_the_conversation(video):
     assert chat.returncode == 0
     assert "(stopped)" in rest and "(forgotten" in rest and "evidence" not in rest
     assert rest.endswith("> \n")  # the shell's next prompt has a line of its own
+
+
+def test_every_command_stops_at_nan_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    model, processor = random_longva()
+    model.get_decoder().layers[1].mlp.down_proj.weight.data[0, 0] = float("nan")
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "broken")
+    Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
+    monkeypatch.chdir(tmp_path)
+    grid = "grid: {lengths: [300], depths: [0.5]}"
+    Path("text.yaml").write_text(f"model: broken\noutput_dir: text\n{grid}\ntrials: 1\n")
+    Path("loss.yaml").write_text("model: broken\noutput_dir: loss\nlengths: [64]\ndocuments: 1\n")
+    message = "longva: the model computed NaN or infinity: its logits."
+    for arguments in (
+        ["ask", "black.png", "What?", "--model", "broken", "--json"],
+        ["ask", "black.png", "What?", "--model", "broken"],
+        ["chat", "black.png", "--model", "broken"],
+        ["niah", "text", "text.yaml"],
+        ["perplexity", "loss.yaml"],
+    ):
+        monkeypatch.setattr(sys, "argv", ["longva", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"What?\nAnd?\n")))
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        told = capsys.readouterr()
+        assert (stopped.value.code, told.err.count(message)) == (2, 1), arguments
+        assert "{" not in told.out
+    assert [*tmp_path.rglob("*.png")] == [tmp_path / "black.png"]
+    assert not [*tmp_path.rglob("cells*"), *tmp_path.glob("loss")]
 
 
 def test_chat_without_questions_to_read_is_refused(video, monkeypatch, capsys):

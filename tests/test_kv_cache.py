@@ -1,18 +1,44 @@
+import math
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertLMHeadModel,
+    BloomConfig,
+    FalconConfig,
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTJConfig,
+    GPTNeoXConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MptConfig,
+    OPTConfig,
+    PhiConfig,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
 
-from longva.errors import ContextLengthError, LongVAError
-from longva.kv_cache import CAPACITY_STEP, CachedSequence, dequantise, quantise
+from longva.errors import ContextLengthError, LongVAError, NonFiniteError
+from longva.kv_cache import (
+    CAPACITY_STEP,
+    CachedSequence,
+    RecomputedSequence,
+    dequantise,
+    quantise,
+)
+from longva.niah.loading import prepare
+from longva.niah.models import ModelRecipe
 from longva.symbols import common_prefix
 
 SIZES = {
@@ -267,3 +293,174 @@ def test_common_prefix():
 def test_views_of_one_memory_are_equal_without_a_look():
     huge = torch.tensor([7]).expand(10**12)  # would take minutes to compare
     assert common_prefix(huge, huge[: 10**11]) == 10**11
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("word", [0, 39])
+def test_logits_that_are_no_numbers_are_refused_however_they_are_read(bad, word):
+    model = tiny_model()
+    model.lm_head.weight.data[word, 3] = bad
+    sequence = CachedSequence(model)
+    hidden = sequence.append(torch.arange(5))
+
+    def sample(logits):
+        return torch.multinomial(logits.softmax(-1), 1)[0]
+
+    for read in (
+        sequence.logits,
+        sequence.next_token,
+        lambda hidden: sequence.next_token(hidden, sample),
+    ):
+        with pytest.raises(NonFiniteError, match="NaN or infinity: its logits"):
+            read(hidden)
+
+
+def test_the_next_token_is_the_most_probable_or_the_chosen_one():
+    sequence = CachedSequence(tiny_model())
+    hidden = sequence.append(torch.arange(5))
+    logits = sequence.logits(hidden)
+    assert sequence.next_token(hidden) == logits.argmax()
+    assert sequence.next_token(hidden, lambda logits: logits.argmin(-1)) == logits.argmin()
+
+
+ROPE = {
+    "linear": {"factor": 4.0},
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": 16},
+    "llama3": {
+        "factor": 4.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    },
+}
+
+
+def rope_model(rope_type, **parameters):
+    rope = {"rope_type": rope_type, "rope_theta": 1e4, **parameters}
+    return tiny_model("llama", rope_parameters=rope)
+
+
+@pytest.mark.parametrize("rope_type", ROPE)
+def test_rope_that_is_stretched_once_for_all_is_cached_rightly(rope_type):
+    model = rope_model(rope_type, **ROPE[rope_type])
+    symbols, table = symbols_and_table()
+    sequence = CachedSequence(model, chunk_tokens=5)
+    got = sequence.logits(sequence.append(symbols, embeddings=table, keep=37))
+    want = logits_of_one_forward(model, symbols, table)
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
+
+
+def test_rope_that_depends_on_the_length_is_not_cached():
+    model = rope_model("dynamic", factor=4.0)
+    with pytest.raises(LongVAError, match=r"llama \(dynamic\) changes.*niah or longva perplexity"):
+        CachedSequence(model)
+
+
+def test_a_recomputed_sequence_is_one_plain_forward():
+    model = rope_model("dynamic", factor=4.0)
+    symbols = torch.arange(100) % 40
+    table = torch.randn(9, 32)
+    symbols[5:14] = -1 - torch.arange(9)
+    sequence = RecomputedSequence(model, allow_beyond_context=True)
+    sequence.append(symbols, embeddings=table)  # frequencies of a longer one: to be forgotten
+    sequence.crop(20)
+    assert sequence.append(symbols[20:30], keep=0).shape == (0, 32)
+    hidden = sequence.append(symbols[30:80], keep=60 - 10)
+    fresh = rope_model("dynamic", factor=4.0)
+    want = logits_of_one_forward(fresh, symbols[:80], table)[-50:]
+    torch.testing.assert_close(sequence.logits(hidden), want, atol=1e-5, rtol=0)
+    assert (sequence.length, sequence.tokens_processed) == (80, 180)
+    with pytest.raises(ContextLengthError):
+        RecomputedSequence(model).append(symbols, embeddings=table)
+
+
+PLAIN = {name: value for name, value in SIZES.items() if name != "num_key_value_heads"}
+FAMILIES = {
+    "gpt2": lambda: GPT2Config(vocab_size=40, n_embd=32, n_layer=2, n_head=4, n_positions=64),
+    "gpt_neox": lambda: GPTNeoXConfig(**PLAIN),
+    "opt": lambda: OPTConfig(**PLAIN, ffn_dim=48, word_embed_proj_dim=16),
+    "gptj": lambda: GPTJConfig(
+        vocab_size=40, n_embd=32, n_layer=2, n_head=4, n_positions=64, rotary_dim=4
+    ),
+    "falcon": lambda: FalconConfig(**PLAIN, alibi=False),
+    "falcon with ALiBi": lambda: FalconConfig(**PLAIN, alibi=True),
+    "bloom": lambda: BloomConfig(vocab_size=40, hidden_size=32, n_layer=2, n_head=4),
+    "mpt": lambda: MptConfig(vocab_size=40, d_model=32, n_layers=2, n_heads=4, max_seq_len=64),
+    "phi": lambda: PhiConfig(**PLAIN),
+    "gemma3 without windows": lambda: Gemma3TextConfig(
+        **SIZES, head_dim=8, layer_types=["full_attention"] * 2
+    ),
+    "mixtral": lambda: MixtralConfig(**SIZES, num_local_experts=4, sliding_window=None),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_decoder_that_keeps_every_token_is_read_as_by_one_forward(family):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(FAMILIES[family]()).eval()
+    symbols = torch.randint(0, 40, (37,))
+    want = logits_of_one_forward(model, symbols, None)
+    prepare(model, ModelRecipe(model=family, output_dir=Path("unused")))
+    sequence = CachedSequence(model, chunk_tokens=8)
+    sequence.append(symbols[:15])
+    sequence.append(symbols[:9])
+    sequence.crop(11)
+    got = sequence.logits(sequence.append(symbols[11:], keep=26))
+    torch.testing.assert_close(got, want[11:], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "gptj", "mpt"])
+def test_a_table_of_positions_ends_where_it_ends(family):
+    model = AutoModelForCausalLM.from_config(FAMILIES[family]()).eval()
+    sequence = CachedSequence(model, allow_beyond_context=True)
+    sequence.append(torch.arange(64) % 40)
+    with pytest.raises(ContextLengthError, match="65 tokens long, but the model's context is 64"):
+        sequence.append(torch.tensor([1]))
+
+
+def test_a_recurrent_state_is_refused():
+    model = MambaForCausalLM(MambaConfig(vocab_size=40, hidden_size=32, num_hidden_layers=2))
+    with pytest.raises(LongVAError, match="mamba has layers that do not keep .*recurrent state"):
+        CachedSequence(model)
+
+
+def test_an_encoder_is_refused():
+    with pytest.raises(LongVAError, match="BertLMHeadModel also attends to what follows"):
+        CachedSequence(BertLMHeadModel(BertConfig(**PLAIN)))
+    CachedSequence(BertLMHeadModel(BertConfig(**PLAIN, is_decoder=True)))
+
+
+def test_a_decoder_that_leaves_a_layer_out_of_the_cache_is_refused():
+    model = tiny_model()
+    attend = model.model.layers[1].self_attn.forward
+
+    def forgetful(*args, past_key_values=None, **kwargs):
+        return attend(*args, **kwargs)
+
+    model.model.layers[1].self_attn.forward = forgetful
+    sequence = CachedSequence(model)
+    with pytest.raises(LongVAError, match="Qwen2ForCausalLM does not keep every token"):
+        sequence.append(torch.arange(5))
+    assert sequence.length == 0
+
+
+def test_a_converted_model_reads_as_one_that_was_loaded_in_half_precision(tmp_path):
+    model = tiny_model(max_position_embeddings=300_000)
+    model.save_pretrained(tmp_path)
+    loaded = Qwen2ForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    symbols = torch.arange(37)
+
+    def read(model):
+        sequence = CachedSequence(model)
+        far = torch.arange(223_000, 223_037)[None]
+        return sequence.append(symbols, keep=37, position_ids=far)
+
+    want = read(loaded)
+    converted = model.to(torch.bfloat16)
+    rounded = converted.model.rotary_emb.inv_freq.clone()
+    assert torch.equal(read(converted), want)
+    converted.model.rotary_emb.inv_freq = rounded
+    with torch.no_grad():  # what it would have been
+        x = converted.get_input_embeddings()(symbols)[None]
+        wrong = converted.model(inputs_embeds=x, position_ids=torch.arange(223_000, 223_037)[None])
+    assert not torch.allclose(wrong.last_hidden_state[0], want, atol=0.1)

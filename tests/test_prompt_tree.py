@@ -6,16 +6,27 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    GPT2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PhiConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from longva.errors import ContextLengthError
 from longva.flops import Flops
-from longva.kv_cache import CachedSequence
+from longva.kv_cache import CachedSequence, RecomputedSequence
 from longva.prompt_tree import (
     Prompt,
     compare,
     deal,
     plan_walk,
+    score_alone,
     score_by_forward,
     visits,
     walk,
@@ -355,3 +366,91 @@ def test_a_dealt_grid_is_near_the_best_of_all_deals():
     runs = deal(prompts, 2, CONFIG)
     assert max(flops_of(run) for run in runs) <= 1.05 * best
     assert deal(prompts[::-1], 2, CONFIG) == runs
+
+
+def length_dependent_model(kind):
+    """A tiny model whose rotary frequencies change above 16 tokens."""
+    sizes = CONFIG.to_dict()
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+    names += ("num_attention_heads", "num_key_value_heads", "initializer_range")
+    common = {name: sizes[name] for name in names}
+    torch.manual_seed(0)
+    if kind == "dynamic":
+        rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+        config = LlamaConfig(**common, max_position_embeddings=16, rope_parameters=rope)
+        return LlamaForCausalLM(config).eval()
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 16}
+    rope |= {"short_factor": [1.0] * 4, "long_factor": [8.0, 4.0, 2.0, 1.0]}
+    config = Phi3Config(**common, pad_token_id=0, max_position_embeddings=64, rope_parameters=rope)
+    return Phi3ForCausalLM(config).eval()
+
+
+@torch.no_grad()
+def generated_by_forwards(kind, prompt, count):
+    """Each token by a plain forward of a model that has read nothing before."""
+    symbols, ids = all_symbols(prompt), []
+    for _ in range(count):
+        model = length_dependent_model(kind)
+        words = model.get_input_embeddings().weight
+        x = [TABLE[-1 - s] if s < 0 else words[s] for s in [*symbols, *ids]]
+        ids.append(int(model(inputs_embeds=torch.stack(x)[None]).logits[0, -1].argmax()))
+    return tuple(ids)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_rope_that_depends_on_the_length_is_measured_by_one_forward_a_prompt(kind):
+    haystack = [-1 - row for row in range(30)]
+    prompts = [
+        prompt_of([11, *haystack[:length], 9], answer=answer, key=(length, answer))
+        for length in (25, 6, 14, 13, 30)  # shorter after longer; 13 and 14 reach 16 by the answer
+        for answer in ((3, 1, 5), (4,))
+    ]
+    sequence = RecomputedSequence(length_dependent_model(kind), allow_beyond_context=True)
+    scored = list(score_alone(sequence, prompts, embeddings=TABLE, max_new_tokens=3))
+    for prompt, got in zip(prompts, scored, strict=True):
+        is_greedy, logprob, predicted = one_forward(prompt, length_dependent_model(kind))
+        assert (got.key, got.is_greedy, got.predicted) == (prompt.key, is_greedy, predicted)
+        assert got.logprob == pytest.approx(logprob, abs=1e-5)
+        assert got.generated == generated_by_forwards(kind, prompt, 3)
+
+
+def test_what_is_alone_is_what_is_walked_where_nothing_depends_on_the_length():
+    prompts = vniah_grid([4, 8], [0.0, 1.0], 2)
+    alone = score_alone(CachedSequence(MODEL), prompts, embeddings=TABLE, max_new_tokens=2)
+    walked = walk(CachedSequence(MODEL), prompts, embeddings=TABLE, max_new_tokens=2)
+    by_key = {scored.key: scored for scored in walked}
+    for scored in alone:
+        want = by_key[scored.key]
+        assert scored.logprob == pytest.approx(want.logprob, abs=1e-4)
+        assert (scored.is_greedy, scored.generated) == (want.is_greedy, want.generated)
+
+
+def test_operations_are_those_of_the_architecture():
+    sizes = {"vocab_size": 12, "hidden_size": 16, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "max_position_embeddings": 64}
+    gpt2 = GPT2Config(vocab_size=12, n_embd=16, n_layer=2, n_head=2, n_positions=64)
+    assert Flops.of(gpt2).per_token == 2 * 2 * 12 * 16 * 16  # the MLP is four times as wide
+    phi = PhiConfig(**sizes, **heads, intermediate_size=24)  # its MLP has no gate
+    assert Flops.of(phi).per_token == 2 * 2 * (4 * 16 * 16 + 2 * 16 * 24)
+    assert Flops.of(phi).per_pair == 4 * 2 * 16
+
+
+def test_operations_that_are_not_known_are_left_out():
+    experts = MixtralConfig(
+        vocab_size=12,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=2,
+        sliding_window=None,
+    )
+    assert Flops.of(experts) is None
+    prompts = vniah_grid([4, 8], [0.0, 1.0], 2)
+    plan, known = plan_walk(prompts, experts), plan_walk(prompts, CONFIG)
+    assert plan.flops_ratio is None and plan.flops_processed is None
+    assert plan.tokens_processed == known.tokens_processed
+    dealt = deal(prompts, 2, experts)
+    assert sorted(p.key for part in dealt for p in part) == sorted(p.key for p in prompts)
+    assert all(dealt)

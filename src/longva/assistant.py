@@ -18,6 +18,7 @@ import torch
 
 from longva.errors import LongVAError
 from longva.frame_sampling import FrameSampling, choose_frames
+from longva.kv_cache import check_cacheable
 from longva.media_files import Source
 from longva.model import (
     LongVAForConditionalGeneration,
@@ -27,6 +28,7 @@ from longva.model import (
 from longva.model.checkpoint import Quantization, load_pretrained
 from longva.model.embedded import EMBEDDED_MODEL, NOTICE, embedded_folder
 from longva.planner import Plan, Precision, plan, usable_memory
+from longva.rotary import restore_frequencies
 from longva.session import Session, check_question
 from longva.video import Media, MisnumberedError, open_media
 from longva.visual_features import (
@@ -44,7 +46,8 @@ class LongVA:
     """A model, ready to watch.
 
     Args:
-        model: with its language model's attention set to `evidence`.
+        model: its language model's attention is set to `evidence`, and its rotary frequencies are
+            mended if a conversion to half precision has rounded them.
         processor: of the model.
         name: of the model, for answers.
         kv: precision of the KV cache: `model`, `int8` or `int4`.
@@ -65,6 +68,7 @@ class LongVA:
         notice: str | None = None,
     ):
         model.set_attn_implementation({"text_config": "evidence"})
+        restore_frequencies(model.get_decoder())
         self.model, self.processor, self.name = model.eval(), processor, name
         self.kv: Precision = kv
         self.chunk_tokens, self.notice = chunk_tokens, notice
@@ -170,7 +174,10 @@ class LongVA:
         Raises:
             VideoError: when a medium cannot be read as asked.
             ContextLengthError: when the frames exceed the model's context or the device's memory.
+            NonFiniteError: when the model computes NaN or infinity.
+            LongVAError: when the model's RoPE depends on the length, so that no cache serves.
         """
+        check_cacheable(self.model)
         settings = settings or FrameSettings()
         sources = [media] if isinstance(media, str | Path | bytes | Media) else list(media)
         opened = [

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from longva.errors import LongVAError
+from longva.finite import to_json
 
 LARGEST_ANSWER = 2**24
 """Bytes after which a server's answer is taken for garbage."""
@@ -148,7 +149,7 @@ class ChatEndpoint:
         Raises:
             EndpointError: there was none after all attempts, or the request was refused.
         """
-        body = json.dumps({"model": self.model, "messages": list(messages), **options}).encode()
+        body = to_json({"model": self.model, "messages": list(messages), **options}).encode()
         problem = ""
         for attempt in range(self.attempts):
             wait = min(2.0**attempt, self.longest_wait)
@@ -193,7 +194,7 @@ class ChatEndpoint:
                     raise ValueError(f"more than {LARGEST_ANSWER} bytes")
         answer = json.loads(b"".join(parts))
         if "choices" not in answer:  # such as {"error": ...} of a server that had sent its 200
-            raise ValueError(json.dumps(answer)[:500])
+            raise ValueError(to_json(answer)[:500])
         text, usage = answer["choices"][0]["message"]["content"], answer.get("usage") or {}
         if not isinstance(text, str | None):
             raise TypeError("its content is not text")

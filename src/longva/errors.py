@@ -23,3 +23,19 @@ class ContextLengthError(LongVAError):
 
 class RecipeError(LongVAError):
     """A recipe with an unknown key, a wrong type or a missing file."""
+
+
+class NonFiniteError(LongVAError):
+    """The model computed NaN or infinity, which is no result.
+
+    Args:
+        what: was not finite, such as "its logits".
+        then: sentences that follow: what became of the work.
+    """
+
+    def __init__(self, what: str, then: str = ""):
+        super().__init__(
+            f"the model computed NaN or infinity: {what}. That is no result, so none is given. Run "
+            "it in bfloat16 if it ran in float16, whose largest number is 65,504; else check its "
+            f"weights.{f' {then}' if then else ''}"
+        )

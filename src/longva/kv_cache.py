@@ -14,6 +14,7 @@ and shared as plain integers, and embeddings are looked up one chunk at a time.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal, cast
 
@@ -22,11 +23,20 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from longva.errors import ContextLengthError, LongVAError
+from longva.errors import ContextLengthError, LongVAError, NonFiniteError
+from longva.finite import check_finite
+from longva.rotary import (
+    forget_length,
+    length_dependence,
+    restore_frequencies,
+    rotary_embeddings,
+)
 from longva.symbols import embed_symbols
 
 CAPACITY_STEP = 256
 """Buffers grow to a multiple of this many tokens, so that a token by token answer rarely copies."""
+
+LOGITS = "its logits"
 
 INT4_GROUP = 32
 """Channels that share one int4 scale: a large channel then costs precision to 32, not to a head."""
@@ -116,23 +126,22 @@ class BufferedLayer(DynamicLayer):
         return self.length
 
 
-class CachedSequence:
-    """A sequence of symbols whose keys and values a model keeps.
+def most_probable(logits: Tensor) -> Tensor:
+    """Choose greedily: [1, V] -> [1] token ids."""
+    return logits.argmax(-1)
 
-    Prefill runs the decoder alone, chunk by chunk, and gives the hidden states that one forward
-    over the whole sequence would give. Logits are computed only where they are asked for.
+
+class SymbolSequence(ABC):
+    """A sequence of symbols that a model reads: append, crop, and ask for logits.
 
     Args:
-        model: a causal language model of transformers, or a vision-language model around one.
-        chunk_tokens: tokens of one forward. Its attention mask takes chunk_tokens x L bytes.
-        kv_dtype: "model" keeps keys and values as they are; "int8" and "int4" hold them in about a
-            half and a quarter of the memory of bfloat16.
-        allow_beyond_context: append beyond the model's context, to measure what happens there.
-        progress: called after each chunk with the tokens done and the tokens in all of this append.
+        model: a causal language model of transformers, or a vision-language model around one. What
+            a conversion to half precision did to its rotary frequencies is mended.
+        allow_beyond_context: append beyond the model's context, to measure what happens there;
+            the end of a table of learned positions is an end all the same.
 
     Raises:
-        LongVAError: the model attends to a sliding window, keeps a recurrent state or scales its
-            logits: its cache could not be cropped back, or its logits would be wrong.
+        LongVAError: see `check_readable`.
     """
 
     length: int
@@ -141,38 +150,18 @@ class CachedSequence:
     tokens_processed: int
     """Tokens computed since the beginning, whether held or cropped since."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        *,
-        chunk_tokens: int = 4096,
-        kv_dtype: Literal["model", "int8", "int4"] = "model",
-        allow_beyond_context: bool = False,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> None:
-        config = model.config.get_text_config(decoder=True)
-        num_layers = croppable_layers(config)
-        bits = {"model": None, "int8": 8, "int4": 4}[kv_dtype]
+    def __init__(self, model: PreTrainedModel, *, allow_beyond_context: bool = False) -> None:
+        self.num_layers = check_readable(model)
+        restore_frequencies(model.get_decoder())
         self.model = model
-        self.chunk_tokens = chunk_tokens
-        self.max_length = None if allow_beyond_context else config.max_position_embeddings
-        self.progress = progress
+        # Angles can be computed for any position, a table of learned ones ends.
+        computed = any(rotary_embeddings(model.get_decoder()))
+        limit = context_length(model.config)
+        self.max_length = None if allow_beyond_context and computed else limit
         self.length = 0
         self.tokens_processed = 0
-        self._layers = [BufferedLayer(bits) for _ in range(num_layers)]
-        self._cache = Cache(layers=list(self._layers))
 
-    @property
-    def kv_bytes(self) -> int:
-        """Bytes of the buffers, the room to spare included."""
-        return sum(buffer.nbytes for layer in self._layers for buffer in layer.buffers)
-
-    def reserve(self, length: int) -> None:
-        """Make the next append allocate room for `length` tokens at once."""
-        for layer in self._layers:
-            layer.capacity = max(layer.capacity, length)
-
-    @torch.inference_mode()
+    @abstractmethod
     def append(
         self, symbols: Tensor, *, embeddings: Tensor | None = None, keep: int = 1, **kwargs
     ) -> Tensor:
@@ -190,10 +179,101 @@ class CachedSequence:
         Raises:
             ContextLengthError: more than `max_position_embeddings` tokens.
         """
-        before, n = self.length, len(symbols)
+
+    def crop(self, length: int) -> None:
+        """Forget all but the first `length` tokens."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"Cannot crop a sequence of {self.length} tokens to {length}.")
+        self.length = length
+
+    def _check_append(self, n: int, keep: int) -> None:
         if not 0 <= keep <= n:
             raise ValueError(f"keep must be between 0 and the {n} appended symbols, got {keep}.")
-        check_context(before + n, self.max_length)
+        check_context(self.length + n, self.max_length)
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Vocabulary logits of kept hidden states: [keep, D] -> float32 [keep, V].
+
+        Raises:
+            NonFiniteError: NaN or infinity among them.
+        """
+        return check_finite(project(self.model, hidden), LOGITS)
+
+    @torch.inference_mode()
+    def next_token(self, hidden: Tensor, choose: Callable[[Tensor], Tensor] = most_probable) -> int:
+        """Choose the token that follows a kept hidden state.
+
+        Args:
+            hidden: [1, D].
+            choose: makes a token id, one integer, of logits [1, V].
+
+        Raises:
+            NonFiniteError: NaN or infinity among the logits.
+        """
+        logits = project(self.model, hidden)
+        finite = logits.isfinite().all()
+        # A choice among NaN may fail before its reason is known; and one transfer, which a token
+        # needs anyway, brings both, so that the device is waited for once.
+        token = choose(torch.where(finite, logits, 0.0)).flatten()
+        chosen, sound = torch.cat([token, finite.to(token.dtype)[None]]).tolist()
+        if not sound:
+            raise NonFiniteError(LOGITS)
+        return chosen
+
+
+class CachedSequence(SymbolSequence):
+    """A sequence of symbols whose keys and values a model keeps.
+
+    Prefill runs the decoder alone, chunk by chunk, and gives the hidden states that one forward
+    over the whole sequence would give. Logits are computed only where they are asked for.
+
+    Args:
+        model: see `SymbolSequence`.
+        chunk_tokens: tokens of one forward. Its attention mask takes chunk_tokens x L bytes.
+        kv_dtype: "model" keeps keys and values as they are; "int8" and "int4" hold them in about a
+            half and a quarter of the memory of bfloat16.
+        allow_beyond_context: see `SymbolSequence`.
+        progress: called after each chunk with the tokens done and the tokens in all of this append.
+
+    Raises:
+        LongVAError: see `check_readable` and `check_cacheable`.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        chunk_tokens: int = 4096,
+        kv_dtype: Literal["model", "int8", "int4"] = "model",
+        allow_beyond_context: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        super().__init__(model, allow_beyond_context=allow_beyond_context)
+        check_cacheable(model)
+        bits = {"model": None, "int8": 8, "int4": 4}[kv_dtype]
+        self.chunk_tokens = chunk_tokens
+        self.progress = progress
+        self._layers = [BufferedLayer(bits) for _ in range(self.num_layers)]
+        self._cache = Cache(layers=list(self._layers))
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of the buffers, the room to spare included."""
+        return sum(buffer.nbytes for layer in self._layers for buffer in layer.buffers)
+
+    def reserve(self, length: int) -> None:
+        """Make the next append allocate room for `length` tokens at once."""
+        for layer in self._layers:
+            layer.capacity = max(layer.capacity, length)
+
+    @torch.inference_mode()
+    def append(
+        self, symbols: Tensor, *, embeddings: Tensor | None = None, keep: int = 1, **kwargs
+    ) -> Tensor:
+        """See `SymbolSequence.append`; chunk by chunk."""
+        before, n = self.length, len(symbols)
+        self._check_append(n, keep)
         capacities = [layer.capacity for layer in self._layers]
         self.reserve(before + n)
         first_kept = n - keep
@@ -202,16 +282,15 @@ class CachedSequence:
             for start in range(0, n, self.chunk_tokens):
                 chunk = symbols[start : start + self.chunk_tokens]
                 x = embed(self.model, chunk, embeddings)  # [1, n, D]
-                positions = torch.arange(self.length, self.length + len(chunk), device=x.device)
                 hidden = self.model.get_decoder()(
-                    inputs_embeds=x,
-                    position_ids=positions[None],
+                    inputs_embeds=x,  # at the positions that follow what the cache holds
                     past_key_values=self._cache,
                     use_cache=True,
                     **kwargs,
                 ).last_hidden_state[0]  # [n, D]
                 self.length += len(chunk)
                 self.tokens_processed += len(chunk)
+                self._check_layers()
                 if start + len(chunk) > first_kept:
                     kept.append(hidden[max(0, first_kept - start) :])
                 if self.progress:
@@ -226,19 +305,54 @@ class CachedSequence:
 
     def crop(self, length: int) -> None:
         """Forget all but the first `length` tokens. The memory is kept for what follows."""
-        if not 0 <= length <= self.length:
-            raise ValueError(f"Cannot crop a sequence of {self.length} tokens to {length}.")
-        self.length = length
+        super().crop(length)
         self._crop_layers()
 
     def _crop_layers(self) -> None:
         for layer in self._layers:
             layer.length = min(layer.length, self.length)
 
+    def _check_layers(self) -> None:
+        """A decoder that leaves a layer of its cache out would forget without a word."""
+        if any(layer.length != self.length for layer in self._layers):
+            raise LongVAError(
+                f"{type(self.model).__name__} does not keep every token of every layer in a cache "
+                "of transformers, so a prompt cannot be continued. Use a decoder whose layers do."
+            )
+
+
+class RecomputedSequence(SymbolSequence):
+    """A sequence without a cache: each append is one plain forward over all that is held.
+
+    For models whose keys depend on the length of the sequence; see `length_dependence`. It costs
+    the more the longer it is, and memory for the activations of all tokens at once.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, allow_beyond_context: bool = False) -> None:
+        super().__init__(model, allow_beyond_context=allow_beyond_context)
+        self._embedded = embed(model, torch.empty(0, dtype=torch.int64), None)  # [1, L, D]
+
     @torch.inference_mode()
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Vocabulary logits of kept hidden states: [keep, D] -> float32 [keep, V]."""
-        return project(self.model, hidden)
+    def append(
+        self, symbols: Tensor, *, embeddings: Tensor | None = None, keep: int = 1, **kwargs
+    ) -> Tensor:
+        """See `SymbolSequence.append`; with `keep=0` nothing is computed yet."""
+        self._check_append(len(symbols), keep)
+        x = torch.cat([self._embedded, embed(self.model, symbols, embeddings)], dim=1)
+        if keep == 0:
+            hidden = x[0, :0]
+        else:
+            forget_length(self.model.get_decoder())
+            outputs = self.model.get_decoder()(inputs_embeds=x, use_cache=False, **kwargs)
+            hidden = outputs.last_hidden_state[0, -keep:]
+            self.tokens_processed += x.shape[1]
+        self._embedded, self.length = x, x.shape[1]
+        return hidden
+
+    def crop(self, length: int) -> None:
+        """See `SymbolSequence.crop`."""
+        super().crop(length)
+        self._embedded = self._embedded[:, :length]
 
 
 def embed(model: PreTrainedModel, symbols: Tensor, embeddings: Tensor | None) -> Tensor:
@@ -254,6 +368,13 @@ def project(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     return cast(nn.Module, model.get_output_embeddings())(hidden).float()
 
 
+def context_length(config: PreTrainedConfig) -> int | None:
+    """Return the tokens that a decoder was made for; None where its config does not say."""
+    config = config.get_text_config(decoder=True)
+    names = ("max_position_embeddings", "max_seq_len")
+    return next((getattr(config, n) for n in names if getattr(config, n, None)), None)
+
+
 def check_context(length: int, max_length: int | None) -> None:
     """Refuse a sequence of more than `max_length` tokens. None allows any."""
     if max_length is not None and length > max_length:
@@ -264,15 +385,31 @@ def check_context(length: int, max_length: int | None) -> None:
         )
 
 
-def croppable_layers(config: PreTrainedConfig) -> int:
-    """Count the layers of a decoder whose every layer keeps all keys and values, or raise."""
+def check_readable(model: PreTrainedModel) -> int:
+    """Refuse a model whose layers forget or foresee, or whose logits are more than a projection.
+
+    Returns:
+        The number of layers.
+
+    Raises:
+        LongVAError: it attends to a sliding window or to what follows, keeps a recurrent state or
+            scales its logits.
+    """
+    config = model.config.get_text_config(decoder=True)
     layers = DynamicCache(config=config).layers
     kinds = {type(layer).__name__ for layer in layers if type(layer) is not DynamicLayer}
+    if getattr(model, "_is_stateful", False):  # so transformers marks recurrent states
+        kinds.add("recurrent state")
     if kinds:
         raise LongVAError(
             f"{config.model_type} has layers that do not keep every token: {sorted(kinds)}. What "
             "has left a sliding window or entered a recurrent state cannot be cropped back. Use a "
             "model with full attention in every layer, or turn the window off in its config."
+        )
+    if any(getattr(m, "is_causal", None) is False for m in model.get_decoder().modules()):
+        raise LongVAError(
+            f"{type(model).__name__} also attends to what follows a token, so a prompt cannot be "
+            "continued. Use a causal language model, or set is_decoder in its config."
         )
     for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(config, name, None) not in (None, 1.0):
@@ -281,3 +418,19 @@ def croppable_layers(config: PreTrainedConfig) -> int:
                 f"{getattr(config, name)}), which is not reproduced here. Use a model without it."
             )
     return len(layers)
+
+
+def check_cacheable(model: PreTrainedModel) -> None:
+    """Refuse a model whose keys in a cache would be wrong as soon as something is appended.
+
+    Raises:
+        LongVAError: its rotary frequencies depend on the length.
+    """
+    if rope_type := length_dependence(model.get_decoder()):
+        raise LongVAError(
+            f"the rotary position embedding of {model.config.model_type} ({rope_type}) changes its "
+            "frequencies with the length of the prompt: keys in the cache would be wrong as soon "
+            "as a question is added. To measure such a model, one forward a prompt, use longva "
+            "niah or longva perplexity. To ask it, set rope_parameters in its config.json to a "
+            "type that stays the same: default, linear, yarn or llama3."
+        )

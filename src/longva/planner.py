@@ -90,9 +90,11 @@ class Plan:
     max_frames: int
     """Most frames that fit the memory (where known) and the context."""
 
-    prefill_flops: float
+    prefill_flops: float | None
+    """None where the decoder's operations are not known."""
+
     seconds: float | None
-    """Rough time to encode and prefill; None without a device rate."""
+    """Rough time to encode and prefill; None without a device rate or operations."""
 
     @property
     def fits(self) -> bool:
@@ -190,7 +192,7 @@ class _Shape:
         chunks = [(min(self.chunk_tokens, tokens), tokens - rest or tokens), (rest, tokens)]
         return max(n * a_token + end * read_back for n, end in chunks)
 
-    def prefill_flops(self, frames: int, tokens: int) -> float:
+    def prefill_flops(self, frames: int, tokens: int) -> float | None:
         text, vision = self.config.text_config, self.config.vision_config
         patches = self.config.patches_per_side**2 + 1
         width = vision.hidden_size
@@ -198,7 +200,8 @@ class _Shape:
         tower += 4 * patches**2 * width
         projector = 2 * patches * text.hidden_size * (width + text.hidden_size)
         encode = frames * (vision.num_hidden_layers * tower + projector)
-        return encode + Flops.of(self.config).append(0, tokens)
+        flops = Flops.of(self.config)
+        return encode + flops.append(0, tokens) if flops else None
 
 
 def plan(
@@ -277,7 +280,7 @@ def plan(
         device_memory=device_memory,
         max_frames=low,
         prefill_flops=flops,
-        seconds=flops / flops_per_second if flops_per_second else None,
+        seconds=flops / flops_per_second if flops and flops_per_second else None,
         **size,
     )
 

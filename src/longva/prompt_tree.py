@@ -28,8 +28,11 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from longva.flops import Flops
-from longva.kv_cache import CachedSequence, check_context, embed, project
+from longva.kv_cache import CachedSequence, RecomputedSequence, SymbolSequence
 from longva.symbols import common_prefix
+
+TOKENS_ALONE = Flops(per_token=1, per_pair=0, per_logits=0)
+"""What is compared where a model's operations are not known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,12 +116,16 @@ class Cost:
 
     tokens_one_forward_per_prompt: int
     tokens_processed: int
-    flops_one_forward: int
-    flops_processed: int
+    flops_one_forward: int | None
+    """None, as the next, where the model's operations are not known."""
+
+    flops_processed: int | None
 
     @property
-    def flops_ratio(self) -> float:
+    def flops_ratio(self) -> float | None:
         """How many times less the walk computes."""
+        if self.flops_one_forward is None or self.flops_processed is None:
+            return None
         return self.flops_one_forward / self.flops_processed if self.flops_processed else 1.0
 
 
@@ -207,22 +214,23 @@ def plan_walk(
         config: of the model. No weights are needed.
         whole_question: plan for a walk with `observe`.
     """
-    flops = Flops.of(config)
+    known = Flops.of(config)
+    flops = known or TOKENS_ALONE
     tokens = processed = one_forward = walked = 0
     for visit in visits(prompts, whole_question=whole_question):
         walked += visit.flops(flops, visit.shared)
         processed += visit.length - visit.shared
-        for prompt, known in visit.answers():
+        for prompt, shared in visit.answers():
             fed = max(0, len(prompt.answer) - 1)
-            processed += fed - known
+            processed += fed - shared
             tokens += visit.length + fed
             one_forward += flops.append(0, visit.length + fed)
             one_forward += len(prompt.answer) * flops.per_logits
     return Cost(
         tokens_one_forward_per_prompt=tokens,
         tokens_processed=processed,
-        flops_one_forward=one_forward,
-        flops_processed=walked,
+        flops_one_forward=one_forward if known else None,
+        flops_processed=walked if known else None,
     )
 
 
@@ -296,21 +304,62 @@ def score(logits: Tensor, prompt: Prompt) -> Scored:
 
 
 def generate(
-    sequence: CachedSequence, hidden: Tensor, max_new_tokens: int, eos_ids: Collection[int]
+    sequence: SymbolSequence, hidden: Tensor, max_new_tokens: int, eos_ids: Collection[int]
 ) -> tuple[int, ...]:
     """Decode greedily from `hidden` [1, D], the state of the last token of `sequence`."""
     ids: list[int] = []
     while len(ids) < max_new_tokens:
         if ids:
             hidden = sequence.append(torch.tensor(ids[-1:]))
-        token = int(sequence.logits(hidden).argmax())
+        token = sequence.next_token(hidden)
         if token in eos_ids:
             break
         ids.append(token)
     return tuple(ids)
 
 
-@torch.inference_mode()
+def score_alone(
+    sequence: SymbolSequence,
+    prompts: Iterable[Prompt],
+    *,
+    embeddings: Tensor | None = None,
+    max_new_tokens: int = 0,
+    eos_ids: Collection[int] = (),
+    observe: Callable[[Prompt], dict[str, Any]] | None = None,
+) -> Iterator[Scored]:
+    """Score every prompt by an append of its own, in the order given: nothing is shared.
+
+    With a `RecomputedSequence`, that is one plain forward a prompt and one a generated token: what
+    `walk` must agree with, and the way to measure a model whose keys depend on the length of the
+    sequence. Such a model reads an answer in one sequence of its own length, and generates from
+    another; neither can be made of the other.
+
+    Args:
+        sequence: what it holds is dropped.
+        prompts: see `walk`, as the other arguments.
+        embeddings: [R, D].
+        max_new_tokens: generate up to so many tokens.
+        eos_ids: token ids that end a generation.
+        observe: called once before each prompt is computed.
+
+    Raises:
+        ContextLengthError: from the sequence's `append`.
+    """
+    for prompt in prompts:
+        fed = torch.tensor(prompt.answer[:-1], dtype=torch.int64)
+        whole = torch.cat([*prompt.pieces, fed])
+        kwargs = observe(prompt) if observe else {}
+        sequence.crop(0)
+        hidden = sequence.append(whole, embeddings=embeddings, keep=1 + len(fed), **kwargs)
+        scored = score(sequence.logits(hidden[: len(prompt.answer)]), prompt)
+        generated: tuple[int, ...] = ()
+        if max_new_tokens:
+            sequence.crop(0)
+            hidden = sequence.append(whole[: prompt.length], embeddings=embeddings)
+            generated = generate(sequence, hidden, max_new_tokens, eos_ids)
+        yield replace(scored, generated=generated)
+
+
 def score_by_forward(
     model: PreTrainedModel,
     prompt: Prompt,
@@ -319,14 +368,8 @@ def score_by_forward(
     allow_beyond_context: bool = False,
 ) -> Scored:
     """Score one prompt by one plain forward without a cache: what `walk` must agree with."""
-    fed = torch.tensor(prompt.answer[:-1], dtype=torch.int64)
-    symbols = torch.cat([*prompt.pieces, fed])
-    if not allow_beyond_context:
-        config = model.config.get_text_config(decoder=True)
-        check_context(len(symbols), config.max_position_embeddings)
-    x = embed(model, symbols, embeddings)  # [1, L + A - 1, D]
-    hidden = model.get_decoder()(inputs_embeds=x, use_cache=False).last_hidden_state[0]
-    return score(project(model, hidden[prompt.length - 1 :][: len(prompt.answer)]), prompt)
+    sequence = RecomputedSequence(model, allow_beyond_context=allow_beyond_context)
+    return next(score_alone(sequence, [prompt], embeddings=embeddings))
 
 
 def deal(
@@ -342,7 +385,7 @@ def deal(
         `world_size` lists in the order of the walk, some empty if there are fewer distinct prompts.
         Every rank that deals the same prompts gets the same lists.
     """
-    flops = Flops.of(config)
+    flops = Flops.of(config) or TOKENS_ALONE
     stops = visits(prompts)
     alone = [stop.flops(flops, 0) for stop in stops]
     after = [stop.flops(flops, stop.shared) for stop in stops]

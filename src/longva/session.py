@@ -208,6 +208,7 @@ class Session:
         Raises:
             ContextLengthError: when conversation and question exceed the model's context.
             LongVAError: for an empty question, or one that spells a control token of the model.
+            NonFiniteError: the model computes NaN or infinity.
         """
         check_question(question, self.processor)
         if max_new_tokens < 1 or evidence < 0:
@@ -289,17 +290,19 @@ class Session:
             if sampling.top_p < 1:
                 processors.append(TopPLogitsWarper(sampling.top_p))
         generator = torch.Generator(hidden.device).manual_seed(sampling.seed)
+
+        def choose(logits: Tensor) -> Tensor:  # [1, V] -> [1]
+            logits = processors(self._held[None], logits)  # pyright: ignore
+            if sampling.temperature == 0:
+                return logits.argmax(-1)
+            return torch.multinomial(logits.softmax(-1), 1, generator=generator)[0]
+
         room = model.config.text_config.max_position_embeddings - self._cached.length
         for step in range(min(max_new_tokens, room)):
-            logits = self._cached.logits(hidden)
-            logits = processors(self._held[None], logits)  # pyright: ignore  # [1, V]
-            if sampling.temperature > 0:
-                token = torch.multinomial(logits.softmax(-1), 1, generator=generator)[0]
-            else:
-                token = logits.argmax(-1)
-            yield int(token)
+            token = self._cached.next_token(hidden, choose)
+            yield token
             if step + 1 < min(max_new_tokens, room):
-                hidden = self._append(token.cpu(), evidence=collector)
+                hidden = self._append(torch.tensor([token]), evidence=collector)
 
     def _turn(self, question: str) -> dict:
         if self.history:

@@ -24,12 +24,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from longva.errors import NonFiniteError
+from longva.finite import check_finite, to_json
 from longva.frame_resize import Fit, Resize
 from longva.media_files import load_image
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
 from longva.model.unires import normalize_pixels
 from longva.video import Media, stream_frames
 from longva.whole_files import whole_file
+
+FEATURES = "its features of frames"
+"""Named where they are not finite."""
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage, what is done and what there is in all."""
@@ -92,7 +97,7 @@ def encode_image(
             pool_mode=settings.pool_mode,
         )
     assert outputs.pooler_output is not None
-    tokens = outputs.pooler_output[0]
+    tokens = check_finite(outputs.pooler_output[0], FEATURES)
     if model.config.image_packing == "unires":
         tokens = tokens.unflatten(0, (-1, model.config.tokens_per_grid(settings.pool_stride)))
     else:
@@ -129,6 +134,7 @@ def encode_video(
     Raises:
         VideoError: when a frame cannot be decoded.
         MisnumberedError: when the container had misled `open_media`; see `stream_frames`.
+        NonFiniteError: when the tower or the projector computed NaN or infinity.
     """
     tokens = torch.empty(
         len(indices),
@@ -147,18 +153,21 @@ def encode_video(
         batch=model.config.vision_batch_size,
     )
     mean, std = processor.video_processor.image_mean, processor.video_processor.image_std
+    finite = torch.ones((), dtype=torch.bool, device=model.device)
     done = 0
     for pixels in _one_ahead(_timed(batches, timings)):
         started = time.perf_counter()
         with torch.inference_mode():
             grids = normalize_pixels(pixels.to(model.device), mean, std)
-            tokens[done : done + len(grids)] = model.model.encode_grids(
-                grids, settings.pool_stride, settings.pool_mode
-            )
+            batch = model.model.encode_grids(grids, settings.pool_stride, settings.pool_mode)
+            tokens[done : done + len(grids)] = batch
+            finite &= batch.isfinite().all()  # looked at when all is done, to wait only once
         done += len(pixels)
         timings["encode"] += time.perf_counter() - started
         if progress is not None:
             progress("watch", done, len(indices))
+    if not finite:
+        raise NonFiniteError(FEATURES)
     return VisualFeatures(
         kind="video",
         source=media.name,
@@ -227,7 +236,7 @@ class FeatureCache:
         visual = (processor.image_processor, processor.video_processor)
         made = [asdict(settings), *(part.to_json_string() for part in visual)]
         parts = [*content, *made, model_fingerprint]
-        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=20).hexdigest()
+        return hashlib.blake2b(to_json(parts).encode(), digest_size=20).hexdigest()
 
     def load(self, key: str, source: str, device: torch.device) -> VisualFeatures | None:
         """Return an entry as features of `source`, on `device`; None if it is absent or damaged."""
@@ -263,6 +272,6 @@ class FeatureCache:
         about = {name: getattr(features, name) for name in ("kind", "truncated")}
         with whole_file(self.folder / f"{key}.safetensors") as temporary:
             try:
-                save_file(tensors, temporary, metadata={"about": json.dumps(about)})
+                save_file(tensors, temporary, metadata={"about": to_json(about)})
             except SafetensorError as error:  # how it reports what the system refused
                 raise OSError(str(error)) from error

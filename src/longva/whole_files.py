@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from longva.errors import LongVAError
+from longva.finite import to_json
 
 
 @contextmanager
@@ -76,7 +77,7 @@ def append_line(path: Path, row: dict[str, Any], *, mode: int = 0o644) -> None:
         LongVAError: the disk took only a part of it.
     """
     # A reply that was cut within a character ends in half of a pair, which json reads again.
-    line = json.dumps(row, ensure_ascii=False).encode(errors="surrogatepass") + b"\n"
+    line = to_json(row, ensure_ascii=False).encode(errors="surrogatepass") + b"\n"
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, mode)
     try:
         size = os.fstat(handle).st_size

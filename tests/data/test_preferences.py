@@ -116,10 +116,12 @@ def test_reference_log_probs_survive_with_every_bit_and_are_shared_by_ranks(tmp_
     first = ReferenceLogProbs(tmp_path, reference, rank=0)
     second = ReferenceLogProbs(tmp_path, reference, rank=1)
     first.append("k1", -math.pi * 1e3, -1e-300)
-    second.append("k2", -2.5, -math.inf)
+    second.append("k2", -2.5, -1e300)
+    with pytest.raises(LongVAError, match="rejected is -inf"):
+        second.append("k3", -2.5, -math.inf)
     assert "k2" not in first
     first.refresh()
-    assert first["k1"] == (-math.pi * 1e3, -1e-300) and first["k2"] == (-2.5, -math.inf)
+    assert first["k1"] == (-math.pi * 1e3, -1e-300) and first["k2"] == (-2.5, -1e300)
     again = ReferenceLogProbs(tmp_path, reference)
     assert "k1" in again and "k2" in again and "k3" not in again
 

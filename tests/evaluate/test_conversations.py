@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from longva.assistant import LongVA
-from longva.errors import ContextLengthError, LongVAError, VideoError
+from longva.errors import ContextLengthError, LongVAError, NonFiniteError, VideoError
 from longva.evaluate.conversations import Medium, Reader, Turn, fingerprint
 from longva.frame_sampling import FrameSampling
 from longva.model.random_model import random_longva
@@ -51,6 +51,16 @@ def test_questions_about_one_video_share_one_watching(longva, video):
     ]
     assert answers[0] == answers[1]
     assert (together.watched, alone.watched) == (2, 4)
+
+
+def test_answers_of_nan_are_no_answers():
+    broken = LongVA(*random_longva(), name="random")
+    broken.model.lm_head.weight.data[7, 3] = float("nan")
+    reader = Reader(broken)
+    with pytest.raises(NonFiniteError, match="its logits"):
+        reader.generate(user("What?"), max_new_tokens=3)
+    with pytest.raises(NonFiniteError, match="its logits"):
+        reader.loglikelihood(user("What?"), "a train")
 
 
 def test_media_may_stand_between_words(longva):

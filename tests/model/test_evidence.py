@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from longva.block_kernels import BLOCK_KERNELS, block_kernel
+from longva.errors import NonFiniteError
 from longva.model.evidence import (
     EvidenceCollector,
     causal_attention_with_past,
@@ -112,3 +113,11 @@ def test_evidence_attention_refuses_a_vision_tower():
 def test_no_observation_is_an_error():
     with pytest.raises(ValueError, match="set_attn_implementation"):
         EvidenceCollector().weights()
+
+
+def test_attention_that_overflows_is_no_evidence():
+    collector = EvidenceCollector()
+    query = torch.full((1, 2, 1, 4), 60_000.0, dtype=torch.float16)
+    collector.observe(0, query, query, scaling=1.0)  # products beyond what float16 holds
+    with pytest.raises(NonFiniteError, match="NaN or infinity: its attention"):
+        collector.weights()

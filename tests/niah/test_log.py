@@ -51,8 +51,10 @@ def test_a_line_that_is_no_row_is_named(tmp_path, line):
 
 
 def test_another_measurement_is_refused_with_what_differs(tmp_path):
-    CellLog(tmp_path, {"model": {"weights": "a", "dtype": "bf16"}, "settings": {"seeds": (1, 2)}})
-    CellLog(tmp_path, {"model": {"weights": "a", "dtype": "bf16"}, "settings": {"seeds": (1, 2)}})
+    asked = {"model": {"weights": "a", "dtype": "bf16"}, "settings": {"seeds": (1, 2)}}
+    CellLog(tmp_path, {"of a run": "that failed before its first cell"})
+    CellLog(tmp_path, asked).append(row())
+    CellLog(tmp_path, asked)
     with pytest.raises(RecipeError) as error:
         CellLog(tmp_path, {"model": {"weights": "b", "dtype": "bf16"}, "settings": {}})
     assert str(error.value).splitlines() == [

@@ -3,11 +3,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from longva.errors import RecipeError
+from longva.errors import NonFiniteError, RecipeError
 from longva.model.random_model import random_longva
 from longva.niah.perplexity import (
     PerplexityRecipe,
+    full_losses,
     plot_perplexity,
     read_csv,
     run_perplexity,
@@ -50,6 +52,56 @@ def test_sliding_windows_score_every_token_once_with_their_context(model):
         want.append(plain_losses(model, ids[stop - 10 : stop])[-scored:])
     assert len(got) == 22
     torch.testing.assert_close(got, torch.cat(want), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["full", "sliding"])
+def test_rope_that_depends_on_the_length_reads_every_length_by_itself(mode, tmp_path):
+    def fresh():
+        torch.manual_seed(0)
+        rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+        config = LlamaConfig(
+            vocab_size=40,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=16,
+            initializer_range=0.3,
+            rope_parameters=rope,
+        )
+        return LlamaForCausalLM(config).eval()
+
+    ids, model = torch.randint(0, 40, (60,)), fresh()
+    if mode == "full":
+        settings = PerplexityRecipe(
+            model="random", output_dir=tmp_path, lengths=(10, 30, 60), chunk_tokens=7
+        )
+        got = full_losses(model, ids, [10, 30, 60], settings)
+        want = [plain_losses(fresh(), ids[:length]) for length in (10, 30, 60)]
+        one_pass = plain_losses(fresh(), ids)
+        assert not torch.allclose(got[1], one_pass[:29], atol=0.01)
+    else:
+        got = [sliding_losses(model, ids, length=30, stride=20, chunk_tokens=7)]
+        windows = (ids[:30], 29), (ids[20:50], 20), (ids[30:], 10)
+        want = [torch.cat([plain_losses(fresh(), w)[-n:] for w, n in windows])]
+    for ours, plain in zip(got, want, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_losses_that_are_no_numbers_leave_nothing_behind(folder, tmp_path):
+    model, processor = random_longva()
+    model.lm_head.weight.data[5] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    processor.save_pretrained(tmp_path / "broken")
+    with pytest.raises(NonFiniteError, match="its logits"):
+        run_perplexity(recipe(tmp_path / "broken", tmp_path, lengths=(20,), documents=1))
+    assert not (tmp_path / "run").exists()
+    model.lm_head.weight.data[:] = 0.0
+    model.lm_head.weight.data[5] = 1e4  # finite logits and losses, and a perplexity of e to them
+    model.save_pretrained(tmp_path / "broken")
+    with pytest.raises(NonFiniteError, match="its perplexity"):
+        run_perplexity(recipe(tmp_path / "broken", tmp_path, lengths=(20,), documents=1))
+    assert not (tmp_path / "run").exists()
 
 
 def recipe(folder, tmp_path, **settings) -> PerplexityRecipe:

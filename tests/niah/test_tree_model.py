@@ -10,9 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BloomConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+)
 
-from longva.errors import CheckpointError, LongVAError, RecipeError
+from longva.assistant import LongVA
+from longva.errors import CheckpointError, LongVAError, NonFiniteError, RecipeError
 from longva.model.random_model import byte_tokenizer, random_longva
 from longva.model.weights_fingerprint import weights_fingerprint
 from longva.niah.cells import Grid
@@ -23,7 +30,9 @@ from longva.niah.needles import PAPER_NEEDLES, NeedleRecipe
 from longva.niah.text import TextRecipe, measure_text, run_text
 from longva.niah.tree_model import TEMPLATES, TreeModel
 from longva.niah.visual import VisualRecipe, ask, make_needles, measure_visual, run_visual
+from longva.parallel import check_ring
 from longva.recipes import load_recipe
+from longva.rotary import forget_length
 from tests.distributed import run_distributed
 
 
@@ -398,3 +407,143 @@ def test_a_model_that_cannot_be_loaded_is_named(tmp_path):
     (tmp_path / "llama" / "config.json").write_text('{"model_type": "abacus"}')
     with pytest.raises(CheckpointError, match="cannot load '.*llama': ValueError: .*abacus"):
         run_text(recipe)
+
+
+def give_dynamic_rope(longva):
+    """Make a LongVA's rotary frequencies depend on the length above 64 tokens."""
+    decoder = longva.get_decoder()
+    decoder.config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+    decoder.config.max_position_embeddings = 64
+    decoder.rotary_emb = type(decoder.rotary_emb)(decoder.config)
+
+
+def dynamic_model(recipe):
+    model = tree_model(recipe)
+    give_dynamic_rope(model.model)
+    return tree_model_of(model, recipe)
+
+
+def tree_model_of(like, recipe):
+    pixels = {name: getattr(like, name) for name in ("image_mean", "image_std", "frame_size")}
+    return TreeModel(like.model, like.tokenizer, recipe, **pixels)
+
+
+def test_visual_cells_of_rope_that_depends_on_the_length_are_one_forward_each(tmp_path):
+    settings = {"grid": Grid(lengths=(6, 9), depths=(0.5,)), "needles": NeedleRecipe(count=1)}
+    recipe = visual_recipe(tmp_path / "run", max_new_tokens=1, **settings)
+    reference = dynamic_model(recipe)
+    summary = measure_visual(reference, recipe)
+    rows = read_rows(recipe.output_dir)
+    for question in ask(recipe, make_needles(recipe.needles), num_pictures=9):
+        prompt = question.prompts[0]
+        fed = reference.tokenizer(prompt.answer, add_special_tokens=False)["input_ids"][:-1]
+        forget_length(reference.model.get_decoder())
+        logprob = forward_logprob(reference, prompt, fed)
+        assert rows[question.row.key].logprob == pytest.approx(logprob, abs=1e-4)
+        assert rows[question.row.key].evidence_frame is not None
+    cost = summary["cost"]
+    assert cost["tokens_processed"] == cost["tokens_one_forward_per_cell"] > 0
+    assert cost["flops_ratio"] == 1
+    assert cost["one_forward_because"] == "dynamic RoPE depends on the prompt's length"
+
+
+@torch.inference_mode()
+def forward_logprob(model, prompt, fed):
+    """One plain forward over the prompt and all of its answer but the last token."""
+
+    def ids(text):
+        return torch.tensor(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    embed, template = model.model.get_input_embeddings(), TEMPLATES["qwen2"]
+    frames = model.features.unflatten(0, (-1, model.tokens_per_frame))[prompt.frames]
+    after = torch.cat([ids(prompt.question), ids(template["after"]), torch.tensor(fed).long()])
+    x = torch.cat([embed(ids(template["before"])), frames.flatten(0, 1), embed(after)])
+    answer = ids(prompt.answer)
+    logits = model.model(inputs_embeds=x[None], logits_to_keep=len(answer)).logits[0]
+    return logits.log_softmax(-1)[torch.arange(len(answer)), answer].sum().item()
+
+
+@pytest.mark.parametrize("theta", [float("nan"), float("inf"), 0.0])
+def test_a_rope_base_that_is_none_is_refused(theta, tmp_path):
+    with pytest.raises(RecipeError, match="rope_theta must be a number above 0, got"):
+        tree_model(visual_recipe(tmp_path, rope_theta=theta))
+
+
+def test_a_cell_does_not_depend_on_the_other_cells_of_the_grid(tmp_path):
+    def rows(name, lengths):
+        grid = Grid(lengths=lengths, depths=(0.0, 1.0))
+        recipe = TextRecipe(
+            model="random", output_dir=tmp_path / name, grid=grid, trials=1, max_new_tokens=2
+        )
+        measure_text(dynamic_model(recipe), recipe)
+        return {key: vars(row) for key, row in read_rows(recipe.output_dir).items()}
+
+    few, many = rows("few", (400,)), rows("many", (400, 500))
+    assert few == {key: many[key] for key in few}
+
+
+def test_what_rope_that_depends_on_the_length_rules_out_is_said(tmp_path):
+    with pytest.raises(RecipeError, match="kv: int8 has no effect: with dynamic RoPE.*kv=model"):
+        dynamic_model(visual_recipe(tmp_path, kv="int8"))
+    model, processor = random_longva()
+    give_dynamic_rope(model)
+    longva = LongVA(model, processor, name="random")
+    with pytest.raises(LongVAError, match=r"longva \(dynamic\).*niah.*config.json"):
+        longva.watch(tmp_path / "any.mp4")
+    with pytest.raises(LongVAError, match="dynamic RoPE .* a rank of a ring sees only its share"):
+        check_ring(model.get_decoder())
+
+
+@pytest.mark.parametrize("kind", ["text", "visual"])
+def test_a_model_that_computes_nan_is_no_measurement(kind, tmp_path):
+    settings = {"grid": Grid(lengths=(300,), depths=(0.5,)), "max_new_tokens": 2}
+    if kind == "text":
+        recipe = TextRecipe(model="random", output_dir=tmp_path / "run", trials=1, **settings)
+    else:
+        recipe = visual_recipe(tmp_path / "run", grid=Grid(lengths=(3,), depths=(0.5,)))
+    measure = {"text": measure_text, "visual": measure_visual}[kind]
+    model = tree_model(recipe)
+    broken = model.model.get_decoder().layers[1].mlp.down_proj.weight.data
+    was = broken[0, 0].clone()
+    broken[0, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match="the model computed NaN or infinity: its logits"):
+        measure(model, recipe)
+    written = {path.name for path in (tmp_path / "run").iterdir()}
+    assert not {"heatmap.png", "summary.json", "cells.jsonl"} & written
+    broken[0, 0] = was  # another model by its weights, for which the folder is free
+    assert measure(model, recipe)["cells"] == 1
+
+
+def test_features_that_are_no_numbers_are_not_kept(tmp_path):
+    recipe = visual_recipe(tmp_path / "run")
+    model = tree_model(recipe)
+    model.model.model.multi_modal_projector.linear_2.bias.data[0] = float("inf")
+    with pytest.raises(NonFiniteError, match="its features of frames"):
+        measure_visual(model, recipe)
+    assert not list((tmp_path / "features").glob("*"))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "bloom"])
+def test_any_causal_language_model_is_measured_by_its_folder(family, tmp_path):
+    tokenizer = byte_tokenizer()
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_attention_heads": 4}
+    kinds = {
+        "gpt2": GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=4),
+        "gpt_neox": GPTNeoXConfig(**sizes, num_hidden_layers=2, intermediate_size=48),
+        "bloom": BloomConfig(**sizes, n_layer=2),
+    }
+    config = kinds[family]
+    config.bos_token_id = config.eos_token_id = tokenizer.eos_token_id
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    recipe = TextRecipe(
+        model=str(tmp_path / "model"),
+        output_dir=tmp_path / "run",
+        grid=Grid(lengths=(300, 400), depths=(0.0, 1.0)),
+        trials=1,
+        max_new_tokens=1,
+    )
+    summary = run_text(recipe)
+    assert summary["cells"] == 4
+    assert summary["cost"]["flops_ratio"] > 1
+    assert (tmp_path / "run" / "heatmap.png").is_file()

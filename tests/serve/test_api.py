@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import socket
 import threading
 import time
@@ -10,7 +11,9 @@ import httpx
 import openai
 import pytest
 
+from longva.assistant import LongVA
 from longva.errors import LongVAError
+from longva.model.random_model import random_longva
 from longva.serve.errors import as_api_error
 from longva.serve.limits import Limits
 from longva.video import open_media
@@ -372,3 +375,16 @@ def test_clients_at_the_same_time_get_their_own_answers(server, longva, video):
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert [got[n] for n in range(6)] == want
+
+
+def test_a_model_of_nan_says_so_and_not_that_its_log_says_why(tmp_path, image):
+    broken = LongVA(*random_longva(), name="random")
+    broken.model.get_decoder().layers[1].mlp.down_proj.weight.data[0, 0] = math.nan
+    question = [user("What is it?", picture(data_uri(image, "image/png")))]
+    with serving(broken, tmp_path) as server:
+        with pytest.raises(openai.InternalServerError) as error:
+            ask(server, question)
+        assert (error.value.status_code, error.value.code) == (500, "model_not_finite")
+        assert "the model computed NaN or infinity: its logits" in error.value.message
+        with pytest.raises(openai.APIError, match="the model computed NaN or infinity"):
+            list(ask(server, question, stream=True))

@@ -15,7 +15,7 @@ from longva.errors import CheckpointError
 from longva.train.checkpoints import latest_checkpoint
 from longva.train.optim import learning_rate_factor
 from tests.distributed import run_distributed
-from tests.train.toys import RandomText, metrics, tiny_qwen2, toy_recipe, train_toy
+from tests.train.toys import VOCABULARY, RandomText, metrics, tiny_qwen2, toy_recipe, train_toy
 
 
 def on_ranks(world_size: int, config, **training):
@@ -288,8 +288,27 @@ def test_recipes_that_do_not_fit_say_what_to_change(changes, message, tmp_path):
 def test_an_infinite_gradient_stops_before_it_does_harm(tmp_path):
     model = tiny_qwen2()
     model.model.norm.weight.data[:] = float("inf")
-    with pytest.raises(AssertionError, match="RecipeError: the gradient of step 1 is nan"):
+    message = r"NonFiniteError: .*NaN or infinity: .*grad_norm \(nan\) of step 1.*were not touched"
+    with pytest.raises(AssertionError, match=message):
         on_ranks(1, toy_recipe(tmp_path), model=model)
+    assert not (tmp_path / "metrics.jsonl").read_text()
+
+
+class Unseen(RandomText):
+    """Rows of a word that no other row has."""
+
+    def __getitem__(self, index):
+        return torch.full((self.length,), VOCABULARY)
+
+
+def test_a_held_out_loss_that_is_no_number_stops_the_run(tmp_path):
+    model = tiny_qwen2(vocab_size=VOCABULARY + 1)
+    model.get_input_embeddings().weight.data[VOCABULARY] = float("nan")
+    config = toy_recipe(tmp_path, max_steps=2, eval_every=1, save_every=1)
+    with pytest.raises(AssertionError, match=r"NonFiniteError: .*NaN or infinity: eval_loss"):
+        on_ranks(1, config, model=model, held_out=Unseen(2))
+    assert not (tmp_path / "metrics.jsonl").read_text()
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path):

@@ -1,6 +1,5 @@
 """`longva ask` and `longva chat`: watch once, ask many."""
 
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,7 +31,8 @@ from longva.cli.options import (
     TopP,
     Weights,
 )
-from longva.errors import ContextLengthError, LongVAError
+from longva.errors import ContextLengthError, LongVAError, NonFiniteError
+from longva.finite import to_json
 
 COMMANDS = "/forget clears the conversation, /exit or Ctrl-D ends it."
 
@@ -157,7 +157,7 @@ def ask(
     options = {"max_new_tokens": max_new_tokens, "sampling": choice, "evidence": evidence}
     if as_json:
         answers = [session.ask(question, **options) for question in questions]
-        typer.echo(json.dumps([answer.to_json() for answer in answers], indent=2))
+        typer.echo(to_json([answer.to_json() for answer in answers], indent=2))
         return
     for question in questions:
         out.print(f"Q  {printable(question)}\nA  ", end="")
@@ -246,6 +246,8 @@ def chat(
             return
         except KeyboardInterrupt:
             out.print(f"\n   (stopped) {COMMANDS}")
+        except NonFiniteError:  # no question would do better
+            raise
         except LongVAError as error:  # one bad question does not end a conversation
             err.print(f"longva: {error}")
             if session.history and isinstance(error, ContextLengthError):

@@ -58,6 +58,12 @@ def report(summary: dict | None, folder: Path) -> None:
         f"{summary['mean']:.4f} found (95 %: {low:.3f} to {high:.3f}; chance "
         f"{summary['chance']:.3f}), effective length {summary['effective_length']:,}"
     )
+    if because := summary["cost"].get("one_forward_because"):
+        out.print(
+            f"One forward a prompt, {summary['cost']['tokens_processed']:,} tokens: {because}"
+        )
+    elif summary["cost"]["flops_ratio"] is None and summary["cost"]["tokens_processed"]:
+        out.print("The operations of this model are not known, so what sharing saved is left out.")
     out.print(f"Wrote {folder}/heatmap.png, summary.json and cells.jsonl")
 
 

@@ -1,6 +1,5 @@
 """`longva plan`: will it fit, and how long will it take."""
 
-import json
 import math
 from dataclasses import asdict
 from typing import Annotated, Literal
@@ -11,6 +10,7 @@ from rich.table import Table
 from longva.cli.console import app, out
 from longva.cli.options import Json, Kv, PoolStride, Weights
 from longva.errors import LongVAError
+from longva.finite import to_json
 
 
 @app.command()
@@ -63,7 +63,7 @@ def plan(
         flops_per_second=rate and rate * UTILISATION,
     )
     if as_json:
-        typer.echo(json.dumps({**asdict(result), "fits": result.fits}, indent=2))
+        typer.echo(to_json({**asdict(result), "fits": result.fits}, indent=2))
         return
     print_plan(model, result)
 

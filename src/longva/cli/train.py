@@ -1,6 +1,5 @@
 """`longva prepare-text`, `extend`, `align` and `dpo`: data and the stages of training."""
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ import typer
 from longva.cli.console import app, out, progress_bar
 from longva.cli.options import Json, Overrides, Recipe
 from longva.errors import RecipeError
+from longva.finite import to_json
 
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved recipe, memory and time; do nothing.")
@@ -68,7 +68,7 @@ def prepare_text(
         report = prepare_text(config, progress)
     values = report.as_json()
     if as_json:
-        typer.echo(json.dumps(values, indent=2))
+        typer.echo(to_json(values, indent=2))
         return
     before, after = values["before"]["all"], values["after"]["all"]
     out.print(

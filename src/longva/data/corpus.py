@@ -37,6 +37,7 @@ from longva.data.kept_documents import KeptDocuments, gather_parts
 from longva.data.length_upsampling import Choice, choose_documents
 from longva.data.packing import tokenizer_fingerprint, write_packed
 from longva.errors import RecipeError
+from longva.finite import to_json
 from longva.folder_lock import only_run
 from longva.recipes import STRICT, save_recipe
 from longva.whole_files import whole_file
@@ -125,7 +126,7 @@ def prepare_text(config: CorpusConfig, progress: Progress | None = None) -> Corp
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
         with whole_file(staging / "report.json") as path:
-            path.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
+            path.write_text(to_json(report.as_json(), indent=2) + "\n", encoding="utf-8")
         with whole_file(staging / "lengths.png") as path:
             draw_lengths(report, path)
         save_recipe(config, staging / "recipe.yaml")
@@ -188,12 +189,12 @@ def _claim(work: Path, settings: dict[str, Any], parts: list) -> None:
     recipe = dict(settings["recipe"])
     del recipe["budget"], recipe["mixture"]  # they matter after the parts
     plan = {**settings, "recipe": recipe, "parts": parts}
-    plan = json.loads(json.dumps(plan))
+    plan = json.loads(to_json(plan))
     path = work / "plan.json"
     if not path.is_file():
         work.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(plan), encoding="utf-8")
+            temporary.write_text(to_json(plan), encoding="utf-8")
     elif json.loads(path.read_text(encoding="utf-8")) != plan:
         raise RecipeError(
             f"{work.parent} holds an unfinished set with other settings, or its source has changed "

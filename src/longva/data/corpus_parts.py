@@ -28,6 +28,7 @@ from safetensors.numpy import save
 from longva.data.documents import Piece, TextSource, read_documents
 from longva.data.length_upsampling import LengthStatistics, content_hash, is_kept
 from longva.errors import RecipeError
+from longva.finite import to_json
 from longva.model.tokenizer import load_tokenizer
 from longva.whole_files import whole_file
 
@@ -126,7 +127,7 @@ def tokenise_part(
     }
     values = {"files": files, "domains": list(domains), "before": before, "kept_tokens": kept}
     with whole_file(done) as path:
-        path.write_text(json.dumps(values), encoding="utf-8")
+        path.write_text(to_json(values), encoding="utf-8")
     return _read_result(done)
 
 

@@ -25,6 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 from longva.data.documents import decode
 from longva.data.media import VideoConfig
 from longva.errors import LongVAError, RecipeError
+from longva.finite import to_json
 from longva.recipes import STRICT, read_yaml
 
 TAKE = re.compile(r"(first|last|end|random)\s*:\s*([\d_]+|\d+\.\d+\s*(?=%))\s*(%?)")
@@ -132,7 +133,7 @@ class Samples:
         contents: list[bytes] = []
         file: list[int] = []
         for number, part in enumerate(parts):
-            samples = [json.dumps(s, ensure_ascii=False).encode() for s in read_samples(part.path)]
+            samples = [to_json(s, ensure_ascii=False).encode() for s in read_samples(part.path)]
             try:
                 taken = take_indices(part.take, samples)
             except RecipeError as error:

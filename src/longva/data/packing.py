@@ -36,6 +36,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from longva.errors import RecipeError
+from longva.finite import to_json
 from longva.whole_files import whole_file
 
 SHARD_TOKENS = 1 << 26
@@ -196,7 +197,7 @@ def write_packed(
         **about,
     }
     with whole_file(folder / "index.json") as path:
-        path.write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(to_json(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _shard_arrays(

@@ -34,6 +34,7 @@ from longva.data.media import concatenate_media
 from longva.data.media_dataset import MediaDataset
 from longva.data.mixtures import MixtureConfig
 from longva.errors import LongVAError, RecipeError
+from longva.finite import to_json
 from longva.whole_files import append_line, read_lines, whole_file
 
 
@@ -150,9 +151,9 @@ class ReferenceLogProbs:
         path = self.folder / "reference.json"
         if not path.is_file():
             with whole_file(path) as temporary:
-                temporary.write_text(json.dumps(reference, indent=2) + "\n", encoding="utf-8")
+                temporary.write_text(to_json(reference, indent=2) + "\n", encoding="utf-8")
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found != json.loads(json.dumps(reference)):
+        if found != json.loads(to_json(reference)):
             raise RecipeError(
                 f"{self.folder} holds the log-probabilities of another reference, {found}. Give "
                 "another folder, or delete that one."
@@ -175,6 +176,10 @@ class ReferenceLogProbs:
         return self._values[key]
 
     def append(self, key: str, chosen: float, rejected: float) -> None:
-        """Add one pair; when this returns, it survives a crash."""
-        self._values[key] = (chosen, rejected)
+        """Add one pair; when this returns, it survives a crash.
+
+        Raises:
+            LongVAError: a number is NaN or infinite, or the disk is full.
+        """
         append_line(self._path, {"key": key, "chosen": chosen, "rejected": rejected})
+        self._values[key] = (chosen, rejected)

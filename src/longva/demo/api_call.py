@@ -4,12 +4,12 @@ Content parts `text`, `image_url` and `video_url` are OpenAI's and vLLM's; how t
 tell beside the answer stands in an object of our own, `longva`. Media stand in the first turn.
 """
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from longva.demo.medium import Medium
 from longva.demo.visitor import Options
+from longva.finite import to_json
 
 
 def request_of(
@@ -80,5 +80,5 @@ def client_code(body: dict[str, Any]) -> str:
 def _python(value: Any) -> str:
     """Write JSON values as Python, indented below an argument."""
     if isinstance(value, list | dict):
-        return json.dumps(value, indent=4, ensure_ascii=False).replace("\n", "\n    ")
+        return to_json(value, indent=4, ensure_ascii=False).replace("\n", "\n    ")
     return repr(value)

@@ -9,7 +9,6 @@ stopped `answer` ends by itself and draws last: were its event cancelled, an upd
 could reach the page after what `stop` drew, and Gradio would drop a question asked meanwhile.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from longva.demo.shared_model import Sampling
 from longva.demo.timeline import timeline
 from longva.demo.visitor import Options, Turn, Visitor
 from longva.errors import LongVAError
+from longva.finite import to_json
 from longva.session import Sampling as TokenSampling
 
 IDLE_SECONDS = 24 * 3600
@@ -211,7 +211,7 @@ class AskTab(AskLayout):
             self.shared.longva.name, medium, history, turn.question, turn.options
         )
         yield {
-            self.call.body: json.dumps(visitor.request, indent=2, ensure_ascii=False),
+            self.call.body: to_json(visitor.request, indent=2, ensure_ascii=False),
             self.call.code: client_code(visitor.request),
             self.call.answer: "{}",
         }
@@ -223,7 +223,7 @@ class AskTab(AskLayout):
             final[self.timeline] = timeline(medium, visitor.attention, lit, visitor.pictures)
             final[self.estimate] = self.plan(turn.answer.frames)
             said = turn.answer.to_json() | {"media": medium.name}
-            final[self.call.answer] = json.dumps(said, indent=2, ensure_ascii=False)
+            final[self.call.answer] = to_json(said, indent=2, ensure_ascii=False)
         yield final
 
     def turned_away(self, visitor: Visitor) -> dict:

@@ -39,16 +39,17 @@ class Speed:
 
     def learn(self, plan: Plan, seconds: float) -> None:
         """Take the rate of a watching, unless a longer one is known."""
-        if plan.prefill_flops >= self._longest and seconds > 0:
-            self._longest = plan.prefill_flops
-            self.flops_per_second = plan.prefill_flops / seconds
+        flops = plan.prefill_flops
+        if flops is not None and flops >= self._longest and seconds > 0:
+            self._longest = flops
+            self.flops_per_second = flops / seconds
 
-    def seconds(self, plan: Plan) -> float:
-        """Estimate how long a watching takes."""
-        return plan.prefill_flops / self.flops_per_second
+    def seconds(self, plan: Plan) -> float | None:
+        """Estimate how long a watching takes; None where the model's operations are not known."""
+        return None if plan.prefill_flops is None else plan.prefill_flops / self.flops_per_second
 
 
-def estimate(plan: Plan, seconds: float) -> str:
+def estimate(plan: Plan, seconds: float | None) -> str:
     """Draw the line: tokens, memory, seconds, and whether it fits."""
     verdict = f"fits; up to {plan.max_frames:,} frames would"
     if not plan.fits:
@@ -72,12 +73,14 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB else f"{num_bytes / 2**20:,.0f} MiB"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | None) -> str:
     """Write a rough duration.
 
-    >>> duration(0.2), duration(42.3), duration(150)
-    ('under 1 s', 'about 42 s', 'about 2.5 min')
+    >>> duration(0.2), duration(42.3), duration(150), duration(None)
+    ('under 1 s', 'about 42 s', 'about 2.5 min', 'time unknown')
     """
+    if seconds is None:
+        return "time unknown"
     if seconds < 1:
         return "under 1 s"
     return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.1f} min"

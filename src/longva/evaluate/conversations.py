@@ -146,6 +146,7 @@ class Reader:
         Raises:
             VideoError: a medium cannot be read.
             ContextLengthError: conversation and frames exceed the model's context.
+            NonFiniteError: the model computes NaN or infinity.
         """
         hidden = self._read(self._symbols(conversation))
         length = self._cached.length
@@ -155,8 +156,7 @@ class Reader:
         while len(ids) < min(max_new_tokens, room) and not any(end in text for end in until):
             if ids:
                 hidden = self._cached.append(torch.tensor(ids[-1:]))
-            logits = self._cached.logits(hidden)  # [1, V]
-            token = int(logits.index_fill(1, self._suppressed, -torch.inf).argmax())
+            token = self._cached.next_token(hidden, self._choose)
             if token in self._stops:
                 break
             ids.append(token)
@@ -165,6 +165,9 @@ class Reader:
         for end in until:
             text = text.partition(end)[0]
         return Reply(text=text.strip(), prompt_tokens=length, answer_tokens=len(ids))
+
+    def _choose(self, logits: Tensor) -> Tensor:
+        return logits.index_fill(1, self._suppressed, -torch.inf).argmax(-1)
 
     def loglikelihood(self, conversation: Conversation, answer: str) -> tuple[float, bool]:
         """Return the log-probability of an answer, and whether greedy decoding would give it.

@@ -13,7 +13,6 @@ sent. It is on the disk before the judgement counts: a killed run asks only what
 """
 
 import hashlib
-import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from typing import Any, Protocol
 from longva.chat_endpoint import Completion, EndpointError
 from longva.errors import LongVAError
 from longva.evaluate.rubrics import Rubric, rubrics
+from longva.finite import to_json
 from longva.whole_files import append_line, read_lines
 
 GIVE_UP_AFTER = 10
@@ -228,7 +228,7 @@ class Judge:
         options: dict[str, Any] = {"temperature": 0, "max_tokens": rubric.reply_tokens}
         if self.reasoning:
             options = {"max_completion_tokens": REASONING_TOKENS}
-        sent = json.dumps([self.endpoint.model, messages, options])
+        sent = to_json([self.endpoint.model, messages, options])
         key = hashlib.sha256(sent.encode()).hexdigest()
         return _Request(key=key, rubric=rubric, messages=messages, options=options)
 

@@ -8,7 +8,6 @@ lmms-eval asks its judge itself, during the run, and writes 0 for every call tha
 judged again here, and an answer that could not be judged is in the file with its reason.
 """
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from typing import Any
 from longva.errors import LongVAError
 from longva.evaluate.judge import Estimate, Judge, Judgement, Sample
 from longva.evaluate.rubrics import rubrics
+from longva.finite import to_json
 from longva.whole_files import read_lines, whole_file
 
 NAMES = {"Q": "question", "A": "answer", "pred": "prediction"}
@@ -102,7 +102,7 @@ def _line(sample: Sample, judgement: Judgement | None, judge: Judge) -> str:
             judge=judge.endpoint.model,
             reason="the video's other question has no answer in the log",
         )
-    return json.dumps({**asdict(judgement), "id": sample.id}, ensure_ascii=False) + "\n"
+    return to_json({**asdict(judgement), "id": sample.id}, ensure_ascii=False) + "\n"
 
 
 def read_judgements(log: Path) -> list[Judgement]:

@@ -14,7 +14,6 @@ different GPUs. Here they are dealt again, whole videos at a time, and the answe
 
 import hashlib
 import io
-import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -30,7 +29,7 @@ from tqdm import tqdm
 
 from longva import __version__
 from longva.assistant import LongVA
-from longva.errors import LongVAError
+from longva.errors import LongVAError, NonFiniteError
 from longva.evaluate.answers import AnswerLog, Job, deal
 from longva.evaluate.conversations import (
     Conversation,
@@ -40,6 +39,7 @@ from longva.evaluate.conversations import (
     fingerprint,
     media_of,
 )
+from longva.finite import to_json
 from longva.frame_sampling import FrameSampling
 from longva.model.weights_fingerprint import weights_fingerprint
 from longva.visual_features import FrameSettings
@@ -158,6 +158,8 @@ class LongVAChat(lmms):
                 new[job.key] = self._ask(job)
             except LongVAError as error:
                 failures.append(f"{job.task} {job.split} {job.doc_id}: {error}")
+                if isinstance(error, NonFiniteError):
+                    break  # so would all the others; the other processes are told below
             else:
                 self.log.append(job, new[job.key])
         everyones_answers = self._exchange((new, failures))
@@ -197,7 +199,7 @@ class LongVAChat(lmms):
         draft = Job(key="", media=(), **known)
         conversation = self._conversation(draft, doc)
         parts = {**known, **self._about, "conversation": fingerprint(conversation)}
-        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        key = hashlib.sha256(to_json(parts, sort_keys=True).encode()).hexdigest()
         media = tuple(medium.identity for medium in media_of(conversation))
         return Job(key=key, media=media, **known)
 

@@ -22,6 +22,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from longva.chat_endpoint import Completion, EndpointError
+from longva.finite import to_json
 
 LOCAL_JUDGE = "longva-local-judge"
 
@@ -53,7 +54,7 @@ class LocalJudge:
         share = common_words(said, truth)
         if parts := dict.fromkeys(re.findall(r"score_[a-z]{5,}", system)):  # MLVU: 1 to 5, twice
             scores = dict.fromkeys(parts, 1 + round(4 * share))
-            reply = json.dumps({**scores, "total_score": sum(scores.values())})
+            reply = to_json({**scores, "total_score": sum(scores.values())})
         elif "'pred'" in user:
             reply = f"{{'pred': '{'yes' if share >= 0.5 else 'no'}', 'score': {round(5 * share)}}}"
         else:
@@ -91,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
             }
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             status, answer = 400, {"error": {"message": str(error), "type": "bad_request"}}
-        content = json.dumps(answer).encode()
+        content = to_json(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))

@@ -14,6 +14,7 @@ from huggingface_hub import snapshot_download
 from transformers import AddedToken, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from longva.errors import CheckpointError, LongVAError
+from longva.finite import to_json
 from longva.model.configuration_longva import CLIP_L_336, LongVAConfig
 from longva.model.image_processing_longva import LongVAImageProcessor
 from longva.model.llava_format import (
@@ -165,7 +166,7 @@ def write_llava_settings(source: Checkpoint, folder: Path, vision_tower: str | N
         after = config_to_llava(config, grids, vision_tower or tower)
         # Only what was changed is written anew; the rest stays as the source spelt it.
         values |= {name: value for name, value in after.items() if before[name] != value}
-    (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+    (folder / "config.json").write_text(to_json(values, indent=2) + "\n")
 
 
 def _find_folder(id_or_path: str | Path, revision: str | None, weights: bool) -> Path:

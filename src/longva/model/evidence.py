@@ -29,6 +29,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from longva.block_kernels import BLOCK_KERNELS, block_kernel
+from longva.finite import check_finite
 
 
 class EvidenceCollector:
@@ -75,13 +76,14 @@ class EvidenceCollector:
 
         Raises:
             ValueError: when no forward was observed.
+            NonFiniteError: NaN or infinity among them.
         """
         if self._mass is None:
             raise ValueError(
                 "no attention was observed. Set the language model's attention to 'evidence': "
                 "model.set_attn_implementation({'text_config': 'evidence'})"
             )
-        return self._mass / self._observed
+        return check_finite(self._mass / self._observed, "its attention")
 
 
 def last_attention(query: Tensor, key: Tensor, scaling: float, num_queries: int) -> Tensor:

@@ -119,6 +119,20 @@ class LongVAPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
+    def _apply(self, fn, recurse=True):
+        """Convert and move as `.to()`, `.half()` and all the others do, but for RoPE's frequencies.
+
+        In bfloat16 they would be off by up to 0.4 %, which at position 223,000 is many turns.
+        """
+        exact = {n: b for n, b in self.named_buffers() if n.endswith("inv_freq")}
+        super()._apply(fn, recurse)
+        for name, buffer in exact.items():
+            owner, _, last = name.rpartition(".")
+            module = self.get_submodule(owner)
+            if getattr(module, last).dtype != buffer.dtype:
+                setattr(module, last, buffer.to(getattr(module, last).device))
+        return self
+
 
 class LongVAModel(LongVAPreTrainedModel):
     """LongVA without the output layer."""

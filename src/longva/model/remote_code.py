@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import longva
+from longva.finite import to_json
 
 ENTRY_POINTS = {
     "AutoConfig": "configuration_longva.LongVAConfig",
@@ -68,4 +69,4 @@ def _add_auto_map(path: Path, auto_map: dict[str, str], sections: Sequence[str] 
     values = json.loads(path.read_text())
     for part in (values, *(values[section] for section in sections)):
         part["auto_map"] = auto_map
-    path.write_text(json.dumps(values, indent=2) + "\n")
+    path.write_text(to_json(values, indent=2) + "\n")

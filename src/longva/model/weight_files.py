@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from longva.errors import CheckpointError
+from longva.finite import to_json
 
 STEMS = ("model.safetensors", "pytorch_model.bin")
 SHARD_BYTES = 2 * 2**30
@@ -108,7 +109,7 @@ def write_tensors(tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:
         (folder / f"{number}.part").rename(folder / file)
         weight_map |= dict.fromkeys(names, file)
     index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
-    (folder / f"{STEMS[0]}.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    (folder / f"{STEMS[0]}.index.json").write_text(to_json(index, indent=2) + "\n")
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:

@@ -12,12 +12,12 @@ One style of telling a scene is shaped as a frame: four words, "anchor 42 red cl
 a pooled grid's four tokens. A language model that finds facts there knows where to look in frames.
 """
 
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from longva.finite import to_json
 from longva.nano.words import (
     CITIES,
     MEETINGS,
@@ -283,4 +283,4 @@ def write_corpus(
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for _ in range(tokens // length):
             _, *words = writer.sequence(length)
-            file.write(json.dumps({"text": " ".join(words)}) + "\n")
+            file.write(to_json({"text": " ".join(words)}) + "\n")

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from longva.finite import to_json
 from longva.nano.budget import Budget
 from longva.nano.language_model import CONTEXT
 from longva.nano.needles import write_book, write_long_text, write_needles
@@ -65,7 +66,7 @@ def calibrate(seed: int) -> None:
         print_line(f"{name}: evidence heads {heads}, hit@1 {hits:.3f} on films of 24 and 48 frames")
         config = Path(name) / "model" / "config.json"
         values = json.loads(config.read_text(encoding="utf-8"))
-        write_whole(config, json.dumps({**values, "evidence_heads": heads}, indent=2) + "\n")
+        write_whole(config, to_json({**values, "evidence_heads": heads}, indent=2) + "\n")
 
 
 def visual_recipe(

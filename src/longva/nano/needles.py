@@ -6,12 +6,12 @@ text/book.txt            sentences that nothing asks about, for text NIAH
 text/long.txt            documents whose facts are asked for later, for perplexity
 """
 
-import json
 import random
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
+from longva.finite import to_json
 from longva.nano.corpus import Writer
 from longva.nano.world import (
     CHANCE,
@@ -54,7 +54,7 @@ def write_needles(folder: Path, *, frames: int, needles: int, seed: int) -> None
     film = islice(haystack(rng, without=hidden), frames)
     pictures = (draw_scene(scene, SIDE, SIDE, layout) for scene, layout in film)
     write_video(folder / "haystack.mp4", pictures, fps=Fraction(1))
-    (folder / "needles.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    (folder / "needles.json").write_text(to_json(entries, indent=1) + "\n", encoding="utf-8")
 
 
 def write_book(path: Path, *, words: int, seed: int) -> None:

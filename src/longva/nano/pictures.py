@@ -8,7 +8,6 @@ Stage 1 tells what is shown; stage 2 asks about objects that occur once, in up t
 mixes text without pictures in. No sample is longer than the base model's context.
 """
 
-import json
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from PIL import Image
 
+from longva.finite import to_json
 from longva.model.unires import Packing
 from longva.nano.corpus import ask, tell
 from longva.nano.language_model import CONTEXT
@@ -76,7 +76,7 @@ def write_alignment(
         if progress:
             progress(number + 1, samples)
     for name, lines in (("captions", captions), ("chats", chats)):
-        write_whole(folder / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        write_whole(folder / f"{name}.jsonl", "".join(to_json(line) + "\n" for line in lines))
 
 
 def tokens_of(count: int, packing: Packing) -> int:

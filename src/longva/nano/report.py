@@ -16,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from longva.finite import to_json
 from longva.intervals import wilson_interval
 from longva.nano.report_plots import draw_accuracy, draw_perplexity
 from longva.nano.results import (
@@ -83,7 +84,7 @@ def write_report(run: Path) -> Path:
     out.mkdir(exist_ok=True)
     numbers = report_numbers(results)
     numbers["pictures"] = draw_pictures(results, numbers, out)
-    write_whole(out / "report.json", json.dumps(numbers, indent=2) + "\n")
+    write_whole(out / "report.json", to_json(numbers, indent=2) + "\n")
     write_whole(out / "index.html", _page(numbers, out))
     return out / "index.html"
 
@@ -125,7 +126,7 @@ def report_numbers(results: Results) -> dict[str, Any]:
         for seed, stages in results.stages.items()
     }
     numbers["shows"], numbers["does_not_show"] = meaning_of(results)
-    return json.loads(json.dumps(numbers))  # keys as in the file
+    return json.loads(to_json(numbers))  # keys as in the file
 
 
 def training_length(results: Results, name: str) -> float:

@@ -23,6 +23,7 @@ import torch
 
 from longva import __version__
 from longva.errors import LongVAError
+from longva.finite import to_json
 from longva.nano.budget import BUDGETS
 from longva.nano.language_model import CONTEXT
 from longva.nano.report import write_report
@@ -87,7 +88,7 @@ def reproduce(
         raise LongVAError(
             f"seed {', '.join(map(str, failed))} failed. The end of {log}:\n" + "\n".join(last)
         )
-    write_whole(output / "about.json", json.dumps(about, indent=1) + "\n")
+    write_whole(output / "about.json", to_json(about, indent=1) + "\n")
     return write_report(output)
 
 
@@ -120,7 +121,7 @@ def claim(output: Path, about: dict[str, Any]) -> None:
             )
         about["seeds"] = sorted({*found["seeds"], *about["seeds"]})
     output.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(about, indent=1) + "\n")
+    write_whole(path, to_json(about, indent=1) + "\n")
 
 
 def start(folder: Path, budget: str, seed: int) -> subprocess.Popen:

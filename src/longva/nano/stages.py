@@ -30,6 +30,7 @@ import yaml
 
 from longva.data.corpus import CorpusConfig, prepare_text
 from longva.errors import LongVAError
+from longva.finite import to_json
 from longva.folder_lock import only_run
 from longva.nano.budget import BUDGETS, Budget
 from longva.nano.corpus import Mixture, write_corpus
@@ -140,7 +141,7 @@ def tower(budget: Budget, seed: int) -> None:
         losses.append(metrics)
         if step % 100 == 0:
             mean = {key: sum(m[key] for m in losses[-100:]) / 100 for key in metrics}
-            print_line(f"tower {step}/{budget.tower_steps} {json.dumps(mean)}")
+            print_line(f"tower {step}/{budget.tower_steps} {to_json(mean)}")
 
     longva, processor = train_vision_tower(
         "base/model", steps=budget.tower_steps, seed=seed, progress=note
@@ -188,7 +189,7 @@ def run_seed(budget_name: str, seed: int) -> None:
                 continue
             print_line(f"== {stage.name}")
             state["running"] = stage.name
-            write_whole(path, json.dumps(state, indent=1) + "\n")
+            write_whole(path, to_json(state, indent=1) + "\n")
             random.seed(seed)
             torch.manual_seed(seed)
             began = time.time()
@@ -205,7 +206,7 @@ def run_seed(budget_name: str, seed: int) -> None:
                 }
             )
             state["running"] = None
-            write_whole(path, json.dumps(state, indent=1) + "\n")
+            write_whole(path, to_json(state, indent=1) + "\n")
 
 
 FOLDERS = {"base": "base", "extend": "extend", "stage1": "stage1"} | {

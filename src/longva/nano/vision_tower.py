@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from longva.finite import check_finite
 from longva.model.unires import normalize_pixels
 from longva.nano.words import word_tokenizer
 from longva.nano.world import Layout, Scene, draw_scene, random_layout, random_scene
@@ -99,7 +100,7 @@ def train_vision_tower(
         targets = scene_words(scenes).to(device)
         distance, loss, right = naming_loss(tokens.float(), words, targets)
         (distance + loss).backward()
-        nn.utils.clip_grad_norm_(trained, 1.0)
+        check_finite(nn.utils.clip_grad_norm_(trained, 1.0), "the gradient of the tower")
         optimizer.step()
         optimizer.zero_grad()
         if progress:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from longva import prompt_tree
+from longva.finite import check_finite
 from longva.kv_cache import CachedSequence
 from longva.model.evidence import last_attention
 from longva.niah.measure import Question
@@ -41,7 +42,8 @@ class HeadAttention:
 
     def weights(self) -> Tensor:
         """Mean attention of every head on each token: [L, H, tokens]."""
-        return torch.stack([self.by_layer[layer] for layer in sorted(self.by_layer)])
+        weights = torch.stack([self.by_layer[layer] for layer in sorted(self.by_layer)])
+        return check_finite(weights, "its attention")
 
 
 @torch.inference_mode()

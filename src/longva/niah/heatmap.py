@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from longva.errors import RecipeError
+from longva.finite import to_json
 from longva.niah.cells import Row
 from longva.niah.log import read_rows
 from longva.whole_files import whole_file, write_whole
@@ -156,7 +157,7 @@ def write_accuracies(rows: Sequence[Row], unit: Literal["tokens", "frames"], fol
         {length: x, depth: round(100 * y, 6), "Score": sum(hits) / len(hits)}
         for (x, y), hits in sorted(squares.items())
     ]
-    write_whole(folder / "all_accuracies.json", json.dumps(entries, indent=4))
+    write_whole(folder / "all_accuracies.json", to_json(entries, indent=4))
     mean = sum(entry["Score"] for entry in entries) / len(entries)
     write_whole(folder / "avg_accuracy.txt", f"Average Accuracy: {mean}\n")
 

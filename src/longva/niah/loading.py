@@ -4,6 +4,7 @@ Any causal language model of transformers, and LongVA in either format, with the
 recipe and the attention that needs no mask over a long cache.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,11 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from longva.assistant import EMBEDDED_MODEL, LongVA
 from longva.errors import CheckpointError, LongVAError, RecipeError
+from longva.kv_cache import check_readable
 from longva.model.checkpoint_settings import reason
 from longva.model.tokenizer import load_tokenizer
 from longva.niah.models import ModelRecipe
+from longva.rotary import restore_frequencies
 
 
 def load_longva(recipe: ModelRecipe) -> LongVA:
@@ -54,11 +57,22 @@ def loading(id_or_path: str) -> Iterator[None]:
 
 
 def prepare(model: Any, recipe: ModelRecipe) -> Any:
-    """Set a model's RoPE base and the attention that needs no mask over a long cache."""
+    """Set a model's RoPE base and the attention that needs no mask over a long cache.
+
+    A model that cannot change its attention keeps its own. What a conversion to half precision did
+    to its rotary frequencies is mended.
+
+    Raises:
+        LongVAError: a layer forgets tokens, or logits are more than a projection.
+        RecipeError: it has no single RoPE base, and the recipe sets one.
+    """
     if recipe.rope_theta is not None:
         set_rope_theta(model, recipe.rope_theta)
+    check_readable(model)
+    restore_frequencies(model.get_decoder())
     sees = hasattr(model.config, "vision_config")
-    model.set_attn_implementation({"text_config": "evidence"} if sees else "evidence")
+    if model._supports_attention_backend:
+        model.set_attn_implementation({"text_config": "evidence"} if sees else "evidence")
     return model.eval()
 
 
@@ -91,8 +105,10 @@ def set_rope_theta(model: PreTrainedModel, theta: float) -> None:
     """Give a loaded language model another RoPE base, as if it had been loaded with it.
 
     Raises:
-        RecipeError: it has none, or several.
+        RecipeError: it has none, or several; or `theta` is no base.
     """
+    if not 0 < theta < math.inf:
+        raise RecipeError(f"rope_theta must be a number above 0, got {theta}.")
     decoder: Any = model.get_decoder()
     if not isinstance(had := rope_theta(decoder.config), float | int):
         raise RecipeError(

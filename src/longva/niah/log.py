@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from longva.errors import RecipeError
+from longva.finite import to_json
 from longva.niah.cells import Row
 from longva.whole_files import write_whole
 
@@ -47,15 +48,15 @@ class CellLog:
     ):
         self.output_dir = Path(output_dir)
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        _claim(self.output_dir / "fingerprint.json", fingerprint)
         own = "cells.jsonl" if world_size == 1 else f"cells.{rank}.jsonl"
         self._part = self.output_dir / own
         _drop_torn_line(self._part)
         self.rows: dict[Key, Row] = read_rows(self.output_dir)
+        _claim(self.output_dir / "fingerprint.json", fingerprint, empty=not self.rows)
 
     def append(self, row: Row) -> None:
         """Add one row; when this returns, it survives a crash of the machine."""
-        line = json.dumps(row.as_json()).encode() + b"\n"
+        line = to_json(row.as_json()).encode() + b"\n"
         handle = os.open(self._part, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             if os.write(handle, line) != len(line):
@@ -72,7 +73,7 @@ class CellLog:
         """
         self.rows = read_rows(self.output_dir)
         rows = [self.rows[key] for key in sorted(self.rows)]
-        lines = (json.dumps(row.as_json()) + "\n" for row in rows)
+        lines = (to_json(row.as_json()) + "\n" for row in rows)
         write_whole(self.output_dir / "cells.jsonl", "".join(lines))
         for part in self.output_dir.glob("cells.*.jsonl"):
             part.unlink()
@@ -113,11 +114,14 @@ def differences(saved: Any, asked: Any, name: str = "") -> Iterable[str]:
         yield f"{name}: {saved!r} there, {asked!r} asked for"
 
 
-def _claim(path: Path, fingerprint: dict[str, Any]) -> None:
-    """Write the fingerprint, or make sure that the one already there is the same."""
-    asked = json.loads(json.dumps(fingerprint))  # tuples become lists, as in the file
-    if not path.exists():
-        write_whole(path, json.dumps(asked, indent=2) + "\n")
+def _claim(path: Path, fingerprint: dict[str, Any], *, empty: bool) -> None:
+    """Write the fingerprint, or make sure that the one already there is the same.
+
+    A folder without rows, of a run that failed at once, belongs to nobody.
+    """
+    asked = json.loads(to_json(fingerprint))  # tuples become lists, as in the file
+    if empty or not path.exists():
+        write_whole(path, to_json(asked, indent=2) + "\n")
     found = list(differences(json.loads(path.read_text(encoding="utf-8")), asked))
     if found:
         raise RecipeError(

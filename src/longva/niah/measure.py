@@ -7,7 +7,6 @@ output_dir/
     all_accuracies.json  avg_accuracy.txt              the original's files
 """
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from typing import Any, Literal
 
 import torch.distributed as dist
 
+from longva.finite import to_json
 from longva.folder_lock import only_run
 from longva.niah.cells import Row
 from longva.niah.heatmap import draw, panel_of, write_accuracies
@@ -159,13 +159,13 @@ def write_report(
     rows: Sequence[Row],
     fingerprint: dict[str, Any],
     output_dir: Path,
-    cost: dict[str, float | None],
+    cost: dict[str, Any],
 ) -> dict[str, Any]:
     """Write summary, details, pictures and the original's files of a complete run."""
     summary = summarise(rows, cost)
     unit: Literal["tokens", "frames"] = fingerprint["settings"]["unit"]
     for name, content in (("summary", summary), ("details", details(rows))):
-        write_whole(output_dir / f"{name}.json", json.dumps(content, indent=2) + "\n")
+        write_whole(output_dir / f"{name}.json", to_json(content, indent=2) + "\n")
     write_accuracies(rows, unit, output_dir)
     draw([panel_of(rows, fingerprint, output_dir.name)], output_dir / "heatmap.png")
     if any(row.evidence_frame is not None for row in rows):

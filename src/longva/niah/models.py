@@ -109,7 +109,7 @@ class Model(ABC):
         """Return the prompts that rank `rank` answers; every prompt is in one rank's share."""
         return prompts[rank::world_size]
 
-    def cost(self, prompts: Sequence[Prompt]) -> dict[str, float | None]:
+    def cost(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """Return the tokens that answering takes; None where the model does not tell."""
         names = ("tokens_one_forward_per_cell", "tokens_processed", "flops_ratio")
         return dict.fromkeys(names)

@@ -10,7 +10,7 @@ has at least L - stride tokens before it; it costs a pass of L tokens for every 
 
 import csv
 import io
-import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +21,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longva.errors import RecipeError
-from longva.kv_cache import CachedSequence
+from longva.finite import check_finite
+from longva.kv_cache import CachedSequence, RecomputedSequence, SymbolSequence, context_length
 from longva.niah.cells import Span, values_of
 from longva.niah.heatmap import save_figure, short
 from longva.niah.loading import load_language_model
 from longva.niah.models import ModelRecipe
 from longva.niah.text import read_text
 from longva.recipes import save_recipe
+from longva.rotary import length_dependence
 from longva.whole_files import write_whole
 
 LOSS_CHUNK = 1024
@@ -82,6 +84,7 @@ def run_perplexity(
 
     Raises:
         RecipeError: there is no text, or it is shorter than the longest length.
+        NonFiniteError: the model computes NaN or infinity; then nothing is written.
     """
     text = read_text(recipe.text, key="text")  # a missing one is found before the model is loaded
     model, tokenizer = load_language_model(recipe)
@@ -94,11 +97,18 @@ def run_perplexity(
             "Give a longer text: --set text=FILE_OR_FOLDER, or shorter lengths."
         )
     documents = documents[: recipe.documents]  # [documents, L]
+    if rope_type := length_dependence(model.get_decoder()):
+        warnings.warn(
+            f"{rope_type} RoPE depends on the text's length: one forward a length"
+            f"{' and window' if recipe.mode == 'sliding' else ''}, none shared",
+            stacklevel=2,
+        )
     sums = torch.zeros(len(lengths), 2, dtype=torch.float64)  # loss, scored tokens
     for done, document in enumerate(documents, 1):
         if recipe.mode == "full":
-            losses = token_losses(model, document, recipe.chunk_tokens)  # [L - 1]
-            sums += torch.stack([total(losses[: length - 1]) for length in lengths])
+            sums += torch.stack(
+                [total(losses) for losses in full_losses(model, document, lengths, recipe)]
+            )
         else:
             windows = [
                 sliding_losses(model, document, length, recipe.stride, recipe.chunk_tokens)
@@ -107,29 +117,50 @@ def run_perplexity(
             sums += torch.stack([total(losses) for losses in windows])
         if progress:
             progress(done, len(documents))
+    perplexities = check_finite((sums[:, 0] / sums[:, 1]).exp(), "its perplexity")
     points = [
-        Point(tokens=length, perplexity=math.exp(loss / count), scored_tokens=int(count))
-        for length, (loss, count) in zip(lengths, sums.tolist(), strict=True)
+        Point(tokens=length, perplexity=perplexity, scored_tokens=int(count))
+        for length, perplexity, count in zip(
+            lengths, perplexities.tolist(), sums[:, 1].tolist(), strict=True
+        )
     ]
     save_recipe(recipe, recipe.output_dir / "recipe.yaml")
     write_csv(points, recipe.output_dir / "perplexity.csv")
-    trained = recipe.training_length or model.config.get_text_config().max_position_embeddings
+    trained = recipe.training_length or context_length(model.config)
     plot_perplexity([recipe.output_dir], recipe.output_dir / "perplexity.png", trained)
     return points
+
+
+def full_losses(
+    model: Any, ids: Tensor, lengths: Sequence[int], recipe: PerplexityRecipe
+) -> list[Tensor]:
+    """Return the losses of the first L tokens for each length L: of one pass, where that is right.
+
+    A model whose rotary frequencies depend on the length reads each length by itself.
+    """
+    if length_dependence(model.get_decoder()):
+        return [token_losses(model, ids[:length], recipe.chunk_tokens) for length in lengths]
+    losses = token_losses(model, ids, recipe.chunk_tokens)
+    return [losses[: length - 1] for length in lengths]
 
 
 @torch.inference_mode()
 def token_losses(model: Any, ids: Tensor, chunk_tokens: int) -> Tensor:
     """Return the loss of every token but the first: [L] -> float32 [L - 1], nats."""
-    sequence = CachedSequence(model, chunk_tokens=chunk_tokens, allow_beyond_context=True)
-    sequence.reserve(len(ids))
+    sequence: SymbolSequence
+    if length_dependence(model.get_decoder()):
+        sequence = RecomputedSequence(model, allow_beyond_context=True)
+        chunk_tokens = len(ids)  # one plain forward over all of them, the last included
+    else:
+        sequence = CachedSequence(model, chunk_tokens=chunk_tokens, allow_beyond_context=True)
+        sequence.reserve(len(ids))
     losses = []
-    for inputs, targets in zip(
-        ids[:-1].split(chunk_tokens), ids[1:].split(chunk_tokens), strict=True
-    ):
+    targets = ids[1:]
+    for inputs in ids.split(chunk_tokens):
         hidden = sequence.append(inputs, keep=len(inputs))  # [n, D]
-        for h, y in zip(hidden.split(LOSS_CHUNK), targets.split(LOSS_CHUNK), strict=True):
-            losses.append(F.cross_entropy(sequence.logits(h), y.to(h.device), reduction="none"))
+        for h in hidden.split(LOSS_CHUNK):
+            y, targets = targets[: len(h)].to(h.device), targets[len(h) :]
+            losses.append(F.cross_entropy(sequence.logits(h[: len(y)]), y, reduction="none"))
     return torch.cat(losses).cpu()
 
 

@@ -17,6 +17,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from longva.chat_endpoint import ChatEndpoint, EndpointError
 from longva.errors import LongVAError
+from longva.finite import check_finite
+from longva.kv_cache import context_length
 from longva.model.tokenizer import load_tokenizer
 from longva.model.weights_fingerprint import weights_fingerprint
 from longva.niah.loading import loading, local_device
@@ -56,11 +58,10 @@ class ImageTextModel(Model):
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the weights' hash and dtype, and the length they were trained at."""
-        config = self.model.config.get_text_config(decoder=True)
         return {
             "weights": weights_fingerprint(self.model),
             "dtype": str(self.model.dtype).removeprefix("torch."),
-            "training_length": self.recipe.training_length or config.max_position_embeddings,
+            "training_length": self.recipe.training_length or context_length(self.model.config),
         }
 
     def look(self, albums: Sequence[Pictures], cache: Path) -> None:
@@ -81,10 +82,16 @@ class ImageTextModel(Model):
             ).to(self.model.device)
             length = inputs["input_ids"].shape[1]
             with torch.inference_mode():
-                ids = self.model.generate(
-                    **inputs, max_new_tokens=self.recipe.max_new_tokens, do_sample=False
+                written = self.model.generate(
+                    **inputs,
+                    max_new_tokens=self.recipe.max_new_tokens,
+                    do_sample=False,
+                    output_logits=True,
+                    return_dict_in_generate=True,
                 )
-            generated = self.tokenizer.decode(ids[0, length:], skip_special_tokens=True)
+            check_finite(torch.cat(written.logits), "its logits")
+            ids = written.sequences[0, length:]
+            generated = self.tokenizer.decode(ids, skip_special_tokens=True)
             yield Reply(key=prompt.key, generated=generated, prompt_tokens=length)
 
 

@@ -20,8 +20,8 @@ import torch.distributed as dist
 
 from longva import prompt_tree
 from longva.niah.models import MeasurementRecipe, Prompt, Reply
-from longva.niah.tree_model import TreeModel
-from longva.parallel import ring_logits
+from longva.niah.tree_model import TreeModel, one_forward_each
+from longva.parallel import check_ring, ring_logits
 
 
 class RingModel(TreeModel):
@@ -31,6 +31,7 @@ class RingModel(TreeModel):
 
     def __init__(self, model: Any, tokenizer: Any, recipe: MeasurementRecipe, **options: Any):
         super().__init__(model, tokenizer, recipe, **options)
+        check_ring(self.model.get_decoder())
         self.model.get_decoder().set_attn_implementation("zigzag_ring")
 
     def fingerprint(self) -> dict[str, Any]:
@@ -41,14 +42,9 @@ class RingModel(TreeModel):
         """Return all of them: every rank takes part in every prompt."""
         return prompts
 
-    def cost(self, prompts: Sequence[Prompt]) -> dict[str, float | None]:
+    def cost(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """Count one forward a prompt, which is what is computed."""
-        tokens = super().cost(prompts)["tokens_one_forward_per_cell"]
-        return {
-            "tokens_one_forward_per_cell": tokens,
-            "tokens_processed": tokens,
-            "flops_ratio": 1.0,
-        }
+        return one_forward_each(super().cost(prompts)["tokens_one_forward_per_cell"])
 
     def answer(self, prompts: Sequence[Prompt]) -> Iterator[Reply]:
         """Score one prompt after the other, in the same order on every rank."""

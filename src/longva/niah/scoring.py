@@ -120,13 +120,13 @@ def localisation_chance(rows: Iterable[Row]) -> dict[str, float | None]:
 _ERRORS = ("median_abs_error_seconds", "mean_abs_error_seconds")
 
 
-def summarise(rows: Sequence[Row], cost: dict[str, float | None] | None = None) -> dict[str, Any]:
+def summarise(rows: Sequence[Row], cost: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return `summary.json`: the few numbers that a run comes down to.
 
     Args:
         rows: every row of the run.
         cost: `tokens_one_forward_per_cell`, `tokens_processed` and `flops_ratio`, of a model whose
-            prompts share their prefixes.
+            prompts share their prefixes; `one_forward_because` of one whose prompts cannot.
     """
     correct, chance = sum(row.correct for row in rows), _mean(row.chance for row in rows)
     mean = correct / len(rows) if rows else 0.0

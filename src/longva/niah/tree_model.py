@@ -24,7 +24,9 @@ from transformers import PreTrainedModel
 
 from longva import prompt_tree
 from longva.assistant import LongVA
-from longva.kv_cache import CachedSequence
+from longva.errors import RecipeError
+from longva.finite import check_finite, to_json
+from longva.kv_cache import CachedSequence, RecomputedSequence, context_length
 from longva.model.evidence import EvidenceCollector
 from longva.model.unires import normalize_pixels
 from longva.model.weights_fingerprint import weights_fingerprint
@@ -36,7 +38,8 @@ from longva.niah.loading import (
     rope_theta,
 )
 from longva.niah.models import MeasurementRecipe, Model, Pictures, Prompt, PromptKey, Reply
-from longva.visual_features import FeatureCache, VisualFeatures, vision_fingerprint
+from longva.rotary import length_dependence
+from longva.visual_features import FEATURES, FeatureCache, VisualFeatures, vision_fingerprint
 
 TEMPLATES = json.loads(Path(__file__).with_name("templates.json").read_text(encoding="utf-8"))
 """Chat templates around frames and question, by name (as the original's V-NIAH wrote them)."""
@@ -65,6 +68,12 @@ class TreeModel(Model):
         frame_size: int = 336,
     ):
         self.model, self.tokenizer, self.recipe = prepare(model, recipe), tokenizer, recipe
+        self.rope_type = length_dependence(self.model.get_decoder())
+        if self.rope_type and recipe.kv != "model":
+            raise RecipeError(
+                f"kv: {recipe.kv} has no effect: with {self.rope_type} RoPE, which depends on the "
+                "prompt's length, no cache is kept. Measure with --set kv=model."
+            )
         self.name = Path(recipe.model).name
         self.frame_size, self.image_mean, self.image_std = frame_size, image_mean, image_std
         sees = hasattr(model.config, "vision_config")
@@ -101,7 +110,7 @@ class TreeModel(Model):
             "rope_theta": rope_theta(config),
             "kv": self.recipe.kv,
             "template": self.recipe.template if self.tokens_per_frame else None,
-            "training_length": self.recipe.training_length or config.max_position_embeddings,
+            "training_length": self.recipe.training_length or context_length(config),
             "tokens_per_frame": self.tokens_per_frame,
             "evidence_heads": getattr(self.model.config, "evidence_heads", None),
         }
@@ -118,7 +127,7 @@ class TreeModel(Model):
     def _features(self, album: Pictures, cache: FeatureCache) -> Tensor:
         """Encode one album: [pictures, T, D], on the CPU, where a long haystack has room."""
         about = [album.fingerprint, len(album), self.frame_size, str(self.model.dtype)]
-        parts = json.dumps([*about, vision_fingerprint(self.model)])
+        parts = to_json([*about, vision_fingerprint(self.model)])
         key = hashlib.sha256(parts.encode()).hexdigest()
         found = cache.load(key, "", torch.device("cpu"))
         if found is None:
@@ -136,7 +145,7 @@ class TreeModel(Model):
     def _encode(self, pixels: Tensor) -> Tensor:
         """Encode [n, 3, S, S] uint8: [n, T, D]."""
         pixels = normalize_pixels(pixels.to(self.model.device), self.image_mean, self.image_std)
-        return self.model.model.encode_grids(pixels).cpu()
+        return check_finite(self.model.model.encode_grids(pixels).cpu(), FEATURES)
 
     def _ids(self, text: str) -> Tensor:
         return torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -175,21 +184,28 @@ class TreeModel(Model):
         mine = {prompt.key for prompt in dealt[rank]}
         return [prompt for prompt in prompts if prompt.key in mine]
 
-    def cost(self, prompts: Sequence[Prompt]) -> dict[str, float | None]:
-        """Count tokens and operations of the walk and of one forward a prompt."""
+    def cost(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """Count tokens and operations of the walk and of one forward a prompt.
+
+        `one_forward_because` is there if the second is what is computed.
+        """
         cost = prompt_tree.plan_walk(
             self.symbols(prompts),
             self.model.config,
             whole_question=shows_frames(prompts),
         )
+        tokens = cost.tokens_one_forward_per_prompt
+        if self.rope_type:
+            why = f"{self.rope_type} RoPE depends on the prompt's length"
+            return one_forward_each(tokens) | {"one_forward_because": why}
         return {
-            "tokens_one_forward_per_cell": cost.tokens_one_forward_per_prompt,
+            "tokens_one_forward_per_cell": tokens,
             "tokens_processed": cost.tokens_processed,
             "flops_ratio": cost.flops_ratio,
         }
 
     def answer(self, prompts: Sequence[Prompt]) -> Iterator[Reply]:
-        """Walk the tree of the prompts."""
+        """Walk the tree of the prompts, or read each by itself where keys cannot be shared."""
         asked = {prompt.key: prompt for prompt in prompts}
         symbols = self.symbols(prompts)
         lengths = {prompt.key: prompt.length for prompt in symbols}
@@ -201,20 +217,24 @@ class TreeModel(Model):
             collector = EvidenceCollector(heads, num_queries=max(1, len(prompt.answer)))
             return {"evidence": collector}
 
-        sequence = CachedSequence(
-            self.model,
-            chunk_tokens=self.recipe.chunk_tokens,
-            kv_dtype=self.recipe.kv,
-            allow_beyond_context=True,
-        )
-        for scored in prompt_tree.walk(
-            sequence,
-            symbols,
-            embeddings=self.features,
-            max_new_tokens=self.recipe.max_new_tokens,
-            eos_ids=eos_ids(self.model, self.tokenizer),
-            observe=observe if shows_frames(prompts) else None,
-        ):
+        options: dict[str, Any] = {
+            "embeddings": self.features,
+            "max_new_tokens": self.recipe.max_new_tokens,
+            "eos_ids": eos_ids(self.model, self.tokenizer),
+            "observe": observe if shows_frames(prompts) else None,
+        }
+        if self.rope_type:
+            whole = RecomputedSequence(self.model, allow_beyond_context=True)
+            results = prompt_tree.score_alone(whole, symbols, **options)
+        else:
+            sequence = CachedSequence(
+                self.model,
+                chunk_tokens=self.recipe.chunk_tokens,
+                kv_dtype=self.recipe.kv,
+                allow_beyond_context=True,
+            )
+            results = prompt_tree.walk(sequence, symbols, **options)
+        for scored in results:
             prompt = asked[cast(PromptKey, scored.key)]
             weights = self._per_frame(collector, prompt) if collector else None
             yield self._reply(prompt, scored, lengths[prompt.key], weights)
@@ -253,6 +273,15 @@ class TreeModel(Model):
             raise ValueError(f"prompt {prompt.key} shows no frames")
         first = len(self._ids(self._template()["before"]))
         return slice(first, first + len(prompt.frames) * self.tokens_per_frame)
+
+
+def one_forward_each(tokens: int | float | None) -> dict[str, Any]:
+    """Return the cost of a model that shares nothing between prompts."""
+    return {
+        "tokens_one_forward_per_cell": tokens,
+        "tokens_processed": tokens,
+        "flops_ratio": 1.0,
+    }
 
 
 def shows_frames(prompts: Sequence[Prompt]) -> bool:

@@ -4,13 +4,14 @@ Importing this package makes the attention `zigzag_ring` known to transformers.
 """
 
 from longva.parallel.mesh import ParallelMesh, parallel_mesh
-from longva.parallel.registered_attention import ring_forward
+from longva.parallel.registered_attention import check_ring, ring_forward
 from longva.parallel.ring_attention import RingSequence, ring_attention
 from longva.parallel.ring_logits import ring_logits
 
 __all__ = [
     "ParallelMesh",
     "RingSequence",
+    "check_ring",
     "parallel_mesh",
     "ring_attention",
     "ring_forward",

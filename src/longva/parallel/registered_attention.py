@@ -17,7 +17,9 @@ model that is called without one raises.
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from longva.errors import LongVAError
 from longva.parallel.ring_attention import RingSequence, ring_attention
+from longva.rotary import length_dependence
 
 
 def _zigzag_ring_forward(
@@ -85,6 +87,20 @@ def _refuse_padding_mask(attention_mask: Tensor | None = None, **_) -> None:
 
 AttentionInterface.register("zigzag_ring", _zigzag_ring_forward)
 AttentionMaskInterface.register("zigzag_ring", _refuse_padding_mask)
+
+
+def check_ring(decoder: nn.Module) -> None:
+    """Refuse a decoder whose ranks would disagree about its rotary frequencies.
+
+    Raises:
+        LongVAError: they depend on the length of the sequence, of which a rank sees its shard.
+    """
+    if rope_type := length_dependence(decoder):
+        raise LongVAError(
+            f"{rope_type} RoPE chooses its frequencies by the length of the sequence, and a rank "
+            "of a ring sees only its share of it. Use one process a sequence (no ring), or a RoPE "
+            "type that stays the same: default, linear, yarn or llama3."
+        )
 
 
 def ring_forward(

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from longva.finite import check_finite
 from longva.parallel.registered_attention import ring_forward
 from longva.parallel.ring_attention import RingSequence
 from longva.parallel.zigzag import zigzag_index
@@ -49,6 +50,7 @@ def ring_logits(
     Raises:
         ValueError: for positions outside the prompt or rows outside the table, and when the
             decoder does not attend by `zigzag_ring`.
+        NonFiniteError: NaN or infinity among the logits.
     """
     length, output_layer = len(symbols), model.get_output_embeddings()
     if output_layer is None:
@@ -70,4 +72,4 @@ def ring_logits(
     logits[held] = local_logits
     if group is not None:
         dist.all_reduce(logits, group=group)  # each position comes from one rank, 0 from the rest
-    return logits
+    return check_finite(logits, "its logits")

@@ -33,6 +33,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         408: "The request did not arrive in time.",
         413: "The request, or one of its media, is too large.",
         429: "Too many wait; `Retry-After` says when to come back.",
+        500: "The model computed NaN or infinity, or the server failed.",
         503: "Out of memory, shutting down, or the model's thread has ended.",
     }.items()
 }

@@ -3,7 +3,7 @@
 import logging
 import math
 
-from longva.errors import ContextLengthError, LongVAError, VideoError
+from longva.errors import ContextLengthError, LongVAError, NonFiniteError, VideoError
 
 logger = logging.getLogger("longva.serve")
 
@@ -76,6 +76,9 @@ def as_api_error(error: BaseException, names: dict[str, str] | None = None) -> A
         message = str(error)
         for inner, outer in {**(names or {}), **COMMAND_LINE}.items():
             message = message.replace(inner, outer)
+        if isinstance(error, NonFiniteError):  # the client can do nothing about it
+            logger.error("a request failed: %s", error)
+            return ApiError(message, status=500, code="model_not_finite")
         if isinstance(error, VideoError):
             return ApiError(message, code="invalid_media", param="messages")
         if isinstance(error, ContextLengthError):

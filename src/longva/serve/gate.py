@@ -7,12 +7,12 @@ given memory for.
 
 import asyncio
 import hmac
-import json
 import time
 from collections.abc import Collection, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from longva.finite import to_json
 from longva.serve.errors import ApiError
 from longva.serve.limits import Limits
 from longva.serve.metrics import Metrics
@@ -162,7 +162,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 async def _respond(error: ApiError, send: Send) -> None:
-    body = json.dumps(error.body()).encode()
+    body = to_json(error.body()).encode()
     headers = {
         "content-type": "application/json",
         "content-length": str(len(body)),

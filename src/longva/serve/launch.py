@@ -59,6 +59,7 @@ def run(options: Options, limits: Limits, *, model: str, **loading: Any) -> None
             "pip install 'longva[serve]'."
         ) from error
     from longva.assistant import LongVA
+    from longva.kv_cache import check_cacheable
 
     for folder in options.folders:
         if not folder.is_dir():
@@ -66,6 +67,7 @@ def run(options: Options, limits: Limits, *, model: str, **loading: Any) -> None
     if options.session_bytes <= 0:
         raise LongVAError("--session-memory must be greater than 0.")
     longva = LongVA.from_pretrained(model, **loading)
+    check_cacheable(longva.model)  # else every question would be refused
     if longva.notice:
         sys.stderr.write(f"Note: {longva.notice}.\n")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(name)s: %(message)s")

@@ -9,7 +9,6 @@ An answer may take minutes to begin. What a client hears meanwhile:
 """
 
 import asyncio
-import json
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -18,6 +17,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from longva.finite import to_json
 from longva.serve import schema
 from longva.serve.answering import Answering, Event, Failed, Finished, Progress, Text
 from longva.serve.metrics import Metrics
@@ -96,10 +96,10 @@ class Reply:
                 yield "\n"
                 event = await self._next(begun=True)
                 if isinstance(event, Failed):
-                    yield json.dumps(event.error.body())
+                    yield to_json(event.error.body())
                     return
                 if isinstance(event, Finished):
-                    yield json.dumps(self._completion(event))
+                    yield to_json(self._completion(event))
                     return
         finally:
             self._answering.close()
@@ -119,7 +119,7 @@ class Reply:
                     if event.text:
                         yield self._chunk({"content": event.text})
                 elif isinstance(event, Failed):
-                    yield f"data: {json.dumps(event.error.body())}\n\n"
+                    yield f"data: {to_json(event.error.body())}\n\n"
                     return
                 else:
                     about = self._about(event)
@@ -137,7 +137,7 @@ class Reply:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         choices = [] if delta is None else [choice]
         chunk = {**self._head, "object": "chat.completion.chunk", "choices": choices, **more}
-        return f"data: {json.dumps(chunk)}\n\n"
+        return f"data: {to_json(chunk)}\n\n"
 
     def _completion(self, event: Finished) -> dict:
         message = {"role": "assistant", "content": event.answer.text, "refusal": None}

@@ -8,13 +8,13 @@ The store is for one thread at a time, like the model behind it.
 """
 
 import hashlib
-import json
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from longva.assistant import LongVA
 from longva.errors import ContextLengthError
+from longva.finite import to_json
 from longva.frame_sampling import FrameSampling, choose_frames
 from longva.planner import Plan
 from longva.session import Session
@@ -42,7 +42,7 @@ class Watching:
     @property
     def key(self) -> str:
         """Name of the session."""
-        parts = json.dumps(asdict(self), sort_keys=True)
+        parts = to_json(asdict(self), sort_keys=True)
         return hashlib.blake2b(parts.encode(), digest_size=20).hexdigest()
 
 

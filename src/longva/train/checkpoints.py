@@ -9,7 +9,6 @@ Each of the two folders is written under another name and renamed when it is who
 or a full disk leaves the last good one as it was.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +29,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor
 
 from longva.errors import CheckpointError
+from longva.finite import to_json
 from longva.whole_files import sync_folder
 
 TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True, strict=False)
@@ -74,7 +74,7 @@ def save_checkpoint(
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             with (partial / "progress.json").open("w") as file:
-                file.write(json.dumps(progress) + "\n")
+                file.write(to_json(progress) + "\n")
                 file.flush()
                 os.fsync(file.fileno())  # as torch does with its files
 

@@ -10,7 +10,6 @@ the checkpoint that it released.
     N pairs of a batch
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from longva.data.preferences import (
     ReferenceLogProbs,
 )
 from longva.errors import RecipeError
+from longva.finite import check_finite, to_json
 from longva.losses import IGNORE_INDEX, dpo_loss
 from longva.model import LongVAConfig
 from longva.model.checkpoint import load_pretrained
@@ -145,7 +145,7 @@ def compute_reference(
     mesh, loop, reference = learner.mesh, config.loop, learner.reference
     complete = reference.folder / "complete.json"
     recipe = plain(config)
-    about = json.dumps([recipe["data"], recipe["held_out_data"], [len(d) for d in datasets]])
+    about = to_json([recipe["data"], recipe["held_out_data"], [len(d) for d in datasets]])
     finished = complete.is_file() and complete.read_text() == about
     dist.barrier()  # all ranks have looked before rank 0 writes
     if finished:
@@ -160,6 +160,7 @@ def compute_reference(
                 continue
             chosen, rejected = learner(batch, answers_only=True)["answers"].chunk(2)
             if missing and learner.first_of_ring:
+                check_finite(torch.cat([chosen, rejected]), "the reference's log-probabilities")
                 for row in zip(batch["keys"], chosen.tolist(), rejected.tolist(), strict=True):
                     reference.append(*row)
     reshard(learner)

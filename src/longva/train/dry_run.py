@@ -72,6 +72,9 @@ def describe(
             *(gpus, device),
         )
         verdict = "fits" if memory.peak <= usable_bytes(gib) else "does not fit"
+        if seconds is None:
+            lines.append(f"#   {device:10} {verdict}; its operations, and so its time, are unknown")
+            continue
         total = f", {loop.max_steps * seconds / 3600:,.1f} h in all" if loop.max_steps else ""
         lines.append(f"#   {device:10} {verdict}; about {seconds:,.1f} s a step{total}")
     return "\n".join(lines)

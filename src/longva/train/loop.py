@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from longva.data.order import StepOrder
-from longva.errors import CheckpointError, RecipeError
+from longva.errors import CheckpointError, NonFiniteError, RecipeError
 from longva.parallel import ParallelMesh
 from longva.recipes import STRICT
 from longva.train.checkpoints import latest_checkpoint, save_checkpoint
@@ -198,16 +198,18 @@ def _update(
     limit = config.optim.clip_norm or math.inf
     norm: Any = torch.nn.utils.clip_grad_norm_(parameters, limit)
     norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-    if not math.isfinite(norm):
+    means = {name: value / totals["count"] for name, value in _sum(dict(sums), mesh).items()}
+    means["grad_norm"] = norm
+    if found := not_finite(means):
         last = latest_checkpoint(config.output_dir) or "none"
-        raise RecipeError(
-            f"the gradient of step {step + 1} is {norm}; the parameters were not touched. Lower "
-            f"optim.lr or look at the rows of this step. The last checkpoint: {last}."
+        raise NonFiniteError(
+            f"{found} of step {step + 1}",
+            "The parameters were not touched. In training, also lower optim.lr or look at the "
+            f"rows of this step. The last checkpoint: {last}.",
         )
     optimizer.step()
     optimizer.zero_grad()
-    means = {name: value / totals["count"] for name, value in _sum(dict(sums), mesh).items()}
-    return {**means, "grad_norm": norm, "tokens": totals["tokens"]}
+    return {**means, "tokens": totals["tokens"]}
 
 
 @torch.no_grad()
@@ -223,7 +225,20 @@ def evaluate(
     reshard(learner)
     totals = _sum(dict(sums), mesh)
     count = totals.pop("objective")
-    return {f"eval_{name}": value / count for name, value in totals.items()}
+    means = {f"eval_{name}": value / count for name, value in totals.items()}
+    if found := not_finite(means):
+        raise NonFiniteError(found, "The last checkpoint is from before this evaluation.")
+    return means
+
+
+def not_finite(metrics: dict[str, float]) -> str:
+    """Name the metrics that are NaN or infinite.
+
+    >>> not_finite({"loss": 0.5, "grad_norm": math.inf})
+    'grad_norm (inf)'
+    """
+    found = [f"{name} ({value})" for name, value in metrics.items() if not math.isfinite(value)]
+    return ", ".join(found)
 
 
 def read_all(

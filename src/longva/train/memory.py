@@ -188,19 +188,27 @@ def longest(
     return low
 
 
-def step_flops(config: PreTrainedConfig, length: int, sequences: int, recompute: bool) -> int:
-    """Operations of an update: forward, twice that backward, and the forward again if asked."""
+def step_flops(
+    config: PreTrainedConfig, length: int, sequences: int, recompute: bool
+) -> int | None:
+    """Operations of an update: forward, twice that backward, and the forward again if asked.
+
+    None where those of the model are not known.
+    """
     flops = Flops.of(config)
+    if flops is None:
+        return None
     forward = flops.append(0, length) + length * flops.per_logits
     return sequences * forward * (4 if recompute else 3)
 
 
 def step_seconds(
     config: PreTrainedConfig, length: int, sequences: int, recompute: bool, gpus: int, device: str
-) -> float:
-    """Rough time of an update, at an assumed share of the device's rate."""
+) -> float | None:
+    """Rough time of an update, at an assumed share of the device's rate; None if not known."""
     rate = gpus * UTILISATION * DEVICES[device][1]
-    return step_flops(config, length, sequences, recompute) / rate
+    flops = step_flops(config, length, sequences, recompute)
+    return None if flops is None else flops / rate
 
 
 def _head_dim(text: Any) -> int:

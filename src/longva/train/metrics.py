@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from longva.errors import RecipeError
+from longva.finite import to_json
 from longva.whole_files import write_whole
 
 GIB = 2**30
@@ -121,7 +122,7 @@ class Report:
         if not self.active:
             return
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+            file.write(to_json({"step": step, **metrics}) + "\n")
         for send in self.trackers:
             send(metrics, step)
         line = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from longva.block_kernels import BLOCK_KERNELS
 from longva.errors import RecipeError
-from longva.parallel import ParallelMesh
+from longva.parallel import ParallelMesh, check_ring
 from longva.recipes import STRICT
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -109,9 +109,12 @@ def spread(learner: Any, mesh: ParallelMesh, config: ParallelConfig) -> None:
 
     Raises:
         RecipeError: when `mlp_tile` meets MLPs that are not gated as those of Qwen2 and Llama.
+        LongVAError: when a ring meets RoPE that depends on the length; see `check_ring`.
     """
     model = learner.model
     decoder = model.get_decoder()
+    if config.ring > 1:
+        check_ring(decoder)
     decoder.set_attn_implementation("zigzag_ring")
     if config.mlp_tile:
         for layer in decoder.layers:
