@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+GIB = 2**30
+
 Model = Annotated[
     str, typer.Option("--model", help="`nano` (embedded), a folder, or a hub id; LLaVA format too.")
 ]

@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 
 from longva.cli.console import app, err
-from longva.cli.options import Cache, Device, Dtype, Kv, Model, Weights
+from longva.cli.options import GIB, Cache, Device, Dtype, Kv, Model, Weights
 from longva.errors import LongVAError
 
-GIB = 2**30
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 

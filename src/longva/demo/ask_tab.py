@@ -1,16 +1,19 @@
 """The first tab: watch and talk.
 
     show     a new medium: player, timeline, estimate
-    ask      begin (at once: the question appears)  ->  answer (queued: one question at a time)
+    ask      begin (the question appears at once)  ->  answer (waits for the model, then draws)
     stop     ends the answer, or the wait for it
 
-Handlers read and change the `Visitor`; what the page shows is drawn from it, whole, each time. A
-stopped `answer` ends by itself and draws last: were its event cancelled, an update of it on its way
-could reach the page after what `stop` drew, and Gradio would drop a question asked meanwhile.
+Handlers change the `Visitor` and draw the page from it, whole, each time. Those that change it are
+coroutines: they run in the event loop, one step of one handler at a time. A stopped `answer` ends
+by itself and draws last: if its event were cancelled, one of its updates could reach the page after
+what `stop` drew, and Gradio would drop a question asked meanwhile.
 """
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,21 +27,20 @@ from longva.demo.conversation import conversation
 from longva.demo.estimate import estimate
 from longva.demo.medium import Medium, open_medium, stage
 from longva.demo.setting import Setting
-from longva.demo.shared_model import Sampling
 from longva.demo.timeline import timeline
 from longva.demo.visitor import Options, Turn, Visitor
 from longva.errors import LongVAError
-from longva.session import Sampling as TokenSampling
+from longva.session import Sampling
+from longva.watching.store import Watching
 
 IDLE_SECONDS = 24 * 3600
-"""A visitor, and the work for one, is dropped so long after the last question, when the upload is
-deleted, too. Gradio drops who closed the page after an hour."""
+"""So long after the last question a visitor is dropped, with any work in progress, and the upload
+deleted. Gradio drops a visitor an hour after the page was closed."""
 
 FOR_THE_PAGE: Any = {"api_visibility": "private"}
 QUIET: Any = {"show_progress": "hidden", **FOR_THE_PAGE}
 AT_ONCE: Any = {"queue": False, **QUIET}
 BESIDE_OTHERS: Any = {"concurrency_limit": None, **QUIET}
-ONE_AT_A_TIME: Any = {"concurrency_limit": 1, "concurrency_id": "model", **QUIET}
 """How events run. Messages (`gr.Error`, `gr.Warning`) reach the page from queued events only.
 Programs have `longva serve`, so no event is offered to them."""
 
@@ -56,9 +58,11 @@ class AskTab(AskLayout):
     """Lays the tab out where it is made; `connect` wires it up."""
 
     def __init__(self, setting: Setting):
-        self.setting, self.shared = setting, setting.shared
+        self.setting, self.engine = setting, setting.engine
         self.visitor = gr.State(
-            Visitor(), time_to_live=IDLE_SECONDS, delete_callback=lambda gone: self.leave(gone)
+            Visitor(),
+            time_to_live=IDLE_SECONDS,
+            delete_callback=lambda visitor: asking.leave(setting, visitor),
         )
         super().__init__(setting)
 
@@ -94,15 +98,14 @@ class AskTab(AskLayout):
             **BESIDE_OTHERS,
         )
         self.call = call
-        answered = begun.success(
+        begun.success(
             self.answer,
             [self.visitor],
             [self.visitor, self.talk, self.timeline, self.estimate, call.body, call.code]
             + [call.answer, *buttons],
-            trigger_mode="multiple",  # a stopped one may still stand in the queue
-            **ONE_AT_A_TIME,
+            trigger_mode="multiple",  # a stopped one may not have ended yet
+            **BESIDE_OTHERS,
         )
-        answered.failure(self.turned_away, [self.visitor], [self.talk, *buttons], **AT_ONCE)
         self.stop.click(
             self.stop_answer, [self.visitor], [self.visitor, self.talk, *buttons], **AT_ONCE
         )
@@ -110,25 +113,24 @@ class AskTab(AskLayout):
 
     # What is on the stage
 
-    def show_upload(self, visitor: Visitor, path: str | None) -> dict:
+    async def show_upload(self, visitor: Visitor, path: str | None) -> dict:
         """Put an uploaded file on the stage."""
-        return self.show(visitor, Path(path)) if path else self.clear(visitor)
+        return await (self.show(visitor, Path(path)) if path else self.clear(visitor))
 
-    def show_example(self, visitor: Visitor, event: gr.EventData) -> dict:
+    async def show_example(self, visitor: Visitor, event: gr.EventData) -> dict:
         """Put an example on the stage, its question into the box."""
         example = self.setting.examples[int(event.example)]
-        return self.show(visitor, example.path) | {self.question: example.question}
+        return await self.show(visitor, example.path) | {self.question: example.question}
 
-    def show(self, visitor: Visitor, path: Path) -> dict:
+    async def show(self, visitor: Visitor, path: Path) -> dict:
         """Put a file on the stage."""
         try:
-            medium = open_medium(path, self.shared.longva)
+            medium = await asyncio.to_thread(open_medium, path, self.engine.longva)
         except LongVAError as error:
             problem = str(error).replace(str(path), path.name)
             raise gr.Error(problem, print_exception=False) from None
         visitor.show(medium)
-        self.shared.forget(visitor.key)
-        most = self.shared.longva.plan(medium.suggested).max_frames
+        most = self.engine.plan(medium.suggested).max_frames
         start = max(1, min(medium.suggested, most))
         frames = gr.Slider(
             maximum=max(2, min(medium.frames, 2 * most)),
@@ -148,10 +150,9 @@ class AskTab(AskLayout):
             **self._talk(visitor),
         }
 
-    def clear(self, visitor: Visitor) -> dict:
+    async def clear(self, visitor: Visitor) -> dict:
         """Take the medium off the stage."""
         visitor.show(None)
-        self.shared.forget(visitor.key)
         return {
             self.visitor: visitor,
             self.welcome: gr.Column(visible=True),
@@ -165,15 +166,10 @@ class AskTab(AskLayout):
 
     def plan(self, frames: int) -> str:
         """Say what watching so many frames takes."""
-        planned = self.shared.longva.plan(int(frames))
+        planned = self.engine.plan(int(frames))
         return estimate(planned, self.setting.speed.seconds(planned))
 
-    def leave(self, visitor: Visitor) -> None:
-        """Drop what a visitor who left holds."""
-        visitor.stop()
-        self.shared.forget(visitor.key)
-
-    def forget_conversation(self, visitor: Visitor) -> dict:
+    async def forget_conversation(self, visitor: Visitor) -> dict:
         """Start a new conversation about the same medium."""
         visitor.stop()
         visitor.forget_conversation()
@@ -182,41 +178,42 @@ class AskTab(AskLayout):
 
     # Questions and answers
 
-    def begin(self, visitor: Visitor, question: str, *values: Any) -> dict:
+    async def begin(self, visitor: Visitor, question: str, *values: Any) -> dict:
         """Show the question at once; refuse what cannot be asked."""
         if visitor.medium is None:
             raise gr.Error("Choose a video or an image first.", print_exception=False)
         if visitor.busy:
             raise gr.Error("One question at a time: wait, or stop.", print_exception=False)
         try:
-            self.shared.longva.check_question(question)
+            self.engine.longva.check_question(question)
             options = _options(visitor.medium, *values)
         except LongVAError as error:
             raise gr.Error(str(error), print_exception=False) from None
         visitor.turns.append(Turn(question=question.strip(), options=options))
         return {self.visitor: visitor, self.question: "", **self._talk(visitor)}
 
-    def answer(self, visitor: Visitor) -> Iterator[dict]:
+    async def answer(self, visitor: Visitor) -> AsyncGenerator[dict]:
         """Answer the latest question, drawing the page as it comes.
 
         Until this has ended the visitor may have begun another conversation: that one is drawn.
         """
         medium = visitor.medium
-        if medium is None or not visitor.busy:  # stopped while it waited in the queue
+        if medium is None or not visitor.busy:  # stopped before this began
             yield {self.visitor: visitor, **self._talk(visitor)}
             return
         turn = visitor.turns[-1]
         history = visitor.history if turn.options.remember else []
         visitor.request = request_of(
-            self.shared.longva.name, medium, history, turn.question, turn.options
+            self.engine.longva.name, medium, history, turn.question, turn.options
         )
         yield {
             self.call.body: json.dumps(visitor.request, indent=2, ensure_ascii=False),
             self.call.code: client_code(visitor.request),
             self.call.answer: "{}",
         }
-        for _ in asking.start(self.shared, self.setting.speed, visitor).updates():
-            yield {self.talk: self._drawn(visitor)}
+        async with aclosing(asking.answer(self.setting, visitor)) as updates:
+            async for _ in updates:
+                yield {self.talk: self._drawn(visitor)}
         final: dict[Any, Any] = {self.visitor: visitor, **self._talk(visitor)}
         if turn.answer is not None and turn in visitor.turns:
             lit = turn.answer.evidence
@@ -226,14 +223,7 @@ class AskTab(AskLayout):
             final[self.call.answer] = json.dumps(said, indent=2, ensure_ascii=False)
         yield final
 
-    def turned_away(self, visitor: Visitor) -> dict:
-        """Say that the queue was full."""
-        if visitor.busy:
-            turn = visitor.turns[-1]
-            turn.state, turn.text = "failed", "Too many questions are waiting. Try again later."
-        return self._talk(visitor)
-
-    def stop_answer(self, visitor: Visitor) -> dict:
+    async def stop_answer(self, visitor: Visitor) -> dict:
         """End the answer in progress, or the wait for it."""
         visitor.stop()
         return {self.visitor: visitor, **self._talk(visitor)}
@@ -258,7 +248,7 @@ class AskTab(AskLayout):
                 feedback.append(self.setting.feedback, feedback.record(turn, visitor.request))
             except OSError as error:
                 gr.Warning(f"The vote could not be written: {error.strerror}.")
-            except LongVAError:  # which names a folder that is no business of visitors
+            except LongVAError:  # its message names a folder, which visitors need not know
                 gr.Warning("The vote could not be written: the disk is full.")
         return conversation(visitor.turns)
 
@@ -276,8 +266,12 @@ def _options(
     """Turn what is set on the page into options."""
     by_clock = medium.kind == "image" or int(frames) == medium.suggested
     return Options(
-        watching=Sampling(fps=1.0) if by_clock else Sampling(frames=int(frames)),
-        tokens=TokenSampling(temperature=temperature, top_p=top_p, seed=int(seed or 0)),
+        watching=Watching(
+            digests=(medium.digest,),
+            fps=1.0 if by_clock else None,
+            frames=None if by_clock else int(frames),
+        ),
+        tokens=Sampling(temperature=temperature, top_p=top_p, seed=int(seed or 0)),
         max_new_tokens=int(max_new_tokens),
         evidence=int(evidence),
         remember=remember,

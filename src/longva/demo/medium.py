@@ -33,6 +33,9 @@ class Medium:
 
     path: Path
     name: str
+    digest: str
+    """Hash of the content."""
+
     kind: Literal["video", "image"]
     moves_itself: bool
     """An animation: browsers play it as a picture, without controls."""
@@ -73,6 +76,7 @@ def open_medium(path: Path, longva: LongVA) -> Medium:
     return Medium(
         path=path,
         name=path.name,
+        digest=media.fingerprint(),
         kind="video",
         moves_itself=media.kind == "animation",
         duration=media.duration,
@@ -96,6 +100,7 @@ def _image(path: Path, media: Media, longva: LongVA) -> Medium:
     return Medium(
         path=path,
         name=path.name,
+        digest=media.fingerprint(),
         kind="image",
         moves_itself=False,
         duration=0.0,

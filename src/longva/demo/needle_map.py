@@ -5,16 +5,16 @@ some depth of a haystack of frames, and a square shows how often the model found
 model gets a film and needles of its own world, others what `niah` draws.
 """
 
-import logging
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from longva.demo.jobs import Job, Stopped
-from longva.demo.shared_model import SharedModel
-from longva.errors import LongVAError
+from longva.demo.asking import PAGE_SECONDS
+from longva.demo.errors import problem
 from longva.model.embedded import EMBEDDED_MODEL
 from longva.nano.needles import write_needles
 from longva.niah.cells import Grid
@@ -24,8 +24,9 @@ from longva.niah.log import read_rows
 from longva.niah.needles import NeedleRecipe
 from longva.niah.tree_model import TreeModel
 from longva.niah.visual import VisualRecipe, measure_visual
-
-logger = logging.getLogger(__name__)
+from longva.watching.engine import Engine
+from longva.watching.events import EventStream, Failed, Finished, Progress
+from longva.watching.worker import QueueFullError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +57,14 @@ class MapSettings:
 class NeedleMap:
     """A map being measured: what the page shows."""
 
+    engine: Engine
+    settings: MapSettings
     recipe: VisualRecipe
     done: int = 0
     total: int = 0
     summary: dict[str, Any] | None = None
     problem: str = ""
-    job: Job = field(init=False, repr=False)
+    work: EventStream | None = None
 
     @property
     def stopped(self) -> bool:
@@ -70,7 +73,8 @@ class NeedleMap:
 
     def stop(self) -> None:
         """Stop measuring; what is known stays."""
-        self.job.stop()
+        if self.work is not None:
+            self.work.close()
         if self.summary is None:
             self.problem = "Stopped"
 
@@ -81,13 +85,58 @@ class NeedleMap:
             found.setdefault((row.length, row.depth), []).append(row.correct)
         return found
 
+    async def updates(self) -> AsyncGenerator[None]:
+        """Measure in the model's queue; yield whenever the page is to be drawn."""
+        if self.stopped:
+            return
+        try:
+            self.work = EventStream(self.engine.worker, str(self.recipe.output_dir))
+        except QueueFullError as error:
+            self.problem = problem(error)
+            return
+        self.work.submit(self._measure)
+        async with aclosing(self.work.batches(PAGE_SECONDS)) as batches:
+            async for events in batches:
+                for event in events:
+                    if isinstance(event, Progress):
+                        self.done = event.done
+                    elif isinstance(event, Finished):
+                        self.summary = event.result
+                    elif isinstance(event, Failed):
+                        self.problem = problem(event.error)
+                yield
 
-def start(shared: SharedModel, settings: MapSettings, folder: Path) -> NeedleMap:
+    def _measure(self) -> dict[str, Any] | None:
+        """Measure, in the model's thread; return the summary."""
+        recipe, longva = self.recipe, self.engine.longva
+        self.engine.store.make_room_for(self.settings.longest)
+        try:
+            if recipe.needles.file is not None:
+                write_needles(
+                    recipe.needles.file.parent,
+                    frames=self.settings.longest,
+                    needles=self.settings.needles,
+                    seed=0,
+                )
+            return measure_visual(
+                TreeModel.of(longva, recipe),
+                recipe,
+                progress=self._progress,
+            )
+        finally:
+            # Features are large, and of no use to the next map.
+            rmtree(recipe.output_dir / "features", ignore_errors=True)
+
+    def _progress(self, done: int, total: int) -> None:
+        assert self.work is not None
+        self.work.tell(Progress("needles", done, total))
+
+
+def prepare_map(engine: Engine, settings: MapSettings, folder: Path) -> NeedleMap:
     """Prepare the measurement of a map in a new folder."""
-    longva = shared.longva
-    nano = longva.name == EMBEDDED_MODEL
+    longva = engine.longva
     haystack, needles = HaystackRecipe(), NeedleRecipe(count=settings.needles)
-    if nano:
+    if longva.name == EMBEDDED_MODEL:
         haystack = HaystackRecipe(videos=(folder / "world" / "haystack.mp4",))
         needles = NeedleRecipe(source="json", file=folder / "world" / "needles.json")
     recipe = VisualRecipe(
@@ -101,34 +150,7 @@ def start(shared: SharedModel, settings: MapSettings, folder: Path) -> NeedleMap
         kv=longva.kv,
     )
     trials = len(recipe.grid.all_lengths) * settings.steps * settings.needles
-    result = NeedleMap(recipe=recipe, total=trials)
-
-    def work(job: Job) -> None:
-        def progress(done: int, _: int) -> None:
-            result.done = done
-            job.step()
-
-        try:
-            with shared.turn(job):
-                if nano:
-                    write_needles(
-                        folder / "world", frames=settings.longest, needles=settings.needles, seed=0
-                    )
-                model = TreeModel.of(longva, recipe)
-                result.summary = measure_visual(model, recipe, progress=progress)
-        except Stopped:
-            result.problem = "Stopped"
-        except LongVAError as error:
-            result.problem = str(error)
-        except Exception:
-            logger.exception("the heatmap failed")
-            result.problem = "Something went wrong; the server's log says what"
-        finally:
-            # Features are large, and of no use to the next map.
-            rmtree(recipe.output_dir / "features", ignore_errors=True)
-
-    result.job = Job(work)
-    return result
+    return NeedleMap(engine=engine, settings=settings, recipe=recipe, total=trials)
 
 
 def draw_map(measured: NeedleMap) -> str:
@@ -167,7 +189,7 @@ def _colour(score: float) -> str:
 def _caption(measured: NeedleMap) -> str:
     summary = measured.summary
     if summary is None:
-        ended = f"{escape(measured.problem)}: " if measured.problem else ""
+        ended = f"{escape(measured.problem.rstrip('.'))}: " if measured.problem else ""
         return f"{ended}{measured.done} of {measured.total} answers"
     low, high = summary["wilson95"]
     return (

@@ -39,7 +39,7 @@ def build_page(setting: Setting) -> gr.Blocks:
 
 def header(setting: Setting) -> str:
     """Name, model and the switch between dark and light."""
-    longva = setting.shared.longva
+    longva = setting.engine.longva
     dtype = str(longva.model.dtype).removeprefix("torch.")
     model = escape(f"{longva.name} · {longva.model.device} · {dtype}")
     warning = longva.notice or ""

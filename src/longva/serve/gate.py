@@ -1,8 +1,7 @@
-"""What every request passes first: host, key and size, before a byte of its body is parsed.
+"""Middleware: check host, key and size of every request before its body is parsed.
 
-The body is read here, whole, within bounds of size, silence and time, so that nobody without a key
-makes the server hold anything, and nobody with one makes it hold more, or for longer, than it was
-given memory for.
+The body is read here, whole, within bounds of size, silence and time. So without a key the server
+holds nothing of a request, and with one no more, and for no longer, than the limits say.
 """
 
 import asyncio
@@ -23,7 +22,7 @@ BODIES_HELD = 4
 PATHS = ("/v1/chat/completions", "/v1/models", "/healthz", "/metrics", "/openapi.json")
 
 
-class Gate:
+class RequestGuard:
     """ASGI middleware; `request.state.client` names who asks, for a fair queue.
 
     Args:

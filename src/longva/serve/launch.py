@@ -50,7 +50,6 @@ def run(options: Options, limits: Limits, *, model: str, **loading: Any) -> None
     try:
         import uvicorn
 
-        from longva.serve.answering import Assistant
         from longva.serve.app import create_app
         from longva.serve.media_fetch import MediaFetcher
     except ImportError as error:
@@ -59,6 +58,7 @@ def run(options: Options, limits: Limits, *, model: str, **loading: Any) -> None
             "pip install 'longva[serve]'."
         ) from error
     from longva.assistant import LongVA
+    from longva.watching.engine import Engine
 
     for folder in options.folders:
         if not folder.is_dir():
@@ -79,9 +79,16 @@ def run(options: Options, limits: Limits, *, model: str, **loading: Any) -> None
             folders=options.folders,
             allow_private=options.allow_private_hosts,
         )
-        assistant = Assistant(longva, fetcher, limits, max_bytes=options.session_bytes)
+        engine = Engine(
+            longva,
+            max_bytes=options.session_bytes,
+            max_waiting=limits.waiting,
+            max_waiting_per_client=limits.waiting_per_client,
+        )
         app = create_app(
-            assistant,
+            engine,
+            fetcher,
+            limits,
             model_name=options.name or Path(model).name,
             keys=options.keys,
             hosts=options.hosts,

@@ -1,7 +1,7 @@
-"""Open a stranger's medium: what it is, by its content, and that it is not a bomb.
+"""Open untrusted media; reject decompression bombs.
 
-A few bytes can promise gigapixels, a million frames or hours of black. Everything that bounds the
-work is checked on headers and packets, before the medium is indexed or its pictures decoded.
+A file of a few bytes can decode to gigapixels, a million frames or hours of black. What the work
+depends on is read from headers and packets and checked before the medium is indexed or decoded.
 """
 
 import logging
@@ -21,7 +21,7 @@ logger = logging.getLogger("longva.serve")
 
 
 def open_within(path: Path, limits: Limits, name: str) -> Media:
-    """Open a medium from a stranger.
+    """Open an untrusted medium.
 
     Args:
         path: of a file.

@@ -1,10 +1,11 @@
-"""Watched media, kept while there is room: who asks about the same film shares what was watched.
+"""Sessions of watched media, least recently used first out, within a budget of bytes.
 
     key       hash of the media's contents, the frames taken and how they were made
-    value     a session: keys and values of the media, in the cache of the model
-    budget    bytes; before a new session is made, those unused for longest are dropped
+    value     a session: keys and values of the media, in the KV cache
+    budget    bytes; before media are watched, the sessions unused for longest are dropped
 
-The store is for one thread at a time, like the model behind it.
+Everybody who asks about the same content shares its session. Sessions are made and used in one
+thread, the model's; any thread may look, or drop one.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 
 from longva.assistant import LongVA
 from longva.errors import ContextLengthError
-from longva.frame_sampling import FrameSampling, choose_frames
+from longva.frame_sampling import FrameSampling
 from longva.planner import Plan
 from longva.session import Session
 from longva.video import Media
@@ -31,8 +32,8 @@ UNPLANNED_TOKENS = 512
 class Watching:
     """Which media to watch and how; equal ones share a session."""
 
-    digests: tuple[str, ...]
-    """SHA-256 of each medium's content. Without any the session is for text."""
+    digests: tuple[str, ...] = ()
+    """Hash of each medium's content. Without any the session is for text."""
 
     frames: int | None = None
     fps: float | None = None
@@ -59,7 +60,12 @@ class SessionStore:
         self.hits = self.misses = self.evictions = 0
         self._sessions: dict[str, Session] = {}  # least recently used first
         self._sizes: dict[str, int] = {}
-        self._lock = threading.Lock()  # for those who only look
+        self._lock = threading.Lock()
+        none, one = longva.plan(0), longva.plan(1)
+        left = max_bytes - _kv_bytes(none)
+        self.max_frames = min(one.max_frames, left // (one.kv_cache - none.kv_cache))
+        """Frames that one session may hold, by the budget and by what fits when the store is made.
+        It does not change, so what is watched by default has the same key every time."""
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -88,24 +94,32 @@ class SessionStore:
             ContextLengthError: the frames exceed the context, the memory or the store's budget.
         """
         key = watching.key
-        if key in self._sessions:
-            self.hits += 1
-            self._sessions[key] = self._sessions.pop(key)  # now the most recently used
-            return self._sessions[key]
+        with self._lock:
+            if (found := self._sessions.pop(key, None)) is not None:
+                self._sessions[key] = found  # now the most recently used
+                self.hits += 1
+                return found
         self.misses += 1
-        self._make_room_for(watching, media)
-        session = self._watch(watching, media, progress)
-        self._sessions[key] = session
+        self.make_room_for(self.num_frames(media, watching), watching.settings.pool_stride)
+        session = self.longva.watch(
+            media,
+            frames=watching.frames,
+            fps=watching.fps,
+            max_frames=watching.max_frames,
+            settings=watching.settings,
+            progress=progress,
+        )
+        with self._lock:
+            self._sessions[key] = session
         self.settle(watching)
         return session
 
     def settle(self, watching: Watching) -> None:
         """Measure a session after use, which may have grown it, and keep the budget."""
-        key = watching.key
-        if key in self._sessions:
-            with self._lock:
-                self._sizes[key] = self._sessions[key].kv_bytes
-            self._make_room(0)
+        with self._lock:
+            if (session := self._sessions.get(watching.key)) is not None:
+                self._sizes[watching.key] = session.kv_bytes
+        self._make_room(0)
 
     def drop(self, watching: Watching) -> None:
         """Forget one session."""
@@ -128,68 +142,35 @@ class SessionStore:
         while self._sizes and self.used_bytes + wanted > self.max_bytes:
             self._drop_oldest()
 
-    def _watch(
-        self, watching: Watching, media: Sequence[Media], progress: Progress | None
-    ) -> Session:
-        longva = self.longva
-        if watching.digests:
-            return longva.watch(
-                media,
-                frames=watching.frames,
-                fps=watching.fps,
-                max_frames=watching.max_frames,
-                settings=watching.settings,
-                progress=progress,
-            )
-        return Session(
-            longva.model,
-            longva.processor,
-            [],
-            name=longva.name,
-            kv=longva.kv,
-            chunk_tokens=longva.chunk_tokens,
+    def num_frames(self, media: Sequence[Media], watching: Watching) -> int:
+        """Count the frames, and grids of images, that media put into the prompt."""
+        sampling = FrameSampling(
+            num_frames=watching.frames, fps=watching.fps, max_frames=watching.max_frames
         )
+        chosen = [self.longva.frames_of(medium, sampling, watching.settings) for medium in media]
+        return sum(len(frames) for frames in chosen)
 
-    @property
-    def max_frames(self) -> int:
-        """Frames that one session may hold, by the budget and by what fits now."""
-        none, one = self.longva.plan(0), self.longva.plan(1)
-        left = self.max_bytes - _kv_bytes(none)
-        return min(one.max_frames, left // (one.kv_cache - none.kv_cache))
+    def make_room_for(self, frames: int, pool_stride: int | None = None) -> None:
+        """Drop sessions until so many frames fit the budget and the device's memory.
 
-    def _make_room_for(self, watching: Watching, media: Sequence[Media]) -> None:
-        """Drop sessions until another fits the budget, and the memory that others may share."""
-        frames = sum(num_frames(self.longva, medium, watching) for medium in media)
-        stride = watching.settings.pool_stride
-        plan = self.longva.plan(frames, stride)
+        Raises:
+            ContextLengthError: they do not, even with nothing else held.
+        """
+        plan = self.longva.plan(frames, pool_stride)
         if plan.prompt_tokens > plan.context_length:
             plan.check()
         self._make_room(_kv_bytes(plan))
         while not plan.fits and self._sizes:
             self._drop_oldest()
-            plan = self.longva.plan(frames, stride)
+            plan = self.longva.plan(frames, pool_stride)
         plan.check()
 
     def _drop_oldest(self) -> None:
         with self._lock:
-            oldest = next(iter(self._sessions))
-            del self._sessions[oldest], self._sizes[oldest]
-        self.evictions += 1
+            for oldest in list(self._sessions)[:1]:  # none, if another thread dropped it just now
+                del self._sessions[oldest], self._sizes[oldest]
+                self.evictions += 1
 
 
 def _kv_bytes(plan: Plan) -> int:
     return round(plan.kv_cache * (1 + UNPLANNED_TOKENS / plan.prompt_tokens))
-
-
-def num_frames(longva: LongVA, medium: Media, watching: Watching) -> int:
-    """Count the frames, or grids of an image, that a medium puts into the prompt."""
-    if medium.kind == "image":
-        columns, rows = longva.processor.image_processor.grid_of(medium.width, medium.height)
-        stride = watching.settings.pool_stride
-        tokens = longva.processor.image_tokens(rows, columns, stride)
-        return -(-tokens // longva.model.config.tokens_per_grid(stride))
-    sampling = FrameSampling(
-        num_frames=watching.frames, fps=watching.fps, max_frames=watching.max_frames
-    )
-    times, keys = medium.seconds, medium.keyframes
-    return len(choose_frames(times, keys, sampling, duration=medium.duration))
