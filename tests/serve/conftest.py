@@ -68,7 +68,7 @@ def serving(longva, spool, *, limits=None, max_bytes=2**30, keys=(), folders=(),
     private = options.pop("allow_private", True)
     fetcher = MediaFetcher(spool, limits, folders=folders, allow_private=private, **fetching)
     engine = engine_of(longva, limits, max_bytes)
-    app = create_app(engine, fetcher, limits, model_name="random", keys=keys, **options)
+    app = create_app(engine, fetcher, model_name="random", keys=keys, **options)
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)

@@ -29,7 +29,7 @@ def api(longva, tmp_path_factory):
     limits = Limits(new_tokens=2, prompt_characters=500)
     fetcher = MediaFetcher(tmp_path_factory.mktemp("spool"), limits)
     engine = engine_of(longva, limits, 2**28)
-    app = create_app(engine, fetcher, limits, model_name="random")
+    app = create_app(engine, fetcher, model_name="random")
     yield schemathesis.openapi.from_asgi("/openapi.json", app)
     engine.worker.stop()
 

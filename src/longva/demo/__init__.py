@@ -5,8 +5,7 @@
     asking.py         a question, and what its events change     needle_map.py   a heatmap, likewise
     setting.py        what all visitors share: an engine of `longva.watching`, and more
     medium.py  timeline.py  conversation.py  estimate.py          values -> HTML
-    examples.py  api_call.py  feedback.py  errors.py              films to try, the question as a
-                                                                  request, votes, error messages
+    examples.py  api_call.py                          films to try, the question as a request
     server.py         private folder, headers, launch
 
 Only the page, its tabs and the server know Gradio; the other modules return HTML as strings.

@@ -15,12 +15,13 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from longva.demo import asking, feedback
+from longva.demo import asking
 from longva.demo.api_call import client_code, request_of
 from longva.demo.ask_layout import AskLayout, about_medium, nothing_asked
 from longva.demo.conversation import conversation
@@ -32,6 +33,7 @@ from longva.demo.visitor import Options, Turn, Visitor
 from longva.errors import LongVAError
 from longva.session import Sampling
 from longva.watching.store import Watching
+from longva.whole_files import append_line
 
 IDLE_SECONDS = 24 * 3600
 """So long after the last question a visitor is dropped, with any work in progress, and the upload
@@ -245,7 +247,7 @@ class AskTab(AskLayout):
         if turn.answer is not None and turn.liked is not event.liked:
             turn.liked = bool(event.liked)
             try:
-                feedback.append(self.setting.feedback, feedback.record(turn, visitor.request))
+                record_vote(self.setting.feedback, turn, visitor.request)
             except OSError as error:
                 gr.Warning(f"The vote could not be written: {error.strerror}.")
             except LongVAError:  # its message names a folder, which visitors need not know
@@ -276,3 +278,25 @@ def _options(
         evidence=int(evidence),
         remember=remember,
     )
+
+
+def record_vote(file: Path, turn: Turn, request: dict[str, Any]) -> None:
+    """Append a vote as a line of JSON to a file that its owner alone can read.
+
+    A vote that changes is a further line; the last one of a question and its time counts.
+
+    Args:
+        file: made, with its folder, where it does not exist.
+        turn: the vote, the answer and its evidence.
+        request: how the question was asked.
+
+    Raises:
+        OSError: the file cannot be written.
+        LongVAError: the disk took only a part of the line.
+    """
+    assert turn.answer is not None
+    asked = {name: value for name, value in request.items() if name not in ("messages", "stream")}
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    line = {"time": time, "liked": turn.liked, **turn.answer.to_json(), "request": asked}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    append_line(file, line, mode=0o600)

@@ -5,19 +5,24 @@ stops, or opens another medium, does so between two steps here, never in the mid
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import replace
 
-from longva.demo.errors import problem
+import torch
+
 from longva.demo.medium import Medium, frame_pictures
 from longva.demo.setting import Setting
 from longva.demo.visitor import Turn, Visitor
-from longva.errors import VideoError
+from longva.errors import LongVAError, VideoError
 from longva.session import Answer, without_control_tokens
 from longva.video import open_media
 from longva.watching.engine import Question
 from longva.watching.events import Event, EventStream, Failed, Finished, Progress, Text, Watched
+from longva.watching.worker import QueueFullError
+
+logger = logging.getLogger(__name__)
 
 PAGE_SECONDS = 0.1
 """A page is redrawn at most this often: a fast model makes hundreds of tokens a second."""
@@ -92,6 +97,18 @@ async def _finish(
     # The session may have been watched from another visitor's file, of another name.
     turn.answer = replace(answer, evidence=shown, media=[medium.name])
     turn.text, turn.state = answer.text, "done"
+
+
+def problem(error: Exception) -> str:
+    """Return what a visitor reads about an error; an unexpected one is logged."""
+    if isinstance(error, LongVAError):
+        return str(error)
+    if isinstance(error, QueueFullError):
+        return "Too many questions are waiting. Try again later."
+    if isinstance(error, torch.OutOfMemoryError):
+        return "The device ran out of memory: watch fewer frames."
+    logger.error("a visitor's work failed", exc_info=error)
+    return "Something went wrong; the server's log says what."
 
 
 def leave(setting: Setting, visitor: Visitor) -> None:

@@ -37,23 +37,23 @@ class Medium:
     """Hash of the content."""
 
     kind: Literal["video", "image"]
-    moves_itself: bool
-    """An animation: browsers play it as a picture, without controls."""
-
-    duration: float
     frames: int
     """Frames of the video, or grids of the image."""
 
     suggested: int
     """Frames at one a second; all grids of an image."""
 
-    columns: int
-    """Grids side by side in an image; 1 for a video."""
-
     pictures: dict[int, str] = field(repr=False)
     """data: URIs by frame."""
 
-    seconds: np.ndarray | None = field(repr=False)
+    moves_itself: bool = False
+    """An animation: browsers play it as a picture, without controls."""
+
+    duration: float = 0.0
+    columns: int = 1
+    """Grids side by side in an image; 1 for a video."""
+
+    seconds: np.ndarray | None = field(default=None, repr=False)
     """[frames] presentation times."""
 
     def at(self, frame: int) -> float | None:
@@ -82,7 +82,6 @@ def open_medium(path: Path, longva: LongVA) -> Medium:
         duration=media.duration,
         frames=media.num_frames,
         suggested=len(everything),
-        columns=1,
         pictures=frame_pictures(path, evenly_spread(media.num_frames, STRIP_PICTURES).tolist()),
         seconds=media.seconds,
     )
@@ -102,13 +101,10 @@ def _image(path: Path, media: Media, longva: LongVA) -> Medium:
         name=path.name,
         digest=media.fingerprint(),
         kind="image",
-        moves_itself=False,
-        duration=0.0,
         frames=len(pictures),
         suggested=len(pictures),
         columns=columns,
         pictures=dict(enumerate(pictures)),
-        seconds=None,
     )
 
 

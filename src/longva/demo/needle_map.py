@@ -13,8 +13,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from longva.demo.asking import PAGE_SECONDS
-from longva.demo.errors import problem
+from longva.demo.asking import PAGE_SECONDS, problem
 from longva.model.embedded import EMBEDDED_MODEL
 from longva.nano.needles import write_needles
 from longva.niah.cells import Grid
@@ -53,18 +52,36 @@ class MapSettings:
         return Grid(lengths=tuple(sorted(lengths)), depths=depths)
 
 
-@dataclass(kw_only=True)
 class NeedleMap:
-    """A map being measured: what the page shows."""
+    """A map to be measured, and what the page shows of it.
 
-    engine: Engine
-    settings: MapSettings
-    recipe: VisualRecipe
-    done: int = 0
-    total: int = 0
-    summary: dict[str, Any] | None = None
-    problem: str = ""
-    work: EventStream | None = None
+    Args:
+        engine: of the model that is measured.
+        settings: size of the map.
+        folder: new, for all that is written.
+    """
+
+    def __init__(self, engine: Engine, settings: MapSettings, folder: Path):
+        self.engine, self.settings = engine, settings
+        self.done, self.problem = 0, ""
+        self.summary: dict[str, Any] | None = None
+        self.work: EventStream | None = None
+        longva = engine.longva
+        haystack, needles = HaystackRecipe(), NeedleRecipe(count=settings.needles)
+        if longva.name == EMBEDDED_MODEL:
+            haystack = HaystackRecipe(videos=(folder / "world" / "haystack.mp4",))
+            needles = NeedleRecipe(source="json", file=folder / "world" / "needles.json")
+        self.recipe = VisualRecipe(
+            model=longva.name,
+            output_dir=folder / "run",
+            grid=settings.grid(),
+            haystack=haystack,
+            needles=needles,
+            max_new_tokens=0,
+            chunk_tokens=longva.chunk_tokens,
+            kv=longva.kv,
+        )
+        self.total = len(self.recipe.grid.all_lengths) * settings.steps * settings.needles
 
     @property
     def stopped(self) -> bool:
@@ -130,27 +147,6 @@ class NeedleMap:
     def _progress(self, done: int, total: int) -> None:
         assert self.work is not None
         self.work.tell(Progress("needles", done, total))
-
-
-def prepare_map(engine: Engine, settings: MapSettings, folder: Path) -> NeedleMap:
-    """Prepare the measurement of a map in a new folder."""
-    longva = engine.longva
-    haystack, needles = HaystackRecipe(), NeedleRecipe(count=settings.needles)
-    if longva.name == EMBEDDED_MODEL:
-        haystack = HaystackRecipe(videos=(folder / "world" / "haystack.mp4",))
-        needles = NeedleRecipe(source="json", file=folder / "world" / "needles.json")
-    recipe = VisualRecipe(
-        model=longva.name,
-        output_dir=folder / "run",
-        grid=settings.grid(),
-        haystack=haystack,
-        needles=needles,
-        max_new_tokens=0,
-        chunk_tokens=longva.chunk_tokens,
-        kv=longva.kv,
-    )
-    trials = len(recipe.grid.all_lengths) * settings.steps * settings.needles
-    return NeedleMap(engine=engine, settings=settings, recipe=recipe, total=trials)
 
 
 def draw_map(measured: NeedleMap) -> str:

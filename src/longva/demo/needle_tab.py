@@ -7,7 +7,7 @@ from uuid import uuid4
 import gradio as gr
 
 from longva.demo.ask_tab import AT_ONCE, BESIDE_OTHERS, IDLE_SECONDS
-from longva.demo.needle_map import MapSettings, NeedleMap, draw_map, prepare_map
+from longva.demo.needle_map import MapSettings, NeedleMap, draw_map
 from longva.demo.setting import Setting
 
 MOST_FRAMES = 512
@@ -41,7 +41,7 @@ def needle_tab(setting: Setting) -> None:
 
     def begin(longest: int, steps: int, needles: int):
         settings = MapSettings(longest=int(longest), steps=int(steps), needles=int(needles))
-        measured = prepare_map(engine, settings, setting.folder / f"map-{uuid4().hex}")
+        measured = NeedleMap(engine, settings, setting.folder / f"map-{uuid4().hex}")
         return measured, draw_map(measured), *buttons(measuring=True)
 
     async def measure(measured: NeedleMap) -> AsyncGenerator[tuple]:

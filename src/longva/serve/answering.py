@@ -7,7 +7,6 @@ from functools import partial
 
 from longva.serve.errors import ApiError, as_api_error
 from longva.serve.kept_media import StoredMedium
-from longva.serve.limits import Limits
 from longva.serve.media_check import open_within
 from longva.serve.media_fetch import MediaFetcher
 from longva.video import Media
@@ -21,8 +20,7 @@ class Answering(EventStream):
 
     Args:
         engine: answers.
-        fetcher: of media.
-        limits: of what may be asked.
+        fetcher: of media; its limits hold for all that is asked.
         client: whose turn in the queue it takes.
         question: what to answer.
         urls: of the media.
@@ -36,14 +34,13 @@ class Answering(EventStream):
         self,
         engine: Engine,
         fetcher: MediaFetcher,
-        limits: Limits,
         client: str,
         question: Question,
         urls: Sequence[str],
         watching: Watching,
     ):
         super().__init__(engine.worker, client)
-        self._engine, self._fetcher, self._limits = engine, fetcher, limits
+        self._engine, self._fetcher, self._limits = engine, fetcher, fetcher.limits
         self._stored: list[StoredMedium] = []
         self._preparing = asyncio.create_task(self._prepare(question, urls, watching))
 

@@ -48,7 +48,6 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 def create_app(
     engine: Engine,
     fetcher: MediaFetcher,
-    limits: Limits,
     *,
     model_name: str,
     keys: Sequence[str] = (),
@@ -60,8 +59,7 @@ def create_app(
 
     Args:
         engine: answers; its worker is started and stopped with the application.
-        fetcher: of media.
-        limits: of what may be asked.
+        fetcher: of media; its limits hold for all that is asked.
         model_name: by which clients ask for the model.
         keys: API keys; none lets everybody in.
         hosts: names by which the server may be called; None allows any.
@@ -82,7 +80,7 @@ def create_app(
     metrics = Metrics(engine.worker, engine.store)
     app.add_middleware(
         RequestGuard,  # pyright: ignore[reportArgumentType]
-        limits=limits,
+        limits=fetcher.limits,
         metrics=metrics,
         keys=keys,
         hosts=hosts,
@@ -128,17 +126,11 @@ def create_app(
     )
     async def chat_completions(body: schema.ChatRequest, request: Request) -> Response:
         _check_model(body.model, model_name)
-        question, urls = _question(body, limits, engine.longva.processor)
-        options = body.longva
-        watching = Watching(
-            frames=options.frames,
-            fps=options.fps,
-            max_frames=options.max_frames,
-            settings=FrameSettings(fit=options.fit),
-        )
-        client = request.state.client
+        question, urls = _question(body, fetcher.limits, engine.longva.processor)
+        sampling = body.longva.model_dump(include={"frames", "fps", "max_frames"})
+        watching = Watching(**sampling, settings=FrameSettings(fit=body.longva.fit))
         try:
-            answering = Answering(engine, fetcher, limits, client, question, urls, watching)
+            answering = Answering(engine, fetcher, request.state.client, question, urls, watching)
         except QueueFullError as error:
             raise ApiError(
                 "too many requests are waiting. Try again later.",

@@ -6,10 +6,10 @@ holds nothing of a request, and with one no more, and for no longer, than the li
 
 import asyncio
 import hmac
-import json
 import time
 from collections.abc import Collection, Sequence
 
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from longva.serve.errors import ApiError
@@ -64,7 +64,7 @@ class RequestGuard:
             except asyncio.CancelledError:  # the server ends, and has waited for long enough
                 if not status:
                     error = ApiError("the server is shutting down.", status=503, retry_after=10)
-                    await _respond(error, counting)
+                    await _response(error)(scope, receive, counting)
             finally:
                 path = next((path for path in PATHS if scope["path"].startswith(path)), "other")
                 self.metrics.requests.labels(path, str(status or "none")).inc()
@@ -91,12 +91,12 @@ class RequestGuard:
         except ApiError as error:
             if more:
                 await self._drain(receive, deadline)
-            await _respond(error, send)
+            await _response(error)(scope, receive, send)
         finally:
             self._held -= held
 
     def _check_host(self, header: bytes) -> None:
-        """Refuse a name that is not ours: a page whose name was pointed at this machine."""
+        """Refuse other names: a web page may have its own name resolve to this machine."""
         name = header.decode("latin-1").lower()
         host = name[1:].partition("]")[0] if name[:1] == "[" else name.partition(":")[0]
         if self.hosts is not None and host not in self.hosts:
@@ -139,7 +139,7 @@ class RequestGuard:
             raise ApiError("the request did not arrive in time.", status=408) from error
 
     async def _drain(self, receive: Receive, deadline: float) -> None:
-        """Read what is left of a refused body: a client that is still sending hears no answer."""
+        """Read what is left of a refused body: a client that still sends would miss the answer."""
         left = BODIES_HELD * self.limits.body_bytes
         try:
             while left > 0:
@@ -160,15 +160,6 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-async def _respond(error: ApiError, send: Send) -> None:
-    body = json.dumps(error.body()).encode()
-    headers = {
-        "content-type": "application/json",
-        "content-length": str(len(body)),
-        **error.headers(),
-    }
-    if error.status == 401:
-        headers["www-authenticate"] = "Bearer"
-    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": error.status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})
+def _response(error: ApiError) -> ASGIApp:
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+    return JSONResponse(error.body(), error.status, headers | error.headers())

@@ -88,7 +88,6 @@ def run(options: Options, limits: Limits, *, model: str, **loading: Any) -> None
         app = create_app(
             engine,
             fetcher,
-            limits,
             model_name=options.name or Path(model).name,
             keys=options.keys,
             hosts=options.hosts,

@@ -8,21 +8,17 @@ Everybody who asks about the same content shares its session. Sessions are made 
 thread, the model's; any thread may look, or drop one.
 """
 
-import hashlib
-import json
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from longva.assistant import LongVA
 from longva.errors import ContextLengthError
 from longva.frame_sampling import FrameSampling
-from longva.planner import Plan
+from longva.planner import GIB, Plan
 from longva.session import Session
 from longva.video import Media
 from longva.visual_features import FrameSettings, Progress
-
-GIB = 2**30
 
 UNPLANNED_TOKENS = 512
 """What a session may hold beyond its plan: the system's words, and a buffer's room to spare."""
@@ -40,12 +36,6 @@ class Watching:
     max_frames: int | None = None
     settings: FrameSettings = field(default_factory=FrameSettings)
 
-    @property
-    def key(self) -> str:
-        """Name of the session."""
-        parts = json.dumps(asdict(self), sort_keys=True)
-        return hashlib.blake2b(parts.encode(), digest_size=20).hexdigest()
-
 
 class SessionStore:
     """Sessions of one model within a budget of bytes, least recently used first out.
@@ -58,8 +48,8 @@ class SessionStore:
     def __init__(self, longva: LongVA, *, max_bytes: int):
         self.longva, self.max_bytes = longva, max_bytes
         self.hits = self.misses = self.evictions = 0
-        self._sessions: dict[str, Session] = {}  # least recently used first
-        self._sizes: dict[str, int] = {}
+        self._sessions: dict[Watching, Session] = {}  # least recently used first
+        self._sizes: dict[Watching, int] = {}
         self._lock = threading.Lock()
         none, one = longva.plan(0), longva.plan(1)
         left = max_bytes - _kv_bytes(none)
@@ -71,7 +61,7 @@ class SessionStore:
         return len(self._sessions)
 
     def __contains__(self, watching: Watching) -> bool:
-        return watching.key in self._sessions
+        return watching in self._sessions
 
     @property
     def used_bytes(self) -> int:
@@ -93,10 +83,9 @@ class SessionStore:
             VideoError: a medium cannot be decoded.
             ContextLengthError: the frames exceed the context, the memory or the store's budget.
         """
-        key = watching.key
         with self._lock:
-            if (found := self._sessions.pop(key, None)) is not None:
-                self._sessions[key] = found  # now the most recently used
+            if (found := self._sessions.pop(watching, None)) is not None:
+                self._sessions[watching] = found  # now the most recently used
                 self.hits += 1
                 return found
         self.misses += 1
@@ -110,22 +99,22 @@ class SessionStore:
             progress=progress,
         )
         with self._lock:
-            self._sessions[key] = session
+            self._sessions[watching] = session
         self.settle(watching)
         return session
 
     def settle(self, watching: Watching) -> None:
         """Measure a session after use, which may have grown it, and keep the budget."""
         with self._lock:
-            if (session := self._sessions.get(watching.key)) is not None:
-                self._sizes[watching.key] = session.kv_bytes
+            if (session := self._sessions.get(watching)) is not None:
+                self._sizes[watching] = session.kv_bytes
         self._make_room(0)
 
     def drop(self, watching: Watching) -> None:
         """Forget one session."""
         with self._lock:
-            self._sessions.pop(watching.key, None)
-            self._sizes.pop(watching.key, None)
+            self._sessions.pop(watching, None)
+            self._sizes.pop(watching, None)
 
     def clear(self) -> None:
         """Forget all sessions."""
