@@ -1,4 +1,4 @@
-"""The first tab: watch and talk.
+"""The first tab: watch a medium and ask about it.
 
     show     a new medium: player, timeline, estimate
     ask      begin (the question appears at once)  ->  answer (waits for the model, then draws)
@@ -57,7 +57,7 @@ class CallPanel:
 
 
 class AskTab(AskLayout):
-    """Lays the tab out where it is made; `connect` wires it up."""
+    """The tab; `connect` adds its event handlers."""
 
     def __init__(self, setting: Setting):
         self.setting, self.engine = setting, setting.engine
@@ -69,7 +69,7 @@ class AskTab(AskLayout):
         super().__init__(setting)
 
     def connect(self, call: CallPanel) -> None:
-        """Wire the events up; `call` shows the latest question as a request."""
+        """Add the event handlers; `call` shows the latest question as a request."""
         buttons = [self.ask, self.stop]
         shown = [
             *buttons,
@@ -234,7 +234,7 @@ class AskTab(AskLayout):
         return conversation(visitor.turns) if visitor.turns else nothing_asked()
 
     def _talk(self, visitor: Visitor) -> dict:
-        """The conversation, and the button for what can be done about it: ask, or stop."""
+        """Draw the conversation and the one button that applies: ask, or stop."""
         return {
             self.talk: self._drawn(visitor),
             self.ask: gr.Button(visible=not visitor.busy),
@@ -242,7 +242,7 @@ class AskTab(AskLayout):
         }
 
     def vote(self, visitor: Visitor, event: gr.EventData) -> str:
-        """Note that an answer was liked or not, in the log and on the page."""
+        """Write a vote to the log and show it on the page."""
         turn = visitor.turns[int(event.turn)]
         if turn.answer is not None and turn.liked is not event.liked:
             turn.liked = bool(event.liked)
@@ -265,7 +265,7 @@ def _options(
     top_p: float,
     seed: int | None,
 ) -> Options:
-    """Turn what is set on the page into options."""
+    """Read the options from the values of the page's controls."""
     by_clock = medium.kind == "image" or int(frames) == medium.suggested
     return Options(
         watching=Watching(

@@ -1,7 +1,7 @@
 """The medium on the stage: a video or an image, and small pictures of its frames.
 
-Pictures are square and cut as the model's frames are, so they show what the model sees: a frame of
-a video, or one of the grids that an image is cut into.
+Pictures are square and cropped as the model's frames are, so they show what the model sees: a
+frame of a video, or one of the grids that an image is cut into.
 """
 
 import base64

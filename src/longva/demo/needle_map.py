@@ -1,8 +1,8 @@
 """The second tab: a small V-NIAH heatmap that fills in as its cells are measured.
 
-The measurement is `longva.niah`, the same as `longva niah visual`: needle frames are hidden at
-some depth of a haystack of frames, and a square shows how often the model found them. The embedded
-model gets a film and needles of its own world, others what `niah` draws.
+`longva.niah` measures it, as in `longva niah visual`: needle frames are hidden at some depth of a
+haystack of frames, and a square shows how often the model found them. The embedded model gets a
+film and needles of the world that it was taught, other models what `niah` draws.
 """
 
 from collections.abc import AsyncGenerator
@@ -141,7 +141,7 @@ class NeedleMap:
                 progress=self._progress,
             )
         finally:
-            # Features are large, and of no use to the next map.
+            # Features are large, and the next map does not use them.
             rmtree(recipe.output_dir / "features", ignore_errors=True)
 
     def _progress(self, done: int, total: int) -> None:

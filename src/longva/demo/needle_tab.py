@@ -19,7 +19,7 @@ not.</p>"""
 
 
 def needle_tab(setting: Setting) -> None:
-    """Lay the tab out and wire it up."""
+    """Lay the tab out and add its event handlers."""
     engine = setting.engine
     most = max(8, min(MOST_FRAMES, engine.plan(1).max_frames))
     running = gr.State(None, time_to_live=IDLE_SECONDS, delete_callback=_stop)

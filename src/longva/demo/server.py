@@ -1,7 +1,7 @@
-"""Start the demo: a private folder, strict headers, this machine only.
+"""Start the demo: a private folder, strict headers, by default for this machine only.
 
-Gradio serves the files of its temporary folder, by default one that every Gradio program of the
-machine shares. Here it is a new one that only this user can read, and it is deleted at the end.
+Gradio serves the files of its temporary folder, which all Gradio programs of a machine share by
+default. The demo makes a new one that only this user can read, and deletes it at the end.
 """
 
 import os
@@ -149,9 +149,9 @@ def private_uploads(folder: str) -> Iterator[None]:
 
 
 def theme() -> gr.themes.Base:
-    """Neutral colours and a font that Gradio carries with it: nothing is fetched."""
+    """Neutral colours, and fonts that come with Gradio: nothing is fetched."""
     local = gr.themes.utils.fonts.LocalFont
-    weights = (400, 700)  # its weight 600 has no more than 99 characters
+    weights = (400, 700)  # the file of its weight 600 has 99 characters only
     sans = [local("IBM Plex Sans", weights=weights), "ui-sans-serif", "sans-serif"]
     mono = [local("IBM Plex Mono", weights=weights), "ui-monospace", "monospace"]
     return gr.themes.Base(

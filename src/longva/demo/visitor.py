@@ -23,7 +23,7 @@ class Options:
     """Frames to light up."""
 
     remember: bool = True
-    """Whether the answer sees the questions before it, and later ones see it."""
+    """Whether the question is asked as part of the conversation, or on its own."""
 
 
 @dataclass(kw_only=True)
@@ -53,7 +53,7 @@ class Turn:
         return self.state in ("waiting", "watching", "answering")
 
     def fail(self, problem: str) -> None:
-        """End it with what went wrong."""
+        """End the turn with what went wrong."""
         self.state, self.text = "failed", problem
 
 
@@ -79,7 +79,7 @@ class Visitor:
     """The latest question as a request to `longva serve`."""
 
     work: EventStream | None = None
-    """The latest question's."""
+    """The latest question's events."""
 
     @property
     def busy(self) -> bool:

@@ -204,7 +204,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        # Of the alternatives that did not fit, the one that came furthest was meant.
+        # Of a union's alternatives, the one whose error lies deepest was probably meant.
         nearest = max(error.errors(), key=lambda one: len(one["loc"]))
         place = [str(part) for part in nearest["loc"][1:]]
         where = _encodable(".".join(part for part in place if part != "str" and "[" not in part))
@@ -226,5 +226,5 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 def _encodable(text: str) -> str:
-    """The text without halves of surrogate pairs, which JSON may spell and no encoding takes."""
+    """Replace lone surrogates, which JSON can spell but no encoding can write."""
     return text.encode(errors="replace").decode()

@@ -50,12 +50,12 @@ def read_conversation(
     check: Callable[[str], None] = lambda text: None,
     clean: Callable[[str], str] = lambda text: text,
 ) -> Conversation:
-    """Put a chat in the session's order.
+    """Put a chat into the order in which a session takes it.
 
     Args:
         messages: as sent.
         check: refuses a user's text that must not reach the model.
-        clean: breaks up what the model may have spelled in an earlier answer.
+        clean: breaks up control tokens that an earlier answer may spell.
 
     Raises:
         LongVAError: the chat does not begin (after the system) and end with the user, an assistant
@@ -76,7 +76,7 @@ def read_conversation(
         said = [message.text]
         if number == 0:
             said = [w for w in system if w.strip() not in ("", OWN_SYSTEM_PROMPT)] + said
-        if number < len(spoken) - 1:  # media may come first, without a word; a question may not
+        if number < len(spoken) - 1:  # an earlier turn may be media alone; the question needs text
             said = [w for w in said if w.strip()]
         for words in said:
             check(words)

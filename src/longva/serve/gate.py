@@ -23,7 +23,7 @@ PATHS = ("/v1/chat/completions", "/v1/models", "/healthz", "/metrics", "/openapi
 
 
 class RequestGuard:
-    """ASGI middleware; `request.state.client` names who asks, for a fair queue.
+    """ASGI middleware. It sets `request.state.client`, by which the queue is fair.
 
     Args:
         app: what is guarded.
@@ -61,7 +61,7 @@ class RequestGuard:
         with self.metrics.in_flight.track_inprogress():
             try:
                 await self._pass(scope, receive, counting)
-            except asyncio.CancelledError:  # the server ends, and has waited for long enough
+            except asyncio.CancelledError:  # the server ends, and has waited long enough
                 if not status:
                     error = ApiError("the server is shutting down.", status=503, retry_after=10)
                     await _response(error)(scope, receive, counting)

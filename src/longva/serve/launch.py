@@ -16,12 +16,12 @@ from longva.serve.limits import Limits
 
 PREFIX = "longva-serve-"
 LOCK = "lock"
-"""Held by the server that a spool belongs to, until it ends in whatever way."""
+"""Locked by the server that owns the spool, until its process ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Where the server listens, and whom and what it trusts."""
+    """Where the server listens, and which clients, hosts and folders it trusts."""
 
     host: str
     port: int
@@ -106,7 +106,7 @@ def run(options: Options, limits: Limits, *, model: str, **loading: Any) -> None
 def own_spool(parent: Path | None) -> Iterator[Path]:
     """Make a folder for media, and remove those of servers that were killed.
 
-    Nothing in a spool outlives its server, and no client is told that anything is kept.
+    No client is told that media are kept, so a spool need not outlive its server.
 
     Args:
         parent: where spools lie; by default the system's temporary folder.

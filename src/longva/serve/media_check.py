@@ -35,7 +35,7 @@ def open_within(path: Path, limits: Limits, name: str) -> Media:
         media = _open(path, limits, name)
     except VideoError as error:
         raise VideoError(str(error).replace(str(path), name)) from error
-    except Exception as error:  # whatever a decoder trips over, the medium is to blame
+    except Exception as error:  # any failure of a decoder is taken as a fault of the medium
         logger.warning("a medium cannot be opened", exc_info=error)
         raise VideoError(f"{name} is not a video or image that can be read.") from error
     video = media.video and replace(media.video, name=name)

@@ -53,7 +53,7 @@ class Reply:
             await asyncio.wait({coming, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not coming.done():
                 self._answering.close()
-                return Response(status_code=499)  # nobody reads it
+                return Response(status_code=499)  # the client has disconnected
             event = coming.result()
             if isinstance(event, Failed):
                 raise event.error
