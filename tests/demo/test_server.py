@@ -7,9 +7,12 @@ from pathlib import Path
 import gradio as gr
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from longva.cli import app
 from longva.demo.page import build_page
 from longva.demo.visitor import Visitor
+from longva.errors import LongVAError
 from tests.demo.conftest import a_visitor, ask
 
 
@@ -77,6 +80,13 @@ def test_pages_that_are_uploaded_are_never_shown_as_pages(demo, get):
 
 def test_programs_are_offered_no_api(get):
     assert get("/gradio_api/info").json()["named_endpoints"] == {}
+
+
+@pytest.mark.parametrize("command", ["demo", "serve"])
+@pytest.mark.parametrize("size", ["0", "-1", "nan", "inf"])
+def test_a_size_that_is_none_is_refused_before_a_model_is_loaded(command, size):
+    with pytest.raises(LongVAError, match="--session-memory needs a size greater than 0"):
+        CliRunner().invoke(app, [command, "--session-memory", size], catch_exceptions=False)
 
 
 def test_a_page_that_was_closed_holds_nothing(setting, video):

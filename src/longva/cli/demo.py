@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from longva.cli.console import app, err, load_assistant, out
-from longva.cli.options import GIB, Cache, Device, Dtype, Kv, Model, Weights
+from longva.cli.options import Cache, Device, Dtype, Kv, Model, Weights, session_bytes
 from longva.errors import LongVAError
 
 
@@ -50,14 +50,12 @@ def demo(
             raise
         raise LongVAError("the demo needs Gradio: pip install 'longva[demo]'") from None
 
-    if session_memory is not None and session_memory <= 0:
-        raise LongVAError("--session-memory must be greater than 0.")
     settings = ServerSettings(
         host=host,
         port=port,
         share=share,
         max_upload_mb=max_upload_mb,
-        session_bytes=None if session_memory is None else int(session_memory * GIB),
+        session_bytes=None if session_memory is None else session_bytes(session_memory),
         feedback=feedback,
     )
     longva = load_assistant(model, device, dtype, weights, kv, cache)

@@ -63,8 +63,6 @@ def run(options: Options, limits: Limits, *, model: str, **loading: Any) -> None
     for folder in options.folders:
         if not folder.is_dir():
             raise LongVAError(f"--media-folder {folder} is not a folder.")
-    if options.session_bytes <= 0:
-        raise LongVAError("--session-memory must be greater than 0.")
     longva = LongVA.from_pretrained(model, **loading)
     if longva.notice:
         sys.stderr.write(f"Note: {longva.notice}.\n")
