@@ -100,7 +100,7 @@ class AskTab(AskLayout):
             **BESIDE_OTHERS,
         )
         self.call = call
-        begun.success(
+        answered = begun.success(
             self.answer,
             [self.visitor],
             [self.visitor, self.talk, self.timeline, self.estimate, call.body, call.code]
@@ -108,9 +108,8 @@ class AskTab(AskLayout):
             trigger_mode="multiple",  # a stopped one may not have ended yet
             **BESIDE_OTHERS,
         )
-        self.stop.click(
-            self.stop_answer, [self.visitor], [self.visitor, self.talk, *buttons], **AT_ONCE
-        )
+        for event in (self.stop.click, answered.failure):  # fails if Gradio's own queue is full
+            event(self.stop_answer, [self.visitor], [self.visitor, self.talk, *buttons], **AT_ONCE)
         self.talk.like(self.vote, [self.visitor], [self.talk], **BESIDE_OTHERS)
 
     # What is on the stage

@@ -135,11 +135,8 @@ class NeedleMap:
                     needles=self.settings.needles,
                     seed=0,
                 )
-            return measure_visual(
-                TreeModel.of(longva, recipe),
-                recipe,
-                progress=self._progress,
-            )
+            model = TreeModel.of(longva, recipe)
+            return measure_visual(model, recipe, progress=self._progress)
         finally:
             # Features are large, and the next map does not use them.
             rmtree(recipe.output_dir / "features", ignore_errors=True)

@@ -89,7 +89,12 @@ class SessionStore:
                 self.hits += 1
                 return found
         self.misses += 1
-        self.make_room_for(self.num_frames(media, watching), watching.settings.pool_stride)
+        frames, stride = self.num_frames(media, watching), watching.settings.pool_stride
+        plan = self.longva.plan(frames, stride)
+        if plan.prompt_tokens > plan.context_length:
+            plan.check()
+        self._make_room(_kv_bytes(plan))
+        self.make_room_for(frames, stride).check()
         session = self.longva.watch(
             media,
             frames=watching.frames,
@@ -139,20 +144,13 @@ class SessionStore:
         chosen = [self.longva.frames_of(medium, sampling, watching.settings) for medium in media]
         return sum(len(frames) for frames in chosen)
 
-    def make_room_for(self, frames: int, pool_stride: int | None = None) -> None:
-        """Drop sessions until so many frames fit the budget and the device's memory.
-
-        Raises:
-            ContextLengthError: they do not, even with nothing else held.
-        """
+    def make_room_for(self, frames: int, pool_stride: int | None = None) -> Plan:
+        """Drop sessions until so many frames fit the device's memory, or until none is left."""
         plan = self.longva.plan(frames, pool_stride)
-        if plan.prompt_tokens > plan.context_length:
-            plan.check()
-        self._make_room(_kv_bytes(plan))
         while not plan.fits and self._sizes:
             self._drop_oldest()
             plan = self.longva.plan(frames, pool_stride)
-        plan.check()
+        return plan
 
     def _drop_oldest(self) -> None:
         with self._lock:
