@@ -30,10 +30,10 @@ from openai import OpenAI
 
 from longva.assistant import LongVA
 from longva.nano.world import random_scene, scene_frames, write_video
-from longva.serve.answering import Assistant
 from longva.serve.app import create_app
 from longva.serve.limits import Limits
 from longva.serve.media_fetch import MediaFetcher
+from longva.watching.engine import Engine
 
 QUESTIONS = (
     "What is shown at the beginning?",
@@ -81,8 +81,13 @@ def measure(folder: Path, arguments) -> str:
     (folder / "spool").mkdir()
     fetcher = MediaFetcher(folder / "spool", limits)
     budget = int(size * max(arguments.budget_videos, 1.5))
-    assistant = Assistant(longva, fetcher, limits, max_bytes=budget)
-    app = create_app(assistant, model_name="model")
+    engine = Engine(
+        longva,
+        max_bytes=budget,
+        max_waiting=limits.waiting,
+        max_waiting_per_client=limits.waiting_per_client,
+    )
+    app = create_app(engine, fetcher, model_name="model")
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -164,7 +169,7 @@ def measure(folder: Path, arguments) -> str:
             f"{statistics.median(seconds):.1f} s / {max(seconds):.1f} s"
         ),
         "answers that reused what was watched": f"{reused} of {len(seconds)}",
-        "sessions dropped for room": str(assistant.store.evictions),
+        "sessions dropped for room": str(engine.store.evictions),
         "most bytes of sessions, of the budget": (
             f"{peak / 2**20:.1f} MiB of {budget / 2**20:.1f} MiB"
         ),

@@ -22,6 +22,7 @@ ROWS = [
     {"prompt_tree", "planner", "visual_features", "data"},
     {"session"},
     {"assistant"},
+    {"watching"},
     {"train", "niah"},
     {"nano"},
     {"evaluate"},

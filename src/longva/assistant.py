@@ -134,8 +134,14 @@ class LongVA:
         """Refuse a question that cannot be asked, before anything is watched; see `Session.ask`."""
         check_question(question)
 
-    def plan(self, frames: int, pool_stride: int | None = None) -> Plan:
-        """Return what watching `frames` frames takes on this model's device."""
+    def plan(self, frames: int, pool_stride: int | None = None, *, reclaimable: int = 0) -> Plan:
+        """Return what watching `frames` frames takes on this model's device.
+
+        Args:
+            frames: to watch.
+            pool_stride: instead of the config's.
+            reclaimable: bytes in use that would be freed for it.
+        """
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         free = usable_memory(self.model.device)
         return plan(
@@ -146,7 +152,7 @@ class LongVA:
             chunk_tokens=self.chunk_tokens,
             pool_stride=pool_stride,
             weight_bytes=weights,
-            device_memory=None if free is None else free + weights,
+            device_memory=None if free is None else free + weights + reclaimable,
         )
 
     def watch(
@@ -195,7 +201,7 @@ class LongVA:
         sampling = FrameSampling(
             num_frames=frames, fps=fps, max_frames=max_frames, keyframes=keyframes
         )
-        chosen = [self._frames_of(medium, sampling, settings) for medium in opened]
+        chosen = [self.frames_of(medium, sampling, settings) for medium in opened]
         self.plan(sum(len(indices) for indices in chosen), settings.pool_stride).check()
         features = [
             self._features(medium, indices, sampling, settings, progress)
@@ -219,10 +225,10 @@ class LongVA:
         least.check()
         images = [medium for medium in opened if medium.kind == "image"]
         everything = FrameSampling()
-        taken = sum(len(self._frames_of(image, everything, settings)) for image in images)
+        taken = sum(len(self.frames_of(image, everything, settings)) for image in images)
         return max(1, (least.max_frames - taken) // max(1, len(opened) - len(images)))
 
-    def _frames_of(
+    def frames_of(
         self, medium: Media, sampling: FrameSampling, settings: FrameSettings
     ) -> np.ndarray:
         """Frames to take of a video; of an image, as many as it has frames' worth of tokens."""
@@ -238,7 +244,7 @@ class LongVA:
         try:
             return self._encode(medium, indices, settings, progress)
         except MisnumberedError as error:  # the container lied about its frames: choose again
-            indices = self._frames_of(error.exact, sampling, settings)
+            indices = self.frames_of(error.exact, sampling, settings)
             return self._encode(error.exact, indices, settings, progress)
 
     def _encode(self, medium, indices, settings, progress) -> VisualFeatures:

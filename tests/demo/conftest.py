@@ -1,7 +1,9 @@
 """A demo that runs in this process on a random model, and Chromium to drive it."""
 
+import asyncio
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,13 +12,22 @@ import torch
 pytest.importorskip("gradio", reason="the demo needs Gradio: pip install gradio")
 
 from longva.assistant import LongVA
+from longva.demo import asking
+from longva.demo.estimate import Speed
+from longva.demo.medium import open_medium
+from longva.demo.setting import Setting
+from longva.demo.visitor import Options, Turn, Visitor
 from longva.model.random_model import random_longva
+from longva.session import Sampling
+from longva.watching.engine import Engine
+from longva.watching.store import Watching
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 ]
+OPTIONS = Options(watching=Watching(fps=1.0), tokens=Sampling(), max_new_tokens=4)
 PATIENCE = 180_000
 """Milliseconds that a page may take on a busy machine."""
 
@@ -58,6 +69,42 @@ def longva() -> LongVA:
     return LongVA(*random_longva(dtype=torch.float64), name="nano")
 
 
+def a_visitor(setting, path) -> Visitor:
+    """Open a page and put a file on its stage."""
+    visitor = Visitor()
+    visitor.show(open_medium(path, setting.engine.longva))
+    return visitor
+
+
+async def answered(setting, visitor, question, **options) -> Turn:
+    watching = Watching(digests=(visitor.medium.digest,), fps=1.0)
+    options = replace(OPTIONS, **{"watching": watching} | options)
+    visitor.turns.append(turn := Turn(question=question, options=options))
+    async for _ in asking.answer(setting, visitor):
+        pass
+    return turn
+
+
+def ask(setting, visitor, question, **options) -> Turn:
+    """Ask, and wait for the answer."""
+    return asyncio.run(answered(setting, visitor, question, **options))
+
+
+@pytest.fixture
+def setting(longva, tmp_path):
+    """What a demo without a page consists of, its model at work."""
+    engine = Engine(longva, max_bytes=2**30, max_waiting=4, max_waiting_per_client=4)
+    engine.worker.start()
+    yield Setting(
+        engine=engine,
+        speed=Speed(1e9),
+        examples=[],
+        feedback=tmp_path / "votes.jsonl",
+        folder=tmp_path,
+    )
+    engine.worker.stop()
+
+
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
     """A demo at work. Its model is its own: the hooks stay on it."""
@@ -66,7 +113,7 @@ def demo(tmp_path_factory):
 
     longva = LongVA(*random_longva(), name="nano")
     feedback = tmp_path_factory.mktemp("votes") / "feedback.jsonl"
-    settings = ServerSettings(port=0, max_upload_mb=1, max_sessions=2, feedback=feedback)
+    settings = ServerSettings(port=0, max_upload_mb=1, feedback=feedback)
     with running(longva, settings) as address:
         yield Demo(address, longva, feedback)
 

@@ -8,6 +8,14 @@ import pytest
 pytestmark = pytest.mark.slow  # Chromium alone takes half a minute of CPU
 
 
+@pytest.fixture
+def film(video, tmp_path):
+    """A film that nobody has watched: the model finds films by their content."""
+    path = tmp_path / "film.mp4"
+    path.write_bytes(video.read_bytes() + b"\0\0\0\x10free" + tmp_path.name.encode()[-8:].rjust(8))
+    return path
+
+
 def upload(page, path):
     page.set_input_files("#lv-drop input[type=file]", str(path))
     page.wait_for_selector("#lv-player")
@@ -32,9 +40,9 @@ def wait_for_time(page, seconds: float):
     )
 
 
-def test_upload_ask_follow_up_and_jump_to_the_evidence(open_page, demo, video):
+def test_upload_ask_follow_up_and_jump_to_the_evidence(open_page, demo, film):
     page = open_page()
-    upload(page, video)
+    upload(page, film)
     assert "48 frames" in page.inner_text("#lv-about")
 
     before = demo.frames_encoded
@@ -64,7 +72,7 @@ def test_upload_ask_follow_up_and_jump_to_the_evidence(open_page, demo, video):
     page.get_by_role("button", name="Good answer").first.click()
     page.wait_for_selector('.lv-vote[aria-pressed="true"]')
     vote = json.loads(demo.feedback.read_text().splitlines()[-1])
-    assert (vote["liked"], vote["question"], vote["media"]) == (True, "what is shown?", video.name)
+    assert (vote["liked"], vote["question"], vote["media"]) == (True, "what is shown?", film.name)
 
     page.get_by_role("tab", name="API").click()
     page.wait_for_selector("#lv-call .cm-line:has-text('video_url')")
@@ -74,6 +82,18 @@ def test_upload_ask_follow_up_and_jump_to_the_evidence(open_page, demo, video):
 
     strangers = [u for u in page.requested if not u.startswith((demo.address, "data:", "blob:"))]
     assert strangers == []
+
+
+def test_two_visitors_of_one_example_encode_it_once(open_page, demo):
+    before = demo.frames_encoded
+    for number, page in enumerate((open_page(), open_page())):
+        page.click(".lv-card >> nth=0")
+        page.wait_for_selector("#lv-player")
+        page.click("#lv-go")
+        page.wait_for_selector(".lv-done")
+        assert page.locator(".lv-watched").count() == 1 - number
+    assert demo.frames_encoded - before == 12  # one a second
+    assert page.locator(".lv-turn").count() == 1
 
 
 def test_stop_ends_an_answer_and_the_next_question_is_answered(open_page, demo, video):
@@ -177,9 +197,9 @@ def test_dark_follows_the_system_until_the_switch_is_pressed(open_page):
     page.wait_for_function(f"() => {ground} === '{light}'")
 
 
-def test_the_estimate_follows_the_slider(open_page, video):
+def test_the_estimate_follows_the_slider(open_page, film):
     page = open_page()
-    upload(page, video)
+    upload(page, film)
     page.wait_for_selector(".lv-estimate:has-text('1,304 tokens')")  # 6 x 4 and room for text
     page.fill("#lv-frames input[type=number]", "20")
     page.press("#lv-frames input[type=number]", "Enter")

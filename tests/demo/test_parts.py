@@ -1,9 +1,12 @@
 """The parts of the demo, without a browser."""
 
+import asyncio
 import json
+import shutil
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,27 +14,24 @@ import pytest
 from PIL import Image
 
 from longva.assistant import LongVA
-from longva.demo import asking, needle_map
+from longva.demo import asking
 from longva.demo.api_call import client_code, request_of
+from longva.demo.ask_tab import record_vote
 from longva.demo.conversation import conversation
 from longva.demo.estimate import Speed, estimate
 from longva.demo.examples import FILM_SECONDS, NEEDLE_SECOND, make_examples
-from longva.demo.feedback import append, record
-from longva.demo.jobs import Job, Stopped
 from longva.demo.medium import STRIP_PICTURES, open_medium, stage
-from longva.demo.needle_map import MapSettings, draw_map
-from longva.demo.shared_model import Sampling, SharedModel
+from longva.demo.needle_map import MapSettings, NeedleMap, draw_map
 from longva.demo.timeline import timeline
-from longva.demo.visitor import Options, Turn, Visitor
-from longva.errors import ContextLengthError, VideoError
+from longva.demo.visitor import Turn, Visitor
 from longva.frame_sampling import FrameSampling
 from longva.model.random_model import random_longva
 from longva.nano.world import COLOURS, OBJECTS
-from longva.session import Answer, Evidence
-from longva.session import Sampling as TokenSampling
+from longva.session import Answer, Evidence, Sampling
 from longva.video import open_media, read_frames
-
-OPTIONS = Options(watching=Sampling(fps=1.0), tokens=TokenSampling(), max_new_tokens=4)
+from longva.watching.engine import Engine
+from longva.watching.store import Watching
+from tests.demo.conftest import OPTIONS, a_visitor, answered, ask
 
 
 def a_turn(**fields) -> Turn:
@@ -45,7 +45,7 @@ def an_answer(**fields) -> Answer:
         "text": "a cat",
         "evidence": evidence,
         "model": "nano",
-        "media": ["/somewhere/private/film.mp4"],
+        "media": ["film.mp4"],
         "frames": 6,
         "prompt_tokens": 1234,
         "answer_tokens": 2,
@@ -55,222 +55,139 @@ def an_answer(**fields) -> Answer:
     return Answer(**values | fields)
 
 
-# jobs
-
-
-def test_a_job_shows_its_steps_and_its_end():
-    seen = []
-
-    def work(job):
-        for step in range(3):
-            seen.append(step)
-            job.step()
-
-    shown = [len(seen) for _ in Job(work).updates()]
-    assert seen == [0, 1, 2] and shown[-1] == 3
-
-
-def test_a_stopped_job_ends_at_its_next_step():
-    asked, ended, steps_after = threading.Event(), threading.Event(), []
-
-    def work(job):
-        try:
-            while True:
-                if asked.is_set():
-                    steps_after.append(1)
-                job.step()
-        finally:
-            ended.set()
-
-    job = Job(work)
-    for _ in job.updates():
-        job.stop()
-        asked.set()
-    assert ended.wait(60) and len(steps_after) <= 1
-
-
-def test_who_stops_a_job_does_not_wait_for_its_step():
-    begun, go = threading.Event(), threading.Event()
-
-    def work(job):
-        begun.set()
-        go.wait(60)
-
-    job = Job(work)
-    threading.Thread(target=lambda: begun.wait(60) and job.stop()).start()
-    assert list(job.updates())[-1:] == [None]  # it woke up, and ended
-    assert begun.is_set() and not go.is_set()
-    go.set()
-
-
-def test_a_job_that_was_stopped_before_it_began_does_nothing():
-    begun = []
-    job = Job(begun.append)
-    job.stop()
-    assert list(job.updates()) == [None] and begun == []
-
-
-def test_leaving_a_job_stops_it():
-    ended = threading.Event()
-
-    def work(job):
-        try:
-            while True:
-                job.step()
-        finally:
-            ended.set()
-
-    updates = Job(work).updates()
-    next(updates)
-    updates.close()
-    assert ended.wait(timeout=60)
-
-
-def test_a_job_is_stopped_before_or_after_its_last_step():
-    inside, go, seen = threading.Event(), threading.Event(), []
-
-    def work(job):
-        with job.last_step():
-            inside.set()
-            assert go.wait(60)
-            seen.append("done")
-
-    def stop():
-        job.stop()
-        seen.append("stopped")
-
-    job = Job(work)
-    updates = job.updates()
-    next(updates)
-    assert inside.wait(60)
-    stopping = threading.Thread(target=stop)
-    stopping.start()
-    stopping.join(0.1)
-    go.set()
-    stopping.join()
-    list(updates)
-    assert seen == ["done", "stopped"]
-    with pytest.raises(Stopped), job.last_step():
-        seen.append("too late")
-    assert seen == ["done", "stopped"]
-
-
-def test_an_error_of_the_work_reaches_the_reader():
-    def work(job):
-        job.step()
-        raise VideoError("broken")
-
-    with pytest.raises(VideoError, match="broken"):
-        list(Job(work).updates())
-
-
-# shared model
-
-
-def watch(shared, visitor, path, **sampling):
-    return shared.session(visitor, path, Sampling(**sampling or {"frames": 4}), lambda *_: None)
-
-
-def test_a_visitor_finds_what_was_watched_again(longva, video):
-    shared = SharedModel(longva)
-    session, fresh = watch(shared, "ann", video)
-    assert fresh and watch(shared, "ann", video) == (session, False)
-    assert watch(shared, "bob", video)[0] is not session
-    other, fresh = watch(shared, "ann", video, frames=5)
-    assert fresh and other.frames == 5 and len(shared) == 2
-
-
-def test_the_session_used_longest_ago_goes_first(longva, video):
-    shared = SharedModel(longva, max_sessions=2)
-    for visitor in ("ann", "bob", "ann", "cem"):
-        watch(shared, visitor, video)
-    assert len(shared) == 2
-    assert not watch(shared, "ann", video)[1]
-    assert watch(shared, "bob", video)[1]
-
-
-def test_what_does_not_fit_beside_others_is_watched_alone(longva, video):
-    class Tight(LongVA):
-        """Has room for one session."""
-
-        def watch(self, *args, **kwargs):
-            if len(shared):
-                raise asking_too_much
-            return super().watch(*args, **kwargs)
-
-    asking_too_much = ContextLengthError("no room")
-    shared = SharedModel(Tight(longva.model, longva.processor, name="tight"))
-    watch(shared, "ann", video)
-    assert watch(shared, "bob", video)[1] and len(shared) == 1
-
-
-def test_a_visitor_who_left_holds_nothing(longva, video):
-    shared = SharedModel(longva)
-    watch(shared, "ann", video)
-    shared.forget("ann")
-    shared.forget("nobody")
-    assert len(shared) == 0
-
-
 # asking
 
 
-def test_follow_ups_are_remembered_and_a_dropped_session_gets_its_history_back(longva, video):
-    shared, visitor = SharedModel(longva), Visitor()
-    visitor.show(open_medium(video, longva))
-
-    def ask(question, **options):
-        visitor.turns.append(Turn(question=question, options=replace(OPTIONS, **options)))
-        list(asking.start(shared, Speed(1e9), visitor).updates())
-        return visitor.turns[-1]
-
-    first, second = ask("First?"), ask("Second?")
+def test_follow_ups_are_remembered_and_a_dropped_session_gets_its_history_back(setting, video):
+    visitor = a_visitor(setting, video)
+    first, second = (ask(setting, visitor, question) for question in ("First?", "Second?"))
     assert first.watched.startswith("Watched 6 frames") and not second.watched
     assert [turn["role"] for turn in visitor.history] == ["user", "assistant"] * 2
     assert second.answer.prompt_tokens > first.answer.prompt_tokens
-    alone = ask("Second?", remember=False)
+    alone = ask(setting, visitor, "Second?", remember=False)
     assert alone.answer.prompt_tokens == first.answer.prompt_tokens + 1  # "Second" and "First"
     assert len(visitor.history) == 4
 
-    kept = ask("Third?")
-    shared.forget_all()
+    kept = ask(setting, visitor, "Third?")
+    setting.engine.store.clear()
     visitor.history = visitor.history[:4]
-    again = ask("Third?")
+    again = ask(setting, visitor, "Third?")
     assert again.watched and again.text == kept.text
     assert len(again.answer.evidence) == 3 and len(visitor.attention) == 6
 
 
-def test_what_goes_wrong_is_said_and_later_questions_are_answered(longva, video, caplog):
-    shared, visitor = SharedModel(longva), Visitor()
-    visitor.show(open_medium(video, longva))
-    shared.session = lambda *_: 1 / 0
-    visitor.turns.append(a_turn())
-    list(asking.start(shared, Speed(1e9), visitor).updates())
-    assert visitor.turns[-1].state == "failed" and "server's log" in visitor.turns[-1].text
+def test_visitors_of_one_film_share_what_was_watched_and_not_their_conversations(
+    setting, video, tmp_path
+):
+    other_name = shutil.copy(video, tmp_path / "the same by another name.mp4")
+    ann, bob = a_visitor(setting, video), a_visitor(setting, other_name)
+    alone = setting.engine.longva.watch(video, fps=1.0)
+
+    def expected(question, keep):
+        return alone.ask(question, max_new_tokens=4, keep=keep)
+
+    for question in ("First?", "Second?"):
+        want = expected(question, keep=True)
+        for visitor in (ann, bob):
+            turn = ask(setting, visitor, question)
+            assert bool(turn.watched) == (visitor is ann and question == "First?")
+            assert (turn.text, turn.answer.prompt_tokens) == (want.text, want.prompt_tokens)
+            assert turn.answer.media == [visitor.medium.name]
+    assert len(setting.engine.store) == 1
+
+    ask(setting, ann, "Only Ann?")
+    assert "Only Ann?" in str(ann.history) and "Only Ann?" not in str(bob.history)
+    third, want = ask(setting, bob, "Third?"), expected("Third?", keep=False)
+    assert (third.text, third.answer.prompt_tokens) == (want.text, want.prompt_tokens)
+
+
+def test_what_was_watched_is_dropped_with_the_last_visitor_who_asked_about_it(setting, video):
+    ann, bob = a_visitor(setting, video), a_visitor(setting, video)
+    for visitor in (ann, bob):
+        ask(setting, visitor, "what?")
+    more = ask(setting, ann, "what?", watching=Watching(digests=(ann.medium.digest,), frames=3))
+    assert more.answer.frames == 3 and len(setting.engine.store) == 2
+    asking.leave(setting, ann)
+    assert len(setting.engine.store) == 1
+    asking.leave(setting, Visitor())
+    asking.leave(setting, bob)
+    assert len(setting.engine.store) == 0 and not setting.asked
+
+
+def test_what_goes_wrong_is_said_and_later_questions_are_answered(setting, video, caplog):
+    visitor, store = a_visitor(setting, video), setting.engine.store
+    store.session = lambda *_: 1 / 0
+    failed = ask(setting, visitor, "what?")
+    assert failed.state == "failed" and "server's log" in failed.text
     assert "ZeroDivisionError" in caplog.text
-    del shared.session
-    visitor.turns.append(a_turn())
-    list(asking.start(shared, Speed(1e9), visitor).updates())
-    assert visitor.turns[-1].state == "done"
+    del store.session
+    assert ask(setting, visitor, "what?").state == "done"
 
 
-def test_a_film_opened_while_pictures_are_drawn_gets_none_of_the_answer(longva, video, monkeypatch):
-    visitor, other = Visitor(), open_medium(video, longva)
-    visitor.show(open_medium(video, longva))
+def test_a_film_that_was_deleted_is_named_without_its_folder(setting, video, tmp_path):
+    path = Path(shutil.copy(video, tmp_path / "gone.mp4"))
+    visitor = a_visitor(setting, path)
+    path.unlink()
+    failed = ask(setting, visitor, "what?")
+    assert failed.state == "failed" and "gone.mp4" in failed.text
+    assert str(tmp_path) not in failed.text
+
+
+def test_too_many_questions_are_turned_away(setting, video):
+    visitor, worker = a_visitor(setting, video), setting.engine.worker
+    places = [worker.reserve(f"visitor {number}") for number in range(4)]
+    assert ask(setting, visitor, "what?").text.startswith("Too many questions are waiting")
+    worker.cancel(places[0])
+    assert ask(setting, visitor, "what?").state == "done"
+
+
+def test_a_film_opened_while_pictures_are_drawn_gets_none_of_the_answer(
+    setting, video, monkeypatch
+):
+    visitor, other = a_visitor(setting, video), open_medium(video, setting.engine.longva)
+    drawing, shown = threading.Event(), threading.Event()
 
     def draw(*_):
-        visitor.show(other)
+        drawing.set()
+        assert shown.wait(60)
         return {1: "data:old"}
 
+    async def open_another():
+        assert await asyncio.to_thread(drawing.wait, 60)
+        visitor.show(other)
+        shown.set()
+
+    async def both():
+        everything = Watching(digests=(visitor.medium.digest,), frames=48)
+        asked = answered(setting, visitor, "what?", watching=everything, evidence=48)
+        turn, _ = await asyncio.gather(asked, open_another())
+        return turn
+
     monkeypatch.setattr(asking, "frame_pictures", draw)
-    everything = replace(OPTIONS, watching=Sampling(frames=48), evidence=48)
-    turn = a_turn(options=everything)
-    visitor.turns.append(turn)
-    job = asking.start(SharedModel(longva), Speed(1e9), visitor)
-    list(job.updates())
-    assert job._ended.wait(60)
+    turn = asyncio.run(both())
     assert turn.state == "stopped" and visitor.medium is other
     assert (visitor.history, visitor.attention, visitor.pictures) == ([], [], {})
+
+
+def test_a_visitor_who_stops_does_not_wait_for_the_model(setting, video):
+    visitor, begun, held = a_visitor(setting, video), threading.Event(), threading.Event()
+    language_model = setting.engine.longva.model.model.language_model
+    hook = language_model.register_forward_pre_hook(lambda *_: (begun.set(), held.wait(60))[:0])
+
+    async def stop():
+        asked = asyncio.create_task(answered(setting, visitor, "what?"))
+        assert await asyncio.to_thread(begun.wait, 60)
+        visitor.stop()
+        return await asked
+
+    try:
+        turn = asyncio.run(stop())
+        assert not held.is_set() and (turn.state, turn.text) == ("stopped", "")
+    finally:
+        held.set()
+        hook.remove()
+    assert ask(setting, visitor, "what?").state == "done"
+    assert len(visitor.history) == 2
 
 
 # what is shown
@@ -382,8 +299,7 @@ def test_examples_are_the_same_each_time(examples, tmp_path):
 
 def request(**fields) -> dict:
     medium = SimpleNamespace(kind="video", name="film.mp4")
-    first = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "First?"}]}
-    history = [first, {"role": "assistant", "content": "Yes."}]
+    history = [{"role": "user", "content": "First?"}, {"role": "assistant", "content": "Yes."}]
     return request_of("nano", medium, history, "Second?", replace(OPTIONS, **fields))
 
 
@@ -400,9 +316,9 @@ def test_the_request_is_one_that_the_server_takes():
 
 def test_the_request_says_how_tokens_are_chosen_only_where_it_matters():
     assert not {"top_p", "seed"} & set(request())
-    warm = request(tokens=TokenSampling(temperature=0.5, top_p=0.9, seed=3))
+    warm = request(tokens=Sampling(temperature=0.5, top_p=0.9, seed=3))
     assert (warm["temperature"], warm["top_p"], warm["seed"]) == (0.5, 0.9, 3)
-    assert request(watching=Sampling(frames=20))["longva"] == {"evidence": 3, "frames": 20}
+    assert request(watching=Watching(frames=20))["longva"] == {"evidence": 3, "frames": 20}
 
 
 def test_the_code_for_the_client_makes_the_same_request(monkeypatch):
@@ -420,28 +336,46 @@ def test_the_code_for_the_client_makes_the_same_request(monkeypatch):
 def test_votes_are_lines_of_json(tmp_path):
     file = tmp_path / "new folder" / "votes.jsonl"
     turn = a_turn(answer=an_answer(), liked=False)
-    append(file, record(turn, request()))
+    record_vote(file, turn, request())
     turn.liked = True
-    append(file, record(turn, request()))
+    record_vote(file, turn, request())
     first, second = map(json.loads, file.read_text().splitlines())
     assert (first["liked"], second["liked"]) == (False, True)
     assert first["answer"] == "a cat" and first["media"] == "film.mp4"
     assert first["request"]["longva"]["evidence"] == 3
-    assert "private" not in file.read_text()
     assert file.stat().st_mode & 0o777 == 0o600
 
 
 # the needle map
 
 
+@pytest.fixture
+def engine():
+    """A small model with room for one in its queue."""
+    longva = LongVA(*random_longva(), name="nano")
+    engine = Engine(longva, max_bytes=2**30, max_waiting=1, max_waiting_per_client=1)
+    engine.worker.start()
+    yield engine
+    engine.worker.stop()
+
+
+SMALL = MapSettings(longest=8, steps=2, needles=2)
+
+
+def measure(measured, after_each=lambda: None):
+    async def read():
+        async for _ in measured.updates():
+            after_each()
+
+    asyncio.run(read())
+
+
 @pytest.mark.parametrize("name", ["nano", "another"])
-def test_a_map_fills_in_square_by_square(tmp_path, name):
-    shared = SharedModel(LongVA(*random_longva(), name=name))
-    settings = MapSettings(longest=8, steps=2, needles=2)
-    measured = needle_map.start(shared, settings, tmp_path)
+def test_a_map_fills_in_square_by_square(engine, tmp_path, name):
+    engine.longva.name = name
+    measured = NeedleMap(engine, SMALL, tmp_path)
     assert draw_map(measured).count("lv-unknown") == 4
-    for _ in measured.job.updates():
-        pass
+    measure(measured)
     assert draw_map(measured).count("lv-unknown") == 0
     assert "of 8 (95 %:" in draw_map(measured)
     trials = [hit for hits in measured.squares().values() for hit in hits]
@@ -449,12 +383,36 @@ def test_a_map_fills_in_square_by_square(tmp_path, name):
     assert not (tmp_path / "run" / "features").exists()
 
 
-def test_a_stopped_map_keeps_what_is_known(tmp_path):
-    shared = SharedModel(LongVA(*random_longva(), name="nano"))
-    measured = needle_map.start(shared, MapSettings(longest=8, steps=2, needles=2), tmp_path)
-    progress = measured.job.step
-    measured.job.step = lambda: (measured.stop(), progress())
-    for _ in measured.job.updates():
-        pass
+def test_a_stopped_map_keeps_what_is_known(engine, tmp_path, monkeypatch):
+    measured, stopped = NeedleMap(engine, SMALL, tmp_path), threading.Event()
+    tell = NeedleMap._progress
+
+    def tell_and_wait(self, done, total):
+        tell(self, done, total)
+        assert stopped.wait(60)
+        tell(self, done, total)  # ends the measurement
+
+    def stop():
+        if measured.done:
+            measured.stop()
+            stopped.set()
+
+    monkeypatch.setattr(NeedleMap, "_progress", tell_and_wait)
+    measure(measured, stop)
+    engine.worker.stop()
     assert "Stopped: 1 of 8 answers" in draw_map(measured)
     assert draw_map(measured).count("lv-unknown") == 3
+
+
+def test_a_map_that_was_stopped_before_it_began_measures_nothing(engine, tmp_path):
+    measured = NeedleMap(engine, SMALL, tmp_path)
+    measured.stop()
+    measure(measured)
+    assert list(tmp_path.iterdir()) == [] and "Stopped: 0 of 8" in draw_map(measured)
+
+
+def test_a_map_takes_a_place_in_the_queue_as_a_question_does(engine, tmp_path):
+    engine.worker.reserve("somebody")
+    measured = NeedleMap(engine, SMALL, tmp_path)
+    measure(measured)
+    assert "Too many questions are waiting. Try again later: 0 of 8" in draw_map(measured)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
-from longva.demo.estimate import Speed
-from longva.demo.medium import open_medium
-from longva.demo.shared_model import Sampling, SharedModel
+from longva.cli import app
 from longva.demo.visitor import Visitor
+from longva.errors import LongVAError
+from tests.demo.conftest import a_visitor, ask
 
 
 @pytest.fixture
@@ -79,25 +80,22 @@ def test_programs_are_offered_no_api(get):
     assert get("/gradio_api/info").json()["named_endpoints"] == {}
 
 
-def test_a_page_that_was_closed_holds_nothing(longva, video, tmp_path):
+@pytest.mark.parametrize("command", ["demo", "serve"])
+@pytest.mark.parametrize("size", ["0", "-1", "nan", "inf"])
+def test_a_size_that_is_none_is_refused_before_a_model_is_loaded(command, size):
+    with pytest.raises(LongVAError, match="--session-memory needs a size greater than 0"):
+        CliRunner().invoke(app, [command, "--session-memory", size], catch_exceptions=False)
+
+
+def test_a_page_that_was_closed_holds_nothing(setting, video):
     gr = pytest.importorskip("gradio")
     from longva.demo.page import build_page
-    from longva.demo.setting import Setting
 
-    shared = SharedModel(longva)
-    setting = Setting(
-        shared=shared,
-        speed=Speed(1e9),
-        examples=[],
-        feedback=tmp_path / "votes.jsonl",
-        folder=tmp_path,
-    )
     states = [block for block in build_page(setting).blocks.values() if isinstance(block, gr.State)]
     (state,) = [state for state in states if isinstance(state.value, Visitor)]
-    visitor = Visitor()
-    visitor.show(open_medium(video, longva))
-    shared.session(visitor.key, video, Sampling(frames=2), lambda *_: None)
-    assert len(shared) == 1
+    visitor = a_visitor(setting, video)
+    ask(setting, visitor, "what?")
+    assert len(setting.engine.store) == 1
     state.delete_callback(visitor)
-    assert len(shared) == 0
+    assert len(setting.engine.store) == 0
     assert 3600 < state.time_to_live <= 24 * 3600  # who comes back from lunch goes on

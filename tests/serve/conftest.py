@@ -17,10 +17,10 @@ from PIL import Image
 
 from longva.assistant import LongVA
 from longva.model.random_model import random_longva
-from longva.serve.answering import Assistant
 from longva.serve.app import create_app
 from longva.serve.limits import Limits
 from longva.serve.media_fetch import MediaFetcher
+from longva.watching.engine import Engine
 
 
 @pytest.fixture(scope="session")
@@ -42,16 +42,23 @@ def anyio_backend():
 
 
 class Server:
-    """A running server: its `url`, its `assistant`, and clients of it."""
+    """A running server: its `url`, its `engine`, and clients of it."""
 
-    def __init__(self, app, assistant, url):
-        self.app, self.assistant, self.url = app, assistant, url
+    def __init__(self, app, engine, fetcher, url):
+        self.app, self.engine, self.fetcher, self.url = app, engine, fetcher, url
 
     def client(self, api_key="any") -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key=api_key, max_retries=0, timeout=120)
 
     def spooled(self) -> list[Path]:
-        return list(self.assistant.fetcher.spool.iterdir())
+        return list(self.fetcher.spool.iterdir())
+
+
+def engine_of(longva, limits, max_bytes) -> Engine:
+    waiting, per_client = limits.waiting, limits.waiting_per_client
+    return Engine(
+        longva, max_bytes=max_bytes, max_waiting=waiting, max_waiting_per_client=per_client
+    )
 
 
 @contextmanager
@@ -61,8 +68,8 @@ def serving(longva, spool, *, limits=None, max_bytes=2**30, keys=(), folders=(),
     fetching = {name: options.pop(name) for name in ("network", "ssl_context") if name in options}
     private = options.pop("allow_private", True)
     fetcher = MediaFetcher(spool, limits, folders=folders, allow_private=private, **fetching)
-    assistant = Assistant(longva, fetcher, limits, max_bytes=max_bytes)
-    app = create_app(assistant, model_name="random", keys=keys, **options)
+    engine = engine_of(longva, limits, max_bytes)
+    app = create_app(engine, fetcher, model_name="random", keys=keys, **options)
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
@@ -72,7 +79,7 @@ def serving(longva, spool, *, limits=None, max_bytes=2**30, keys=(), folders=(),
     thread.start()
     assert started.wait(60)
     try:
-        yield Server(app, assistant, f"http://127.0.0.1:{listening.getsockname()[1]}")
+        yield Server(app, engine, fetcher, f"http://127.0.0.1:{listening.getsockname()[1]}")
     finally:
         server.should_exit = True
         thread.join()

@@ -20,29 +20,22 @@ def test_media_and_the_systems_words_move_to_the_first_turn():
     )
     assert conversation.media == ("film", "picture")
     assert conversation.question == "And this?"
-    assert conversation.history(["video", "image"]) == [
-        {
-            "role": "user",
-            "content": [
-                {"type": "video"},
-                {"type": "image"},
-                {"type": "text", "text": "Be brief.\n\nHello"},
-            ],
-        },
+    assert conversation.history == (
+        {"role": "user", "content": "Be brief.\n\nHello"},
         {"role": "assistant", "content": "Hi"},
-    ]
+    )
 
 
 def test_a_single_question_has_no_history():
     conversation = read_conversation(talk(("user", "Hello")))
-    assert conversation.history([]) == [] and conversation.media == ()
+    assert conversation.history == () and conversation.media == ()
 
 
 def test_users_are_checked_and_earlier_answers_cleaned():
     seen = []
     messages = talk(("system", "S"), ("user", "U"), ("assistant", "<x>"), ("user", "V"))
     conversation = read_conversation(messages, seen.append, lambda text: text.strip("<>"))
-    assert seen == ["S", "U", "V"] and conversation.turns[1].text == "x"
+    assert seen == ["S", "U", "V"] and conversation.history[1]["content"] == "x"
 
 
 def test_an_earlier_turn_may_be_media_alone_the_question_may_not():
@@ -53,7 +46,8 @@ def test_an_earlier_turn_may_be_media_alone_the_question_may_not():
         refused.extend([text] if not text else [])
 
     conversation = read_conversation([*shown, *talk(("user", "What?"))], check)
-    assert [turn.text for turn in conversation.turns] == ["", "What?"] and not refused
+    assert conversation.history[0]["content"] == "" and conversation.question == "What?"
+    assert not refused
     read_conversation(shown, check)
     assert refused == [""]
 

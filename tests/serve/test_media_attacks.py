@@ -254,7 +254,7 @@ def refusal(server, url) -> httpx.Response:
     assert error.keys() == {"message", "type", "param", "code"}
     assert error["type"] == "invalid_request_error" and error["message"]
     for internal in (
-        str(server.assistant.fetcher.spool),
+        str(server.fetcher.spool),
         str(server.shared),
         "Traceback",
         "127.0.0.1",

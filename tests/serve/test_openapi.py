@@ -11,10 +11,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from longva.serve.answering import Assistant
 from longva.serve.app import create_app
 from longva.serve.limits import Limits
 from longva.serve.media_fetch import MediaFetcher
+from tests.serve.conftest import engine_of
 
 CHECKS = [
     not_a_server_error,
@@ -28,10 +28,10 @@ CHECKS = [
 def api(longva, tmp_path_factory):
     limits = Limits(new_tokens=2, prompt_characters=500)
     fetcher = MediaFetcher(tmp_path_factory.mktemp("spool"), limits)
-    assistant = Assistant(longva, fetcher, limits, max_bytes=2**28)
-    app = create_app(assistant, model_name="random")
+    engine = engine_of(longva, limits, 2**28)
+    app = create_app(engine, fetcher, model_name="random")
     yield schemathesis.openapi.from_asgi("/openapi.json", app)
-    assistant.worker.stop()
+    engine.worker.stop()
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))

@@ -139,7 +139,7 @@ def test_an_error_after_the_first_sign_of_life_is_in_the_body(server, slow, vide
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_who_hangs_up_is_not_worked_for(server, slow, video, stream):
-    worker = server.assistant.worker
+    worker = server.engine.worker
     with braked(slow) as brake:
         with post(server, **body(video, stream=stream)):
             assert brake.reached.wait(30)
@@ -166,7 +166,7 @@ def test_who_waits_when_the_server_ends_is_told(slow, tmp_path, video):
             )
             asking.start()
             assert brake.reached.wait(30)
-            given_up = server.assistant.worker._current.cancelled
+            given_up = server.engine.worker._current.cancelled
             threading.Thread(target=lambda: given_up.wait(60) and brake.release.set()).start()
         asking.join()
     (answer,) = answers
@@ -195,7 +195,7 @@ def test_who_comes_too_late_is_told_when_to_come_back(server, slow, video):
         assert brake.reached.wait(30)
         for thread in threads[1:]:
             thread.start()
-        while server.assistant.worker.waiting < 2:
+        while server.engine.worker.waiting < 2:
             time.sleep(0.01)
         with pytest.raises(openai.RateLimitError) as caught:
             server.client().chat.completions.create(**_openai(body(video)))

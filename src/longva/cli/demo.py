@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from longva.cli.console import app, err, load_assistant, out
-from longva.cli.options import Cache, Device, Dtype, Kv, Model, Weights
+from longva.cli.options import Cache, Device, Dtype, Kv, Model, Weights, session_bytes
 from longva.errors import LongVAError, install_command
 
 
@@ -26,7 +26,10 @@ def demo(
     max_upload_mb: Annotated[
         int, typer.Option(min=1, help="Largest file that may be uploaded.")
     ] = 2048,
-    max_sessions: Annotated[int, typer.Option(min=1, help="Watched media to keep in memory.")] = 4,
+    session_memory: Annotated[
+        float | None,
+        typer.Option(help="GiB for keys and values of watched media; default: what is free."),
+    ] = None,
     feedback: Annotated[
         Path, typer.Option(help="File to which likes and dislikes are appended.")
     ] = Path("longva_feedback.jsonl"),
@@ -54,7 +57,7 @@ def demo(
         port=port,
         share=share,
         max_upload_mb=max_upload_mb,
-        max_sessions=max_sessions,
+        session_bytes=None if session_memory is None else session_bytes(session_memory),
         feedback=feedback,
     )
     longva = load_assistant(model, device, dtype, weights, kv, cache)

@@ -5,6 +5,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from longva.errors import LongVAError
+
+GIB = 2**30
+
 Model = Annotated[
     str, typer.Option("--model", help="`nano` (embedded), a folder, or a hub id; LLaVA format too.")
 ]
@@ -38,3 +42,14 @@ Recipe = Annotated[str, typer.Argument(help="A name of `longva recipes`, or a YA
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Change one key of the recipe: a.b=value.")
 ]
+
+
+def session_bytes(gib: float) -> int:
+    """Return the bytes of --session-memory.
+
+    Raises:
+        LongVAError: it is no size.
+    """
+    if not 0 < gib < float("inf"):
+        raise LongVAError(f"--session-memory needs a size greater than 0 GiB, got {gib:g}.")
+    return int(gib * GIB)

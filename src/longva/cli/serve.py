@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 
 from longva.cli.console import app, err
-from longva.cli.options import Cache, Device, Dtype, Kv, Model, Weights
+from longva.cli.options import GIB, Cache, Device, Dtype, Kv, Model, Weights, session_bytes
 from longva.errors import LongVAError
 
-GIB = 2**30
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -100,7 +99,7 @@ def serve(
         allow_private_hosts=allow_private_hosts,
         hosts=allowed_host,
         cors_origins=cors_origin or [],
-        session_bytes=int(session_memory * GIB),
+        session_bytes=session_bytes(session_memory),
         spool=spool,
     )
     run(

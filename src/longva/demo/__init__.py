@@ -1,13 +1,12 @@
 """The web demo: watch a video once in the browser, ask about it, see what the answers rest on.
 
-    page.py           layout and events: what is pressed, what changes
-    visitor.py        one visitor: the medium, the conversation, the work in progress
-    shared_model.py   one model for all visitors: one at a time, a bounded number of sessions
-    jobs.py           work in a thread that shows its progress and can be stopped
-    asking.py         the job behind a question      needle_map.py   the job behind a heatmap
-    medium.py  timeline.py  conversation.py  estimate.py             values -> HTML
-    examples.py  api_call.py  feedback.py            films to try, the same as a request, the log
+    page.py           the page; its tabs: ask_tab.py (laid out in ask_layout.py), needle_tab.py
+    visitor.py        one visitor: the medium, the conversation, the answer in progress
+    asking.py         a question, and what its events change     needle_map.py   a heatmap, likewise
+    setting.py        what all visitors share: an engine of `longva.watching`, and more
+    medium.py  timeline.py  conversation.py  estimate.py          values -> HTML
+    examples.py  api_call.py                          films to try, the question as a request
     server.py         private folder, headers, launch
 
-Components return HTML strings and know nothing of Gradio; only `page.py` and `server.py` do.
+Only the page, its tabs and the server know Gradio; the other modules return HTML as strings.
 """

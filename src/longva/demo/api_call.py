@@ -1,7 +1,7 @@
 """The same question as a request to `longva serve`, which speaks OpenAI's chat completions.
 
-Content parts `text`, `image_url` and `video_url` are OpenAI's and vLLM's; how to watch and what to
-tell beside the answer stands in an object of our own, `longva`. Media stand in the first turn.
+Content parts `text`, `image_url` and `video_url` are OpenAI's and vLLM's; an object of our own,
+`longva`, says how to watch and how many evidence frames to report. Media stand in the first turn.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from typing import Any
 from longva.demo.medium import Medium
 from longva.demo.visitor import Options
 from longva.finite import to_json
+from longva.watching.engine import with_media
 
 
 def request_of(
@@ -20,19 +21,14 @@ def request_of(
     Args:
         model: name of the model.
         medium: on the stage; the file's address stands for its content.
-        history: the session's earlier messages, if they are remembered.
+        history: earlier messages, if they are remembered; their contents are texts.
         question: the latest.
         options: how to watch and to answer.
     """
     part = "video_url" if medium.kind == "video" else "image_url"
     first = {"type": part, part: {"url": f"file:///path/to/{medium.name}"}}
-    asked = [turn for turn in history if turn["role"] == "user"]
-    replies = [turn for turn in history if turn["role"] == "assistant"]
-    messages: list[dict[str, Any]] = []
-    for turn, reply in zip(asked, replies, strict=True):
-        messages += [{"role": "user", "content": _text(turn["content"])}, dict(reply)]
-    messages.append({"role": "user", "content": question})
-    messages[0]["content"] = [first, {"type": "text", "text": messages[0]["content"]}]
+    messages = with_media([*history, {"role": "user", "content": question}], [medium.kind])
+    messages[0]["content"][0] = first
     tokens = options.tokens
     body: dict[str, Any] = {
         "model": model,
@@ -48,13 +44,6 @@ def request_of(
         watching = options.watching
         ours |= {"frames": watching.frames} if watching.fps is None else {"fps": watching.fps}
     return body | {"longva": ours}
-
-
-def _text(content: str | list[dict]) -> str:
-    """Return the words of a message."""
-    if isinstance(content, str):
-        return content
-    return "".join(part["text"] for part in content if part["type"] == "text")
 
 
 def client_code(body: dict[str, Any]) -> str:

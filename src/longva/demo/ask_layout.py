@@ -1,4 +1,4 @@
-"""What stands where on the first tab.
+"""Layout of the first tab.
 
     wide                                   phone
     +----------------+-----------+         stage
@@ -7,7 +7,7 @@
     | name, change   | frames    |         question
     +----------------+-----------+         frames, settings
 
-Before anything is chosen, the place of the stage holds the drop zone and the examples.
+Until a medium is chosen, the drop zone and the examples stand in place of the stage.
 """
 
 from html import escape
@@ -28,7 +28,7 @@ VOTE_CLICK = """element.addEventListener('click', event => {
 
 
 class AskLayout:
-    """Lays the tab out where it is made."""
+    """The components of the tab, laid out where this is made."""
 
     def __init__(self, setting: Setting):
         with gr.Row(elem_id="lv-ask"):
@@ -100,7 +100,7 @@ def about_medium(medium: Medium) -> str:
 
 
 def nothing_asked() -> str:
-    """Return what stands in the place of the conversation before it begins."""
+    """Return what is shown before the conversation begins."""
     return (
         '<div class="lv-empty"><p>Ask anything about what is shown.</p><p>It is watched once, with '
         "your first question. Every answer lights up the frames it looked at.</p></div>"

@@ -1,44 +1,48 @@
-"""The first tab: watch and talk.
+"""The first tab: watch a medium and ask about it.
 
     show     a new medium: player, timeline, estimate
-    ask      begin (at once: the question appears)  ->  answer (queued: one question at a time)
+    ask      begin (the question appears at once)  ->  answer (waits for the model, then draws)
     stop     ends the answer, or the wait for it
 
-Handlers read and change the `Visitor`; what the page shows is drawn from it, whole, each time. A
-stopped `answer` ends by itself and draws last: were its event cancelled, an update of it on its way
-could reach the page after what `stop` drew, and Gradio would drop a question asked meanwhile.
+Handlers change the `Visitor` and draw the page from it, whole, each time. Those that change it are
+coroutines: they run in the event loop, one step of one handler at a time. A stopped `answer` ends
+by itself and draws last: if its event were cancelled, one of its updates could reach the page after
+what `stop` drew, and Gradio would drop a question asked meanwhile.
 """
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from longva.demo import asking, feedback
+from longva.demo import asking
 from longva.demo.api_call import client_code, request_of
 from longva.demo.ask_layout import AskLayout, about_medium, nothing_asked
 from longva.demo.conversation import conversation
 from longva.demo.estimate import estimate
 from longva.demo.medium import Medium, open_medium, stage
 from longva.demo.setting import Setting
-from longva.demo.shared_model import Sampling
 from longva.demo.timeline import timeline
 from longva.demo.visitor import Options, Turn, Visitor
 from longva.errors import LongVAError
 from longva.finite import to_json
-from longva.session import Sampling as TokenSampling
+from longva.session import Sampling
+from longva.watching.store import Watching
+from longva.whole_files import append_line
 
 IDLE_SECONDS = 24 * 3600
-"""A visitor, and the work for one, is dropped so long after the last question, when the upload is
-deleted, too. Gradio drops who closed the page after an hour."""
+"""So long after the last question a visitor is dropped, with any work in progress, and the upload
+deleted. Gradio drops a visitor an hour after the page was closed."""
 
 FOR_THE_PAGE: Any = {"api_visibility": "private"}
 QUIET: Any = {"show_progress": "hidden", **FOR_THE_PAGE}
 AT_ONCE: Any = {"queue": False, **QUIET}
 BESIDE_OTHERS: Any = {"concurrency_limit": None, **QUIET}
-ONE_AT_A_TIME: Any = {"concurrency_limit": 1, "concurrency_id": "model", **QUIET}
 """How events run. Messages (`gr.Error`, `gr.Warning`) reach the page from queued events only.
 Programs have `longva serve`, so no event is offered to them."""
 
@@ -53,17 +57,19 @@ class CallPanel:
 
 
 class AskTab(AskLayout):
-    """Lays the tab out where it is made; `connect` wires it up."""
+    """The tab; `connect` adds its event handlers."""
 
     def __init__(self, setting: Setting):
-        self.setting, self.shared = setting, setting.shared
+        self.setting, self.engine = setting, setting.engine
         self.visitor = gr.State(
-            Visitor(), time_to_live=IDLE_SECONDS, delete_callback=lambda gone: self.leave(gone)
+            Visitor(),
+            time_to_live=IDLE_SECONDS,
+            delete_callback=lambda visitor: asking.leave(setting, visitor),
         )
         super().__init__(setting)
 
     def connect(self, call: CallPanel) -> None:
-        """Wire the events up; `call` shows the latest question as a request."""
+        """Add the event handlers; `call` shows the latest question as a request."""
         buttons = [self.ask, self.stop]
         shown = [
             *buttons,
@@ -99,36 +105,33 @@ class AskTab(AskLayout):
             [self.visitor],
             [self.visitor, self.talk, self.timeline, self.estimate, call.body, call.code]
             + [call.answer, *buttons],
-            trigger_mode="multiple",  # a stopped one may still stand in the queue
-            **ONE_AT_A_TIME,
+            trigger_mode="multiple",  # a stopped one may not have ended yet
+            **BESIDE_OTHERS,
         )
-        answered.failure(self.turned_away, [self.visitor], [self.talk, *buttons], **AT_ONCE)
-        self.stop.click(
-            self.stop_answer, [self.visitor], [self.visitor, self.talk, *buttons], **AT_ONCE
-        )
+        for event in (self.stop.click, answered.failure):  # fails if Gradio's own queue is full
+            event(self.stop_answer, [self.visitor], [self.visitor, self.talk, *buttons], **AT_ONCE)
         self.talk.like(self.vote, [self.visitor], [self.talk], **BESIDE_OTHERS)
 
     # What is on the stage
 
-    def show_upload(self, visitor: Visitor, path: str | None) -> dict:
+    async def show_upload(self, visitor: Visitor, path: str | None) -> dict:
         """Put an uploaded file on the stage."""
-        return self.show(visitor, Path(path)) if path else self.clear(visitor)
+        return await (self.show(visitor, Path(path)) if path else self.clear(visitor))
 
-    def show_example(self, visitor: Visitor, event: gr.EventData) -> dict:
+    async def show_example(self, visitor: Visitor, event: gr.EventData) -> dict:
         """Put an example on the stage, its question into the box."""
         example = self.setting.examples[int(event.example)]
-        return self.show(visitor, example.path) | {self.question: example.question}
+        return await self.show(visitor, example.path) | {self.question: example.question}
 
-    def show(self, visitor: Visitor, path: Path) -> dict:
+    async def show(self, visitor: Visitor, path: Path) -> dict:
         """Put a file on the stage."""
         try:
-            medium = open_medium(path, self.shared.longva)
+            medium = await asyncio.to_thread(open_medium, path, self.engine.longva)
         except LongVAError as error:
             problem = str(error).replace(str(path), path.name)
             raise gr.Error(problem, print_exception=False) from None
         visitor.show(medium)
-        self.shared.forget(visitor.key)
-        most = self.shared.longva.plan(medium.suggested).max_frames
+        most = self.engine.plan(medium.suggested).max_frames
         start = max(1, min(medium.suggested, most))
         frames = gr.Slider(
             maximum=max(2, min(medium.frames, 2 * most)),
@@ -148,10 +151,9 @@ class AskTab(AskLayout):
             **self._talk(visitor),
         }
 
-    def clear(self, visitor: Visitor) -> dict:
+    async def clear(self, visitor: Visitor) -> dict:
         """Take the medium off the stage."""
         visitor.show(None)
-        self.shared.forget(visitor.key)
         return {
             self.visitor: visitor,
             self.welcome: gr.Column(visible=True),
@@ -165,15 +167,10 @@ class AskTab(AskLayout):
 
     def plan(self, frames: int) -> str:
         """Say what watching so many frames takes."""
-        planned = self.shared.longva.plan(int(frames))
+        planned = self.engine.plan(int(frames))
         return estimate(planned, self.setting.speed.seconds(planned))
 
-    def leave(self, visitor: Visitor) -> None:
-        """Drop what a visitor who left holds."""
-        visitor.stop()
-        self.shared.forget(visitor.key)
-
-    def forget_conversation(self, visitor: Visitor) -> dict:
+    async def forget_conversation(self, visitor: Visitor) -> dict:
         """Start a new conversation about the same medium."""
         visitor.stop()
         visitor.forget_conversation()
@@ -182,41 +179,42 @@ class AskTab(AskLayout):
 
     # Questions and answers
 
-    def begin(self, visitor: Visitor, question: str, *values: Any) -> dict:
+    async def begin(self, visitor: Visitor, question: str, *values: Any) -> dict:
         """Show the question at once; refuse what cannot be asked."""
         if visitor.medium is None:
             raise gr.Error("Choose a video or an image first.", print_exception=False)
         if visitor.busy:
             raise gr.Error("One question at a time: wait, or stop.", print_exception=False)
         try:
-            self.shared.longva.check_question(question)
+            self.engine.longva.check_question(question)
             options = _options(visitor.medium, *values)
         except LongVAError as error:
             raise gr.Error(str(error), print_exception=False) from None
         visitor.turns.append(Turn(question=question.strip(), options=options))
         return {self.visitor: visitor, self.question: "", **self._talk(visitor)}
 
-    def answer(self, visitor: Visitor) -> Iterator[dict]:
+    async def answer(self, visitor: Visitor) -> AsyncGenerator[dict]:
         """Answer the latest question, drawing the page as it comes.
 
         Until this has ended the visitor may have begun another conversation: that one is drawn.
         """
         medium = visitor.medium
-        if medium is None or not visitor.busy:  # stopped while it waited in the queue
+        if medium is None or not visitor.busy:  # stopped before this began
             yield {self.visitor: visitor, **self._talk(visitor)}
             return
         turn = visitor.turns[-1]
         history = visitor.history if turn.options.remember else []
         visitor.request = request_of(
-            self.shared.longva.name, medium, history, turn.question, turn.options
+            self.engine.longva.name, medium, history, turn.question, turn.options
         )
         yield {
             self.call.body: to_json(visitor.request, indent=2, ensure_ascii=False),
             self.call.code: client_code(visitor.request),
             self.call.answer: "{}",
         }
-        for _ in asking.start(self.shared, self.setting.speed, visitor).updates():
-            yield {self.talk: self._drawn(visitor)}
+        async with aclosing(asking.answer(self.setting, visitor)) as updates:
+            async for _ in updates:
+                yield {self.talk: self._drawn(visitor)}
         final: dict[Any, Any] = {self.visitor: visitor, **self._talk(visitor)}
         if turn.answer is not None and turn in visitor.turns:
             lit = turn.answer.shown_evidence
@@ -226,14 +224,7 @@ class AskTab(AskLayout):
             final[self.call.answer] = to_json(said, indent=2, ensure_ascii=False)
         yield final
 
-    def turned_away(self, visitor: Visitor) -> dict:
-        """Say that the queue was full."""
-        if visitor.busy:
-            turn = visitor.turns[-1]
-            turn.state, turn.text = "failed", "Too many questions are waiting. Try again later."
-        return self._talk(visitor)
-
-    def stop_answer(self, visitor: Visitor) -> dict:
+    async def stop_answer(self, visitor: Visitor) -> dict:
         """End the answer in progress, or the wait for it."""
         visitor.stop()
         return {self.visitor: visitor, **self._talk(visitor)}
@@ -242,7 +233,7 @@ class AskTab(AskLayout):
         return conversation(visitor.turns) if visitor.turns else nothing_asked()
 
     def _talk(self, visitor: Visitor) -> dict:
-        """The conversation, and the button for what can be done about it: ask, or stop."""
+        """Draw the conversation and the one button that applies: ask, or stop."""
         return {
             self.talk: self._drawn(visitor),
             self.ask: gr.Button(visible=not visitor.busy),
@@ -250,15 +241,15 @@ class AskTab(AskLayout):
         }
 
     def vote(self, visitor: Visitor, event: gr.EventData) -> str:
-        """Note that an answer was liked or not, in the log and on the page."""
+        """Write a vote to the log and show it on the page."""
         turn = visitor.turns[int(event.turn)]
         if turn.answer is not None and turn.liked is not event.liked:
             turn.liked = bool(event.liked)
             try:
-                feedback.append(self.setting.feedback, feedback.record(turn, visitor.request))
+                record_vote(self.setting.feedback, turn, visitor.request)
             except OSError as error:
                 gr.Warning(f"The vote could not be written: {error.strerror}.")
-            except LongVAError:  # which names a folder that is no business of visitors
+            except LongVAError:  # its message names a folder, which visitors need not know
                 gr.Warning("The vote could not be written: the disk is full.")
         return conversation(visitor.turns)
 
@@ -273,12 +264,38 @@ def _options(
     top_p: float,
     seed: int | None,
 ) -> Options:
-    """Turn what is set on the page into options."""
+    """Read the options from the values of the page's controls."""
     by_clock = medium.kind == "image" or int(frames) == medium.suggested
     return Options(
-        watching=Sampling(fps=1.0) if by_clock else Sampling(frames=int(frames)),
-        tokens=TokenSampling(temperature=temperature, top_p=top_p, seed=int(seed or 0)),
+        watching=Watching(
+            digests=(medium.digest,),
+            fps=1.0 if by_clock else None,
+            frames=None if by_clock else int(frames),
+        ),
+        tokens=Sampling(temperature=temperature, top_p=top_p, seed=int(seed or 0)),
         max_new_tokens=int(max_new_tokens),
         evidence=int(evidence),
         remember=remember,
     )
+
+
+def record_vote(file: Path, turn: Turn, request: dict[str, Any]) -> None:
+    """Append a vote as a line of JSON to a file that its owner alone can read.
+
+    A vote that changes is a further line; the last one of a question and its time counts.
+
+    Args:
+        file: made, with its folder, where it does not exist.
+        turn: the vote, the answer and its evidence.
+        request: how the question was asked.
+
+    Raises:
+        OSError: the file cannot be written.
+        LongVAError: the disk took only a part of the line.
+    """
+    assert turn.answer is not None
+    asked = {name: value for name, value in request.items() if name not in ("messages", "stream")}
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    line = {"time": time, "liked": turn.liked, **turn.answer.to_json(), "request": asked}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    append_line(file, line, mode=0o600)

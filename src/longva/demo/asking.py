@@ -1,111 +1,119 @@
-"""The job behind a question: watch what is not yet watched, then answer piece by piece."""
+"""Ask the engine a visitor's latest question; its events change the turn that the page draws.
 
+It all happens in the event loop, as does everything else that changes a visitor. So a visitor who
+stops, or opens another medium, does so between two steps here, never in the middle of one.
+"""
+
+import asyncio
 import logging
-import time
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
 from dataclasses import replace
 
 import torch
 
-from longva.demo.estimate import Speed
-from longva.demo.jobs import Job, Stopped
 from longva.demo.medium import Medium, frame_pictures
-from longva.demo.shared_model import SharedModel
+from longva.demo.setting import Setting
 from longva.demo.visitor import Turn, Visitor
 from longva.errors import LongVAError, VideoError
-from longva.session import Answer, Session
+from longva.session import Answer
+from longva.video import open_media
+from longva.watching.engine import Question
+from longva.watching.events import Event, EventStream, Failed, Finished, Progress, Text, Watched
+from longva.watching.worker import QueueFullError
 
 logger = logging.getLogger(__name__)
 
+PAGE_SECONDS = 0.1
+"""A page is redrawn at most this often: a fast model makes hundreds of tokens a second."""
 
-def start(shared: SharedModel, speed: Speed, visitor: Visitor) -> Job:
-    """Prepare the job that answers the visitor's latest question."""
+
+async def answer(setting: Setting, visitor: Visitor) -> AsyncGenerator[None]:
+    """Answer the visitor's latest question; yield whenever the page is to be drawn."""
     turn, medium = visitor.turns[-1], visitor.medium
     assert medium is not None
-
-    def work(job: Job) -> None:
-        try:
-            with shared.turn(job):
-                _answer(shared, speed, visitor, turn, medium, job)
-        except Stopped:
-            turn.state = "stopped"
-        except LongVAError as error:
-            turn.state = "failed"
-            turn.text = str(error).replace(str(medium.path), medium.name)
-        except torch.OutOfMemoryError:
-            shared.forget_all()
-            turn.state, turn.text = "failed", "The device ran out of memory: watch fewer frames."
-        except Exception:
-            logger.exception("a question could not be answered")
-            turn.state, turn.text = "failed", "Something went wrong; the server's log says what."
-
-    visitor.job = Job(work)
-    return visitor.job
-
-
-def _answer(
-    shared: SharedModel,
-    speed: Speed,
-    visitor: Visitor,
-    turn: Turn,
-    medium: Medium,
-    job: Job,
-) -> None:
     options = turn.options
-    turn.state = "watching"
-    job.step()
-
-    def progress(stage: str, done: int, total: int) -> None:
-        turn.progress = (stage, done, total)
-        job.step()
-
-    started = time.perf_counter()
-    session, fresh = shared.session(visitor.key, medium.path, options.watching, progress)
-    if fresh:
-        seconds = time.perf_counter() - started
-        speed.learn(shared.longva.plan(session.frames), seconds)
-        what = "frames" if medium.kind == "video" else "parts of the image"
-        turn.watched = f"Watched {session.frames:,} {what} in {seconds:.1f} s"
-    turn.state, turn.progress = "answering", None
-    job.step()
-    session.history = list(visitor.history) if options.remember else []
-    answer = _stream(session, turn, job)
-    kept = replace(
-        answer,
-        evidence=answer.evidence[: options.evidence],
-        notes=[medium.left_out for medium in session.media if medium.left_out],
+    question = Question(
+        text=turn.question,
+        history=visitor.history if options.remember else [],
+        sampling=options.tokens,
+        max_new_tokens=options.max_new_tokens,
+        evidence=None,  # the timeline shows the attention on every frame
     )
+    setting.asked.setdefault(visitor.key, set()).add(options.watching)
+    try:
+        work = visitor.work = EventStream(setting.engine.worker, visitor.key)
+        opening = lambda: [open_media(medium.path)]  # noqa: E731
+        await setting.engine.answer(question, options.watching, opening, work)
+        async with aclosing(work.batches(PAGE_SECONDS)) as batches:
+            async for events in batches:
+                for event in events:
+                    if isinstance(event, Finished):
+                        await _finish(setting, visitor, turn, medium, event.result)
+                    else:
+                        _apply(setting, turn, medium, event)
+                yield
+    except Exception as error:
+        turn.fail(problem(error))
+        yield
+
+
+def _apply(setting: Setting, turn: Turn, medium: Medium, event: Event) -> None:
+    if isinstance(event, Progress) and event.stage in ("watch", "prefill"):
+        if turn.state != "answering":  # it reads the question, which is short
+            turn.state, turn.progress = "watching", (event.stage, event.done, event.total)
+    elif isinstance(event, Watched):
+        if not event.reused:
+            setting.speed.learn(setting.engine.plan(event.frames), event.seconds)
+            what = "frames" if medium.kind == "video" else "parts of the image"
+            turn.watched = f"Watched {event.frames:,} {what} in {event.seconds:.1f} s"
+        turn.state, turn.progress = "answering", None
+    elif isinstance(event, Text):
+        turn.text += event.text
+    elif isinstance(event, Failed):
+        turn.fail(problem(event.error).replace(str(medium.path), medium.name))
+
+
+async def _finish(
+    setting: Setting, visitor: Visitor, turn: Turn, medium: Medium, answer: Answer
+) -> None:
+    """Show a whole answer, with pictures of its evidence."""
+    # The session may have been watched from another visitor's file, of another name.
+    shown = replace(answer, evidence=answer.evidence[: turn.options.evidence], media=[medium.name])
     have = {*medium.pictures, *visitor.pictures}
-    missing = {item.frame for item in kept.shown_evidence} - have
+    missing = {item.frame for item in shown.shown_evidence} - have
     pictures = {}
     if missing:
         with suppress(VideoError):  # decoding showed that the container misnumbers its frames
-            pictures = frame_pictures(medium.path, sorted(missing))
-    with job.last_step():  # who opened another medium has stopped this one, and gets none of it
-        if options.remember:
-            visitor.history = list(session.history)
-        visitor.attention = answer.evidence
-        visitor.pictures |= pictures
-        turn.answer = kept
-        turn.text, turn.state = answer.text, "done"
+            pictures = await asyncio.to_thread(frame_pictures, medium.path, sorted(missing))
+    if not turn.busy:  # stopped meanwhile, perhaps for another medium
+        return
+    if turn.options.remember:
+        visitor.history += [
+            {"role": "user", "content": turn.question},
+            {"role": "assistant", "content": answer.text},
+        ]
+    visitor.attention = answer.evidence
+    visitor.pictures |= pictures
+    turn.answer = shown
+    turn.text, turn.state = answer.text, "done"
 
 
-def _stream(session: Session, turn: Turn, job: Job) -> Answer:
-    """Add the answer to the turn as it comes; when stopped, the session is as it was before."""
-    options = turn.options
-    stream = session.stream(
-        turn.question,
-        max_new_tokens=options.max_new_tokens,
-        sampling=options.tokens,
-        evidence=session.frames,
-        keep=options.remember,
-    )
-    pieces = iter(stream)
-    try:
-        for piece in pieces:
-            turn.text += piece
-            job.step()
-    finally:
-        pieces.close()  # pyright: ignore[reportAttributeAccessIssue] - a generator
-    assert stream.answer is not None
-    return stream.answer
+def problem(error: Exception) -> str:
+    """Return what a visitor reads about an error; an unexpected one is logged."""
+    if isinstance(error, LongVAError):
+        return str(error)
+    if isinstance(error, QueueFullError):
+        return "Too many questions are waiting. Try again later."
+    if isinstance(error, torch.OutOfMemoryError):
+        return "The device ran out of memory: watch fewer frames."
+    logger.error("a visitor's work failed", exc_info=error)
+    return "Something went wrong; the server's log says what."
+
+
+def leave(setting: Setting, visitor: Visitor) -> None:
+    """Stop a visitor's work; drop the sessions that no other visitor has asked about."""
+    visitor.stop()
+    mine = setting.asked.pop(visitor.key, set())
+    for watching in mine.difference(*setting.asked.values()):
+        setting.engine.store.drop(watching)

@@ -1,4 +1,4 @@
-"""The conversation as HTML. What people and models write is escaped: it is text, never markup."""
+"""The conversation as HTML. Questions and answers are escaped: they are text, never markup."""
 
 from collections.abc import Sequence
 from html import escape

@@ -1,7 +1,8 @@
-"""What watching takes, in one line: the planner's numbers, and seconds on this very machine.
+"""One line about what watching takes: the planner's numbers, and seconds on this machine.
 
-Seconds need a rate. Before anything was watched it is that of a matrix product, times the
-planner's assumed share of it; afterwards it is what the longest watching so far really reached.
+Seconds need a rate in FLOP/s. Before anything was watched it is the rate of a matrix product times
+the share of it that the planner assumes; afterwards it is the rate that the longest watching so far
+reached.
 """
 
 import time

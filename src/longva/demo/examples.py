@@ -1,6 +1,6 @@
-"""Films and a picture to try, made of the small world that the embedded model was taught.
+"""Two films and a picture to try, drawn from the small world that the embedded model was taught.
 
-They are real files, an MP4 is decoded like anyone's, and what is right is known.
+They are ordinary files, decoded like an upload, and the right answers are known.
 """
 
 import random
@@ -88,7 +88,7 @@ def _example(path: Path, scene: Scene, about: About, card: Image.Image) -> Examp
 
 
 def moving_pictures(moments: list[tuple[Scene, Layout]]) -> Iterator[Image.Image]:
-    """Show every moment for a second; within a scene its object glides to where it is next."""
+    """Show every moment for a second; within a scene the object moves to its next place."""
     for (scene, here), (next_scene, there) in pairwise([*moments, moments[-1]]):
         steps = FRAMES_A_SECOND if here != there and scene == next_scene else 1
         for step in range(steps):

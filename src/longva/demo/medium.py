@@ -1,7 +1,7 @@
 """The medium on the stage: a video or an image, and small pictures of its frames.
 
-Pictures are square and cut as the model's frames are, so they show what the model sees: a frame of
-a video, or one of the grids that an image is cut into.
+Pictures are square and cropped as the model's frames are, so they show what the model sees: a
+frame of a video, or one of the grids that an image is cut into.
 """
 
 import base64
@@ -33,24 +33,27 @@ class Medium:
 
     path: Path
     name: str
-    kind: Literal["video", "image"]
-    moves_itself: bool
-    """An animation: browsers play it as a picture, without controls."""
+    digest: str
+    """Hash of the content."""
 
-    duration: float
+    kind: Literal["video", "image"]
     frames: int
     """Frames of the video, or grids of the image."""
 
     suggested: int
     """Frames at one a second; all grids of an image."""
 
-    columns: int
-    """Grids side by side in an image; 1 for a video."""
-
     pictures: dict[int, str] = field(repr=False)
     """data: URIs by frame."""
 
-    seconds: np.ndarray | None = field(repr=False)
+    moves_itself: bool = False
+    """An animation: browsers play it as a picture, without controls."""
+
+    duration: float = 0.0
+    columns: int = 1
+    """Grids side by side in an image; 1 for a video."""
+
+    seconds: np.ndarray | None = field(default=None, repr=False)
     """[frames] presentation times."""
 
     def at(self, frame: int) -> float | None:
@@ -73,12 +76,12 @@ def open_medium(path: Path, longva: LongVA) -> Medium:
     return Medium(
         path=path,
         name=path.name,
+        digest=media.fingerprint(),
         kind="video",
         moves_itself=media.kind == "animation",
         duration=media.duration,
         frames=media.num_frames,
         suggested=len(everything),
-        columns=1,
         pictures=frame_pictures(path, evenly_spread(media.num_frames, STRIP_PICTURES).tolist()),
         seconds=media.seconds,
     )
@@ -96,14 +99,12 @@ def _image(path: Path, media: Media, longva: LongVA) -> Medium:
     return Medium(
         path=path,
         name=path.name,
+        digest=media.fingerprint(),
         kind="image",
-        moves_itself=False,
-        duration=0.0,
         frames=len(pictures),
         suggested=len(pictures),
         columns=columns,
         pictures=dict(enumerate(pictures)),
-        seconds=None,
     )
 
 

@@ -1,20 +1,19 @@
 """The second tab: a small V-NIAH heatmap that fills in as its cells are measured.
 
-The measurement is `longva.niah`, the same as `longva niah visual`: needle frames are hidden at
-some depth of a haystack of frames, and a square shows how often the model found them. The embedded
-model gets a film and needles of its own world, others what `niah` draws.
+`longva.niah` measures it, as in `longva niah visual`: needle frames are hidden at some depth of a
+haystack of frames, and a square shows how often the model found them. The embedded model gets a
+film and needles of the world that it was taught, other models what `niah` draws.
 """
 
-import logging
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from longva.demo.jobs import Job, Stopped
-from longva.demo.shared_model import SharedModel
-from longva.errors import LongVAError
+from longva.demo.asking import PAGE_SECONDS, problem
 from longva.nano.own_world import own_pictures
 from longva.niah.cells import Grid
 from longva.niah.heatmap import COLOURS
@@ -22,8 +21,9 @@ from longva.niah.log import read_rows
 from longva.niah.needles import NeedleRecipe
 from longva.niah.tree_model import TreeModel
 from longva.niah.visual import VisualRecipe, measure_visual
-
-logger = logging.getLogger(__name__)
+from longva.watching.engine import Engine
+from longva.watching.events import EventStream, Failed, Finished, Progress
+from longva.watching.worker import QueueFullError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +50,31 @@ class MapSettings:
         return Grid(lengths=tuple(sorted(lengths)), depths=depths)
 
 
-@dataclass(kw_only=True)
 class NeedleMap:
-    """A map being measured: what the page shows."""
+    """A map to be measured, and what the page shows of it.
 
-    recipe: VisualRecipe
-    done: int = 0
-    total: int = 0
-    summary: dict[str, Any] | None = None
-    problem: str = ""
-    job: Job = field(init=False, repr=False)
+    Args:
+        engine: of the model that is measured.
+        settings: size of the map.
+        folder: new, for all that is written.
+    """
+
+    def __init__(self, engine: Engine, settings: MapSettings, folder: Path):
+        self.engine, self.settings = engine, settings
+        self.done, self.problem = 0, ""
+        self.summary: dict[str, Any] | None = None
+        self.work: EventStream | None = None
+        longva = engine.longva
+        self.recipe = VisualRecipe(
+            model=longva.name,
+            output_dir=folder / "run",
+            grid=settings.grid(),
+            needles=NeedleRecipe(count=settings.needles),
+            max_new_tokens=0,
+            chunk_tokens=longva.chunk_tokens,
+            kv=longva.kv,
+        )
+        self.total = len(self.recipe.grid.all_lengths) * settings.steps * settings.needles
 
     @property
     def stopped(self) -> bool:
@@ -68,7 +83,8 @@ class NeedleMap:
 
     def stop(self) -> None:
         """Stop measuring; what is known stays."""
-        self.job.stop()
+        if self.work is not None:
+            self.work.close()
         if self.summary is None:
             self.problem = "Stopped"
 
@@ -79,46 +95,41 @@ class NeedleMap:
             found.setdefault((row.length, row.depth), []).append(row.correct)
         return found
 
-
-def start(shared: SharedModel, settings: MapSettings, folder: Path) -> NeedleMap:
-    """Prepare the measurement of a map in a new folder."""
-    longva = shared.longva
-    recipe = VisualRecipe(
-        model=longva.name,
-        output_dir=folder / "run",
-        grid=settings.grid(),
-        needles=NeedleRecipe(count=settings.needles),
-        max_new_tokens=0,
-        chunk_tokens=longva.chunk_tokens,
-        kv=longva.kv,
-    )
-    trials = len(recipe.grid.all_lengths) * settings.steps * settings.needles
-    result = NeedleMap(recipe=recipe, total=trials)
-
-    def work(job: Job) -> None:
-        def progress(done: int, _: int) -> None:
-            result.done = done
-            job.step()
-
+    async def updates(self) -> AsyncGenerator[None]:
+        """Measure in the model's queue; yield whenever the page is to be drawn."""
+        if self.stopped:
+            return
         try:
-            with shared.turn(job):
-                model = TreeModel.of(longva, recipe)
-                result.summary = measure_visual(
-                    model, recipe, progress=progress, **own_pictures(recipe)
-                )
-        except Stopped:
-            result.problem = "Stopped"
-        except LongVAError as error:
-            result.problem = str(error)
-        except Exception:
-            logger.exception("the heatmap failed")
-            result.problem = "Something went wrong; the server's log says what"
+            self.work = EventStream(self.engine.worker, str(self.recipe.output_dir))
+        except QueueFullError as error:
+            self.problem = problem(error)
+            return
+        self.work.submit(self._measure)
+        async with aclosing(self.work.batches(PAGE_SECONDS)) as batches:
+            async for events in batches:
+                for event in events:
+                    if isinstance(event, Progress):
+                        self.done = event.done
+                    elif isinstance(event, Finished):
+                        self.summary = event.result
+                    elif isinstance(event, Failed):
+                        self.problem = problem(event.error)
+                yield
+
+    def _measure(self) -> dict[str, Any] | None:
+        """Measure, in the model's thread; return the summary."""
+        recipe, longva = self.recipe, self.engine.longva
+        self.engine.store.make_room_for(self.settings.longest)
+        try:
+            model = TreeModel.of(longva, recipe)
+            return measure_visual(model, recipe, progress=self._progress, **own_pictures(recipe))
         finally:
-            # Features are large, and of no use to the next map.
+            # Features are large, and the next map does not use them.
             rmtree(recipe.output_dir / "features", ignore_errors=True)
 
-    result.job = Job(work)
-    return result
+    def _progress(self, done: int, total: int) -> None:
+        assert self.work is not None
+        self.work.tell(Progress("needles", done, total))
 
 
 def draw_map(measured: NeedleMap) -> str:
@@ -157,7 +168,7 @@ def _colour(score: float) -> str:
 def _caption(measured: NeedleMap) -> str:
     summary = measured.summary
     if summary is None:
-        ended = f"{escape(measured.problem)}: " if measured.problem else ""
+        ended = f"{escape(measured.problem.rstrip('.'))}: " if measured.problem else ""
         return f"{ended}{measured.done} of {measured.total} answers"
     low, high = summary["clustered95"]
     return (

@@ -1,17 +1,17 @@
-"""The second tab: how far the model sees, measured while you look."""
+"""The second tab: a V-NIAH heatmap of a size to choose, drawn while it is measured."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from uuid import uuid4
 
 import gradio as gr
 
-from longva.demo import needle_map
-from longva.demo.ask_tab import AT_ONCE, IDLE_SECONDS, ONE_AT_A_TIME
+from longva.demo.ask_tab import AT_ONCE, BESIDE_OTHERS, IDLE_SECONDS
 from longva.demo.needle_map import MapSettings, NeedleMap, draw_map
 from longva.demo.setting import Setting
 
 MOST_FRAMES = 512
-"""Longest film that is offered: a page is for a look, `longva niah visual` for a measurement."""
+"""Longest film that is offered; `longva niah visual` measures longer ones."""
 
 WORDS = """<p class="lv-words">A frame that does not belong is hidden in a film, and the model is
 asked about it. Each square is one length of film and one depth of hiding: green was found, red was
@@ -19,9 +19,9 @@ not.</p>"""
 
 
 def needle_tab(setting: Setting) -> None:
-    """Lay the tab out and wire it up."""
-    shared = setting.shared
-    most = max(8, min(MOST_FRAMES, shared.longva.plan(1).max_frames))
+    """Lay the tab out and add its event handlers."""
+    engine = setting.engine
+    most = max(8, min(MOST_FRAMES, engine.plan(1).max_frames))
     running = gr.State(None, time_to_live=IDLE_SECONDS, delete_callback=_stop)
     with gr.Column(elem_id="lv-needles"):
         gr.HTML(WORDS)
@@ -41,23 +41,24 @@ def needle_tab(setting: Setting) -> None:
 
     def begin(longest: int, steps: int, needles: int):
         settings = MapSettings(longest=int(longest), steps=int(steps), needles=int(needles))
-        measured = needle_map.start(shared, settings, setting.folder / f"map-{uuid4().hex}")
+        measured = NeedleMap(engine, settings, setting.folder / f"map-{uuid4().hex}")
         return measured, draw_map(measured), *buttons(measuring=True)
 
-    def measure(measured: NeedleMap) -> Iterator[tuple]:
-        for _ in measured.job.updates():
-            # Says nothing of the buttons: it may reach the page after what `end` says of them.
-            yield draw_map(measured), gr.skip(), gr.skip()
+    async def measure(measured: NeedleMap) -> AsyncGenerator[tuple]:
+        async with aclosing(measured.updates()) as updates:
+            async for _ in updates:
+                # The buttons are left alone: this may reach the page after what `end` says of them.
+                yield draw_map(measured), gr.skip(), gr.skip()
         if not measured.stopped:
             yield draw_map(measured), *buttons(measuring=False)
 
-    def end(measured: NeedleMap | None):
+    async def end(measured: NeedleMap | None):
         _stop(measured)
         return draw_map(measured) if measured else "", *buttons(measuring=False)
 
     outputs = [picture, start, stop]
     begun = start.click(begin, [longest, steps, needles], [running, *outputs], **AT_ONCE)
-    begun.success(measure, [running], outputs, trigger_mode="multiple", **ONE_AT_A_TIME)
+    begun.success(measure, [running], outputs, trigger_mode="multiple", **BESIDE_OTHERS)
     stop.click(end, [running], outputs, **AT_ONCE)  # `measure` ends by itself, see ask_tab.py
 
 

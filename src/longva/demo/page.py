@@ -1,6 +1,6 @@
 """The page: a header and three tabs over one model.
 
-    Ask        ask_tab.py      watch and talk
+    Ask        ask_tab.py      watch a medium and ask about it
     Needles    needle_tab.py   a heatmap, live
     API        here            the latest question as a request to `longva serve`
 
@@ -17,7 +17,7 @@ from longva.demo.setting import Setting
 
 
 def build_page(setting: Setting) -> gr.Blocks:
-    """Lay the page out and connect its events."""
+    """Lay the page out and add its event handlers."""
     page = gr.Blocks(
         title="LongVA",
         analytics_enabled=False,
@@ -39,7 +39,7 @@ def build_page(setting: Setting) -> gr.Blocks:
 
 def header(setting: Setting) -> str:
     """Name, model and the switch between dark and light."""
-    longva = setting.shared.longva
+    longva = setting.engine.longva
     dtype = str(longva.model.dtype).removeprefix("torch.")
     model = escape(f"{longva.name} · {longva.model.device} · {dtype}")
     warning = longva.notice or ""
@@ -54,7 +54,7 @@ def header(setting: Setting) -> str:
 
 
 def call_panel() -> CallPanel:
-    """Lay out the tab that shows the latest question as a program would ask it."""
+    """Lay out the tab that shows the latest question as an API request."""
     gr.HTML(
         '<p class="lv-words">The latest question, as a program would put it to '
         "<code>longva serve</code>. The file's address is yours to fill in.</p>"

@@ -1,10 +1,11 @@
-"""Start the demo: a private folder, strict headers, this machine only.
+"""Start the demo: a private folder, strict headers, by default for this machine only.
 
-Gradio serves the files of its temporary folder, by default one that every Gradio program of the
-machine shares. Here it is a new one that only this user can read, and it is deleted at the end.
+Gradio serves the files of its temporary folder, which all Gradio programs of a machine share by
+default. The demo makes a new one that only this user can read, and deletes it at the end.
 """
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +22,13 @@ from longva.demo.estimate import Speed
 from longva.demo.examples import make_examples
 from longva.demo.page import build_page
 from longva.demo.setting import Setting
-from longva.demo.shared_model import SharedModel
+from longva.planner import usable_memory
+from longva.watching.engine import Engine
 
 ASSETS = Path(__file__).parent
+
+MAX_THREADS = 40
+"""Events that Gradio handles at a time, those that wait for the model not counted."""
 
 HEADERS = {
     "content-security-policy": (
@@ -33,7 +38,7 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
-"""The browser itself sees to it that the page asks nobody but this server for anything."""
+"""With these the browser itself keeps the page from loading anything from other servers."""
 
 REMOTE = ("/gradio_api/file=http", "/gradio_api/proxy=", "/file=http", "/proxy=")
 """Paths by which Gradio fetches from elsewhere on a client's behalf; the demo needs none."""
@@ -49,11 +54,11 @@ class ServerSettings:
     """A public address through Gradio's servers."""
 
     max_upload_mb: int = 2048
-    max_sessions: int = 4
-    """Watched media kept in memory."""
+    session_bytes: int | None = None
+    """For keys and values of watched media; None takes what is free when the demo starts."""
 
     max_waiting: int = 32
-    """Questions that may wait in the queue."""
+    """Questions and heatmaps that may wait in the queue."""
 
     feedback: Path = Path("longva_feedback.jsonl")
 
@@ -84,10 +89,16 @@ class Guard:
 def running(longva: LongVA, settings: ServerSettings) -> Iterator[str]:
     """Serve the demo while the context is open; yields its address."""
     with tempfile.TemporaryDirectory(prefix="longva-demo-") as folder, private_uploads(folder):
-        shared = SharedModel(longva, max_sessions=settings.max_sessions)
+        free = usable_memory(longva.model.device) or sys.maxsize
+        engine = Engine(
+            longva,
+            max_bytes=settings.session_bytes or free,
+            max_waiting=settings.max_waiting,
+            max_waiting_per_client=settings.max_waiting,
+        )
         grid_size = longva.processor.image_processor.grid_size
         setting = Setting(
-            shared=shared,
+            engine=engine,
             speed=Speed.of(longva),
             examples=make_examples(Path(folder) / "examples", grid_size=grid_size),
             feedback=settings.feedback,
@@ -95,12 +106,14 @@ def running(longva: LongVA, settings: ServerSettings) -> Iterator[str]:
         )
         page = build_page(setting)
         page.queue(max_size=settings.max_waiting, default_concurrency_limit=4)
+        engine.worker.start()
         try:
             _, local, public = page.launch(
                 server_name=settings.host,
                 server_port=settings.port or None,
                 share=settings.share,
                 max_file_size=settings.max_upload_mb * 2**20,
+                max_threads=MAX_THREADS + settings.max_waiting,  # a place for each that waits
                 prevent_thread_lock=True,
                 quiet=True,
                 footer_links=[],
@@ -116,6 +129,7 @@ def running(longva: LongVA, settings: ServerSettings) -> Iterator[str]:
             yield public or local
         finally:
             page.close(verbose=False)
+            engine.worker.stop()
 
 
 @contextmanager
@@ -135,9 +149,9 @@ def private_uploads(folder: str) -> Iterator[None]:
 
 
 def theme() -> gr.themes.Base:
-    """Neutral colours and a font that Gradio carries with it: nothing is fetched."""
+    """Neutral colours, and fonts that come with Gradio: nothing is fetched."""
     local = gr.themes.utils.fonts.LocalFont
-    weights = (400, 700)  # its weight 600 has no more than 99 characters
+    weights = (400, 700)  # the file of its weight 600 has 99 characters only
     sans = [local("IBM Plex Sans", weights=weights), "ui-sans-serif", "sans-serif"]
     mono = [local("IBM Plex Mono", weights=weights), "ui-monospace", "monospace"]
     return gr.themes.Base(

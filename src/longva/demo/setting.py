@@ -1,18 +1,19 @@
-"""What a running demo is made of, besides its visitors."""
+"""What all visitors of a demo share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from longva.demo.estimate import Speed
 from longva.demo.examples import Example
-from longva.demo.shared_model import SharedModel
+from longva.watching.engine import Engine
+from longva.watching.store import Watching
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One model and what stands around it."""
+    """One model, and the parts of the demo around it."""
 
-    shared: SharedModel
+    engine: Engine
     speed: Speed
     examples: list[Example]
 
@@ -21,3 +22,6 @@ class Setting:
 
     folder: Path
     """Private and temporary: examples and heatmaps."""
+
+    asked: dict[str, set[Watching]] = field(default_factory=dict)
+    """What each visitor, by key, has asked about."""

@@ -1,4 +1,4 @@
-"""The timeline: small pictures in order, evidence lit up, and where the attention went.
+"""The timeline as HTML: small pictures in order, evidence lit up, and a curve of the attention.
 
     0:00 . . . . . . /\\ . . . . . . . . . . _ . . . 0:48      attention on every watched frame
     [ ] [ ] [ ] [ ] [E] [ ] [ ] [ ] [ ] [ ] [E] [ ] [ ]        pictures; E rests under the answer
@@ -50,7 +50,7 @@ def timeline(
 def _shown(
     medium: Medium, lit: Mapping[int, Evidence], pictures: Mapping[int, str]
 ) -> dict[int, str]:
-    """Choose pictures: what is lit, and of the strip what it does not stand for already."""
+    """Choose pictures: evidence, and pictures of the strip in seconds without evidence."""
     known = medium.pictures | dict(pictures)
     chosen = {frame: known[frame] for frame in lit if frame in known}
     seconds = {int(item.seconds) for item in lit.values() if item.seconds is not None}
@@ -100,7 +100,7 @@ def _curve(medium: Medium, attention: Sequence[Evidence]) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Write seconds as people read a player's clock.
+    """Write seconds as a player's clock does.
 
     >>> clock(3.4), clock(75), clock(3675)
     ('0:03', '1:15', '1:01:15')

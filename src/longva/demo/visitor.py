@@ -1,14 +1,13 @@
-"""One visitor: the medium on the stage, the conversation about it, the work in progress."""
+"""One visitor: the medium on the stage, the conversation about it, the answer in progress."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import uuid4
 
-from longva.demo.jobs import Job
 from longva.demo.medium import Medium
-from longva.demo.shared_model import Sampling
-from longva.session import Answer, Evidence
-from longva.session import Sampling as TokenSampling
+from longva.session import Answer, Evidence, Sampling
+from longva.watching.events import EventStream
+from longva.watching.store import Watching
 
 State = Literal["waiting", "watching", "answering", "done", "stopped", "failed"]
 
@@ -17,14 +16,14 @@ State = Literal["waiting", "watching", "answering", "done", "stopped", "failed"]
 class Options:
     """How to watch and to answer."""
 
-    watching: Sampling
-    tokens: TokenSampling
+    watching: Watching
+    tokens: Sampling
     max_new_tokens: int = 256
     evidence: int = 3
     """Frames to light up."""
 
     remember: bool = True
-    """Whether the answer sees the questions before it, and later ones see it."""
+    """Whether the question is asked as part of the conversation, or on its own."""
 
 
 @dataclass(kw_only=True)
@@ -53,13 +52,17 @@ class Turn:
         """Whether the answer is still to come."""
         return self.state in ("waiting", "watching", "answering")
 
+    def fail(self, problem: str) -> None:
+        """End the turn with what went wrong."""
+        self.state, self.text = "failed", problem
+
 
 @dataclass(kw_only=True)
 class Visitor:
     """What the demo knows about one open page."""
 
     key: str = ""
-    """Of this visitor's session; drawn with the first medium, as states are copied when made."""
+    """Name in the queue; drawn with the first medium, because Gradio copies the initial state."""
 
     medium: Medium | None = None
     turns: list[Turn] = field(default_factory=list)
@@ -70,12 +73,13 @@ class Visitor:
     """Pictures of evidence frames, by frame."""
 
     history: list[dict] = field(default_factory=list)
-    """Questions and answers that follow-up questions see."""
+    """Messages that follow-up questions see; their contents are texts."""
 
     request: dict[str, Any] = field(default_factory=dict)
     """The latest question as a request to `longva serve`."""
 
-    job: Job | None = None
+    work: EventStream | None = None
+    """The latest question's events."""
 
     @property
     def busy(self) -> bool:
@@ -95,7 +99,7 @@ class Visitor:
 
     def stop(self) -> None:
         """Stop the answer in progress, if there is one."""
-        if self.job is not None:
-            self.job.stop()
+        if self.work is not None:
+            self.work.close()
         if self.busy:
             self.turns[-1].state = "stopped"

@@ -1,6 +1,7 @@
 """The API: chat completions, models, health and metrics."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -14,14 +15,19 @@ from starlette.middleware.cors import CORSMiddleware
 
 from longva import __version__
 from longva.serve import schema
-from longva.serve.answering import Assistant, Question
+from longva.serve.answering import Answering
 from longva.serve.conversation import Message, read_conversation
 from longva.serve.errors import ApiError, as_api_error
-from longva.serve.gate import Gate
+from longva.serve.gate import RequestGuard
+from longva.serve.limits import Limits
+from longva.serve.media_fetch import MediaFetcher
 from longva.serve.metrics import Metrics
 from longva.serve.reply import Reply
-from longva.session import check_question
+from longva.session import Sampling, check_question
 from longva.visual_features import FrameSettings
+from longva.watching.engine import Engine, Question
+from longva.watching.store import Watching
+from longva.watching.worker import QueueFullError
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": schema.ErrorBody, "description": words}
@@ -40,7 +46,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def create_app(
-    assistant: Assistant,
+    engine: Engine,
+    fetcher: MediaFetcher,
     *,
     model_name: str,
     keys: Sequence[str] = (),
@@ -51,7 +58,8 @@ def create_app(
     """Make the ASGI application.
 
     Args:
-        assistant: the model and all around it; started and stopped with the application.
+        engine: answers; its worker is started and stopped with the application.
+        fetcher: of media; its limits hold for all that is asked.
         model_name: by which clients ask for the model.
         keys: API keys; none lets everybody in.
         hosts: names by which the server may be called; None allows any.
@@ -61,18 +69,18 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        assistant.worker.start()
+        engine.worker.start()
         yield
-        await asyncio.to_thread(assistant.worker.stop)
-        assistant.fetcher.forget()
+        await asyncio.to_thread(engine.worker.stop)
+        fetcher.forget()
 
     app = FastAPI(
         title="longva", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    metrics = Metrics(assistant.worker, assistant.store)
+    metrics = Metrics(engine.worker, engine.store)
     app.add_middleware(
-        Gate,  # pyright: ignore[reportArgumentType]
-        limits=assistant.limits,
+        RequestGuard,  # pyright: ignore[reportArgumentType]
+        limits=fetcher.limits,
         metrics=metrics,
         keys=keys,
         hosts=hosts,
@@ -85,7 +93,7 @@ def create_app(
             allow_headers=["Authorization", "Content-Type"],
         )
     _add_error_handlers(app)
-    text_config = assistant.longva.model.config.text_config
+    text_config = engine.longva.model.config.text_config
     card = schema.ModelCard(
         id=model_name,
         created=int(time.time()),
@@ -94,7 +102,7 @@ def create_app(
 
     @app.get("/healthz", responses={503: ERRORS[503]})
     async def health() -> dict[str, str]:
-        if not assistant.worker.alive:
+        if not engine.worker.alive:
             raise ApiError("the model's thread has ended.", status=503)
         return {"status": "ok"}
 
@@ -118,8 +126,18 @@ def create_app(
     )
     async def chat_completions(body: schema.ChatRequest, request: Request) -> Response:
         _check_model(body.model, model_name)
-        question = _question(body, assistant)
-        answering = assistant.ask(question, request.state.client)
+        question, urls = _question(body, fetcher.limits)
+        sampling = body.longva.model_dump(include={"frames", "fps", "max_frames"})
+        watching = Watching(**sampling, settings=FrameSettings(fit=body.longva.fit))
+        try:
+            answering = Answering(engine, fetcher, request.state.client, question, urls, watching)
+        except QueueFullError as error:
+            raise ApiError(
+                "too many requests are waiting. Try again later.",
+                status=429,
+                code="queue_full",
+                retry_after=error.retry_after,
+            ) from error
         reply = Reply(answering, body, model_name, metrics, keep_alive)
         return await reply.respond(request)
 
@@ -132,14 +150,13 @@ def _check_model(name: str, served: str) -> None:
         raise ApiError(message, status=404, code="model_not_found", param="model")
 
 
-def _question(body: schema.ChatRequest, assistant: Assistant) -> Question:
-    """Check what can be checked before anything is fetched.
+def _question(body: schema.ChatRequest, limits: Limits) -> tuple[Question, Sequence[str]]:
+    """Check what can be checked before anything is fetched; return the question and media URLs.
 
     Raises:
         ApiError: beyond a limit.
         LongVAError: a chat that the session cannot answer.
     """
-    limits = assistant.limits
     messages = [Message(role=m.role, text=m.text(), media=m.media()) for m in body.messages]
     characters = sum(len(message.text) for message in messages)
     if characters > limits.prompt_characters:
@@ -156,32 +173,32 @@ def _question(body: schema.ChatRequest, assistant: Assistant) -> Question:
             code="too_many_media",
             param="messages",
         )
-    options = body.longva
     tokens = [t for t in (body.max_completion_tokens, body.max_tokens) if t is not None]
-    return Question(
-        conversation=conversation,
-        frames=options.frames,
-        fps=options.fps,
-        max_frames=options.max_frames,
-        settings=FrameSettings(fit=options.fit),
-        evidence=options.evidence,
+    temperature = body.temperature or 0.0
+    question = Question(
+        text=conversation.question,
+        history=conversation.history,
+        sampling=Sampling(
+            temperature=0.0 if temperature < 1e-3 else temperature,
+            top_p=1.0 if body.top_p is None else max(body.top_p, 1e-6),
+            seed=secrets.randbits(63) if body.seed is None else body.seed % 2**63,
+        ),
         max_new_tokens=min([*tokens[:1], limits.new_tokens]),
-        temperature=body.temperature or 0.0,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        seed=body.seed,
+        evidence=body.longva.evidence,
         stop=tuple(body.stops()),
     )
+    return question, conversation.media
 
 
 def _add_error_handlers(app: FastAPI) -> None:
-    """Every error in OpenAI's words."""
+    """Answer every error in the form of OpenAI's API."""
 
     def respond(error: ApiError) -> JSONResponse:
         return JSONResponse(error.body(), error.status, error.headers())
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        # Of the alternatives that did not fit, the one that came furthest was meant.
+        # Of a union's alternatives, the one whose error lies deepest was probably meant.
         nearest = max(error.errors(), key=lambda one: len(one["loc"]))
         place = [str(part) for part in nearest["loc"][1:]]
         where = _encodable(".".join(part for part in place if part != "str" and "[" not in part))
@@ -203,5 +220,5 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 def _encodable(text: str) -> str:
-    """The text without halves of surrogate pairs, which JSON may spell and no encoding takes."""
+    """Replace lone surrogates, which JSON can spell but no encoding can write."""
     return text.encode(errors="replace").decode()

@@ -1,32 +1,23 @@
-"""A chat history as the session reads it: media first, then who said what.
+"""Turn a client's messages into what a session takes: media, history and question.
 
     system "Be brief."                     media     film
     user   film, "Who arrives?"     ->     history   user       film, "Be brief. Who arrives?"
     asst   "A train."                                assistant  "A train."
     user   "When?"                         question  "When?"
 
-Media stand at the head of the first user turn, in the order of the conversation, whatever turn
-brought them, and the words of the system go into that turn's text. So what precedes the words is
-the same for every client who asks about these media, and their keys and values are shared.
+Media stand at the head of the first user turn, in the order of the conversation, whichever turn
+brought them, and the system's text goes into that turn's text. So the prompt up to the first word
+is the same for every client who asks about these media, and their keys and values are shared.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from longva.errors import LongVAError
 
 OWN_SYSTEM_PROMPT = "You are a helpful assistant."
 """What the chat template says by itself."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Turn:
-    """What one side said."""
-
-    role: str
-    """`user` or `assistant`."""
-
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,29 +34,15 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
-    """Turns that end with the user's question, and the media that stand before them."""
+    """The user's question and what precedes it."""
 
     media: tuple[str, ...]
     """Addresses; the same one twice is one medium."""
 
-    turns: tuple[Turn, ...]
+    history: tuple[dict[str, Any], ...]
+    """Earlier messages: `role` (`user` or `assistant`) and `content`, which is text."""
 
-    @property
-    def question(self) -> str:
-        """The last turn."""
-        return self.turns[-1].text
-
-    def history(self, kinds: Sequence[str]) -> list[dict]:
-        """Turns before the question, as a chat template takes them.
-
-        Args:
-            kinds: `video` or `image` of each medium.
-        """
-        turns: list[dict] = [{"role": t.role, "content": t.text} for t in self.turns[:-1]]
-        if turns:
-            text = {"type": "text", "text": turns[0]["content"]}
-            turns[0]["content"] = [*({"type": kind} for kind in kinds), text]
-        return turns
+    question: str
 
 
 def read_conversation(
@@ -73,12 +50,12 @@ def read_conversation(
     check: Callable[[str], None] = lambda text: None,
     clean: Callable[[str], str] = lambda text: text,
 ) -> Conversation:
-    """Put a chat in the session's order.
+    """Put a chat into the order in which a session takes it.
 
     Args:
         messages: as sent.
         check: refuses a user's text that must not reach the model.
-        clean: makes an earlier answer of the assistant's readable to the model.
+        clean: breaks up control tokens that an earlier answer may spell.
 
     Raises:
         LongVAError: the chat does not begin (after the system) and end with the user, an assistant
@@ -94,14 +71,15 @@ def read_conversation(
     turns = []
     for number, message in enumerate(spoken):
         if message.role == "assistant":
-            turns.append(Turn(role="assistant", text=clean(message.text)))
+            turns.append({"role": "assistant", "content": clean(message.text)})
             continue
         said = [message.text]
         if number == 0:
             said = [w for w in system if w.strip() not in ("", OWN_SYSTEM_PROMPT)] + said
-        if number < len(spoken) - 1:  # media may come first, without a word; a question may not
+        if number < len(spoken) - 1:  # an earlier turn may be media alone; the question needs text
             said = [w for w in said if w.strip()]
         for words in said:
             check(words)
-        turns.append(Turn(role="user", text="\n\n".join(said)))
-    return Conversation(media=tuple(media), turns=tuple(turns))
+        turns.append({"role": "user", "content": "\n\n".join(said)})
+    *history, last = turns
+    return Conversation(media=tuple(media), history=tuple(history), question=last["content"])

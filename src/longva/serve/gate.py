@@ -1,8 +1,7 @@
-"""What every request passes first: host, key and size, before a byte of its body is parsed.
+"""Middleware: check host, key and size of every request before its body is parsed.
 
-The body is read here, whole, within bounds of size, silence and time, so that nobody without a key
-makes the server hold anything, and nobody with one makes it hold more, or for longer, than it was
-given memory for.
+The body is read here, whole, within bounds of size, silence and time. So without a key the server
+holds nothing of a request, and with one no more, and for no longer, than the limits say.
 """
 
 import asyncio
@@ -10,9 +9,9 @@ import hmac
 import time
 from collections.abc import Collection, Sequence
 
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from longva.finite import to_json
 from longva.serve.errors import ApiError
 from longva.serve.limits import Limits
 from longva.serve.metrics import Metrics
@@ -23,8 +22,8 @@ BODIES_HELD = 4
 PATHS = ("/v1/chat/completions", "/v1/models", "/healthz", "/metrics", "/openapi.json")
 
 
-class Gate:
-    """ASGI middleware; `request.state.client` names who asks, for a fair queue.
+class RequestGuard:
+    """ASGI middleware. It sets `request.state.client`, by which the queue is fair.
 
     Args:
         app: what is guarded.
@@ -62,10 +61,10 @@ class Gate:
         with self.metrics.in_flight.track_inprogress():
             try:
                 await self._pass(scope, receive, counting)
-            except asyncio.CancelledError:  # the server ends, and has waited for long enough
+            except asyncio.CancelledError:  # the server ends, and has waited long enough
                 if not status:
                     error = ApiError("the server is shutting down.", status=503, retry_after=10)
-                    await _respond(error, counting)
+                    await _response(error)(scope, receive, counting)
             finally:
                 path = next((path for path in PATHS if scope["path"].startswith(path)), "other")
                 self.metrics.requests.labels(path, str(status or "none")).inc()
@@ -92,12 +91,12 @@ class Gate:
         except ApiError as error:
             if more:
                 await self._drain(receive, deadline)
-            await _respond(error, send)
+            await _response(error)(scope, receive, send)
         finally:
             self._held -= held
 
     def _check_host(self, header: bytes) -> None:
-        """Refuse a name that is not ours: a page whose name was pointed at this machine."""
+        """Refuse other names: a web page may have its own name resolve to this machine."""
         name = header.decode("latin-1").lower()
         host = name[1:].partition("]")[0] if name[:1] == "[" else name.partition(":")[0]
         if self.hosts is not None and host not in self.hosts:
@@ -140,7 +139,7 @@ class Gate:
             raise ApiError("the request did not arrive in time.", status=408) from error
 
     async def _drain(self, receive: Receive, deadline: float) -> None:
-        """Read what is left of a refused body: a client that is still sending hears no answer."""
+        """Read what is left of a refused body: a client that still sends would miss the answer."""
         left = BODIES_HELD * self.limits.body_bytes
         try:
             while left > 0:
@@ -161,15 +160,6 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-async def _respond(error: ApiError, send: Send) -> None:
-    body = to_json(error.body()).encode()
-    headers = {
-        "content-type": "application/json",
-        "content-length": str(len(body)),
-        **error.headers(),
-    }
-    if error.status == 401:
-        headers["www-authenticate"] = "Bearer"
-    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": error.status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})
+def _response(error: ApiError) -> ASGIApp:
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+    return JSONResponse(error.body(), error.status, headers | error.headers())

@@ -1,12 +1,12 @@
-"""Downloaded media that stay on disk, so that the next question need not download them again.
+"""A cache of downloaded media on disk, revalidated with their servers for every question.
 
     first question    GET                         200, ETag "a", a film          kept
     the next          GET, If-None-Match: "a"     304                            the kept film
                                                   200, ETag "b", another film    replaces it
 
-A medium's own server is asked for every question: without its word nothing kept is used. Kept is
-what a reply tells from every other version: by a strong ETag, or by its length and a date that is
-old enough. If-Modified-Since is not sent: it is answered with 304 for any older film as well. The
+A kept medium is used only if its server confirms, for this question, that it is unchanged. A medium
+is kept if its reply identifies the version: by a strong ETag, or by a length and a date that is old
+enough. If-Modified-Since is not sent, because servers answer 304 for any older film as well. The
 date and length of a plain reply are compared instead; where they are equal its body is not read.
 """
 
@@ -67,7 +67,7 @@ def version_of(headers: Headers) -> Version | None:
 
 
 class KeptMedia:
-    """Media on disk: each is deleted when no request holds it and it is not kept either.
+    """Media on disk; one is deleted when no request holds it and the cache does not keep it.
 
     For the thread of the event loop.
 
@@ -119,7 +119,7 @@ class KeptMedia:
             same = headers.get(b"etag") == version[0]
         else:
             same = version_of(headers) == version
-        if not same or not medium.path.exists():  # temporary folders are tidied by others, too
+        if not same or not medium.path.exists():  # other programs may clean temporary folders
             return None
         self._kept.move_to_end(address)
         return self.hold(medium)

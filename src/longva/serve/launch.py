@@ -16,12 +16,12 @@ from longva.serve.limits import Limits
 
 PREFIX = "longva-serve-"
 LOCK = "lock"
-"""Held by the server that a spool belongs to, until it ends in whatever way."""
+"""Locked by the server that owns the spool, until its process ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Where the server listens, and whom and what it trusts."""
+    """Where the server listens, and which clients, hosts and folders it trusts."""
 
     host: str
     port: int
@@ -50,7 +50,6 @@ def run(options: Options, limits: Limits, *, model: str, **loading: Any) -> None
     try:
         import uvicorn
 
-        from longva.serve.answering import Assistant
         from longva.serve.app import create_app
         from longva.serve.media_fetch import MediaFetcher
     except ImportError as error:
@@ -60,12 +59,11 @@ def run(options: Options, limits: Limits, *, model: str, **loading: Any) -> None
         ) from error
     from longva.assistant import LongVA
     from longva.kv_cache import check_cacheable
+    from longva.watching.engine import Engine
 
     for folder in options.folders:
         if not folder.is_dir():
             raise LongVAError(f"--media-folder {folder} is not a folder.")
-    if options.session_bytes <= 0:
-        raise LongVAError("--session-memory must be greater than 0.")
     longva = LongVA.from_pretrained(model, **loading)
     check_cacheable(longva.model)  # else every question would be refused
     if longva.notice:
@@ -81,9 +79,15 @@ def run(options: Options, limits: Limits, *, model: str, **loading: Any) -> None
             folders=options.folders,
             allow_private=options.allow_private_hosts,
         )
-        assistant = Assistant(longva, fetcher, limits, max_bytes=options.session_bytes)
+        engine = Engine(
+            longva,
+            max_bytes=options.session_bytes,
+            max_waiting=limits.waiting,
+            max_waiting_per_client=limits.waiting_per_client,
+        )
         app = create_app(
-            assistant,
+            engine,
+            fetcher,
             model_name=options.name or Path(model).name,
             keys=options.keys,
             hosts=options.hosts,
@@ -102,7 +106,7 @@ def run(options: Options, limits: Limits, *, model: str, **loading: Any) -> None
 def own_spool(parent: Path | None) -> Iterator[Path]:
     """Make a folder for media, and remove those of servers that were killed.
 
-    Nothing in a spool outlives its server, and no client is told that anything is kept.
+    No client is told that media are kept, so a spool need not outlive its server.
 
     Args:
         parent: where spools lie; by default the system's temporary folder.

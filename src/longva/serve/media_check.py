@@ -1,7 +1,7 @@
-"""Open a stranger's medium: what it is, by its content, and that it is not a bomb.
+"""Open untrusted media; reject decompression bombs.
 
-A few bytes can promise gigapixels, a million frames or hours of black. Everything that bounds the
-work is checked on headers and packets, before the medium is indexed or its pictures decoded.
+A file of a few bytes can decode to gigapixels, a million frames or hours of black. What the work
+depends on is read from headers and packets and checked before the medium is indexed or decoded.
 """
 
 import logging
@@ -21,7 +21,7 @@ logger = logging.getLogger("longva.serve")
 
 
 def open_within(path: Path, limits: Limits, name: str) -> Media:
-    """Open a medium from a stranger.
+    """Open an untrusted medium.
 
     Args:
         path: of a file.
@@ -35,7 +35,7 @@ def open_within(path: Path, limits: Limits, name: str) -> Media:
         media = _open(path, limits, name)
     except VideoError as error:
         raise VideoError(str(error).replace(str(path), name)) from error
-    except Exception as error:  # whatever a decoder trips over, the medium is to blame
+    except Exception as error:  # any failure of a decoder is taken as a fault of the medium
         logger.warning("a medium cannot be opened", exc_info=error)
         raise VideoError(f"{name} is not a video or image that can be read.") from error
     video = media.video and replace(media.video, name=name)

@@ -1,11 +1,11 @@
-"""From the address of a medium to a file on disk and the hash of its content.
+"""Fetch media: from an address to a file on disk and the hash of its content.
 
     https://...    streamed to disk from public addresses       public_network.py
                    or still there, if its server says so        kept_media.py
     data:...       decoded to disk
     file:///...    left where it is, if it lies in a folder that the operator shares
 
-What a medium is, its content says, never its name or a header: see `media_check.py`.
+The content alone decides what a medium is, never its name or a header: see `media_check.py`.
 """
 
 import asyncio
@@ -128,11 +128,11 @@ class MediaFetcher:
                     total = int(headers.get(b"content-length", 0))
                     medium = await self._spool(response.aiter_stream(), total, report)
                     self._kept.keep(address, headers, medium)
-        except BaseException:  # after the last byte, too: given up while the connection is closed
+        except BaseException:  # even after the last byte: cancelled while the connection closes
             if medium is not None:
                 self._kept.release(medium)
             raise
-        # 304, but not about what is here now: ask without conditions.
+        # A 304 about a version that is not here any more: ask without conditions.
         return medium or await self._ask(url, None, report)
 
     async def _spool(self, chunks: AsyncIterable[bytes], total: int, report) -> StoredMedium:
@@ -204,7 +204,7 @@ class MediaFetcher:
             if digest is None:
                 with path.open("rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a ring of links
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a cycle of links
             raise refused from error
         self._hashes[version] = digest
         while len(self._hashes) > HASHES_KEPT:

@@ -5,9 +5,10 @@
                                   TLS for films.example                     the name verified
     302 http://10.0.0.5/          the same again, hop by hop
 
-The name is resolved once for a connection and the connection goes to that very address, so that a
-DNS server which answers differently the second time gains nothing. A certificate is verified for
-the name. Compressed transfer is refused: media are compressed already, bombs are too.
+A name is resolved once for a connection, and the connection goes to the address that was checked:
+a DNS server that would answer differently the second time is not asked again. Certificates are
+verified for the name. Compressed transfer is refused: media gain nothing by it, and a small body
+could expand to a huge one.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ MAX_URL = 8192
 HEADERS = {
     "Accept": "video/*, image/*, */*;q=0.5",
     "Accept-Encoding": "identity",
-    "User-Agent": f"longva/{__version__}",  # some large sites refuse whoever gives no name
+    "User-Agent": f"longva/{__version__}",  # some large sites refuse clients without a name
 }
 
 NOT_PUBLIC = [

@@ -1,11 +1,11 @@
-"""An answer as HTTP tells it.
+"""Turn an answer's events into JSON or an event stream.
 
-An answer may take minutes to begin. What a client hears meanwhile:
+An answer may take minutes to begin. What a client receives meanwhile:
 
     streaming       200 as soon as the model has begun, then ": watch 16/3000" comments, which
                     OpenAI's clients skip, and chunks with `longva.progress` where asked for
-    not streaming   nothing for `keep_alive` seconds, then 200 and a blank now and then, which JSON
-                    allows before the object; an error after that comes as `{"error": ...}`
+    not streaming   nothing for `keep_alive` seconds, then 200 and a line break every `keep_alive`
+                    seconds, which JSON allows; an error after that comes as `{"error": ...}`
 """
 
 import asyncio
@@ -19,9 +19,10 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from longva.finite import to_json
 from longva.serve import schema
-from longva.serve.answering import Answering, Event, Failed, Finished, Progress, Text
+from longva.serve.answering import Answering
 from longva.serve.metrics import Metrics
 from longva.session import Answer
+from longva.watching.events import Event, Failed, Finished, Progress, Text, Watched
 
 
 class Reply:
@@ -37,6 +38,7 @@ class Reply:
     ):
         self._answering, self._body, self._metrics = answering, body, metrics
         self._keep_alive = keep_alive
+        self._reused = False
         self._head = {
             "id": f"chatcmpl-{secrets.token_hex(12)}",
             "created": int(time.time()),
@@ -44,20 +46,20 @@ class Reply:
         }
 
     async def respond(self, request: Request) -> Response:
-        """Wait until there is something to say, or nobody to say it to."""
+        """Wait for what the client is to be told first, or until it has disconnected."""
         gone = asyncio.create_task(_disconnected(request))
         coming = asyncio.create_task(self._next(begun=False))
         try:
             await asyncio.wait({coming, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not coming.done():
                 self._answering.close()
-                return Response(status_code=499)  # nobody reads it
+                return Response(status_code=499)  # the client has disconnected
             event = coming.result()
             if isinstance(event, Failed):
                 raise event.error
             if isinstance(event, Finished) and not self._body.stream:
                 self._answering.close()
-                return JSONResponse(self._completion(event))
+                return JSONResponse(self._completion(event.result))
             return self._started(event)
         except BaseException:
             self._answering.close()
@@ -69,14 +71,17 @@ class Reply:
     async def _next(self, *, begun: bool) -> Event | None:
         """Wait for what the client is to be told; None if that is nothing for `keep_alive` seconds.
 
-        Before the response has begun, progress of a request that stands in line is not told: an
-        error may still come, and shall have its status.
+        Before the response has begun, progress of a request in the queue is not told: an error may
+        still come, and its status is sent first.
         """
         deadline = time.monotonic() + self._keep_alive
         while True:
             event = await self._answering.next_event(max(0.0, deadline - time.monotonic()))
             if event is None or isinstance(event, Finished | Failed):
                 return event
+            if isinstance(event, Watched):
+                self._reused = event.reused
+                continue
             waiting = isinstance(event, Progress) and event.stage in ("fetch", "queue")
             if self._body.stream and (begun or not waiting):
                 return event
@@ -99,7 +104,7 @@ class Reply:
                     yield to_json(event.error.body())
                     return
                 if isinstance(event, Finished):
-                    yield to_json(self._completion(event))
+                    yield to_json(self._completion(event.result))
                     return
         finally:
             self._answering.close()
@@ -121,12 +126,12 @@ class Reply:
                 elif isinstance(event, Failed):
                     yield f"data: {to_json(event.error.body())}\n\n"
                     return
-                else:
-                    about = self._about(event)
-                    yield self._chunk({}, event.answer.finish_reason, longva=about)
+                elif isinstance(event, Finished):
+                    answer = event.result
+                    yield self._chunk({}, answer.finish_reason, longva=self._about(answer))
                     options = self._body.stream_options
                     if options and options.include_usage:
-                        yield self._chunk(None, usage=_usage(event.answer))
+                        yield self._chunk(None, usage=_usage(answer))
                     yield "data: [DONE]\n\n"
                     return
                 event = await self._next(begun=True)
@@ -139,35 +144,33 @@ class Reply:
         chunk = {**self._head, "object": "chat.completion.chunk", "choices": choices, **more}
         return f"data: {to_json(chunk)}\n\n"
 
-    def _completion(self, event: Finished) -> dict:
-        message = {"role": "assistant", "content": event.answer.text, "refusal": None}
+    def _completion(self, answer: Answer) -> dict:
+        message = {"role": "assistant", "content": answer.text, "refusal": None}
         choice = {
             "index": 0,
             "message": message,
             "logprobs": None,
-            "finish_reason": event.answer.finish_reason,
+            "finish_reason": answer.finish_reason,
         }
         return {
             **self._head,
             "object": "chat.completion",
             "choices": [choice],
-            "usage": _usage(event.answer),
-            "longva": self._about(event),
+            "usage": _usage(answer),
+            "longva": self._about(answer),
         }
 
-    def _about(self, event: Finished) -> dict:
-        """The `longva` object of an answer; counts it too."""
-        answer = event.answer
+    def _about(self, answer: Answer) -> dict:
+        """Return the `longva` object of an answer, and count the answer in the metrics."""
         self._metrics.tokens.labels("prompt").inc(answer.prompt_tokens)
         self._metrics.tokens.labels("answer").inc(answer.answer_tokens)
         for stage, seconds in answer.timings.items():
-            if stage == "answer" or not event.reused:
+            if stage == "answer" or not self._reused:
                 self._metrics.stages.labels(stage).observe(seconds)
         return {
             "evidence": answer.to_json()["evidence"],
             "frames": answer.frames,
-            "notes": answer.notes,
-            "reused": event.reused,
+            "reused": self._reused,
             "timings": answer.timings,
         }
 

@@ -42,7 +42,8 @@ class TextPart(BaseModel):
 class Address(BaseModel):
     """Where a medium is: an http(s), data: or, where the server shares a folder, file:// address.
 
-    What it is, its content says: an image may stand in a `video_url` and the other way round.
+    Its content decides what it is: an image may stand in a `video_url`, and a video in an
+    `image_url`.
     """
 
     url: str = Field(min_length=1)
@@ -88,7 +89,7 @@ class ChatMessage(BaseModel):
 
 
 class LongVAOptions(BaseModel):
-    """How media are watched, and what is told beside the answer."""
+    """How media are watched, and what is reported beside the answer."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -108,7 +109,7 @@ class LongVAOptions(BaseModel):
     """Frames to name on which the answer rests most."""
 
     progress: bool = False
-    """Send chunks with `longva.progress` in a stream; comments are sent in any case."""
+    """Send chunks with `longva.progress` in a stream; comments are always sent."""
 
 
 class StreamOptions(BaseModel):

@@ -1,11 +1,11 @@
-"""One model, one thread, a fair queue before it.
+"""The model's thread and the fair queue before it.
 
     waiting     client A: a1 a2 a3      client B: b1      client C: c1 c2
-    answered    a1 b1 c1 a2 c2 a3       every client in turn, each in its own order
+    done        a1 b1 c1 a2 c2 a3       every client in turn, each in its own order
 
-The queue is bounded, in all and per client: who comes too late is told when to come back. A place
-is reserved on arrival, so that nobody downloads a film to hear then that the queue is full. Work
-that its client gave up leaves the queue, or stops at the next frame, chunk or token.
+The queue is bounded, in all and per client; the error of a full one says when to try again. A place
+is reserved on arrival, before anything is downloaded. Work that its client gave up leaves the
+queue, or stops at its next `check`: the next frame, chunk or token.
 """
 
 import logging
@@ -14,14 +14,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-logger = logging.getLogger("longva.serve")
+logger = logging.getLogger(__name__)
 
 FIRST_GUESS_SECONDS = 5.0
 """How long a task takes, before one was seen."""
 
 
 class QueueFullError(Exception):
-    """No room to wait; `retry_after` seconds from now there may be."""
+    """The queue is full; `retry_after` seconds from now there may be room."""
 
     def __init__(self, retry_after: float):
         super().__init__(f"the queue is full, try again in {retry_after:.0f} s")
@@ -29,7 +29,7 @@ class QueueFullError(Exception):
 
 
 class TaskCancelledError(Exception):
-    """Raised inside a task whose client has gone."""
+    """Raised inside a task that was given up."""
 
 
 class Task:

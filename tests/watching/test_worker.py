@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from longva.serve.model_worker import ModelWorker, QueueFullError
+from longva.watching.worker import ModelWorker, QueueFullError
 
 
 class Held:

@@ -1,13 +1,15 @@
 """Watched media in an LRU by bytes."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
+from longva.assistant import LongVA
 from longva.errors import ContextLengthError
 from longva.nano.world import draw_scene, random_scene
-from longva.serve.session_store import SessionStore, Watching, num_frames
 from longva.video import open_media
+from longva.watching.store import SessionStore, Watching
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,32 @@ def test_more_than_the_budget_is_refused_with_numbers(longva, films):
     assert len(store) == 0
 
 
+def test_what_does_not_fit_the_memory_beside_others_is_watched_alone(longva, films):
+    class Tight(LongVA):
+        """Its device has room for one session."""
+
+        def plan(self, frames, pool_stride=None, **options):
+            plan = super().plan(frames, pool_stride, **options)
+            return replace(plan, max_frames=0) if frames > 1 and len(store) else plan
+
+    store = SessionStore(longva, max_bytes=2**30)
+    store.longva = Tight(longva.model, longva.processor, name="tight")
+    for film in films:
+        store.session(watching(film), [film])
+        assert len(store) == 1 and watching(film) in store
+    store.make_room_for(2)
+    assert len(store) == 0 and store.evictions == 3
+
+
+def test_a_session_may_be_dropped_while_it_is_used(longva, films):
+    store = SessionStore(longva, max_bytes=2**30)
+    session = store.session(watching(films[0]), [films[0]])
+    store.drop(watching(films[0]))
+    assert session.ask("What?", max_new_tokens=2).text is not None
+    store.settle(watching(films[0]))
+    assert len(store) == 0 and store.used_bytes == 0
+
+
 def test_what_failed_is_not_kept(longva, films):
     def gives_up(stage, done, total):
         raise KeyboardInterrupt
@@ -88,7 +116,7 @@ def test_planned_frames_are_those_that_are_watched(longva, films, video):
     ):
         how = watching(*media, **options)
         session = store.session(how, media)
-        assert session.frames == sum(num_frames(longva, medium, how) for medium in media)
+        assert session.frames == store.num_frames(media, how)
 
 
 def test_the_default_number_of_frames_fits_the_budget(longva, films, video):
@@ -102,5 +130,5 @@ def test_the_default_number_of_frames_fits_the_budget(longva, films, video):
 
 def test_a_session_without_media_talks(longva):
     store = SessionStore(longva, max_bytes=2**30)
-    session = store.session(Watching(digests=()), [])
+    session = store.session(Watching(), [])
     assert session.frames == 0 and session.ask("Hello?", max_new_tokens=3).evidence == []

@@ -1,0 +1,144 @@
+"""Answer questions about media: open them, wait for the model, watch them, answer.
+
+any thread      open_media      (waits)
+model's thread                  queue -> watch, or find the session -> prefill -> answer
+events          Progress("queue")        Progress ... Watched                     Text ...
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from longva.assistant import LongVA
+from longva.planner import Plan
+from longva.session import Answer, Sampling
+from longva.video import Media
+from longva.watching.events import EventStream, Failed, Progress, Text, Watched
+from longva.watching.store import SessionStore, Watching
+from longva.watching.worker import ModelWorker
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked about the media, and how it is to be answered."""
+
+    text: str
+    history: Sequence[dict[str, Any]] = ()
+    """Earlier messages, the user's first, as `with_media` takes them."""
+
+    sampling: Sampling = field(default_factory=Sampling)
+    max_new_tokens: int = 1024
+    evidence: int | None = 5
+    """Evidence frames to report; None reports every frame."""
+
+    stop: tuple[str, ...] = ()
+
+
+class Engine:
+    """A model with its queue and its sessions.
+
+    Args:
+        longva: the model.
+        max_bytes: of all sessions' KV caches together.
+        max_waiting: places in the queue.
+        max_waiting_per_client: of them, places of one client.
+    """
+
+    def __init__(
+        self, longva: LongVA, *, max_bytes: int, max_waiting: int, max_waiting_per_client: int
+    ):
+        self.longva = longva
+        self.store = SessionStore(longva, max_bytes=max_bytes)
+        self.worker = ModelWorker(
+            max_waiting=max_waiting, max_waiting_per_client=max_waiting_per_client
+        )
+
+    def plan(self, frames: int) -> Plan:
+        """Return what watching takes, given that sessions are dropped where it needs the room."""
+        return self.longva.plan(frames, reclaimable=self.store.used_bytes)
+
+    async def answer(
+        self,
+        question: Question,
+        watching: Watching,
+        open_media: Callable[[], list[Media]],
+        events: EventStream,
+    ) -> None:
+        """Open the media and stand in the queue; all that follows is told as events.
+
+        Args:
+            question: what to answer.
+            watching: which media to watch, and how.
+            open_media: called in any thread, if the media were not watched or have been dropped.
+            events: which hold the place in the queue. `Finished.result` will be an `Answer`.
+        """
+        media = None
+        try:
+            if watching not in self.store:
+                media = await asyncio.to_thread(open_media)
+        except Exception as error:
+            events.emit(Failed(error))
+            return
+        events.emit(Progress("queue", 0, self.worker.waiting))
+        events.submit(partial(self._answer, question, watching, media, open_media, events))
+
+    def _answer(self, question, watching, media, open_media, events) -> Answer:
+        """Watch and answer, in the model's thread."""
+
+        def progress(stage: str, done: int, total: int) -> None:
+            events.tell(Progress(stage, done, total))
+
+        started = time.perf_counter()
+        reused = watching in self.store
+        if not reused and media is None:  # dropped while this question waited
+            media = open_media()
+        try:
+            session = self.store.session(watching, media or [], progress)
+            seconds = time.perf_counter() - started
+            events.tell(Watched(frames=session.frames, seconds=seconds, reused=reused))
+            kinds = [medium.kind for medium in session.media]
+            session.history = with_media(question.history, kinds)
+            stream = session.stream(
+                question.text,
+                max_new_tokens=question.max_new_tokens,
+                sampling=question.sampling,
+                evidence=session.frames if question.evidence is None else question.evidence,
+                keep=True,
+                stop=question.stop,
+                progress=progress,
+            )
+            with closing(iter(stream)) as pieces:
+                for piece in pieces:
+                    events.tell(Text(piece))
+        except torch.OutOfMemoryError:
+            self.store.clear()
+            raise
+        finally:
+            self.store.settle(watching)
+        assert stream.answer is not None
+        left_out = enumerate((medium.left_out for medium in session.media), start=1)
+        notes = [f"medium {number}: {what}" for number, what in left_out if what]
+        return replace(stream.answer, notes=notes)
+
+
+def with_media(history: Sequence[dict[str, Any]], kinds: Sequence[str]) -> list[dict[str, Any]]:
+    """Put media before the text of the first message, as a chat template takes them.
+
+    Args:
+        history: messages, `role` and `content`, whose contents are texts.
+        kinds: `video` or `image` of each medium.
+
+    >>> with_media([{"role": "user", "content": "Who?"}], ["video"])
+    [{'role': 'user', 'content': [{'type': 'video'}, {'type': 'text', 'text': 'Who?'}]}]
+    """
+    messages = [dict(message) for message in history]
+    for first in messages[:1]:
+        text = {"type": "text", "text": first["content"]}
+        first["content"] = [*({"type": kind} for kind in kinds), text]
+    return messages

@@ -1,0 +1,163 @@
+"""Sessions of watched media, least recently used first out, within a budget of bytes.
+
+    key       hash of the media's contents, the frames taken and how they were made
+    value     a session: keys and values of the media, in the KV cache
+    budget    bytes; before media are watched, the sessions unused for longest are dropped
+
+Everybody who asks about the same content shares its session. Sessions are made and used in one
+thread, the model's; any thread may look, or drop one.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from longva.assistant import LongVA
+from longva.errors import ContextLengthError
+from longva.frame_sampling import FrameSampling
+from longva.planner import GIB, Plan
+from longva.session import Session
+from longva.video import Media
+from longva.visual_features import FrameSettings, Progress
+
+UNPLANNED_TOKENS = 512
+"""What a session may hold beyond its plan: the system's words, and a buffer's room to spare."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watching:
+    """Which media to watch and how; equal ones share a session."""
+
+    digests: tuple[str, ...] = ()
+    """Hash of each medium's content. Without any the session is for text."""
+
+    frames: int | None = None
+    fps: float | None = None
+    max_frames: int | None = None
+    settings: FrameSettings = field(default_factory=FrameSettings)
+
+
+class SessionStore:
+    """Sessions of one model within a budget of bytes, least recently used first out.
+
+    Args:
+        longva: the model.
+        max_bytes: of all sessions' KV caches together.
+    """
+
+    def __init__(self, longva: LongVA, *, max_bytes: int):
+        self.longva, self.max_bytes = longva, max_bytes
+        self.hits = self.misses = self.evictions = 0
+        self._sessions: dict[Watching, Session] = {}  # least recently used first
+        self._sizes: dict[Watching, int] = {}
+        self._lock = threading.Lock()
+        none, one = longva.plan(0), longva.plan(1)
+        left = max_bytes - _kv_bytes(none)
+        self.max_frames = min(one.max_frames, left // (one.kv_cache - none.kv_cache))
+        """Frames that one session may hold, by the budget and by what fits when the store is made.
+        It does not change, so what is watched by default has the same key every time."""
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __contains__(self, watching: Watching) -> bool:
+        return watching in self._sessions
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of all sessions."""
+        with self._lock:
+            return sum(self._sizes.values())
+
+    def session(
+        self, watching: Watching, media: Sequence[Media], progress: Progress | None = None
+    ) -> Session:
+        """Return the session of these media, watched now or earlier.
+
+        Args:
+            watching: what and how.
+            media: opened; not looked at when the session exists.
+            progress: called with the stage ("watch", "prefill"), what is done and what there is.
+
+        Raises:
+            VideoError: a medium cannot be decoded.
+            ContextLengthError: the frames exceed the context, the memory or the store's budget.
+        """
+        with self._lock:
+            if (found := self._sessions.pop(watching, None)) is not None:
+                self._sessions[watching] = found  # now the most recently used
+                self.hits += 1
+                return found
+        self.misses += 1
+        frames, stride = self.num_frames(media, watching), watching.settings.pool_stride
+        plan = self.longva.plan(frames, stride)
+        if plan.prompt_tokens > plan.context_length:
+            plan.check()
+        self._make_room(_kv_bytes(plan))
+        self.make_room_for(frames, stride).check()
+        session = self.longva.watch(
+            media,
+            frames=watching.frames,
+            fps=watching.fps,
+            max_frames=watching.max_frames,
+            settings=watching.settings,
+            progress=progress,
+        )
+        with self._lock:
+            self._sessions[watching] = session
+        self.settle(watching)
+        return session
+
+    def settle(self, watching: Watching) -> None:
+        """Measure a session after use, which may have grown it, and keep the budget."""
+        with self._lock:
+            if (session := self._sessions.get(watching)) is not None:
+                self._sizes[watching] = session.kv_bytes
+        self._make_room(0)
+
+    def drop(self, watching: Watching) -> None:
+        """Forget one session."""
+        with self._lock:
+            self._sessions.pop(watching, None)
+            self._sizes.pop(watching, None)
+
+    def clear(self) -> None:
+        """Forget all sessions."""
+        with self._lock:
+            self._sessions.clear()
+            self._sizes.clear()
+
+    def _make_room(self, wanted: int) -> None:
+        if wanted > self.max_bytes:
+            raise ContextLengthError(
+                f"watching this takes {wanted / GIB:.2f} GiB of KV cache, but sessions may take "
+                f"{self.max_bytes / GIB:.2f} GiB together. Take fewer frames."
+            )
+        while self._sizes and self.used_bytes + wanted > self.max_bytes:
+            self._drop_oldest()
+
+    def num_frames(self, media: Sequence[Media], watching: Watching) -> int:
+        """Count the frames, and grids of images, that media put into the prompt."""
+        sampling = FrameSampling(
+            num_frames=watching.frames, fps=watching.fps, max_frames=watching.max_frames
+        )
+        chosen = [self.longva.frames_of(medium, sampling, watching.settings) for medium in media]
+        return sum(len(frames) for frames in chosen)
+
+    def make_room_for(self, frames: int, pool_stride: int | None = None) -> Plan:
+        """Drop sessions until so many frames fit the device's memory, or until none is left."""
+        plan = self.longva.plan(frames, pool_stride)
+        while not plan.fits and self._sizes:
+            self._drop_oldest()
+            plan = self.longva.plan(frames, pool_stride)
+        return plan
+
+    def _drop_oldest(self) -> None:
+        with self._lock:
+            for oldest in list(self._sessions)[:1]:  # none, if another thread dropped it just now
+                del self._sessions[oldest], self._sizes[oldest]
+                self.evictions += 1
+
+
+def _kv_bytes(plan: Plan) -> int:
+    return round(plan.kv_cache * (1 + UNPLANNED_TOKENS / plan.prompt_tokens))

@@ -1,0 +1,130 @@
+"""Questions to one engine."""
+
+import asyncio
+import threading
+
+import pytest
+import torch
+
+from longva.errors import VideoError
+from longva.video import open_media
+from longva.watching.engine import Engine, Question, with_media
+from longva.watching.events import EventStream, Failed, Finished, Progress, Text, Watched
+from longva.watching.store import Watching
+
+QUESTION = Question(text="What?", max_new_tokens=4, evidence=None)
+
+
+@pytest.fixture
+def engine(longva):
+    engine = Engine(longva, max_bytes=2**30, max_waiting=4, max_waiting_per_client=4)
+    engine.worker.start()
+    yield engine
+    engine.worker.stop()
+
+
+def four_frames(path) -> Watching:
+    return Watching(digests=(open_media(path).fingerprint(),), frames=4)
+
+
+def ask(engine, path, *, opened=None, then=lambda: None) -> list:
+    """Ask, call `then` once the question is in the queue, and return the events."""
+
+    def opening():
+        if opened is not None:
+            opened.append(path)
+        return [open_media(path)]
+
+    async def read():
+        stream = EventStream(engine.worker, "ann")
+        await engine.answer(QUESTION, four_frames(path), opening, stream)
+        then()
+        return [event async for batch in stream.batches(pause=0) for event in batch]
+
+    return asyncio.run(read())
+
+
+def test_the_events_of_a_question_tell_its_whole_way(engine, longva, video):
+    events = ask(engine, video)
+    want = longva.watch(video, frames=4).ask("What?", max_new_tokens=4, evidence=4)
+    assert events[0] == Progress("queue", 0, 1)
+    assert Progress("watch", 4, 4) in events
+    (watched,) = [event for event in events if isinstance(event, Watched)]
+    assert (watched.frames, watched.reused) == (4, False) and watched.seconds > 0
+    after = events[events.index(watched) + 1 :]
+    assert "".join(event.text for event in after if isinstance(event, Text)).strip() == want.text
+    assert isinstance(events[-1], Finished)
+    assert events[-1].result.prompt_tokens == want.prompt_tokens
+    assert len(events[-1].result.evidence) == 4
+
+
+def test_media_that_were_watched_are_not_opened_again(engine, video):
+    opened: list = []
+    ask(engine, video, opened=opened)
+    events = ask(engine, video, opened=opened)
+    assert len(opened) == 1
+    assert [event.reused for event in events if isinstance(event, Watched)] == [True]
+
+
+def test_media_whose_session_is_dropped_while_a_question_waits_are_watched_again(engine, video):
+    ask(engine, video)
+    waits, opened = threading.Event(), []
+
+    def drop(_):
+        assert waits.wait(60)
+        engine.store.clear()
+
+    engine.worker.submit(engine.worker.reserve("bob"), drop)
+    events = ask(engine, video, opened=opened, then=waits.set)
+    assert len(opened) == 1 and isinstance(events[-1], Finished)
+    assert [event.reused for event in events if isinstance(event, Watched)] == [False]
+
+
+def test_a_medium_that_cannot_be_opened_is_told_before_the_queue(engine, tmp_path, video):
+    path = tmp_path / "film.mp4"
+    path.write_bytes(video.read_bytes())
+    how = four_frames(path)
+    path.write_bytes(b"no film")
+
+    async def read():
+        stream = EventStream(engine.worker, "ann")
+        await engine.answer(QUESTION, how, lambda: [open_media(path)], stream)
+        return [event async for batch in stream.batches(pause=0) for event in batch]
+
+    (failed,) = asyncio.run(read())
+    assert isinstance(failed, Failed) and isinstance(failed.error, VideoError)
+    assert engine.worker.waiting == 0
+
+
+def test_sessions_make_room_when_the_device_is_out_of_memory(engine, video, monkeypatch):
+    ask(engine, video)
+
+    def no_memory(*args, **kwargs):
+        raise torch.OutOfMemoryError("none left")
+
+    monkeypatch.setattr(type(engine.longva.model), "get_output_embeddings", no_memory)
+    assert isinstance(ask(engine, video)[-1].error, torch.OutOfMemoryError)
+    assert len(engine.store) == 0
+    monkeypatch.undo()
+    assert isinstance(ask(engine, video)[-1], Finished)
+
+
+def test_a_plan_counts_what_sessions_would_give_back(engine, video, monkeypatch):
+    monkeypatch.setattr("longva.assistant.usable_memory", lambda _: 0)
+    before = engine.plan(4).device_memory
+    monkeypatch.undo()
+    ask(engine, video)
+    monkeypatch.setattr("longva.assistant.usable_memory", lambda _: 0)
+    assert engine.plan(4).device_memory == before + engine.store.used_bytes > before
+
+
+def test_media_stand_before_the_words_of_the_first_message():
+    history = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+    assert with_media(history, ["video", "image"]) == [
+        {
+            "role": "user",
+            "content": [{"type": "video"}, {"type": "image"}, {"type": "text", "text": "Hello"}],
+        },
+        {"role": "assistant", "content": "Hi"},
+    ]
+    assert history[0]["content"] == "Hello" and with_media([], ["video"]) == []
