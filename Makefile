@@ -31,7 +31,8 @@ SHELL := bash
 NOISE := ^ *(Looking in|Obtaining|Collecting|Requirement already|WARNING: Location|Preparing|Checking if|$\
 Getting req|Installing b|Building|Created|Stored|Attempting|Found existing|Uninstalling|Succ)|\.metadata
 define install
-	set -o pipefail; $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check $(1) 2>&1 \
+	@echo 'Installing $(1)'
+	@set -o pipefail; $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check $(1) 2>&1 \
 	    | awk '!/$(NOISE)/ {print; fflush()}'
 endef
 

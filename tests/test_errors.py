@@ -1,5 +1,5 @@
+import re
 import tomllib
-from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,9 @@ def test_a_missing_extra_is_installed_by_the_names_of_its_packages(extra):
     assert {name.strip('"') for name in named} == {name.replace(" ", "") for name in EXTRAS[extra]}
 
 
-def test_nothing_is_installed_under_the_name_of_longva():
-    assert requires("longva")
-    assert not any("longva" in install_command(extra) for extra in EXTRAS)
+def test_no_message_recipe_or_page_installs_longva_by_a_name_that_is_not_ours():
+    root = Path(__file__).parents[1]
+    pages = [*root.glob("*.md"), *(root / "docs").rglob("*.md"), *root.glob("recipes/**/*.yaml")]
+    pages += (root / "src").rglob("*.py")
+    for page in pages:
+        assert not re.search(r"pip install ['\"]?longva\b", page.read_text()), page
