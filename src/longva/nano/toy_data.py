@@ -4,7 +4,6 @@ text about them.
 python -m longva.nano.toy_data        writes runs/toy/data
 """
 
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import typer
 
 from longva.data.packing import tokenizer_fingerprint, write_packed
+from longva.finite import to_json
 from longva.model.random_model import byte_tokenizer
 from longva.nano.world import QUESTIONS, Scene, draw_scene, random_scene
 
@@ -64,7 +64,7 @@ def write_pictures(folder: Path, scenes: list[Scene], name: str) -> None:
         long, short = f"It is {scene.answer(about)}.", "I cannot tell from this picture."
         pairs.append({"image": image, "prompt": question, "chosen": long, "rejected": short})
     for kind, samples in {"captions": captions, "chats": chats, "pairs": pairs}.items():
-        lines = "".join(json.dumps(sample) + "\n" for sample in samples)
+        lines = "".join(to_json(sample) + "\n" for sample in samples)
         (folder / f"{kind}_{name}.jsonl").write_text(lines, encoding="utf-8")
 
 

@@ -170,6 +170,7 @@ class Reply:
         return {
             "evidence": answer.to_json()["evidence"],
             "frames": answer.frames,
+            "notes": answer.notes,
             "reused": self._reused,
             "timings": answer.timings,
         }
