@@ -120,4 +120,4 @@ def random_longva(
         patches_per_grid=longva_config.patches_per_side**2,
         pool_stride=longva_config.pool_stride,
     )
-    return model.to(dtype), processor
+    return model.to(dtype), processor  # pyright: ignore[reportArgumentType]
