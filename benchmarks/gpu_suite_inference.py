@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from gpu_suite_scale import Case, Row, Scale, language_model, longva_config, measured
 
-import longva.model.evidence  # noqa: F401  registers the attention function
-from longva.flops import Flops
-from longva.kv_cache import CachedSequence
-from longva.planner import GIB, plan
-from longva.prompt_tree import Prompt, plan_walk, score_by_forward, walk
+import longva.attention.evidence  # noqa: F401  registers the attention function
+from longva.model.flops import Flops
+from longva.planning.devices import GIB
+from longva.planning.watching import plan
+from longva.prompts.kv_cache import CachedSequence
+from longva.prompts.tree import Prompt, plan_walk, score_by_forward, walk
 
 
 def prefill(scale: Scale, rate: float, done: dict[str, Row]) -> Iterator[Case]:

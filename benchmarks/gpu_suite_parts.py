@@ -10,7 +10,7 @@ from gpu_suite_scale import Case, Row, Scale, build, longva_config, measured
 
 from longva.losses import IGNORE_INDEX, chunked_cross_entropy
 from longva.model import LongVAForConditionalGeneration
-from longva.planner import GIB
+from longva.planning.devices import GIB
 
 
 def loss(scale: Scale, rate: float, done: dict[str, Row]) -> Iterator[Case]:

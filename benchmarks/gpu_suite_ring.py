@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from gpu_suite_scale import Case, Row, Scale, measured
 from torch import Tensor
 
-from longva.block_kernels import BLOCK_KERNELS, BlockKernel
+from longva.attention.kernels import BLOCK_KERNELS, BlockKernel
 from longva.parallel import RingSequence, ring_attention
 from longva.parallel.zigzag import attention_blocks, zigzag_shard, zigzag_unshard
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from transformers import Qwen2ForCausalLM
 
+from longva.checkpoints.published import LONGVA_7B
 from longva.model import LongVAConfig
-from longva.planner import GIB, LONGVA_7B
+from longva.planning.devices import GIB
 
 Row = dict[str, float | str]
 

@@ -9,10 +9,10 @@ from gpu_suite_scale import Case, Row, Scale, language_model, longva_config, mea
 from torch import Tensor
 
 from longva.parallel import parallel_mesh
-from longva.planner import DEVICES, GIB
+from longva.planning.devices import DEVICES, GIB
 from longva.train.learner import NextTokenLearner
-from longva.train.memory import model_sizes, step_flops, training_memory
 from longva.train.optim import OptimConfig, build_optimizer, choose_trained
+from longva.train.planning import model_sizes, step_flops, training_memory
 from longva.train.sharding import ParallelConfig, spread
 
 OPTIM = OptimConfig(lr={"all": 1e-5}, betas=(0.9, 0.95), weight_decay=0.1)

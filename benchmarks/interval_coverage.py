@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from longva.intervals import clustered_intervals, wilson_interval
+from longva.reporting.intervals import clustered_intervals, wilson_interval
 
 CLUSTERS = (5, 10, 20, 50)
 TWO_KINDS = "two kinds"

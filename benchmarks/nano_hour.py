@@ -17,9 +17,9 @@ from datetime import date
 from pathlib import Path
 
 from longva import LongVA
-from longva.intervals import clustered_interval
 from longva.nano.film import write_film
 from longva.nano.world import OBJECTS, QUESTIONS
+from longva.reporting.intervals import clustered_interval
 
 FIRST_SEED = 1_000_000
 """Far from the seeds of training and of every other measurement."""

@@ -47,8 +47,8 @@ def memory(field: str) -> int:
 
 def measure(setting: dict, video: str) -> None:
     """Run one setting and print planned and measured bytes as JSON."""
-    from longva.assistant import LongVA
     from longva.model.random_model import random_longva
+    from longva.watching.assistant import LongVA
 
     small = LongVA(*random_longva(), name="warm-up")  # first use of every kernel and thread pool
     small.watch(video, frames=20).ask("?", max_new_tokens=2)
@@ -77,7 +77,8 @@ def main() -> None:
         measure(SETTINGS[args.child[0]], args.child[1])
         return
 
-    from longva.nano.world import random_scene, scene_frames, write_video
+    from longva.media.write import write_video
+    from longva.nano.world import random_scene, scene_frames
 
     print(f"Device: {platform.processor() or platform.machine()} CPU, date: {date.today()}\n")
     print("| setting | planned MiB | measured MiB | planned / measured |\n|---|---|---|---|")

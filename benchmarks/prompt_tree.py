@@ -22,9 +22,9 @@ import torch
 import transformers
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config
 
-import longva.model.evidence  # noqa: F401  registers the attention function
-from longva.kv_cache import CachedSequence
-from longva.prompt_tree import Prompt, plan_walk, score_by_forward, walk
+import longva.attention.evidence  # noqa: F401  registers the attention function
+from longva.prompts.kv_cache import CachedSequence
+from longva.prompts.tree import Prompt, plan_walk, score_by_forward, walk
 
 LENGTHS = range(200, 3001, 200)
 DEPTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

@@ -28,11 +28,12 @@ import torch
 import uvicorn
 from openai import OpenAI
 
-from longva.assistant import LongVA
-from longva.nano.world import random_scene, scene_frames, write_video
+from longva.media.write import write_video
+from longva.nano.world import random_scene, scene_frames
 from longva.serve.app import create_app
 from longva.serve.limits import Limits
-from longva.serve.media_fetch import MediaFetcher
+from longva.serve.media.fetch import MediaFetcher
+from longva.watching.assistant import LongVA
 from longva.watching.engine import Engine
 
 QUESTIONS = (

@@ -31,8 +31,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from longva.frame_resize import resize_picture
-from longva.video import open_media, read_frames
+from longva.media.medium import open_media, read_frames
+from longva.media.resize import resize_picture
 from tests.hard_videos import numbered, read_number
 
 WIDTH, HEIGHT, RATE, GROUP = 1280, 720, 25, 250

@@ -32,8 +32,8 @@ FRAMES = 1000
 
 def questions(video: str) -> None:
     """Print the seconds from nothing to the first answer, and of the second answer."""
-    from longva.assistant import LongVA
     from longva.model.random_model import random_longva
+    from longva.watching.assistant import LongVA
 
     longva = LongVA(*random_longva(**MODEL), name="random")
     longva.watch(video, frames=20).ask("Warm-up?", max_new_tokens=2)
@@ -57,9 +57,9 @@ def encode(video: str, frames: int) -> None:
     """Print the peak memory of encoding `frames` frames, and the bytes of the features."""
     import numpy as np
 
+    from longva.media.medium import open_media
     from longva.model.random_model import random_longva
-    from longva.video import open_media
-    from longva.visual_features import FrameSettings, encode_video
+    from longva.watching.features import FrameSettings, encode_video
 
     model, processor = random_longva(**MODEL)
     media = open_media(video)
@@ -88,7 +88,8 @@ def main() -> None:
     if args.encode:
         return encode(args.encode[0], int(args.encode[1]))
 
-    from longva.nano.world import random_scene, scene_frames, write_video
+    from longva.media.write import write_video
+    from longva.nano.world import random_scene, scene_frames
 
     print(f"Device: {platform.processor() or platform.machine()} CPU, date: {date.today()}\n")
     with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from longva import chat_endpoint
-from longva.nano.world import random_scene, scene_frames, write_video
+from longva.media.write import write_video
+from longva.nano.world import random_scene, scene_frames
 from tests import hard_videos
 from tests.clock import Clock
 

@@ -19,8 +19,8 @@ import av
 import numpy as np
 import torch
 
-from longva.frame_sampling import FrameSampling
-from longva.video import read_frames
+from longva.media.medium import read_frames
+from longva.media.sampling import FrameSampling
 
 SIZE = 64
 EVERY = FrameSampling()

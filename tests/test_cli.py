@@ -23,7 +23,7 @@ from longva.cli import app
 from longva.cli.ask import print_evidence
 from longva.cli.console import clock, out, printable
 from longva.model.random_model import random_longva
-from longva.session import Answer, Evidence
+from longva.watching.session import Answer, Evidence
 
 
 def in_process(*arguments):

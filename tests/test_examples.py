@@ -21,12 +21,13 @@ import typer
 from torch.distributed.run import get_args_parser
 from typer.testing import CliRunner
 
+from longva.checkpoints.published import embedded_folder
 from longva.cli import app
-from longva.model.embedded import embedded_folder
+from longva.evaluate.perplexity import PerplexityRecipe
+from longva.media.write import write_video
 from longva.model.random_model import random_longva
 from longva.nano.needles import write_book
-from longva.nano.world import draw_scene, random_scene, scene_frames, write_video
-from longva.niah.perplexity import PerplexityRecipe
+from longva.nano.world import draw_scene, random_scene, scene_frames
 from longva.niah.text import TextRecipe
 from longva.niah.visual import VisualRecipe
 from longva.recipes import load_recipe
@@ -46,7 +47,7 @@ NOT_RUN = {
     "longva eval": "needs lmms-eval and benchmarks: tests/evaluate runs it on made ones",
     "longva serve": "serves until it is stopped: tests/serve/test_command.py starts and asks one",
     "longva demo": "serves until it is stopped: tests/demo starts and asks one",
-    "longva reproduce": "takes minutes to hours: tests/nano/test_reproduce.py runs a small one",
+    "longva reproduce": "takes minutes to hours: tests/nano/reproduction/test_run.py has one",
     "longva convert": "needs a 7B checkpoint: tests/test_cli.py converts a small one both ways",
     "longva niah visual niah_visual_paper": "downloads the paper's needles from the hub",
     "longva prepare-text SLIMPAJAMA": "needs SlimPajama, 627 billion tokens",

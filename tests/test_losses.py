@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from longva.losses import chunked_cross_entropy, chunked_log_probs, dpo_loss
+from longva.losses import chunked_cross_entropy, chunked_log_probs
+from longva.train.dpo_loss import dpo_loss
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 4e-5}
 """Float64 shows that it is the same sum, float32 that it is made in float32 too: logits up to 13,

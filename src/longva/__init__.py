@@ -12,7 +12,7 @@ from importlib.metadata import version
 __version__ = version("longva")
 
 _HOMES = {
-    "LongVA": "longva.assistant",
+    "LongVA": "longva.watching.assistant",
     "LongVAConfig": "longva.model",
     "LongVAForConditionalGeneration": "longva.model",
     "LongVAProcessor": "longva.model",

@@ -66,3 +66,12 @@ class NonFiniteError(LongVAError):
             "it in bfloat16 if it ran in float16, whose largest number is 65,504; else check its "
             f"weights.{f' {then}' if then else ''}"
         )
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message: libraries follow it with advice of their own.
+
+    >>> first_line(ValueError("no such file\\nTry another."))
+    'no such file'
+    """
+    return str(error).strip().partition("\n")[0]

@@ -11,15 +11,15 @@ import torch
 
 pytest.importorskip("gradio", reason="the demo needs Gradio: pip install gradio")
 
-from longva.assistant import LongVA
 from longva.demo import asking
 from longva.demo.estimate import Speed
 from longva.demo.medium import open_medium
 from longva.demo.setting import Setting
 from longva.demo.visitor import Options, Turn, Visitor
 from longva.model.random_model import random_longva
-from longva.session import Sampling
+from longva.watching.assistant import LongVA
 from longva.watching.engine import Engine
+from longva.watching.session import Sampling
 from longva.watching.store import Watching
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)

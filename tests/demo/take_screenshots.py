@@ -9,8 +9,8 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from longva.assistant import LongVA
 from longva.demo.server import ServerSettings, running
+from longva.watching.assistant import LongVA
 from tests.demo.conftest import CHROMIUM, FLAGS, PATIENCE
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"

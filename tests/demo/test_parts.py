@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from longva.assistant import LongVA
 from longva.demo import asking
 from longva.demo.api_call import client_code, request_of
 from longva.demo.ask_tab import record_vote
@@ -24,12 +23,13 @@ from longva.demo.medium import STRIP_PICTURES, open_medium, stage
 from longva.demo.needle_map import MapSettings, NeedleMap, draw_map
 from longva.demo.timeline import timeline
 from longva.demo.visitor import Turn, Visitor
-from longva.frame_sampling import FrameSampling
+from longva.media.medium import open_media, read_frames
+from longva.media.sampling import FrameSampling
 from longva.model.random_model import random_longva
 from longva.nano.world import COLOURS, OBJECTS
-from longva.session import Answer, Evidence, Sampling
-from longva.video import open_media, read_frames
+from longva.watching.assistant import LongVA
 from longva.watching.engine import Engine
+from longva.watching.session import Answer, Evidence, Sampling
 from longva.watching.store import Watching
 from tests.demo.conftest import OPTIONS, a_visitor, answered, ask
 

@@ -22,7 +22,8 @@ import pyarrow
 import pyarrow.parquet as parquet
 
 from longva.evaluate.vniah_export import export
-from longva.nano.world import draw_scene, random_scene, scene_frames, write_video
+from longva.media.write import write_video
+from longva.nano.world import draw_scene, random_scene, scene_frames
 from longva.niah.cells import Grid
 from longva.niah.needles import NeedleRecipe
 from longva.niah.visual import VisualRecipe

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from longva.assistant import LongVA
 from longva.errors import ContextLengthError, LongVAError, NonFiniteError, VideoError
 from longva.evaluate.conversations import Medium, Reader, Turn, fingerprint
-from longva.frame_sampling import FrameSampling
+from longva.media.sampling import FrameSampling
 from longva.model.random_model import random_longva
 from longva.nano.world import draw_scene, random_scene
+from longva.watching.assistant import LongVA
 from tests.tolerance import SAME
 
 SIX_FRAMES = FrameSampling(num_frames=6)
@@ -144,7 +144,7 @@ def test_a_fingerprint_knows_media_by_what_they_are(tmp_path):
 
 def test_free_memory_does_not_choose_the_frames(longva, video, monkeypatch):
     sampling = Reader(longva).sampling
-    monkeypatch.setattr("longva.assistant.usable_memory", lambda device: 10**6)
+    monkeypatch.setattr("longva.watching.assistant.usable_memory", lambda device: 10**6)
     reader = Reader(longva)
     assert reader.sampling == sampling
     with pytest.raises(ContextLengthError, match="At most .* frames fit|Not even one"):

@@ -9,7 +9,7 @@ from longva.evaluate.judged_samples import judge_results
 from longva.evaluate.local_judge import LocalJudge
 from longva.evaluate.results import Score, interval, read_runs
 from longva.evaluate.tables import build_tables, markdown, paper_tables
-from longva.intervals import wilson_interval
+from longva.reporting.intervals import wilson_interval
 from tests.evaluate.lmms_results import graded, video_mme, write_results
 
 

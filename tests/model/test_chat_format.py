@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from longva.data.chat import encode_conversation
-from longva.data.preferences import read_preference
+from longva.data.chats.chat import encode_conversation
+from longva.data.chats.preferences import read_preference
 from longva.model import LongVAProcessor
 from longva.model.chat_format import (
     MARK,

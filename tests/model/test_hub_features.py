@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 
+from longva.checkpoints.checkpoint import load_pretrained
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
-from longva.model.checkpoint import load_pretrained
 from longva.model.random_model import random_longva
 from tests.model import llava_fixture as fixture
 from tests.model.llava_fixture import answer, message, model_inputs

@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 from transformers.video_utils import VideoMetadata
 
 from longva.errors import LongVAError, VideoError
-from longva.frame_sampling import FrameSampling
+from longva.media.sampling import FrameSampling
 from longva.model import LongVAConfig, LongVAImageProcessor, LongVAVideoProcessor
 from longva.model.modeling_longva import anyres_raster, pool_patches
 from longva.model.random_model import random_longva

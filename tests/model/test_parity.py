@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from longva.model.checkpoint import convert_checkpoint, load_pretrained
+from longva.checkpoints.checkpoint import convert_checkpoint, load_pretrained
+from longva.checkpoints.llava_format import grid_settings
 from longva.model.image_processing_longva import LongVAImageProcessor
-from longva.model.llava_format import grid_settings
 from tests.model import llava_fixture as fixture
 
 CASES = {case["name"]: case for case in fixture.parity()["cases"]}

@@ -2,8 +2,8 @@ import pytest
 from typer.testing import CliRunner
 
 from longva.errors import LongVAError
+from longva.media.medium import open_media
 from longva.nano.film import write_film
-from longva.video import open_media
 
 
 def test_a_film_has_a_frame_a_second_and_says_where_the_object_is(tmp_path):

@@ -1,6 +1,6 @@
 import torch
 
-from longva.model.tokenizer import load_tokenizer
+from longva.checkpoints.language_model import load_tokenizer
 from longva.nano.language_model import (
     LOOK_BACK,
     initial_language_model,

@@ -1,10 +1,11 @@
 import json
 
+from longva.media.medium import open_media
 from longva.nano.needles import write_book, write_long_text, write_needles
 from longva.nano.words import word_tokenizer
 from longva.nano.world import CHANCE, QUESTIONS
-from longva.niah.needles import NeedleRecipe, make_needles
-from longva.video import open_media
+from longva.niah.needle_sets import make_needles
+from longva.niah.needles import NeedleRecipe
 
 
 def test_needles_are_read_by_the_needle_recipe_with_their_chance(tmp_path):

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from longva.errors import RecipeError
+from longva.evaluate.perplexity import PerplexityRecipe, run_perplexity
 from longva.nano.own_world import draw_needle, hidden_objects, own_pictures, own_text
 from longva.nano.words import word_tokenizer
 from longva.nano.world import QUESTIONS
 from longva.niah.cells import Grid
 from longva.niah.frames import HaystackRecipe
 from longva.niah.needles import NeedleRecipe
-from longva.niah.perplexity import PerplexityRecipe, run_perplexity
 from longva.niah.text import TextRecipe
 from longva.niah.visual import VisualRecipe, run_visual
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from longva.data.conversations import ConversationConfig, ConversationDataset
-from longva.data.mixtures import DatasetConfig
+from longva.data.chats.conversations import ConversationConfig, ConversationDataset
+from longva.data.chats.mixtures import DatasetConfig
 from longva.model.unires import choose_grid, image_to_grids
 from longva.nano.language_model import CONTEXT, save_initial_language_model
 from longva.nano.pictures import GRIDS, choose_scenes, draw_mosaic, write_alignment

@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 
+from longva.media.write import write_video
 from longva.nano.world import (
     COLOURS,
     COMPANIONS,
@@ -21,7 +22,6 @@ from longva.nano.world import (
     random_layout,
     random_needle,
     random_scene,
-    write_video,
 )
 
 ANCHOR = Scene(object="anchor", number=42, color="red", companion="club")

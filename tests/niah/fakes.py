@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from longva.assistant import LongVA
 from longva.model.random_model import random_longva
 from longva.niah.cells import Row
 from longva.niah.measure import Question
-from longva.niah.models import MeasurementRecipe, Model, Prompt, Reply
+from longva.niah.model import Model, Prompt, Reply
+from longva.niah.recipe import MeasurementRecipe
 from longva.niah.tree_model import TreeModel
+from longva.watching.assistant import LongVA
 
 FINGERPRINT = {
     "model": {"training_length": 3000, "tokens_per_frame": 10},

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from longva.model.evidence import EvidenceCollector
+from longva.attention.evidence import EvidenceCollector
 from longva.niah.evidence_heads import HeadAttention, choose_evidence_heads
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from longva.errors import RecipeError
-from longva.folder_lock import only_run
+from longva.files.lock import only_run
 from longva.niah.cells import Grid, Row
 from longva.niah.log import CellLog, read_rows
 from longva.niah.measure import measure

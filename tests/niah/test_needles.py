@@ -8,7 +8,8 @@ from PIL import Image
 
 from longva.errors import RecipeError
 from longva.niah.drawn_needles import COLOURS, Card, draw_card
-from longva.niah.needles import NeedleRecipe, make_needles, read_needles
+from longva.niah.needle_sets import make_needles, read_needles
+from longva.niah.needles import NeedleRecipe
 
 PAPER = ("ucsd.jpeg", "sora_balloon.png", "selenium_green.jpg", "panda_scientist.png")
 PAPER = (*PAPER, "teddy_bear_times_square.png")
@@ -51,7 +52,7 @@ def test_the_time_question_keeps_the_task_and_drops_the_rest(tmp_path):
 
 
 def read_needles_of(folder: Path, **options):
-    from longva.niah.needles import PAPER_NEEDLES
+    from longva.niah.needle_sets import PAPER_NEEDLES
 
     return read_needles(PAPER_NEEDLES, pictures(folder), **options)
 

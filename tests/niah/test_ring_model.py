@@ -9,8 +9,8 @@ from longva.errors import RecipeError
 from longva.model.random_model import random_longva
 from longva.niah.cells import Grid
 from longva.niah.log import read_rows
-from longva.niah.models import MeasurementRecipe
 from longva.niah.needles import NeedleRecipe
+from longva.niah.recipe import MeasurementRecipe
 from longva.niah.ring_model import RingModel
 from longva.niah.text import TextRecipe, measure_text
 from longva.niah.visual import VisualRecipe, measure_visual, run_visual

@@ -4,7 +4,6 @@ import random
 
 import pytest
 
-from longva.intervals import wilson_interval
 from longva.niah.scoring import (
     Protocol,
     answers_match,
@@ -14,6 +13,7 @@ from longva.niah.scoring import (
     localisation_chance,
     summarise,
 )
+from longva.reporting.intervals import wilson_interval
 from tests.niah.fakes import row
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from longva.niah.perplexity import PerplexityRecipe
+from longva.evaluate.perplexity import PerplexityRecipe
 from longva.niah.text import TextRecipe
 from longva.niah.visual import VisualRecipe
 from longva.recipes import load_recipe

@@ -18,21 +18,22 @@ from transformers import (
     GPTNeoXConfig,
 )
 
-from longva.assistant import LongVA
+from longva.attention.rotary import forget_length
+from longva.checkpoints.fingerprint import weights_fingerprint
 from longva.errors import CheckpointError, LongVAError, NonFiniteError, RecipeError
 from longva.model.random_model import byte_tokenizer, random_longva
-from longva.model.weights_fingerprint import weights_fingerprint
 from longva.niah.cells import Grid
 from longva.niah.loading import set_rope_theta
 from longva.niah.log import read_rows
-from longva.niah.models import Prompt
-from longva.niah.needles import PAPER_NEEDLES, NeedleRecipe
+from longva.niah.model import Prompt
+from longva.niah.needle_sets import PAPER_NEEDLES
+from longva.niah.needles import NeedleRecipe
 from longva.niah.text import TextRecipe, measure_text, run_text
 from longva.niah.tree_model import TEMPLATES, TreeModel
 from longva.niah.visual import VisualRecipe, ask, make_needles, measure_visual, run_visual
 from longva.parallel import check_ring
 from longva.recipes import load_recipe
-from longva.rotary import forget_length
+from longva.watching.assistant import LongVA
 from tests.distributed import run_distributed
 from tests.niah.fakes import tree_model
 from tests.tolerance import SAME

@@ -9,8 +9,9 @@ from longva.errors import RecipeError, VideoError
 from longva.niah.cells import Cell, Grid
 from longva.niah.frames import DrawnFrames, HaystackRecipe, NeedlePictures, VideoFrames
 from longva.niah.log import read_rows
-from longva.niah.models import Reply
-from longva.niah.needles import Needle, NeedleRecipe, make_needles
+from longva.niah.model import Reply
+from longva.niah.needle_sets import make_needles
+from longva.niah.needles import Needle, NeedleRecipe
 from longva.niah.visual import VisualRecipe, ask, choose_points, hide, measure_visual, run_visual
 from longva.recipes import load_recipe
 from tests.niah.fakes import CoinModel

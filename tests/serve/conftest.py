@@ -15,11 +15,11 @@ import uvicorn
 from openai import OpenAI
 from PIL import Image
 
-from longva.assistant import LongVA
 from longva.model.random_model import random_longva
 from longva.serve.app import create_app
 from longva.serve.limits import Limits
-from longva.serve.media_fetch import MediaFetcher
+from longva.serve.media.fetch import MediaFetcher
+from longva.watching.assistant import LongVA
 from longva.watching.engine import Engine
 
 

@@ -12,12 +12,12 @@ import openai
 import pytest
 from PIL import Image
 
-from longva.assistant import LongVA
 from longva.errors import LongVAError
+from longva.media.medium import open_media
 from longva.model.random_model import random_longva
 from longva.serve.errors import as_api_error
 from longva.serve.limits import Limits
-from longva.video import open_media
+from longva.watching.assistant import LongVA
 from tests.serve.conftest import data_uri, film, picture, serving, user
 
 FOUR = {"longva": {"frames": 4}}
@@ -157,7 +157,7 @@ def test_the_systems_words_go_before_the_first_question(server, longva, video):
 
 
 def test_sampling_is_that_of_a_session_and_follows_the_seed(server, longva, video):
-    from longva.session import Sampling
+    from longva.watching.session import Sampling
 
     sampling = Sampling(temperature=1.5, top_p=0.9, seed=7)
     (want,) = offline(longva, video, "What?", sampling=sampling)

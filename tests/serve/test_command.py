@@ -11,12 +11,12 @@ import pytest
 from openai import OpenAI
 from typer.testing import CliRunner
 
-from longva.assistant import LongVA
 from longva.cli import app
 from longva.errors import LongVAError
 from longva.serve import launch
 from longva.serve.launch import LOCK, PREFIX, own_spool
 from longva.serve.limits import Limits
+from longva.watching.assistant import LongVA
 from tests.serve.conftest import data_uri, film, user
 
 

@@ -13,7 +13,7 @@ from schemathesis.specs.openapi.checks import (
 
 from longva.serve.app import create_app
 from longva.serve.limits import Limits
-from longva.serve.media_fetch import MediaFetcher
+from longva.serve.media.fetch import MediaFetcher
 from tests.serve.conftest import engine_of
 
 CHECKS = [

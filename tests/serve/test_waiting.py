@@ -9,8 +9,8 @@ import httpx
 import openai
 import pytest
 
-from longva.assistant import LongVA
 from longva.serve.limits import Limits
+from longva.watching.assistant import LongVA
 from tests.serve.conftest import data_uri, film, serving, user
 
 OPTIONS = {"longva": {"frames": 4, "progress": True}}

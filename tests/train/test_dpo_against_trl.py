@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from longva.data.mixtures import DatasetConfig
-from longva.data.preferences import PreferenceConfig, ReferenceLogProbs
+from longva.data.chats.mixtures import DatasetConfig
+from longva.data.chats.preferences import PreferenceConfig, ReferenceLogProbs
 from longva.parallel import parallel_mesh
 from longva.train.dpo import DPOConfig, PreferenceLearner, PreferenceLossConfig
 from longva.train.loop import LoopConfig

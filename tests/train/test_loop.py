@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from longva.data.order import StepOrder
 from longva.errors import CheckpointError
 from longva.train.checkpoints import latest_checkpoint
 from longva.train.optim import learning_rate_factor
+from longva.train.order import StepOrder
 from tests.distributed import run_distributed
 from tests.parallel.tiny import plain_loss
 from tests.train.toys import (

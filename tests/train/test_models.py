@@ -9,13 +9,13 @@ from PIL import Image
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from longva.assistant import LongVA
 from longva.evaluate.conversations import Reader, Turn
 from longva.model import LongVAForConditionalGeneration
 from longva.model.chat_format import chat_ids, turn_end
 from longva.model.random_model import byte_tokenizer
 from longva.niah.tree_model import eos_ids
 from longva.train.models import assemble_longva
+from longva.watching.assistant import LongVA
 from tests.train.toys import VOCABULARY, tiny_qwen2
 
 TOWER = {

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from longva.data.packing import PackedText
+from longva.checkpoints.checkpoint import load_pretrained
+from longva.data.text.packing import PackedText
 from longva.errors import CheckpointError, LongVAError, RecipeError
-from longva.folder_lock import only_run
-from longva.model.checkpoint import load_pretrained
+from longva.files.lock import only_run
 from longva.nano.toy_data import write_toy_data
 from longva.recipes import load_recipe
 from longva.train import align, dpo, extend

@@ -1,7 +1,7 @@
 import pytest
 
-from longva.assistant import LongVA
 from longva.model.random_model import random_longva
+from longva.watching.assistant import LongVA
 
 
 @pytest.fixture(scope="session")

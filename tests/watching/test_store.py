@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from longva.assistant import LongVA
 from longva.errors import ContextLengthError
+from longva.media.medium import open_media
 from longva.nano.world import draw_scene, random_scene
-from longva.video import open_media
+from longva.watching.assistant import LongVA
 from longva.watching.store import SessionStore, Watching
 
 

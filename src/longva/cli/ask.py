@@ -39,14 +39,16 @@ COMMANDS = "/forget clears the conversation, /exit or Ctrl-D ends it."
 
 def open_all(media: list[str], allow_truncated: bool, **sampling) -> list:
     """Open the media and check how frames are chosen: mistakes are found before the model loads."""
-    from longva.frame_sampling import FrameSampling
-    from longva.media_files import locate
+    from longva.media.sampling import FrameSampling
+    from longva.media.source import locate
 
     FrameSampling(num_frames=sampling.pop("frames"), **sampling)
     for medium in media:
         locate(medium)
 
-    from longva.video import open_media  # loads torch, which a misspelt name need not wait for
+    from longva.media.medium import (
+        open_media,  # loads torch, which a misspelt name need not wait for
+    )
 
     return [open_media(medium, allow_truncated=allow_truncated) for medium in media]
 
@@ -66,7 +68,7 @@ def watch(
     questions: Sequence[str] = (),
 ):
     """Load the model and watch opened media; what `ask` and `chat` share."""
-    from longva.visual_features import FrameSettings
+    from longva.watching.features import FrameSettings
 
     longva = load_assistant(model, device, dtype, weights, kv, cache)
     for question in questions:
@@ -132,7 +134,7 @@ def ask(
     sampling = {"frames": frames, "fps": fps, "max_frames": max_frames, "keyframes": keyframes}
     opened = open_all([media, *(also or [])], allow_truncated, **sampling)
 
-    from longva.session import Sampling
+    from longva.watching.session import Sampling
 
     choice = Sampling(temperature=temperature, top_p=top_p, seed=seed)
     session = watch(
@@ -206,7 +208,7 @@ def chat(
     sampling = {"frames": frames, "fps": fps, "max_frames": max_frames}
     opened = open_all([media], allow_truncated, **sampling)
 
-    from longva.session import Sampling
+    from longva.watching.session import Sampling
 
     choice = Sampling(temperature=temperature, top_p=top_p)
     session = watch(

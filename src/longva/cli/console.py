@@ -68,7 +68,7 @@ def load_assistant(
     model: str, device: str | None, dtype: str | None, weights: Any, kv: Any, cache: Path | None
 ) -> Any:
     """Load the model that the options of a command name, and say what is to be known of it."""
-    from longva.assistant import LongVA
+    from longva.watching.assistant import LongVA
 
     longva = LongVA.from_pretrained(
         model,

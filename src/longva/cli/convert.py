@@ -34,7 +34,7 @@ def convert(
 
     longva convert ./longva-7b ./back --to llava
     """
-    from longva.model.checkpoint import convert_checkpoint
+    from longva.checkpoints.checkpoint import convert_checkpoint
 
     convert_checkpoint(
         source,

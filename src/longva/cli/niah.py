@@ -119,8 +119,8 @@ def perplexity(recipe: Recipe, overrides: Overrides = None) -> None:
 
     longva perplexity perplexity --set text=book.txt --set documents=1
     """
+    from longva.evaluate.perplexity import PerplexityRecipe, run_perplexity
     from longva.nano.own_world import own_text
-    from longva.niah.perplexity import PerplexityRecipe, run_perplexity
     from longva.recipes import load_recipe
 
     config = load_recipe(PerplexityRecipe, recipe, overrides or [])

@@ -40,8 +40,9 @@ def plan(
     """
     import torch
 
-    from longva.planner import DEVICES, UTILISATION, load_config, usable_bytes
-    from longva.planner import plan as make_plan
+    from longva.checkpoints.published import load_config
+    from longva.planning.devices import DEVICES, UTILISATION, usable_bytes
+    from longva.planning.watching import plan as make_plan
 
     if device is not None and device not in DEVICES:
         raise LongVAError(

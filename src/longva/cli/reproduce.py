@@ -36,7 +36,7 @@ def nano(
 
     longva reproduce nano --budget smoke --seeds 0
     """
-    from longva.nano.reproduce import reproduce as run
+    from longva.nano.reproduction.run import reproduce as run
 
     with progress_bar() as progress:
         page = run(output, budget=budget, seeds=seeds or (0, 1, 2), jobs=jobs, progress=progress)

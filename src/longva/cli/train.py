@@ -46,7 +46,7 @@ def prepare_text(
 
     longva prepare-text corpus/ --out data/long --tokenizer Qwen/Qwen2-7B
     """
-    from longva.data.corpus import CorpusConfig, prepare_text
+    from longva.data.text.prepare import CorpusConfig, prepare_text
 
     config = CorpusConfig(
         source=source,

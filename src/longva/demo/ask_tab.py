@@ -30,10 +30,10 @@ from longva.demo.setting import Setting
 from longva.demo.timeline import timeline
 from longva.demo.visitor import Options, Turn, Visitor
 from longva.errors import LongVAError
+from longva.files.writing import append_line
 from longva.finite import to_json
-from longva.session import Sampling
+from longva.watching.session import Sampling
 from longva.watching.store import Watching
-from longva.whole_files import append_line
 
 IDLE_SECONDS = 24 * 3600
 """So long after the last question a visitor is dropped, with any work in progress, and the upload

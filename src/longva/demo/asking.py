@@ -16,10 +16,10 @@ from longva.demo.medium import Medium, frame_pictures
 from longva.demo.setting import Setting
 from longva.demo.visitor import Turn, Visitor
 from longva.errors import LongVAError, VideoError
-from longva.session import Answer
-from longva.video import open_media
+from longva.media.medium import open_media
 from longva.watching.engine import Question
 from longva.watching.events import Event, EventStream, Failed, Finished, Progress, Text, Watched
+from longva.watching.session import Answer
 from longva.watching.worker import QueueFullError
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from html import escape
 
 from longva.demo.timeline import clock
 from longva.demo.visitor import Turn
-from longva.session import Evidence
+from longva.watching.session import Evidence
 
 STAGES = {"watch": "Watching", "prefill": "Reading the frames"}
 WAITS = {

@@ -9,8 +9,9 @@ import time
 
 import torch
 
-from longva.assistant import LongVA
-from longva.planner import GIB, UTILISATION, Plan
+from longva.planning.devices import GIB, UTILISATION
+from longva.planning.watching import Plan
+from longva.watching.assistant import LongVA
 
 PRODUCT_SIDE = {"cpu": 512, "cuda": 4096}
 """Rows of the matrices whose product is timed."""

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from longva.demo.medium import picture
+from longva.media.write import write_video
 from longva.nano.world import (
     OBJECTS,
     About,
@@ -23,7 +24,6 @@ from longva.nano.world import (
     haystack,
     mosaic,
     random_scene,
-    write_video,
 )
 
 FRAMES_A_SECOND = 8

@@ -16,11 +16,11 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from longva.assistant import LongVA
-from longva.frame_sampling import FrameSampling, choose_frames, evenly_spread
-from longva.media_files import load_image
+from longva.media.medium import Media, open_media, read_frames
+from longva.media.sampling import FrameSampling, choose_frames, evenly_spread
+from longva.media.source import load_image
 from longva.model.unires import image_to_grids
-from longva.video import Media, open_media, read_frames
+from longva.watching.assistant import LongVA
 
 PICTURE_SIDE = 112
 STRIP_PICTURES = 24

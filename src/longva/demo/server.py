@@ -17,12 +17,12 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from longva.assistant import LongVA
 from longva.demo.estimate import Speed
 from longva.demo.examples import make_examples
 from longva.demo.page import build_page
 from longva.demo.setting import Setting
-from longva.planner import usable_memory
+from longva.planning.devices import usable_memory
+from longva.watching.assistant import LongVA
 from longva.watching.engine import Engine
 
 ASSETS = Path(__file__).parent

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from longva.demo.medium import Medium
-from longva.session import Evidence
+from longva.watching.session import Evidence
 
 CURVE_WIDTH, CURVE_HEIGHT = 1000, 36
 

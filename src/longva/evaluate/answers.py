@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from longva.whole_files import append_line, read_lines
+from longva.files.writing import append_line, read_lines
 
 WATCHING = 10
 """What watching a medium costs, in answers about it; to share work out evenly."""

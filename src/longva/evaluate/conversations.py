@@ -22,15 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longva.assistant import LongVA
 from longva.errors import LongVAError
-from longva.frame_sampling import FrameSampling, choose_frames
-from longva.kv_cache import CachedSequence
+from longva.media.medium import Media, MisnumberedError, open_media
+from longva.media.sampling import FrameSampling, choose_frames
 from longva.model.chat_format import chat_ids, text_ids
-from longva.planner import plan
-from longva.symbols import common_prefix, insert_rows
-from longva.video import Media, MisnumberedError, open_media
-from longva.visual_features import FrameSettings, VisualFeatures, encode_image, encode_video
+from longva.planning.watching import plan
+from longva.prompts.kv_cache import CachedSequence
+from longva.prompts.symbols import common_prefix, insert_rows
+from longva.watching.assistant import LongVA
+from longva.watching.features import FrameSettings, VisualFeatures, encode_image, encode_video
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from PIL import ExifTags
 
 from longva.errors import LongVAError, VideoError
 from longva.evaluate.report import COLOURS
-from longva.media_files import IMAGE_SUFFIXES, open_image
+from longva.files.writing import read_lines, whole_file
+from longva.media.source import IMAGE_SUFFIXES, open_image
 from longva.model.unires import GridRule, choose_grid
-from longva.whole_files import read_lines, whole_file
 
 TOKENS_A_GRID = 144
 SIDEWAYS = range(5, 9)

@@ -24,8 +24,8 @@ from typing import Any, Protocol
 from longva.chat_endpoint import Completion, EndpointError
 from longva.errors import LongVAError
 from longva.evaluate.rubrics import Rubric, rubrics
+from longva.files.writing import append_line, read_lines
 from longva.finite import to_json
-from longva.whole_files import append_line, read_lines
 
 GIVE_UP_AFTER = 10
 """Samples in a row for which the endpoint had no answer at all; the rest are not asked."""

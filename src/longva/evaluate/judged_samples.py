@@ -17,8 +17,8 @@ from typing import Any
 from longva.errors import LongVAError
 from longva.evaluate.judge import Estimate, Judge, Judgement, Sample
 from longva.evaluate.rubrics import rubrics
+from longva.files.writing import read_lines, whole_file
 from longva.finite import to_json
-from longva.whole_files import read_lines, whole_file
 
 NAMES = {"Q": "question", "A": "answer", "pred": "prediction"}
 """What some tasks of lmms-eval call the fields of our prompts."""

@@ -28,7 +28,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from longva import __version__
-from longva.assistant import LongVA
+from longva.checkpoints.fingerprint import weights_fingerprint
 from longva.errors import LongVAError, NonFiniteError
 from longva.evaluate.answers import AnswerLog, Job, deal
 from longva.evaluate.conversations import (
@@ -40,9 +40,9 @@ from longva.evaluate.conversations import (
     media_of,
 )
 from longva.finite import to_json
-from longva.frame_sampling import FrameSampling
-from longva.model.weights_fingerprint import weights_fingerprint
-from longva.visual_features import FrameSettings
+from longva.media.sampling import FrameSampling
+from longva.watching.assistant import LongVA
+from longva.watching.features import FrameSettings
 
 MAX_NEW_TOKENS = 1024
 """Of tasks that set no limit."""

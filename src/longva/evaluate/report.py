@@ -16,7 +16,7 @@ from longva import __version__
 from longva.evaluate.judged_samples import judged_tasks
 from longva.evaluate.results import Run, Score, read_runs
 from longva.evaluate.tables import Table, build_tables, markdown, paper_tables
-from longva.whole_files import whole_file
+from longva.files.writing import whole_file
 
 LEGEND = (
     "Below each of our scores stands its 95 % interval, from the number n of answers (Wilson for "

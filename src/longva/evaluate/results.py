@@ -21,8 +21,8 @@ from typing import Any
 from longva.errors import LongVAError
 from longva.evaluate.judged_samples import read_judgements
 from longva.evaluate.rubrics import rubrics
-from longva.intervals import Z95, clustered_interval, wilson_interval
-from longva.whole_files import read_lines
+from longva.files.writing import read_lines
+from longva.reporting.intervals import Z95, clustered_interval, wilson_interval
 
 MODEL_ARGUMENTS = ("pretrained", "model", "model_version", "path")
 FRAME_ARGUMENTS = ("frames", "max_frames_num", "fps", "max_frames")

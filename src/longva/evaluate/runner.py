@@ -34,7 +34,7 @@ from longva.evaluate.benchmarks import (
 )
 from longva.evaluate.local_judge import local_judge_server
 from longva.evaluate.plugin import MODEL
-from longva.frame_sampling import FrameSampling
+from longva.media.sampling import FrameSampling
 
 HUB = Path("~/.cache/huggingface")
 

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from longva.errors import LongVAError
 from longva.evaluate.benchmarks import QUESTIONS
-from longva.nano.world import write_video
-from longva.niah.frames import NeedlePictures, make_haystack
-from longva.niah.models import Pictures
-from longva.niah.needles import Needle, make_needles
+from longva.files.writing import whole_file
+from longva.media.write import write_video
+from longva.niah.frames import NeedlePictures, Pictures, make_haystack
+from longva.niah.needle_sets import make_needles
+from longva.niah.needles import Needle
 from longva.niah.visual import VisualRecipe, ask
-from longva.whole_files import whole_file
 
 DATASET, VIDEOS = "longva/v-niah", "vniah"
 SIDE = 336

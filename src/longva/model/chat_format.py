@@ -106,7 +106,7 @@ def chat_ids(processor: LongVAProcessor, messages: Sequence[Mapping[str, Any]]) 
     """Return the ids of a prompt: messages, and what comes before the answer.
 
     Each image and video is one token. A prompt has the ids that the processor gives it, and that it
-    has in training (`longva.data.chat`).
+    has in training (`longva.data.chats.chat`).
     """
     text = apply_template(processor, messages, add_generation_prompt=True)
     return template_ids(processor.tokenizer, [text])[0]

@@ -1,4 +1,4 @@
-"""Videos -> frames, each a grid. Decoding and resizing are those of `longva.video`."""
+"""Videos -> frames, each a grid. Decoding and resizing are those of `longva.media.medium`."""
 
 import warnings
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata, make_batched_videos
 
 from longva.errors import VideoError
-from longva.frame_resize import resize_picture
-from longva.frame_sampling import FrameSampling, choose_frames
-from longva.media_files import to_rgb
+from longva.media.medium import read_frames
+from longva.media.resize import resize_picture
+from longva.media.sampling import FrameSampling, choose_frames
+from longva.media.source import to_rgb
 from longva.model.image_processing_longva import uint8_array
 from longva.model.unires import CLIP_MEAN, CLIP_STD, normalize_pixels
-from longva.video import read_frames
 
 
 class LongVAVideosKwargs(VideosKwargs, total=False):

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from longva.files.writing import whole_file
 from longva.finite import to_json
 from longva.nano.words import (
     CITIES,
@@ -32,7 +33,6 @@ from longva.nano.words import (
     vocabulary,
 )
 from longva.nano.world import COLOURS, NUMBERS, OBJECTS, QUESTIONS, About, Scene, random_scene
-from longva.whole_files import whole_file
 
 INTROS = ("", "look at these pictures:", "a book of pictures.", "this is a long list:")
 STYLE_WORDS = (4, 5, 15)

@@ -12,16 +12,9 @@ from typing import Annotated
 import typer
 
 from longva.errors import LongVAError
+from longva.media.write import write_video
 from longva.nano.needles import SIDE
-from longva.nano.world import (
-    OBJECTS,
-    Scene,
-    draw_scene,
-    haystack,
-    random_layout,
-    random_scene,
-    write_video,
-)
+from longva.nano.world import OBJECTS, Scene, draw_scene, haystack, random_layout, random_scene
 
 
 def write_film(

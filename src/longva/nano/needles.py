@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from longva.finite import to_json
+from longva.media.write import write_video
 from longva.nano.corpus import Writer
 from longva.nano.world import (
     CHANCE,
@@ -22,7 +23,6 @@ from longva.nano.world import (
     haystack,
     random_layout,
     random_scene,
-    write_video,
 )
 
 SIDE = 144

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longva.checkpoints.published import EMBEDDED_MODEL
 from longva.errors import RecipeError
-from longva.frame_resize import resize_picture
-from longva.model.embedded import EMBEDDED_MODEL
+from longva.evaluate.perplexity import PerplexityRecipe
+from longva.media.resize import resize_picture
 from longva.nano.needles import NEEDLE_OBJECTS, SIDE, book, long_documents
 from longva.nano.world import (
     CHANCE,
@@ -28,10 +29,8 @@ from longva.nano.world import (
 )
 from longva.nano.world import Needle as SceneNeedle
 from longva.niah.cells import values_of
-from longva.niah.frames import BATCH
-from longva.niah.models import Pictures
+from longva.niah.frames import BATCH, Pictures
 from longva.niah.needles import Needle, NeedleRecipe
-from longva.niah.perplexity import PerplexityRecipe
 from longva.niah.text import TextRecipe
 from longva.niah.visual import VisualRecipe
 

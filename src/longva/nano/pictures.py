@@ -15,13 +15,13 @@ from typing import Any
 
 from PIL import Image
 
+from longva.files.writing import write_whole
 from longva.finite import to_json
 from longva.model.unires import Packing
 from longva.nano.corpus import ask, tell
 from longva.nano.language_model import CONTEXT
 from longva.nano.vision_tower import seen_picture
 from longva.nano.world import OBJECTS, QUESTIONS, Scene, mosaic, random_layout, random_scene
-from longva.whole_files import write_whole
 
 GRIDS: dict[Packing, tuple[int, ...]] = {
     "unires": (2, 3, 4, 6, 8, 9, 12, 16, 20, 25, 30, 36, 42, 49),

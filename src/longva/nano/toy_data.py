@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import typer
 
-from longva.data.packing import tokenizer_fingerprint, write_packed
+from longva.data.text.packing import tokenizer_fingerprint, write_packed
 from longva.finite import to_json
 from longva.model.random_model import byte_tokenizer
 from longva.nano.world import QUESTIONS, Scene, draw_scene, random_scene

@@ -16,16 +16,12 @@ Signs are drawn with DejaVu Sans, which comes with matplotlib under a free licen
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-import av
 from PIL import Image, ImageDraw, ImageFont
-
-from longva.whole_files import whole_file
 
 _OBJECTS = """
 sun☀ cloud☁ umbrella☂ snowman☃ star★ telephone☎ cup☕ clover☘ hand☛ skull☠ moon☪ hammer⚒
@@ -233,18 +229,6 @@ def haystack(rng: random.Random, without: Sequence[str] = ()) -> Iterator[tuple[
                 for start, stop in zip(layout.object_at, end, strict=True)
             )
             yield scene, replace(layout, object_at=(x, y))
-
-
-def write_video(path: Path, frames: Iterable[Image.Image], fps: Fraction = Fraction(8)) -> None:
-    """Write pictures of one size as an MP4 file (H.264), `fps` of them a second."""
-    with whole_file(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps)
-        stream.pix_fmt = "yuv420p"
-        for number, image in enumerate(frames):
-            if number == 0:
-                stream.width, stream.height = image.size
-            container.mux(stream.encode(av.VideoFrame.from_image(image)))
-        container.mux(stream.encode())
 
 
 def scene_frames(scenes: Iterable[Scene], frames_each: int) -> Iterator[Image.Image]:

@@ -18,6 +18,8 @@ from typing import Any, Literal
 from longva.errors import RecipeError
 from longva.recipes import STRICT
 
+Key = tuple[int, float, int]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:

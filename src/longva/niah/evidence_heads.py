@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longva import prompt_tree
+from longva.attention.evidence import last_attention
 from longva.finite import check_finite
-from longva.kv_cache import CachedSequence
-from longva.model.evidence import last_attention
 from longva.niah.measure import Question
 from longva.niah.tree_model import TreeModel
+from longva.prompts import tree as prompt_tree
+from longva.prompts.kv_cache import CachedSequence
 
 MOST_HEADS = 4
 

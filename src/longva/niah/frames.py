@@ -6,10 +6,12 @@ between them and nothing in them that a needle could be mistaken for.
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +19,26 @@ from PIL import Image
 from torch import Tensor
 
 from longva.errors import RecipeError
-from longva.frame_resize import Fit, resize_picture
-from longva.frame_sampling import FrameSampling, choose_frames
-from longva.niah.models import Pictures
+from longva.media.medium import MisnumberedError, open_media, stream_frames
+from longva.media.resize import Fit, resize_picture
+from longva.media.sampling import FrameSampling, choose_frames
 from longva.recipes import STRICT
-from longva.video import MisnumberedError, open_media, stream_frames
+
+
+class Pictures(ABC):
+    """An album: the frames of a haystack, or the pictures of needles."""
+
+    fingerprint: dict[str, Any]
+    """What the pictures depend on."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many there are."""
+
+    @abstractmethod
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """Yield them in order, uint8 [n, 3, size, size]."""
+
 
 BATCH = 32
 """Pictures decoded or drawn at a time."""

@@ -16,12 +16,13 @@ from typing import Any, Literal
 import numpy as np
 
 from longva.errors import RecipeError
+from longva.files.writing import write_whole
 from longva.finite import to_json
-from longva.intervals import clustered_interval
 from longva.niah.cells import Row
 from longva.niah.log import read_rows
 from longva.niah.scoring import Protocol
-from longva.whole_files import whole_file, write_whole
+from longva.reporting.figure import save_figure, short
+from longva.reporting.intervals import clustered_interval
 
 COLOURS = ["#F0496E", "#EBB839", "#9ad5b3"]
 """Score 0, 0.5 and 1."""
@@ -269,12 +270,6 @@ def draw(
     save_figure(figure, out, dpi)
 
 
-def save_figure(figure: Any, out: Path | str, dpi: int = 100) -> None:
-    """Write a matplotlib figure as PNG, whole or not at all."""
-    with whole_file(Path(out)) as temporary:
-        figure.savefig(temporary, format="png", dpi=dpi)
-
-
 def _draw_panel(ax: Any, panel: Panel, colours: Any, fontsize: float, inside: float) -> Any:
     xs = sorted({x for x, _ in panel.values})
     ys = sorted({y for _, y in panel.values})
@@ -339,15 +334,3 @@ def _draw_panel(ax: Any, panel: Panel, colours: Any, fontsize: float, inside: fl
             bbox={"facecolor": colours(score), "edgecolor": "none", "pad": 1},  # over the dots
         )
     return image
-
-
-def short(number: float) -> str:
-    """Write a length as the original's axes do.
-
-    >>> [short(n) for n in (200, 1000, 1200, 32000, 432000, 1_000_000)]
-    ['200', '1K', '1.2K', '32K', '432K', '1M']
-    """
-    for size, letter in ((1_000_000, "M"), (1_000, "K")):
-        if number >= size:
-            return f"{number / size:.3g}{letter}"
-    return f"{number:g}"

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from longva.assistant import EMBEDDED_MODEL, LongVA
+from longva.attention.rotary import restore_frequencies
+from longva.checkpoints.language_model import load_tokenizer
+from longva.checkpoints.settings import reason
 from longva.errors import CheckpointError, LongVAError, RecipeError
-from longva.kv_cache import check_readable
-from longva.model.checkpoint_settings import reason
-from longva.model.tokenizer import load_tokenizer
-from longva.niah.models import ModelRecipe
-from longva.rotary import restore_frequencies
+from longva.niah.recipe import ModelRecipe
+from longva.prompts.kv_cache import check_readable
+from longva.watching.assistant import EMBEDDED_MODEL, LongVA
 
 
 def load_longva(recipe: ModelRecipe) -> LongVA:

@@ -7,28 +7,27 @@ output_dir/
     all_accuracies.json  avg_accuracy.txt              the original's files
 """
 
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-import torch.distributed as dist
-
+from longva.checkpoints.published import EMBEDDED_MODEL
 from longva.errors import RecipeError
+from longva.files.lock import only_run
+from longva.files.writing import write_whole
 from longva.finite import to_json
-from longva.folder_lock import only_run
-from longva.model.embedded import EMBEDDED_MODEL
-from longva.niah.cells import Row
+from longva.niah.cells import Key, Row
+from longva.niah.frames import Pictures
 from longva.niah.heatmap import draw, panel_of, write_accuracies
-from longva.niah.log import CellLog, Key
-from longva.niah.models import MeasurementRecipe, Model, Pictures, Prompt, Reply
+from longva.niah.log import CellLog
+from longva.niah.model import Model, Prompt, Reply
+from longva.niah.recipe import MeasurementRecipe
 from longva.niah.scoring import Frames, Protocol, answers_match, details, summarise
+from longva.parallel.ranks import meet
 from longva.recipes import save_recipe
-from longva.whole_files import write_whole
 
 EVIDENCE_FRAMES = 5
 """Best frames kept in a row."""
@@ -213,21 +212,3 @@ def write_report(
         panel = panel_of(rows, fingerprint, f"{output_dir.name}: best frame", of="localisation")
         draw([panel], output_dir / "localisation.png", label="Share of hits")
     return summary
-
-
-def meet() -> tuple[int, int, Callable[[], None]]:
-    """Return this process's rank, how many there are, and a barrier between them.
-
-    Ranks finish hours apart, so the barrier is patient, and on gloo: it keeps no GPU busy.
-    """
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
-    if world_size == 1:
-        return 0, 1, lambda: None
-    if not dist.is_initialized():
-        dist.init_process_group("gloo")
-    group: Any = dist.new_group(backend="gloo", timeout=timedelta(days=30))
-
-    def wait() -> None:
-        dist.barrier(group=group)
-
-    return dist.get_rank(), world_size, wait

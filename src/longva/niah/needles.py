@@ -11,7 +11,6 @@ how many of a kind there are. `distractors` hides further pictures that look ali
 are needles of other questions (paper, hub, json).
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,8 +24,6 @@ from longva.recipes import STRICT
 
 LETTER_ENDING = "\nAnswer with the option's letter from the given choices directly."
 WORD_ENDING = "\nAnswer the question using a single word or phrase."
-
-PAPER_NEEDLES = Path(__file__).with_name("needles.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,112 +102,6 @@ class NeedleRecipe:
             raise RecipeError("needles need count of 1 or more and distractors of 0 or more")
 
 
-def make_needles(recipe: NeedleRecipe) -> list[Needle]:
-    """Read or draw the needles of a recipe, one a trial.
-
-    Raises:
-        RecipeError: pictures or questions are missing; the message lists all that are.
-    """
-    if recipe.source == "generated":
-        from longva.niah.drawn_needles import draw_needle
-
-        return [draw_needle(recipe, trial) for trial in range(recipe.count)]
-    if recipe.source == "hub":
-        return download_needles(recipe.dataset, recipe.distractors)
-    file = PAPER_NEEDLES if recipe.source == "paper" else recipe.file
-    assert file is not None
-    return read_needles(file, recipe.folder or file.parent, recipe.names, recipe.distractors)
-
-
-def read_needles(
-    file: Path, folder: Path, names: Sequence[str] = (), distractors: int = 0
-) -> list[Needle]:
-    """Read `[{"path", "prompt", "answer"}]`; an optional "chance" replaces the one that is counted.
-
-    Args:
-        file: the questions.
-        folder: the paths are relative to it.
-        names: which paths to use; none means all of them, and then all must be there.
-        distractors: other pictures of the file that each trial hides as well.
-    """
-    try:
-        listed = json.loads(file.read_text(encoding="utf-8"))
-        entries = {entry["path"]: entry | {"prompt": entry["prompt"]} for entry in listed}
-        missing = [name for name, entry in entries.items() if "answer" not in entry]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecipeError(
-            f'{file} is no needle file, [{{"path", "prompt", "answer"}}, ...]: {error!r}'
-        ) from None
-    if len(entries) < len(listed):
-        raise RecipeError(
-            f"{file} names a picture twice. For a second question, copy it under another name."
-        )
-    if missing:
-        raise RecipeError(f"{file}: no answer for {', '.join(missing)}")
-    if unknown := [name for name in names if name not in entries]:
-        raise RecipeError(f"needles.names: {unknown} not among {list(entries)}")
-    chosen = [name for name in entries if name in names or not names]
-    if absent := [name for name in chosen if not (folder / name).is_file()]:
-        there = [name for name in chosen if name not in absent]
-        raise RecipeError(
-            f"{folder} lacks {len(absent)} of {len(chosen)} needle pictures: {', '.join(absent)}. "
-            "Put them there, or measure with the others only: "
-            f"--set 'needles.names=[{', '.join(there)}]'"
-        )
-    pictures = [_open(folder / name) for name in chosen]
-    return _make_set([entries[name] for name in chosen], pictures, distractors)
-
-
-def download_needles(dataset: str, distractors: int = 0) -> list[Needle]:
-    """Read the `test` split of a dataset with columns image, question and answer.
-
-    Args:
-        dataset: a hub id, or a local folder of parquet files.
-        distractors: see `read_needles`.
-
-    Raises:
-        RecipeError: it has no such split or columns.
-    """
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise RecipeError("needles.source: hub needs `pip install datasets`.") from None
-    try:
-        rows: list[Any] = list(load_dataset(dataset, split="test"))
-        entries = [
-            {"path": f"{dataset}#{i}", "prompt": row["question"], "answer": row["answer"]}
-            for i, row in enumerate(rows)
-        ]
-        pictures = [row["image"].convert("RGB") for row in rows]
-    except (ValueError, LookupError, AttributeError) as error:
-        raise RecipeError(
-            f"needles.dataset: {dataset} has no split `test` with columns image (pictures), "
-            f"question and answer: {error!r}"
-        ) from None
-    return _make_set(entries, pictures, distractors)
-
-
-def _make_set(
-    entries: Sequence[dict[str, Any]], pictures: list[Image.Image], distractors: int
-) -> list[Needle]:
-    """Make needles of entries and their pictures, each with the following ones as distractors."""
-    if distractors >= len(pictures):
-        raise RecipeError(
-            f"needles.distractors: {distractors} other pictures were asked for, the set of "
-            f"{len(pictures)} has {len(pictures) - 1}"
-        )
-    return [
-        Needle(
-            name=entry["path"],
-            prompt=entry["prompt"],
-            answer=str(entry["answer"]),  # 200 may stand there as a number
-            chance=float(entry.get("chance", guess_chance(entry["prompt"]))),
-            pictures=tuple((pictures + pictures)[i : i + 1 + distractors]),
-        )
-        for i, entry in enumerate(entries)
-    ]
-
-
 def guess_chance(prompt: str) -> float:
     """Return 1 / options for a question with lines "A. ...", "B. ..."; 0 for an open one.
 
@@ -232,11 +123,3 @@ def multiple_choice(question: str, options: Sequence[str], right: int) -> dict[s
         "answer": chr(ord("A") + right),
         "chance": 1 / len(options),
     }
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except OSError as error:
-        raise RecipeError(f"{path} is no picture that can be read: {error}") from None

@@ -16,13 +16,15 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from longva.chat_endpoint import ChatEndpoint, EndpointError
+from longva.checkpoints.fingerprint import weights_fingerprint
+from longva.checkpoints.language_model import load_tokenizer
 from longva.errors import LongVAError
 from longva.finite import check_finite
-from longva.kv_cache import context_length
-from longva.model.tokenizer import load_tokenizer
-from longva.model.weights_fingerprint import weights_fingerprint
+from longva.niah.frames import Pictures
 from longva.niah.loading import loading, local_device
-from longva.niah.models import MeasurementRecipe, Model, Pictures, Prompt, Reply
+from longva.niah.model import Model, Prompt, Reply
+from longva.niah.recipe import MeasurementRecipe
+from longva.prompts.kv_cache import context_length
 
 ATTEMPTS = 4
 """How often a request is sent to a server that is busy or broken."""

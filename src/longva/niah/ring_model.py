@@ -18,10 +18,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from longva import prompt_tree
-from longva.niah.models import MeasurementRecipe, Prompt, Reply
+from longva.niah.model import Prompt, Reply
+from longva.niah.recipe import MeasurementRecipe
 from longva.niah.tree_model import TreeModel, one_forward_each
-from longva.parallel import check_ring, ring_logits
+from longva.parallel import check_ring
+from longva.prompts import tree as prompt_tree
+from longva.prompts.ring_logits import ring_logits
 
 
 class RingModel(TreeModel):

@@ -21,8 +21,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from longva.intervals import clustered_interval, wilson_interval
 from longva.niah.cells import Row
+from longva.reporting.intervals import clustered_interval, wilson_interval
 
 EFFECTIVE_THRESHOLD = 0.5
 """Chance-corrected lower bound that a length must reach to count as seen: half-way from guessing to

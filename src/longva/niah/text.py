@@ -30,7 +30,9 @@ from longva.errors import RecipeError, first_few
 from longva.model.chat_format import beginning, text_ids
 from longva.niah.cells import Cell, Grid, Row
 from longva.niah.measure import Question, measure
-from longva.niah.models import MeasurementRecipe, Model, Prompt, open_model
+from longva.niah.model import Model, Prompt
+from longva.niah.open_model import open_model
+from longva.niah.recipe import MeasurementRecipe
 
 PREFIX = "This is a very long story book: <book>"
 QUESTION = (

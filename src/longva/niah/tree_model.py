@@ -22,15 +22,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from longva import prompt_tree
-from longva.assistant import LongVA
+from longva.attention.evidence import EvidenceCollector
+from longva.attention.rotary import length_dependence
+from longva.checkpoints.fingerprint import vision_fingerprint, weights_fingerprint
 from longva.errors import RecipeError
 from longva.finite import check_finite, to_json
-from longva.kv_cache import CachedSequence, RecomputedSequence, context_length
 from longva.model.chat_format import template_ids, text_ids
-from longva.model.evidence import EvidenceCollector
 from longva.model.unires import normalize_pixels
-from longva.model.weights_fingerprint import weights_fingerprint
+from longva.niah.frames import Pictures
 from longva.niah.loading import (
     is_longva,
     load_language_model,
@@ -38,9 +37,13 @@ from longva.niah.loading import (
     prepare,
     rope_theta,
 )
-from longva.niah.models import MeasurementRecipe, Model, Pictures, Prompt, PromptKey, Reply
-from longva.rotary import length_dependence
-from longva.visual_features import FEATURES, FeatureCache, VisualFeatures, vision_fingerprint
+from longva.niah.model import Model, Prompt, PromptKey, Reply
+from longva.niah.recipe import MeasurementRecipe
+from longva.prompts import tree as prompt_tree
+from longva.prompts.kv_cache import CachedSequence, RecomputedSequence, context_length
+from longva.watching.assistant import LongVA
+from longva.watching.feature_cache import FeatureCache
+from longva.watching.features import FEATURES, VisualFeatures
 
 TEMPLATES = json.loads(Path(__file__).with_name("templates.json").read_text(encoding="utf-8"))
 """Chat templates around frames and question, by name (as the original's V-NIAH wrote them)."""

@@ -20,10 +20,13 @@ from torch import Tensor
 
 from longva.errors import RecipeError
 from longva.niah.cells import Cell, Grid, Row
-from longva.niah.frames import HaystackRecipe, NeedlePictures, make_haystack
+from longva.niah.frames import HaystackRecipe, NeedlePictures, Pictures, make_haystack
 from longva.niah.measure import Question, measure
-from longva.niah.models import MeasurementRecipe, Model, Pictures, Prompt, open_model
-from longva.niah.needles import Needle, NeedleRecipe, make_needles
+from longva.niah.model import Model, Prompt
+from longva.niah.needle_sets import make_needles
+from longva.niah.needles import Needle, NeedleRecipe
+from longva.niah.open_model import open_model
+from longva.niah.recipe import MeasurementRecipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,6 @@ Importing this package makes the attention `zigzag_ring` known to transformers.
 from longva.parallel.mesh import ParallelMesh, parallel_mesh
 from longva.parallel.registered_attention import check_ring, ring_forward
 from longva.parallel.ring_attention import RingSequence, ring_attention
-from longva.parallel.ring_logits import ring_logits
 
 __all__ = [
     "ParallelMesh",
@@ -15,5 +14,4 @@ __all__ = [
     "parallel_mesh",
     "ring_attention",
     "ring_forward",
-    "ring_logits",
 ]

@@ -17,9 +17,9 @@ model that is called without one raises.
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from longva.attention.rotary import length_dependence
 from longva.errors import LongVAError
 from longva.parallel.ring_attention import RingSequence, ring_attention
-from longva.rotary import length_dependence
 
 
 def _zigzag_ring_forward(

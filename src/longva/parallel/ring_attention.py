@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from longva.block_kernels import block_kernel
+from longva.attention.kernels import block_kernel
 from longva.losses import IGNORE_INDEX
 from longva.parallel.zigzag import (
     Block,

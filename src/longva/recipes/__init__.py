@@ -27,8 +27,8 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from longva.errors import RecipeError
+from longva.files.writing import write_whole
 from longva.recipes.shipped import find_recipe
-from longva.whole_files import write_whole
 
 T = TypeVar("T")
 

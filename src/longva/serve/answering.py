@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from longva.media.medium import Media
 from longva.serve.errors import ApiError, as_api_error
-from longva.serve.kept_media import StoredMedium
-from longva.serve.media_check import open_within
-from longva.serve.media_fetch import MediaFetcher
-from longva.video import Media
+from longva.serve.media.check import open_within
+from longva.serve.media.fetch import MediaFetcher
+from longva.serve.media.kept import StoredMedium
 from longva.watching.engine import Engine, Question
 from longva.watching.events import EventStream, Failed, Progress
 from longva.watching.store import Watching

@@ -20,12 +20,12 @@ from longva.serve.conversation import Message, read_conversation
 from longva.serve.errors import ApiError, as_api_error
 from longva.serve.gate import RequestGuard
 from longva.serve.limits import Limits
-from longva.serve.media_fetch import MediaFetcher
+from longva.serve.media.fetch import MediaFetcher
 from longva.serve.metrics import Metrics
 from longva.serve.reply import Reply
-from longva.session import Sampling, check_question
-from longva.visual_features import FrameSettings
 from longva.watching.engine import Engine, Question
+from longva.watching.features import FrameSettings
+from longva.watching.session import Sampling, check_question
 from longva.watching.store import Watching
 from longva.watching.worker import QueueFullError
 

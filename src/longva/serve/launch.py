@@ -51,14 +51,14 @@ def run(options: Options, limits: Limits, *, model: str, **loading: Any) -> None
         import uvicorn
 
         from longva.serve.app import create_app
-        from longva.serve.media_fetch import MediaFetcher
+        from longva.serve.media.fetch import MediaFetcher
     except ImportError as error:
         raise LongVAError(
             f"the server needs a package that is not installed ({error.name}): "
             f"{install_command('serve')}"
         ) from error
-    from longva.assistant import LongVA
-    from longva.kv_cache import check_cacheable
+    from longva.prompts.kv_cache import check_cacheable
+    from longva.watching.assistant import LongVA
     from longva.watching.engine import Engine
 
     for folder in options.folders:

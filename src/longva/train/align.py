@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from longva.data.conversations import ConversationConfig, ConversationDataset
-from longva.data.mixtures import Samples
+from longva.checkpoints.checkpoint import load_pretrained
+from longva.checkpoints.language_model import read_language_config
+from longva.data.chats.conversations import ConversationConfig, ConversationDataset
+from longva.data.chats.mixtures import Samples
 from longva.model import LongVAConfig, LongVAForConditionalGeneration, LongVAProcessor
-from longva.model.checkpoint import load_pretrained
 from longva.train.dry_run import PUBLISHED, describe, longva_config
 from longva.train.learner import NextTokenLearner
 from longva.train.loop import StageConfig, train
-from longva.train.models import assemble_longva, read_language_config
+from longva.train.models import assemble_longva
 from longva.train.resume import finished_model
 from longva.train.stages import finish, join_run, prepare
 

@@ -29,8 +29,8 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor
 
 from longva.errors import CheckpointError
+from longva.files.writing import sync_folder
 from longva.finite import to_json
-from longva.whole_files import sync_folder
 
 TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True, strict=False)
 

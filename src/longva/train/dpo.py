@@ -18,20 +18,21 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from longva.data.mixtures import Samples
-from longva.data.preferences import (
+from longva.checkpoints.checkpoint import load_pretrained
+from longva.checkpoints.fingerprint import weights_fingerprint
+from longva.data.chats.mixtures import Samples
+from longva.data.chats.preferences import (
     PreferenceConfig,
     PreferenceDataset,
     ReferenceLogProbs,
 )
 from longva.errors import RecipeError
 from longva.finite import check_finite, to_json
-from longva.losses import IGNORE_INDEX, dpo_loss
+from longva.losses import IGNORE_INDEX
 from longva.model import LongVAConfig
-from longva.model.checkpoint import load_pretrained
-from longva.model.weights_fingerprint import weights_fingerprint
 from longva.parallel import ParallelMesh
 from longva.recipes import STRICT
+from longva.train.dpo_loss import dpo_loss
 from longva.train.dry_run import describe, longva_config
 from longva.train.learner import Batch, Dataset, Learner
 from longva.train.loop import StageConfig, read_all, train

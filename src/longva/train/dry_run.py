@@ -6,13 +6,14 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from longva.data.order import StepOrder
+from longva.checkpoints.published import LONGVA_7B, load_config
 from longva.errors import LongVAError
 from longva.model import LongVAConfig
-from longva.planner import DEVICES, GIB, LONGVA_7B, load_config, usable_bytes
+from longva.planning.devices import DEVICES, GIB, usable_bytes
 from longva.recipes import recipe_yaml
 from longva.train.loop import LoopConfig, StageConfig
-from longva.train.memory import model_sizes, step_seconds, training_memory
+from longva.train.order import StepOrder
+from longva.train.planning import model_sizes, step_seconds, training_memory
 
 PUBLISHED: dict[str, dict[str, Any]] = dict.fromkeys(
     (

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from longva.data.packing import PackedText
+from longva.checkpoints.language_model import load_language_model, read_language_config
+from longva.data.text.packing import PackedText
 from longva.parallel import parallel_mesh
 from longva.recipes import STRICT
 from longva.train.dry_run import PUBLISHED, describe
 from longva.train.learner import NextTokenLearner
 from longva.train.loop import StageConfig, micro_batches, train
-from longva.train.models import load_language_model, read_language_config
 from longva.train.resume import finished_model
 from longva.train.stages import finish, join_run, prepare
 

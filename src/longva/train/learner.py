@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from transformers import PreTrainedModel
 
-from longva.data.media import MEDIA_KEYS
+from longva.data.chats.media import MEDIA_KEYS
 from longva.losses import IGNORE_INDEX, chunked_log_probs
 from longva.parallel import ParallelMesh, RingSequence, ring_forward
 from longva.train.sharding import ParallelConfig

@@ -1,6 +1,6 @@
 """One loop for all stages: extension, alignment and preference optimisation.
 
-A step reads its samples (`longva.data.order`), takes the global number of targets, adds up
+A step reads its samples (`longva.train.order`), takes the global number of targets, adds up
 gradients of sums divided by that number, clips, and updates. What a step does depends on the seed,
 its number and the parameters alone: samples, learning rate and dropout are functions of (seed,
 step). A checkpoint therefore holds parameters, optimizer states and the step, and a run that was
@@ -26,7 +26,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from longva.data.order import StepOrder
 from longva.errors import CheckpointError, NonFiniteError, RecipeError
 from longva.parallel import ParallelMesh
 from longva.recipes import STRICT
@@ -34,6 +33,7 @@ from longva.train.checkpoints import latest_checkpoint, save_checkpoint
 from longva.train.learner import Batch, Dataset, Learner
 from longva.train.metrics import Report, peak_memory_gib
 from longva.train.optim import OptimConfig, build_optimizer, learning_rate_factor, set_learning_rate
+from longva.train.order import StepOrder
 from longva.train.resume import plain, resume
 from longva.train.sharding import ParallelConfig, reshard
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from longva.errors import RecipeError
+from longva.files.writing import write_whole
 from longva.finite import to_json
-from longva.whole_files import write_whole
 
 GIB = 2**30
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 
-from longva.block_kernels import BLOCK_KERNELS
+from longva.attention.kernels import BLOCK_KERNELS
 from longva.errors import RecipeError
 from longva.parallel import ParallelMesh, check_ring
 from longva.recipes import STRICT
@@ -55,7 +55,7 @@ class ParallelConfig:
     """Tokens that an MLP works on at a time, forward and backward. 0: all of them."""
 
     kernel: str | None = None
-    """Block kernel of the attention, a name in `longva.block_kernels.BLOCK_KERNELS`."""
+    """Block kernel of the attention, a name in `longva.attention.kernels.BLOCK_KERNELS`."""
 
     def __post_init__(self) -> None:
         if self.ring < 1 or self.mlp_tile < 0:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from longva.folder_lock import only_run
+from longva.files.lock import only_run
 from longva.parallel import ParallelMesh, parallel_mesh
 from longva.train.checkpoints import export_model, gather_tensors
 from longva.train.learner import Learner, freeze_unused_vision

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from longva.assistant import LongVA
-from longva.planner import Plan
-from longva.session import Answer, Sampling
-from longva.video import Media
+from longva.media.medium import Media
+from longva.planning.watching import Plan
+from longva.watching.assistant import LongVA
 from longva.watching.events import EventStream, Failed, Progress, Text, Watched
+from longva.watching.session import Answer, Sampling
 from longva.watching.store import SessionStore, Watching
 from longva.watching.worker import ModelWorker
 

@@ -12,13 +12,14 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from longva.assistant import LongVA
 from longva.errors import ContextLengthError
-from longva.frame_sampling import FrameSampling
-from longva.planner import GIB, Plan
-from longva.session import Session
-from longva.video import Media
-from longva.visual_features import FrameSettings, Progress
+from longva.media.medium import Media
+from longva.media.sampling import FrameSampling
+from longva.planning.devices import GIB
+from longva.planning.watching import Plan
+from longva.watching.assistant import LongVA
+from longva.watching.features import FrameSettings, Progress
+from longva.watching.session import Session
 
 UNPLANNED_TOKENS = 512
 """What a session may hold beyond its plan: the system's words, and a buffer's room to spare."""

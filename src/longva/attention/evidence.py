@@ -1,0 +1,191 @@
+"""`evidence`: causal attention over a KV cache that also tells where the last queries looked.
+
+Asked for by name on the language model only:
+
+    model.set_attn_implementation({"text_config": "evidence"})
+    collector = EvidenceCollector()
+    model(..., evidence=collector)      # keyword arguments reach every attention layer
+    collector.weights()                 # [tokens], how much the last queries read each token
+
+It differs from `sdpa` in two ways. A chunk of a prompt (Lq queries, Lk keys, the last Lq of them
+its own) is computed as two blocks without a mask, where `sdpa` would build one of Lq x Lk:
+
+    keys     0 ............ Lk-Lq .......... Lk
+    block         past, full     own, causal
+
+(where the device has a kernel for that; a T4 or Apple's chips get the mask), and with a collector,
+the attention of the last queries is computed once more, one query at a time, to add up its mass per
+key: [heads, Lk] numbers, never an Lq x Lk matrix.
+
+Shapes: B batch, H query heads, K key heads, Lq queries, Lk keys, E head dimension.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from longva.attention.kernels import BLOCK_KERNELS, block_kernel
+from longva.finite import check_finite
+
+
+class EvidenceCollector:
+    """Adds up the attention that the last queries of each forward pay to every token.
+
+    Args:
+        heads: (layer, head) pairs to listen to, or None for all of them.
+        num_queries: how many last positions of each forward count; for a teacher-forced answer of n
+            tokens, n.
+    """
+
+    def __init__(self, heads: Sequence[Sequence[int]] | None = None, num_queries: int = 1):
+        self.heads = None if heads is None else {(int(layer), int(head)) for layer, head in heads}
+        self.num_queries = num_queries
+        self._mass: Tensor | None = None
+        self._observed = 0
+
+    def observe(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
+        """Add one layer's attention; called by the attention function.
+
+        Args:
+            layer: index of the layer.
+            query: [1, H, Lq, E].
+            key: [1, K, Lk, E].
+            scaling: factor of the dot products.
+
+        Raises:
+            ValueError: for a batch of more than one sequence.
+        """
+        if query.shape[0] != 1:
+            raise ValueError(f"evidence is collected for one sequence, got {query.shape[0]}")
+        heads = [h for h in range(query.shape[1]) if self.heads is None or (layer, h) in self.heads]
+        if not heads:
+            return
+        num_queries = min(self.num_queries, query.shape[2])
+        mass = last_attention(query, key, scaling, num_queries)[heads].sum(0)
+        if self._mass is not None:
+            mass[: len(self._mass)] += self._mass.to(mass.device)  # layers may lie on several
+        self._mass = mass
+        self._observed += num_queries * len(heads)
+
+    def weights(self) -> Tensor:
+        """Mean attention on each token, [tokens]; sums to 1. Float32 (float64 for float64 keys).
+
+        Raises:
+            ValueError: when no forward was observed.
+            NonFiniteError: NaN or infinity among them.
+        """
+        if self._mass is None:
+            raise ValueError(
+                "no attention was observed. Set the language model's attention to 'evidence': "
+                "model.set_attn_implementation({'text_config': 'evidence'})"
+            )
+        return check_finite(self._mass / self._observed, "its attention")
+
+
+def last_attention(query: Tensor, key: Tensor, scaling: float, num_queries: int) -> Tensor:
+    """Add up what the last queries read, each on its own: [H, Lk].
+
+    Args:
+        query: [1, H, Lq, E].
+        key: [1, K, Lk, E].
+        scaling: factor of the dot products.
+        num_queries: how many, at most Lq.
+    """
+    num_keys = key.shape[2]
+    # Scaled before the product, which might exceed the range of float16.
+    grouped = (query[0, :, -num_queries:] * scaling).unflatten(0, (key.shape[1], -1))
+    dtype = torch.promote_types(key.dtype, torch.float32)
+    mass = torch.zeros(query.shape[1], num_keys, dtype=dtype, device=key.device)
+    for back in range(1, num_queries + 1):  # the last query sees all keys, the one before one less
+        seen = num_keys - back + 1
+        scores = grouped[:, :, -back] @ key[0, :, :seen].transpose(-1, -2)  # [K, H / K, seen]
+        mass[:, :seen] += scores.to(dtype).softmax(-1).flatten(0, 1)
+    return mass
+
+
+def causal_attention_with_past(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Causal attention of the last Lq positions of a sequence over all its Lk keys.
+
+    Two blocks, merged by their softmax denominators; see the picture at the top.
+
+    Returns:
+        [B, H, Lq, E].
+    """
+    past = key.shape[2] - query.shape[2]
+    attend = block_kernel(None, query).forward
+    own, own_lse = attend(query, key[:, :, past:], value[:, :, past:], True, scaling)
+    if past == 0:
+        return own
+    old, old_lse = attend(query, key[:, :, :past], value[:, :, :past], False, scaling)
+    share = torch.sigmoid(own_lse - old_lse)[..., None]  # own / (own + old), in log space
+    return torch.lerp(old.to(share.dtype), own.to(share.dtype), share).to(query.dtype)
+
+
+def causal_mask(query: Tensor, key: Tensor) -> Tensor:
+    """What the last Lq of Lk positions see: bool [1, 1, Lq, Lk]."""
+    lq, lk = query.shape[2], key.shape[2]
+    return torch.ones(lq, lk, dtype=torch.bool, device=query.device).tril(lk - lq)[None, None]
+
+
+def evidence_attention(
+    module, query, key, value, attention_mask, scaling=None, evidence=None, **kwargs
+):
+    """Attend as transformers' attention functions do; `evidence` is an optional collector.
+
+    Returns:
+        out [B, Lq, H, E], and None in place of attention weights.
+
+    Raises:
+        ValueError: for a module that is not causal, such as the layers of a vision tower.
+    """
+    if not module.is_causal:
+        raise ValueError(
+            f"'evidence' attention is causal, {type(module).__name__} is not. Ask for it on the "
+            "language model only: model.set_attn_implementation({'text_config': 'evidence'})."
+        )
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if evidence is not None:
+        evidence.observe(module.layer_idx, query, key, scaling)
+    several = query.shape[2] > 1
+    if attention_mask is None and several and block_kernel(None, query) is BLOCK_KERNELS["math"]:
+        attention_mask = causal_mask(query, key)  # cheaper than all scores in memory
+    if attention_mask is not None or not several:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
+    out = causal_attention_with_past(query, key, value, scaling)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def evidence_mask(
+    *,
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
+    attention_mask: Tensor | None = None,
+    **kwargs,
+) -> Tensor | None:
+    """No mask where plain causality is meant; the one of `sdpa` everywhere else.
+
+    Else is: padding, packed documents or windows (`allow_is_causal_skip` is off), static caches
+    with slots that are not filled yet.
+    """
+    plain = kwargs.get("allow_is_causal_skip", True) and kwargs.get("local_size") is None
+    whole = attention_mask is None or bool(attention_mask.all())
+    if plain and whole and kv_length == q_offset + q_length:
+        return None
+    return sdpa_mask(
+        q_length=q_length,
+        kv_length=kv_length,
+        q_offset=q_offset,
+        attention_mask=attention_mask,
+        **kwargs,
+    )
+
+
+AttentionInterface.register("evidence", evidence_attention)
+AttentionMaskInterface.register("evidence", evidence_mask)

@@ -1,0 +1,1 @@
+"""Checkpoints: read, written and converted, in our format and in LLaVA's."""

@@ -1,0 +1,257 @@
+"""Checkpoints: load one in our format or in LLaVA's, and rewrite one as the other.
+
+`load_pretrained` takes a folder or a Hub id; the published LongVA-7B and LongVA-7B-DPO are in the
+LLaVA format and need no conversion. Names and shapes of all tensors are compared first:
+
+    folder -> config -> names and shapes ==? those of the model -> weights
+
+so that a wrong or incomplete checkpoint is one message at once that names every tensor in question,
+instead of random weights or a failure after 16 GB.
+"""
+
+import importlib
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from transformers import BitsAndBytesConfig
+
+from longva.checkpoints.llava_format import KEY_MAPPING, to_llava_name, to_longva_name
+from longva.checkpoints.remote_code import write_remote_code
+from longva.checkpoints.settings import (
+    change_settings,
+    read_checkpoint,
+    reason,
+    write_llava_settings,
+    write_longva_settings,
+)
+from longva.checkpoints.weight_files import (
+    find_weight_files,
+    read_tensors,
+    tensor_shapes,
+    write_tensors,
+)
+from longva.errors import CheckpointError, install_command
+from longva.model.configuration_longva import LongVAConfig
+from longva.model.modeling_longva import LongVAForConditionalGeneration
+from longva.model.processing_longva import LongVAProcessor
+
+Quantization = Literal["int8", "int4"]
+
+NEVER_QUANTIZED = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
+"""Few weights, which need their precision. Names must be whole: `vision_tower` matches nothing."""
+
+
+def load_pretrained(
+    id_or_path: str | Path,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: str | torch.device | None = None,
+    quantization: Quantization | None = None,
+    revision: str | None = None,
+    vision_tower: str | None = None,
+    **kwargs,
+) -> tuple[LongVAForConditionalGeneration, LongVAProcessor]:
+    """Load a model and its processor from our format or from LLaVA's.
+
+    Args:
+        id_or_path: a folder or a Hub id.
+        dtype: of the weights; None or "auto" takes the checkpoint's.
+        device: where to put the model; None leaves it on the CPU.
+        quantization: `int8` or `int4` weights of the language model's layers (bitsandbytes).
+        revision: of a Hub id.
+        vision_tower: for LLaVA's format, where to read the tower's architecture instead of what
+            `mm_vision_tower` names; see `read_vision_config`.
+        **kwargs: see `PreTrainedModel.from_pretrained`, e.g. `attn_implementation`, `device_map`.
+
+    Raises:
+        CheckpointError: for a folder that is not a LongVA checkpoint, tensors that do not match, or
+            `quantization` without bitsandbytes.
+    """
+    if isinstance(dtype, str):
+        dtype = None if dtype == "auto" else _torch_dtype(dtype)
+    source = read_checkpoint(id_or_path, revision=revision, vision_tower=vision_tower, weights=True)
+    if getattr(source.config, "quantization_config", None) is None:
+        check_tensors(source.folder, source.config)
+    if device is not None:
+        kwargs.setdefault("device_map", {"": device})
+    if quantization is not None:
+        compute_dtype = dtype or source.config.dtype or torch.bfloat16
+        kwargs["quantization_config"] = _quantization_config(quantization, compute_dtype)
+    model = LongVAForConditionalGeneration.from_pretrained(
+        source.folder,
+        config=source.config,
+        key_mapping=KEY_MAPPING if source.is_llava else None,
+        dtype=dtype or "auto",
+        **kwargs,
+    )
+    if source.is_llava:
+        # transformers remembers the mapping and would save LLaVA's names beside our config.json.
+        del model._weight_conversions
+    model.generation_config = source.generation
+    return model.eval(), source.processor
+
+
+def convert_checkpoint(
+    src: str | Path,
+    dst: str | Path,
+    *,
+    to: Literal["longva", "llava"] = "longva",
+    rope_theta: float | None = None,
+    max_position_embeddings: int | None = None,
+    max_grids: int | None = None,
+    vision_tower: str | None = None,
+    remote_code: bool = False,
+    dtype: torch.dtype | str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Rewrite a checkpoint in our format or in LLaVA's, a few tensors in memory at a time.
+
+    A LLaVA checkpoint that becomes ours and then LLaVA's again has the same tensors, bit for bit,
+    and the same `config.json` but for what was asked to change. `dst` appears whole or not at all:
+    until then it is `.{dst}.partial`, which is removed, by the next call if this one is killed.
+
+    Args:
+        src: a folder or Hub id in either format, weights in safetensors or `pytorch_model*.bin`.
+        dst: folder to write.
+        to: format to write.
+        rope_theta: another RoPE base.
+        max_position_embeddings: another context length, in tokens.
+        max_grids: another limit for the grids of an image, by the `released` rule.
+        vision_tower: see `load_pretrained`; for `to="llava"` the name to write for a tower that is
+            not CLIP-L/336.
+        remote_code: add the files that let people without this package load the folder.
+        dtype: of the weights; None keeps each as it is.
+        overwrite: replace `dst` if it is a checkpoint or an empty folder.
+
+    Returns:
+        `dst`.
+
+    Raises:
+        CheckpointError: for a wrong source, tensors that do not match, an existing `dst`, or a disk
+            that is full.
+    """
+    if to not in ("longva", "llava"):
+        raise CheckpointError(f"checkpoints are converted to 'longva' or 'llava', got {to!r}")
+    if remote_code and to == "llava":
+        raise CheckpointError("the model's code goes with our format; leave --remote-code away")
+    dst = Path(dst).expanduser().absolute()
+    if dst.exists() and not overwrite:
+        raise CheckpointError(f"{dst} exists. Name another folder, or replace it with --overwrite.")
+    if dst.is_file() or dst.exists() and any(dst.iterdir()) and not (dst / "config.json").is_file():
+        raise CheckpointError(f"{dst} is not a checkpoint, so it is not replaced by one")
+    source = read_checkpoint(src, vision_tower=vision_tower, weights=True)
+    if dst.resolve() in (source.folder.resolve(), *source.folder.resolve().parents):
+        raise CheckpointError(f"{dst} holds the source; convert into another folder")
+    check_tensors(source.folder, source.config)
+    if isinstance(dtype, str):
+        dtype = _torch_dtype(dtype)
+    change_settings(source, rope_theta, max_position_embeddings, max_grids, dtype)
+
+    rename = to_llava_name if to == "llava" else str
+    tensors = (
+        (rename(to_longva_name(name)), tensor.to(dtype or tensor.dtype))
+        for name, tensor in read_tensors(source.folder)
+    )
+    partial = dst.with_name(f".{dst.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        _check_space(source.folder, partial)
+        if to == "llava":
+            write_llava_settings(source, partial, vision_tower)
+        else:
+            write_longva_settings(source, partial)
+        write_tensors(tensors, partial)
+        if remote_code:
+            write_remote_code(partial)
+        _replace_folder(partial, dst)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"could not write {dst}: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return dst
+
+
+def check_tensors(folder: Path, config: LongVAConfig) -> None:
+    """Compare a checkpoint's tensors, of either format, with those the model needs.
+
+    Raises:
+        CheckpointError: naming the tensors that are missing, unexpected or of another shape.
+    """
+    found = {to_longva_name(name): shape for name, shape in tensor_shapes(folder).items()}
+    try:
+        with torch.device("meta"):
+            model = LongVAForConditionalGeneration(config)
+    except Exception as error:  # sizes that do not fit together, or are no numbers
+        raise CheckpointError(
+            f"config.json in {folder} describes no model: {reason(error)}"
+        ) from error
+    needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    problems = {
+        "missing": sorted(needed.keys() - found.keys() - tied),
+        "unexpected": sorted(found.keys() - needed.keys()),
+        "of another shape": [
+            f"{name} {list(found[name])}, needed {list(needed[name])}"
+            for name in sorted(needed.keys() & found.keys())
+            if found[name] != needed[name]
+        ],
+    }
+    lines = [
+        f"\n  {len(names)} {kind}: " + "; ".join(names[:20]) + ("; ..." if len(names) > 20 else "")
+        for kind, names in problems.items()
+        if names
+    ]
+    if lines:
+        raise CheckpointError(
+            f"the weights in {folder} are not those that its config.json describes ({len(found)} "
+            f"tensors, needed {len(needed)}; by their names in our format):{''.join(lines)}"
+        )
+
+
+def _quantization_config(kind: str, compute_dtype) -> BitsAndBytesConfig:
+    try:
+        importlib.import_module("bitsandbytes")
+    except ImportError as error:
+        raise CheckpointError(
+            f"{kind} weights need bitsandbytes ({reason(error)}): {install_command('quant')}"
+        ) from error
+    if kind == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=NEVER_QUANTIZED)
+    if kind == "int4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=compute_dtype,
+            llm_int8_skip_modules=NEVER_QUANTIZED,
+        )
+    raise CheckpointError(f"quantization must be 'int8' or 'int4', got {kind!r}")
+
+
+def _torch_dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise CheckpointError(f"dtype must be float32, float16 or bfloat16, got {name!r}")
+    return dtype
+
+
+def _check_space(source: Path, target: Path) -> None:
+    needed = sum(file.stat().st_size for file in find_weight_files(source))
+    free = shutil.disk_usage(target).free
+    if needed > free:
+        raise CheckpointError(
+            f"{target.parent} needs {needed / 2**30:.1f} GiB of free disk, and has "
+            f"{free / 2**30:.1f} GiB"
+        )
+
+
+def _replace_folder(partial: Path, dst: Path) -> None:
+    old = dst.with_name(f".{dst.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if dst.exists():
+        dst.replace(old)
+    partial.replace(dst)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,44 @@
+"""The small model that ships inside the package and is the default of every command."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from longva.checkpoints.checkpoint import read_checkpoint
+from longva.model.configuration_longva import LongVAConfig
+
+LONGVA_7B: dict[str, Any] = {
+    "text_config": {
+        "model_type": "qwen2",
+        "vocab_size": 152_064,
+        "hidden_size": 3584,
+        "intermediate_size": 18_944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 224_000,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e9},
+    }
+}
+"""Config of LongVA-7B: Qwen2-7B extended to 224K tokens, with CLIP-L/336."""
+
+
+def load_config(model: str) -> LongVAConfig:
+    """Return the config of `longva-7b`, or of what a name, folder or hub id stands for."""
+    if model.lower() == "longva-7b":
+        return LongVAConfig(**LONGVA_7B)
+    return read_checkpoint(embedded_folder() if model == EMBEDDED_MODEL else model).config
+
+
+EMBEDDED_MODEL = "nano"
+
+
+NOTICE = (
+    "nano is an example: it knows the small drawn world of longva.nano and nothing else. For real "
+    "films name a checkpoint, such as --model lmms-lab/LongVA-7B-DPO"
+)
+
+
+def embedded_folder() -> Path:
+    """Folder of the embedded checkpoint; its README.md is the model card."""
+    return Path(str(files("longva"))) / "nano" / "checkpoint"

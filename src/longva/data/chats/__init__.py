@@ -1,0 +1,1 @@
+"""Conversations and preferences about images and videos."""

@@ -1,0 +1,128 @@
+"""Images and videos of training samples, through the processor that inference uses.
+
+pixel_values          float32 [G, 3, S, S], the grids of all images one after another
+image_grid_thw        int64 [images, 3] = (1, rows, columns)
+pixel_values_videos   float32 [F, 3, S, S], the frames of all videos one after another
+video_grid_thw        int64 [videos, 3] = (frames, 1, 1)
+"""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longva.errors import RecipeError
+from longva.media.medium import MAX_PIXELS, open_media
+from longva.media.resize import Fit, Resize
+from longva.media.sampling import FrameSampling
+from longva.media.source import load_image, open_image
+from longva.model import LongVAProcessor
+from longva.recipes import STRICT
+
+MEDIA_KEYS = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
+
+THREADS = 16
+"""Files that are looked at together; each waits for the disk most of the time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoConfig:
+    """How videos become frames. Nothing given: as the processor does."""
+
+    __pydantic_config__ = STRICT
+
+    num_frames: int | None = None
+    """This many frames, evenly spread. The original's DPO: 10."""
+
+    fps: float | None = None
+    """Frames a second."""
+
+    max_frames: int | None = None
+    """Cap for `fps`; a longer video is spread evenly."""
+
+    fit: Fit | None = None
+    resize: Resize | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_frames is not None and self.fps is None:
+            raise RecipeError("video.max_frames caps video.fps. Give both, or video.num_frames.")
+        FrameSampling(num_frames=self.num_frames, fps=self.fps, max_frames=self.max_frames)
+
+
+class MediaReader:
+    """Reads media and knows how many tokens they take.
+
+    Args:
+        processor: the model's.
+        video: how videos become frames.
+    """
+
+    def __init__(self, processor: LongVAProcessor, video: VideoConfig):
+        self.processor, self.video = processor, video
+
+    def read(self, images: Iterable[Path], videos: Iterable[Path]) -> dict[str, Tensor]:
+        """Read the media of a sample; see the top of this file. What there is none of is absent.
+
+        Raises:
+            VideoError: a file cannot be read.
+        """
+        sampling = {name: getattr(self.video, name) for name in ("num_frames", "fps", "max_frames")}
+        pictures = [load_image(path, MAX_PIXELS) for path in images]
+        batches = [
+            self.processor.video_processor.preprocess(
+                [str(path)], fit=self.video.fit, resize=self.video.resize, **sampling
+            )
+            for path in videos
+        ]
+        if pictures:
+            batches.append(self.processor.image_processor.preprocess(pictures))
+        return concatenate_media(batches)
+
+    def token_counts(self, media: dict[str, Tensor]) -> dict[str, list[int]]:
+        """Return the tokens of each `image` and `video` of what `read` returned."""
+        rows = media.get("image_grid_thw", torch.empty(0, 3, dtype=torch.int64)).tolist()
+        frames = media.get("video_grid_thw", torch.empty(0, 3, dtype=torch.int64)).tolist()
+        return {
+            "image": [self.processor.image_tokens(r, c) for _, r, c in rows],
+            "video": [n * self.processor.tokens_per_grid() for n, _, _ in frames],
+        }
+
+    def image_tokens(self, path: Path) -> int:
+        """Return the tokens of an image, from its header."""
+        image = open_image(path, MAX_PIXELS)
+        if image is None:
+            return 0
+        with image:
+            columns, rows = self.processor.image_processor.grid_of(*image.size)
+        return self.processor.image_tokens(rows, columns)
+
+    def video_tokens(self, path: Path) -> int:
+        """Return the most tokens that a video may take; reads its index only if nothing caps it."""
+        video = self.video
+        sampling = self.processor.video_processor.sampling(
+            video.num_frames, video.fps, video.max_frames
+        )
+        frames = sampling.num_frames or sampling.max_frames
+        if frames is None:
+            media = open_media(path)
+            frames = media.num_frames if sampling.fps is None else 1 + media.duration * sampling.fps
+        return int(frames) * self.processor.tokens_per_grid()
+
+
+def concatenate_media(samples: Iterable[Any]) -> dict[str, Tensor]:
+    """Join the media of several samples in order."""
+    samples = list(samples)
+    joined = {key: [sample[key] for sample in samples if key in sample] for key in MEDIA_KEYS}
+    return {key: torch.cat(tensors) for key, tensors in joined.items() if tensors}
+
+
+def missing_files(paths: Iterable[Path]) -> set[Path]:
+    """Return those of the paths, files or folders, that do not exist."""
+    unique = sorted(set(paths))
+    with ThreadPoolExecutor(THREADS) as threads:
+        exists = threads.map(Path.exists, unique)
+        return {path for path, there in zip(unique, exists, strict=True) if not there}

@@ -1,0 +1,205 @@
+"""Pairs of answers, one preferred to the other, for direct preference optimisation.
+
+A line of a .jsonl file, LLaVA-Hound's (ShareGPTVideo's) or our own, other fields ignored:
+
+    {"prompt": "What is he doing?", "chosen": "He reads.", "rejected": "He sleeps.", "video": "v1"}
+
+with `image` or `video` (a file, or a folder of frames), or neither; `<image>` or `<video>` in the
+prompt says where it belongs, and without one it comes first. As TRL and LLaMA-Factory write them,
+the prompt may be a list of turns, or stand under `messages` or `conversations`, an answer may be a
+turn, and media are named in `images` and `videos`. Only the answers that differ are targets. A
+sample is a dict:
+
+    chosen_input_ids, chosen_labels        int64 [L]; a label is -100 outside the answer
+    rejected_input_ids, rejected_labels    int64 [L']
+    pixel_values ... video_grid_thw        its media, see `media.py`
+    key                                    str, a hash of all the above
+
+and a batch of B of them:
+
+    input_ids, labels, attention_mask      int64 [2B, L]: B rows chosen, then B rows rejected
+    pixel_values ... video_grid_thw        the media of B samples: encode them once, use them for
+                                           row b and for row B + b
+    keys                                   list of B str, for `ReferenceLogProbs`
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from longva.data.chats.chat import encode_conversation, field_of, read_conversation
+from longva.data.chats.media import concatenate_media
+from longva.data.chats.media_dataset import MediaDataset
+from longva.data.chats.mixtures import MixtureConfig
+from longva.errors import LongVAError, RecipeError
+from longva.files.writing import append_line, read_lines, whole_file
+from longva.finite import to_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceConfig(MixtureConfig):
+    """Preferences to train on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preference:
+    """A pair of conversations that differ in the last answer."""
+
+    chosen: list[dict[str, Any]]
+    rejected: list[dict[str, Any]]
+    images: list[str]
+    videos: list[str]
+    notes: tuple[str, ...] = ()
+    """What of the sample is not read."""
+
+
+def read_preference(sample: Mapping[str, Any]) -> Preference:
+    """Read a sample; see the top of this file.
+
+    Raises:
+        LongVAError: a field is missing or empty, or the placeholders are not those of the media.
+    """
+    prompt, turns = _turns(sample.get("prompt"), "user"), _turns(field_of(sample, "turns"), "user")
+    if prompt and turns:
+        raise LongVAError("the prompt stands under prompt and again as turns. Keep one of them")
+    prompt = prompt or turns
+    answers = {name: _turns(sample.get(name), "assistant") for name in ("chosen", "rejected")}
+    wrong = [name for name, turns in {"prompt": prompt, **answers}.items() if not turns]
+    wrong += [name for name, turns in answers.items() if len(turns) > 1]
+    if wrong:
+        raise LongVAError(
+            f"needs prompt, chosen and rejected, each a text (or turns: of the prompt any number, "
+            f"of an answer one); {', '.join(wrong)} is not"
+        )
+    rest = {k: v for k, v in sample.items() if k not in ("conversations", "messages", "prompt")}
+    chosen, rejected = (
+        read_conversation({**rest, "messages": [*prompt, *answer]}) for answer in answers.values()
+    )
+    for conversation in (chosen, rejected):
+        before, answer = conversation.messages[-2:]
+        if (before["role"], answer["role"]) != ("user", "assistant") or not answer["content"]:
+            raise LongVAError(
+                "the prompt must end with a turn of the user, and each answer must be a turn of "
+                "the assistant that says something"
+            )
+    return Preference(
+        chosen=chosen.messages,
+        rejected=rejected.messages,
+        images=chosen.images,
+        videos=chosen.videos,
+        notes=chosen.notes,
+    )
+
+
+def _turns(value: Any, role: str) -> list[Any]:
+    """A text or a turn as a list of turns; empty if nothing is said."""
+    if isinstance(value, str):
+        return [{"role": role, "content": value}] if value.strip() else []
+    return [value] if isinstance(value, Mapping) else value if isinstance(value, list) else []
+
+
+class PreferenceDataset(MediaDataset):
+    """The preferences of a mixture; see `MediaDataset` for arguments and errors."""
+
+    read_sample = staticmethod(read_preference)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        preference = self.read_sample(self.samples[index])
+        media = self.read_media(index, preference)
+        counts = self.reader.token_counts(media)
+        item: dict[str, Any] = dict(media)
+        for answer in ("chosen", "rejected"):
+            try:
+                encoded = encode_conversation(
+                    self.processor,
+                    getattr(preference, answer),
+                    counts,
+                    last_only=True,
+                    max_tokens=self.config.max_tokens,
+                )
+            except LongVAError as error:
+                raise LongVAError(f"{self.samples.name(index)}, {answer}: {error}.") from None
+            item.update({f"{answer}_{name}": tensor for name, tensor in encoded.items()})
+        return {**item, "key": content_key(item)}
+
+    def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Make a batch; see the top of this file."""
+        rows = [
+            (sample[f"{answer}_input_ids"], sample[f"{answer}_labels"])
+            for answer in ("chosen", "rejected")
+            for sample in samples
+        ]
+        keys = [sample["key"] for sample in samples]
+        return {**self.pad(rows), **concatenate_media(samples), "keys": keys}
+
+
+def content_key(tensors: Mapping[str, Tensor]) -> str:
+    """Return a hash of named tensors: all that a reference's log-probabilities depend on."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+class ReferenceLogProbs:
+    """The reference's log-probability of each answer, computed once and kept in a folder.
+
+        reference.json            what the reference is; another one is refused
+        log_probs.0.jsonl         rank 0's: {"key": ..., "chosen": -35.2, "rejected": -40.8} a line
+
+    Each line is written whole and flushed to the disk, so an interrupted pass goes on where it was;
+    a line torn by a crash is dropped. Floats keep every bit.
+
+    Args:
+        folder: made if need be.
+        reference: what the numbers depend on besides the samples: model, dtype.
+        rank: whose file `append` writes to.
+
+    Raises:
+        RecipeError: the folder holds another reference's numbers.
+    """
+
+    def __init__(self, folder: Path | str, reference: Mapping[str, Any], *, rank: int = 0):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "reference.json"
+        if not path.is_file():
+            with whole_file(path) as temporary:
+                temporary.write_text(to_json(reference, indent=2) + "\n", encoding="utf-8")
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found != json.loads(to_json(reference)):
+            raise RecipeError(
+                f"{self.folder} holds the log-probabilities of another reference, {found}. Give "
+                "another folder, or delete that one."
+            )
+        self._path = self.folder / f"log_probs.{rank}.jsonl"
+        self._values: dict[str, tuple[float, float]] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what all ranks have written; call it after they have finished."""
+        for path in sorted(self.folder.glob("log_probs.*.jsonl")):
+            for row in read_lines(path):
+                self._values[row["key"]] = (row["chosen"], row["rejected"])
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def __getitem__(self, key: str) -> tuple[float, float]:
+        """Return (chosen, rejected)."""
+        return self._values[key]
+
+    def append(self, key: str, chosen: float, rejected: float) -> None:
+        """Add one pair; when this returns, it survives a crash.
+
+        Raises:
+            LongVAError: a number is NaN or infinite, or the disk is full.
+        """
+        append_line(self._path, {"key": key, "chosen": chosen, "rejected": rejected})
+        self._values[key] = (chosen, rejected)

@@ -1,0 +1,1 @@
+"""Documents to packed, length up-sampled text."""

@@ -1,0 +1,238 @@
+"""Packed text on disk, and rows of any length from it.
+
+A packed set is one long stream of tokens, a separator before each document:
+
+    <sep> doc doc doc <sep> doc <sep> doc doc doc doc doc ...
+    |---- row 0 ----|---- row 1 ----|---- row 2 ----|           seq_len is chosen when reading
+
+    folder/
+      tokens-00000.safetensors   `tokens` uint16 or int32 [T], the stream in shards of 64 M tokens
+      documents.safetensors      `starts` int64 [n] in the stream, `domains` int16 [n]
+      index.json                 shards and their SHA-256, tokenizer, domains; written last
+      report.json, lengths.png   statistics before and after, see `corpus_report.py`
+
+Safetensors, because it is memory-mapped, says its own type and shape, and needs no further package;
+a stream instead of rows, because one set then serves every rung of a ladder of lengths. Only the
+tokens after the last whole row, less than a row, are not read.
+
+A row is a dict of tensors:
+
+    input_ids         int64 [seq_len]
+    labels            int64 [seq_len], the same tokens: shift them before the loss
+    document_starts   int64 [k], ascending from 0, for `RingSequence(document_starts=...)`
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from longva.errors import RecipeError
+from longva.files.writing import whole_file
+from longva.finite import to_json
+
+SHARD_TOKENS = 1 << 26
+"""Tokens of a shard: 256 MiB of int32."""
+
+FORMAT = "longva packed text 1"
+
+
+class PackedText(Dataset):
+    """Rows of `seq_len` tokens of a packed set.
+
+    Args:
+        folder: what `longva prepare-text` wrote.
+        seq_len: tokens of a row; any number up to the tokens of the set.
+        tokenizer: the model's, to be compared with the one that made the set.
+
+    Raises:
+        RecipeError: no packed set there or a damaged one, less text than one row, or another
+            tokenizer.
+    """
+
+    lengths = None
+    """Rows are equally long."""
+
+    def __init__(self, folder: Path | str, seq_len: int, *, tokenizer: Any = None):
+        self.folder, self.seq_len = Path(folder), seq_len
+        self.index = _read_index(self.folder)
+        if not 1 < seq_len <= self.index["num_tokens"]:
+            raise RecipeError(
+                f"{folder} holds {self.index['num_tokens']:,} tokens, less than one row of "
+                f"seq_len={seq_len:,}. Prepare more text, or lower seq_len (2 or more)."
+            )
+        if tokenizer is not None:
+            check_tokenizer(tokenizer, self.index["tokenizer"], f"the text in {folder}")
+        self._shard_starts = np.cumsum([0, *(shard["tokens"] for shard in self.index["shards"])])
+        self._open_shards: dict[int, Any] = {}
+        file = "documents.safetensors"
+        try:
+            self._document_starts = load_file(self.folder / file)["starts"]
+            for number, shard in enumerate(self.index["shards"]):  # headers only
+                file = shard["file"]
+                if self._shard(number).get_shape() != [shard["tokens"]]:
+                    raise OSError("it holds another number of tokens than index.json says")
+        except (OSError, SafetensorError) as error:
+            raise RecipeError(
+                f"{self.folder / file} is damaged: {error}. Copy the folder again, or delete it "
+                "and prepare the text anew."
+            ) from error
+
+    def __len__(self) -> int:
+        return self.index["num_tokens"] // self.seq_len
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        start = index * self.seq_len
+        tokens = torch.from_numpy(self._read(start, start + self.seq_len).astype(np.int64))
+        first, stop = np.searchsorted(self._document_starts, [start + 1, start + self.seq_len])
+        starts = self._document_starts[first:stop] - start
+        return {
+            "input_ids": tokens,
+            "labels": tokens.clone(),
+            "document_starts": torch.from_numpy(np.concatenate([[0], starts])),
+        }
+
+    @staticmethod
+    def collate(rows: list[dict[str, Tensor]]) -> dict[str, Any]:
+        """Stack rows: `input_ids`, `labels` [B, seq_len]; `document_starts` is a list of B."""
+        return {
+            "input_ids": torch.stack([row["input_ids"] for row in rows]),
+            "labels": torch.stack([row["labels"] for row in rows]),
+            "document_starts": [row["document_starts"] for row in rows],
+        }
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
+        parts = []
+        while start < stop:
+            shard = int(np.searchsorted(self._shard_starts, start, side="right")) - 1
+            offset, end = self._shard_starts[shard : shard + 2]
+            parts.append(self._shard(shard)[int(start - offset) : int(min(stop, end) - offset)])
+            start = int(end)
+        return np.concatenate(parts)
+
+    def _shard(self, number: int):
+        if number not in self._open_shards:
+            path = self.folder / self.index["shards"][number]["file"]
+            with safe_open(path, framework="numpy") as file:
+                self._open_shards[number] = file.get_slice("tokens")
+        return self._open_shards[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave memory maps behind: a DataLoader worker opens its own."""
+        return {**self.__dict__, "_open_shards": {}}
+
+
+def tokenizer_fingerprint(tokenizer: Any, size: int | None = None) -> dict[str, Any]:
+    """Return `{"size", "sha256"}` of the first `size` token ids; None: of all.
+
+    Tokens added behind them, such as `<image>`, change nothing for a text without them.
+    """
+    words = sorted((index, token) for token, index in tokenizer.get_vocab().items())
+    words = [f"{index}\t{token}\n" for index, token in words if size is None or index < size]
+    digest = hashlib.sha256("".join(words).encode("utf-8", "surrogatepass"))
+    return {"size": size or len(tokenizer), "sha256": digest.hexdigest()}
+
+
+def check_tokenizer(tokenizer: Any, made_with: dict[str, Any], what: str) -> None:
+    """Refuse a tokenizer that reads the same ids as other tokens.
+
+    Raises:
+        RecipeError: the tokenizers differ.
+    """
+    found = tokenizer_fingerprint(tokenizer, made_with["size"])
+    if found["sha256"] != made_with["sha256"]:
+        name = tokenizer.name_or_path or "(unnamed)"
+        raise RecipeError(
+            f"{what} was tokenised with {made_with['name']} ({made_with['size']:,} tokens); the "
+            f"model's tokenizer {name} ({len(tokenizer):,} tokens) gives other meanings to these "
+            "ids. Prepare the text again with the model's tokenizer."
+        )
+
+
+def write_packed(
+    folder: Path,
+    documents: Iterable[np.ndarray],
+    domains: np.ndarray,
+    *,
+    separator: int,
+    dtype: np.dtype,
+    about: dict[str, Any],
+) -> None:
+    """Write a packed set.
+
+    Args:
+        folder: exists and is empty.
+        documents: token ids of each document, without separators; n in all.
+        domains: int16 [n], their domains.
+        separator: token id before each document.
+        dtype: of the tokens on disk.
+        about: further keys of `index.json`.
+    """
+    starts, shards = [0], []
+    for tokens in _shard_arrays(documents, separator, dtype, starts):
+        name = f"tokens-{len(shards):05}.safetensors"
+        with whole_file(folder / name) as path:
+            path.write_bytes(save({"tokens": tokens}))
+        with (folder / name).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        shards.append({"file": name, "tokens": len(tokens), "sha256": digest})
+    *starts, num_tokens = starts
+    with whole_file(folder / "documents.safetensors") as path:
+        path.write_bytes(save({"starts": np.array(starts, np.int64), "domains": domains}))
+    index = {
+        "format": FORMAT,
+        "num_tokens": num_tokens,
+        "num_documents": len(starts),
+        "shards": shards,
+        **about,
+    }
+    with whole_file(folder / "index.json") as path:
+        path.write_text(to_json(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _shard_arrays(
+    documents: Iterable[np.ndarray], separator: int, dtype: np.dtype, starts: list[int]
+) -> Iterator[np.ndarray]:
+    """Yield the stream shard by shard; append where each document ends to `starts`."""
+    buffer, filled = np.empty(SHARD_TOKENS, dtype), 0
+    for document in documents:
+        rest = np.concatenate([[separator], document])
+        starts.append(starts[-1] + len(rest))
+        while len(rest):
+            taken = rest[: SHARD_TOKENS - filled]
+            buffer[filled : filled + len(taken)] = taken
+            filled, rest = filled + len(taken), rest[len(taken) :]
+            if filled == SHARD_TOKENS:
+                yield buffer
+                filled = 0
+    if filled:
+        yield buffer[:filled]
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    path = folder / "index.json"
+    if not path.is_file():
+        raise RecipeError(
+            f"There is no packed text in {folder}. Make it: longva prepare-text SRC --out {folder} "
+            "(the same command finishes one that was interrupted)."
+        )
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        index = {}
+    if index.get("format") != FORMAT:
+        raise RecipeError(f"{path} is not an index of the format {FORMAT!r}.")
+    missing = [s["file"] for s in index["shards"] if not (folder / s["file"]).is_file()]
+    if missing:
+        raise RecipeError(f"{folder} lacks {len(missing)} shard(s): {', '.join(missing[:5])}.")
+    return index

@@ -1,0 +1,241 @@
+"""`longva prepare-text`: documents -> a packed set with more long documents, the mixture unchanged.
+
+    parts of the source     tokenise, thin out (processes)    choose        pack
+    corpus/a.jsonl 0..64M   .parts/00000.json, .safetensors \
+    corpus/a.jsonl 64M..    .parts/00001.json, .safetensors  > by domain -> tokens-00000.safetensors
+    corpus/b.parquet        .parts/00002.json, .safetensors /               index.json, report.json
+
+A part that is done is never done again, so a run that was killed goes on where it was. What a part
+gives depends on its documents alone and everything after it on the parts alone: the packed set has
+the same bytes however often it was killed and however many processes took part. How documents are
+chosen: `length_upsampling.py`; the format on disk: `packing.py`.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from longva.data.text.documents import TextSource, plan_parts
+from longva.data.text.kept import KeptDocuments, gather_parts
+from longva.data.text.packing import tokenizer_fingerprint, write_packed
+from longva.data.text.parts import (
+    PartResult,
+    corpus_tokenizer,
+    processes,
+    token_dtype,
+    tokenise_part,
+)
+from longva.data.text.report import CorpusReport, draw_lengths
+from longva.data.text.upsampling import Choice, choose_documents
+from longva.errors import RecipeError
+from longva.files.lock import only_run
+from longva.files.writing import whole_file
+from longva.finite import to_json
+from longva.recipes import STRICT, save_recipe
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusConfig(TextSource):
+    """A packed set to make."""
+
+    __pydantic_config__ = STRICT
+
+    output_dir: Path
+
+    tokenizer: str
+    """The model's: a folder or a hub id."""
+
+    long_tokens: int = 4096
+    """Documents of more tokens are all kept (paper: 4,096)."""
+
+    keep_short: float = 0.1
+    """Share of the other documents that is kept; 1 keeps the lengths as they are."""
+
+    budget: int | None = None
+    """Tokens of the packed set, separators not counted. None: as many as the mixture allows."""
+
+    mixture: dict[str, float] | None = None
+    """Share of the tokens by domain; other domains are left out. With a budget, reading ends once
+    each domain has its share. None: the mixture of the source, read whole to measure it."""
+
+    separator: str | None = None
+    """Token before each document. None: the tokenizer's BOS, or <|endoftext|> where it has none, as
+    in Qwen2 (the paper says "BOS")."""
+
+    workers: int | None = None
+    """Processes. None: one for each CPU."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.keep_short <= 1 or self.long_tokens < 0:
+            raise RecipeError("keep_short must lie in [0, 1] and long_tokens be 0 or more")
+        if 0 in (self.budget, self.workers) or min(self.budget or 1, self.workers or 1) < 0:
+            raise RecipeError("budget and workers must be 1 or more")
+        if self.mixture is not None and min(self.mixture.values(), default=0) <= 0:
+            raise RecipeError("mixture must name at least one domain, each with a share above 0")
+
+
+def prepare_text(config: CorpusConfig, progress: Progress | None = None) -> CorpusReport:
+    """Make the packed set of `config`, or go on with one that was interrupted.
+
+    Writes `tokens-*.safetensors`, `documents.safetensors`, `index.json`, `report.json`,
+    `lengths.png` and `recipe.yaml` into `config.output_dir`. If they are there already, made with
+    the same settings, nothing is done.
+
+    Args:
+        config: what to make.
+        progress: called with ("tokenise", parts done, parts).
+
+    Raises:
+        RecipeError: no such source or tokenizer, too little text of a domain for the budget, or a
+            folder that holds something else or that another run is at work in.
+        LongVAError: a damaged file, or a full disk.
+    """
+    tokenizer = corpus_tokenizer(config.tokenizer)
+    separator = choose_separator(tokenizer, config)
+    settings = _settings(config, tokenizer, separator)
+    folder, work = config.output_dir, config.output_dir / ".parts"
+    if (folder / "index.json").is_file():
+        return _finished(folder, settings)
+    parts = plan_parts(config)
+    with only_run(work):  # which goes at the end, and the lock with it
+        _claim(work, settings, [[dataclasses.asdict(piece) for piece in part] for part in parts])
+        kept, choice, parts_read = _read_enough(config, parts, work, progress)
+        report = CorpusReport(
+            before=kept.before,
+            after=kept.statistics_of(choice, config.long_tokens),
+            long_tokens=config.long_tokens,
+            budget=choice.budget,
+            duplicates=choice.duplicates,
+            separator=separator,
+            packed_tokens=int(choice.tokens.sum()) + len(choice.tokens),
+            parts_read=parts_read,
+            parts=len(parts),
+        )
+        staging = work / "packed"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        with whole_file(staging / "report.json") as path:
+            path.write_text(to_json(report.as_json(), indent=2) + "\n", encoding="utf-8")
+        with whole_file(staging / "lengths.png") as path:
+            draw_lengths(report, path)
+        save_recipe(config, staging / "recipe.yaml")
+        write_packed(
+            staging,
+            kept.texts(choice),
+            kept.candidates.domain[choice.documents].astype(np.int16),
+            separator=tokenizer.convert_tokens_to_ids(separator),
+            dtype=token_dtype(tokenizer),
+            about={**settings, "domains": kept.domains},
+        )
+        for file in sorted(staging.iterdir(), key=lambda file: file.name == "index.json"):
+            file.replace(folder / file.name)  # the index last: it says that all is there
+        shutil.rmtree(work)
+        return report
+
+
+def choose_separator(tokenizer: Any, config: CorpusConfig) -> str:
+    """Return the token that goes before each document.
+
+    Raises:
+        RecipeError: the token asked for is not one token, or there is none to fall back on.
+    """
+    token = config.separator or tokenizer.bos_token or "<|endoftext|>"
+    if token not in tokenizer.get_vocab():
+        raise RecipeError(
+            f"{token!r} is no token of {config.tokenizer}. Name a separator that is one: "
+            f"{', '.join(tokenizer.all_special_tokens[:8])}."
+        )
+    return token
+
+
+def _settings(config: CorpusConfig, tokenizer: Any, separator: str) -> dict[str, Any]:
+    """All that the packed set depends on besides the source's content."""
+    names = ("source", "text_field", "special_tokens", "domain_field", "subset", "split")
+    return {
+        "tokenizer": {"name": config.tokenizer, **tokenizer_fingerprint(tokenizer)},
+        "separator": separator,
+        "recipe": {
+            name: getattr(config, name)
+            for name in (*names, "long_tokens", "keep_short", "budget", "mixture")
+        },
+    }
+
+
+def _finished(folder: Path, settings: dict[str, Any]) -> CorpusReport:
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    if {name: index.get(name) for name in settings} != settings:
+        raise RecipeError(
+            f"{folder} holds a packed set with other settings, see its recipe.yaml. Give another "
+            "--out, or delete that folder."
+        )
+    shutil.rmtree(folder / ".parts", ignore_errors=True)  # of a run killed at its last line
+    values = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return CorpusReport.from_json(values)
+
+
+def _claim(work: Path, settings: dict[str, Any], parts: list) -> None:
+    """Note what the parts in the work folder are parts of, or refuse to mix two things."""
+    recipe = dict(settings["recipe"])
+    del recipe["budget"], recipe["mixture"]  # they matter after the parts
+    plan = {**settings, "recipe": recipe, "parts": parts}
+    plan = json.loads(to_json(plan))
+    path = work / "plan.json"
+    if not path.is_file():
+        work.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as temporary:
+            temporary.write_text(to_json(plan), encoding="utf-8")
+    elif json.loads(path.read_text(encoding="utf-8")) != plan:
+        raise RecipeError(
+            f"{work.parent} holds an unfinished set with other settings, or its source has changed "
+            f"since. Give another --out, or delete {work} to start again."
+        )
+
+
+def _read_enough(
+    config: CorpusConfig, parts: list, work: Path, progress: Progress | None
+) -> tuple[KeptDocuments, Choice, int]:
+    """Read the parts, in order, until the budget can be filled; all of them without a mixture."""
+    results: list[PartResult] = []
+    kept_tokens: Counter[str] = Counter()
+    work_on = partial(
+        tokenise_part, config, config.tokenizer, config.long_tokens, config.keep_short, work
+    )
+    workers = min(config.workers or os.cpu_count() or 1, len(parts))
+    with processes(workers) as parallel_map:
+        for result in parallel_map(work_on, range(len(parts)), parts):
+            results.append(result)
+            kept_tokens.update(result.kept_tokens)
+            if progress:
+                progress("tokenise", len(results), len(parts))
+            if len(results) < len(parts) and _may_suffice(config, kept_tokens):
+                try:
+                    return *_choose(config, results, work), len(results)
+                except RecipeError:  # some were duplicates: read on
+                    continue
+    return *_choose(config, results, work), len(results)
+
+
+def _may_suffice(config: CorpusConfig, kept_tokens: Counter[str]) -> bool:
+    if config.mixture is None or config.budget is None:
+        return False
+    per_share = config.budget / sum(config.mixture.values())
+    return all(kept_tokens[name] >= per_share * s for name, s in config.mixture.items())
+
+
+def _choose(
+    config: CorpusConfig, results: list[PartResult], work: Path
+) -> tuple[KeptDocuments, Choice]:
+    kept = gather_parts(work, results)
+    shares = kept.shares(config.mixture)
+    return kept, choose_documents(kept.candidates, shares, kept.domains, config.budget)

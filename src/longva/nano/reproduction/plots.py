@@ -1,0 +1,147 @@
+"""The lines of the nano report: accuracy by frames, perplexity by tokens.
+
+Thick lines are over all seeds, thin ones are single seeds. Colours are Okabe and Ito's, which
+colour-blind readers can tell apart, and each line has its own marker.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from longva.reporting.figure import save_figure
+
+LOOKS = {
+    "unires": ("#0072B2", "o"),
+    "anyres": ("#009E73", "s"),
+    "not_extended": ("#D55E00", "^"),
+    "training_free": ("#CC79A7", "D"),
+    "extended": ("#0072B2", "o"),
+    "base": ("#D55E00", "^"),
+}
+"""Colour and marker of each line."""
+
+INCHES, DPI = (7.4, 4.4), 200
+GREY = "#6b7280"
+GUESSING = "guessing"
+
+
+def draw_accuracy(
+    panels: Mapping[str, dict[str, Any]], marks: Mapping[float, str], out: Path
+) -> None:
+    """Draw share right by number of frames, with 95 % intervals, seeds and the chance level.
+
+    Args:
+        panels: `measured` numbers of each panel, and its `label`.
+        marks: lengths in frames to mark by a vertical line, and what they are.
+        out: the file.
+    """
+    figure, ax = _figure()
+    for name, panel in panels.items():
+        points, (colour, marker) = panel["by_length"], LOOKS[name]
+        xs = [point["length"] for point in points]
+        means, intervals = ([100 * p["mean"] for p in points], [p["interval95"] for p in points])
+        lows, highs = ([100 * interval[end] for interval in intervals] for end in (0, 1))
+        for seed in panel["by_seed"] if len(panel["by_seed"]) > 1 else ():
+            own = [(p["length"], p["by_seed"][seed]) for p in points if seed in p["by_seed"]]
+            ys = [100 * score["mean"] for _, score in own]
+            ax.plot([x for x, _ in own], ys, color=colour, linewidth=0.7, alpha=0.55)
+        if len(xs) > 1:
+            ax.fill_between(xs, lows, highs, color=colour, alpha=0.15, linewidth=0)
+        bars = [[m - low for m, low in zip(means, lows, strict=True)]]
+        bars.append([high - m for m, high in zip(means, highs, strict=True)])
+        ax.errorbar(
+            xs,
+            means,
+            yerr=bars,
+            color=colour,
+            marker=marker,
+            markersize=5.5,
+            linewidth=2,
+            elinewidth=1,
+            capsize=2.5,
+            label=panel["label"],
+        )
+    chance = 100 * sum(panel["chance"] for panel in panels.values()) / len(panels)
+    ax.axhline(chance, color=GREY, linewidth=1.2, linestyle=(0, (5, 3)), label=GUESSING)
+    lengths = sorted({point["length"] for panel in panels.values() for point in panel["by_length"]})
+    _lengths(ax, lengths, marks)
+    ax.set_ylim(-3, 103)
+    ax.set_xlabel("frames in the haystack")
+    ax.set_ylabel("% of the answers right")
+    _finish(figure, ax, out)
+
+
+def draw_perplexity(
+    lines: Mapping[str, Sequence[dict[str, Any]]], marks: Mapping[float, str], out: Path
+) -> None:
+    """Draw perplexity by context length, both axes logarithmic.
+
+    Args:
+        lines: `perplexity_numbers` of each model.
+        marks: lengths in tokens to mark by a vertical line, and what they are.
+        out: the file.
+    """
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    figure, ax = _figure()
+    for name, points in lines.items():
+        colour, marker = LOOKS[name]
+        for seed in {seed for point in points for seed in point["by_seed"]}:
+            own = [point for point in points if seed in point["by_seed"]]
+            ys = [point["by_seed"][seed] for point in own]
+            ax.plot([p["tokens"] for p in own], ys, color=colour, linewidth=0.7, alpha=0.55)
+        xs, ys = [p["tokens"] for p in points], [p["perplexity"] for p in points]
+        ax.plot(xs, ys, color=colour, marker=marker, markersize=5.5, linewidth=2, label=name)
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    _lengths(ax, sorted({p["tokens"] for points in lines.values() for p in points}), marks)
+    ax.set_xlabel("context (tokens)")
+    ax.set_ylabel("perplexity")
+    _finish(figure, ax, out)
+
+
+def _figure() -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=INCHES, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()
+
+
+def _lengths(ax: Any, lengths: Sequence[int], marks: Mapping[float, str]) -> None:
+    """Give the x axis the lengths measured, in powers of two, and the marks within them."""
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(lengths, [f"{length:,}" for length in lengths], rotation=45)
+    ax.minorticks_off()
+    ax.margins(x=0.04)
+    left, right = ax.get_xlim()
+    right = max([right, *(1.1 * mark for mark in marks if mark <= 2 * right)])
+    ax.set_xlim(left, right)
+    for length, text in marks.items():
+        if left <= length <= right:
+            ax.axvline(length, color="#222", linestyle=":", linewidth=1.3, zorder=1)
+            ax.text(
+                length,
+                1.01,
+                text,
+                transform=ax.get_xaxis_transform(),
+                rotation=30,
+                ha="left",
+                va="bottom",
+                fontsize=8.5,
+                color=GREY,
+            )
+
+
+def _finish(figure: Any, ax: Any, out: Path) -> None:
+    ax.grid(axis="y", color="#e6e8eb")
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    entries = {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    labels = sorted(entries, key=lambda label: label == GUESSING)  # the models first
+    handles = [entries[label] for label in labels]
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9.5)
+    save_figure(figure, out, DPI)

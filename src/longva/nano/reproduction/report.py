@@ -1,0 +1,318 @@
+"""The report of `longva reproduce nano`: the paper's figures 4 and 7, ours beside the published.
+
+    <run>/report/index.html      the page; it holds its pictures and needs no network
+    <run>/report/*.png           the pictures
+    <run>/report/report.json     every number on the page
+
+The page shows what the run's folder holds (`results`) and what follows from it (`transfer`). It may
+be written at any time: what is not there yet is shown as not run.
+"""
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from longva.files.writing import write_whole
+from longva.finite import to_json
+from longva.nano.reproduction.plots import draw_accuracy, draw_perplexity
+from longva.nano.reproduction.results import (
+    PANELS,
+    TEXTS,
+    Measurement,
+    Results,
+    by_question,
+    located,
+    measured,
+    perplexity_numbers,
+    read_results,
+    stage_table,
+)
+from longva.nano.reproduction.transfer import judge, percent
+from longva.niah.heatmap import Panel, draw, panel_of
+from longva.niah.scoring import Protocol
+
+NAMES = {
+    "unires": ("(i)", "Extended, UniRes", "the paper's LongVA"),
+    "anyres": ("(ii)", "Extended, AnyRes", "images raster by raster, base picture first"),
+    "not_extended": ("(iii)", "Not extended, UniRes", "the base model's context"),
+    "training_free": ("(iv)", "Not extended, RoPE base raised", "at test time only, no training"),
+    "extended_0": ("", "Extended, no distractors", "one magic number in the text"),
+    "extended_3": ("", "Extended, 3 distractors", "three more numbers, of other cities"),
+    "base_0": ("", "Base, no distractors", "one magic number in the text"),
+    "base_3": ("", "Base, 3 distractors", "three more numbers, of other cities"),
+}
+"""Number, name and meaning of every heatmap."""
+
+PAPER: dict[str, tuple[float, int, str]] = {
+    "unires": (0.9089, 450, "LongVA-7B"),
+    "not_extended": (0.1467, 450, "LLaVA-NeXT-Video-7B-32K"),
+    "training_free": (0.2844, 450, "the same, RoPE base 1e8"),
+    "extended_0": (0.9977, 880, "Qwen2-7B-Instruct-224K"),
+    "extended_3": (0.9352, 880, "Qwen2-7B-Instruct-224K"),
+}
+"""Published mean, answers behind it and model, figures 4 and 7: averages of the result files
+`all_accuracies.json` in the paper's repository. It has none for the other panels."""
+
+PAPER_CHANCE = 0.15
+"""Of guessing the paper's five visual needles, three of which offer four options."""
+
+PAPER_REACH = 3000 / (224_000 / 144)
+"""Its longest haystack over its training length, both in frames: 1.9."""
+
+INCHES, DPI = (6.4, 4.3), 200
+"""Of one heatmap on the page."""
+
+
+def write_report(run: Path) -> Path:
+    """Write the report of a run, finished or not.
+
+    Args:
+        run: output folder of `longva reproduce nano`.
+
+    Returns:
+        The page, `<run>/report/index.html`.
+
+    Raises:
+        LongVAError: the folder is no such run.
+    """
+    results = read_results(run)
+    out = run / "report"
+    out.mkdir(exist_ok=True)
+    numbers = report_numbers(results)
+    numbers["pictures"] = draw_pictures(results, numbers, out)
+    write_whole(out / "report.json", to_json(numbers, indent=2) + "\n")
+    write_whole(out / "index.html", _page(numbers, out))
+    return out / "index.html"
+
+
+def report_numbers(results: Results) -> dict[str, Any]:
+    """Return every number of the page, as `report.json` has it."""
+    numbers: dict[str, Any] = {
+        "about": results.about,
+        "seeds": results.seeds,
+        "frames": {n: results.frames(n) for n in ("training_length", "base_length")},
+        "verdict": asdict(judge(results)),
+    }
+    for kind, measurements, names in (
+        ("needles", results.needles, PANELS),
+        ("texts", results.texts, TEXTS),
+    ):
+        numbers[kind] = {}
+        for name in names:
+            of = measurements.get(name)
+            label, title, meaning = NAMES[name]
+            numbers[kind][name] = {
+                "label": label,
+                "title": title,
+                "meaning": meaning,
+                "ours": measured(of, training_length(results, name)) if of else None,
+                "paper": paper(name),
+            }
+    numbers["localisation"] = {name: located(of) for name, of in results.needles.items()}
+    numbers["by_question"] = {name: by_question(of) for name, of in results.needles.items()}
+    numbers["perplexity"] = {
+        name: perplexity_numbers(points) for name, points in results.perplexities.items()
+    }
+    numbers["stages"] = stage_table(results.stages)
+    numbers["commands"] = sorted(
+        {stage["command"] for of in results.stages.values() for stage in of if stage.get("command")}
+    )
+    numbers["seconds"] = {
+        seed: sum(stage.get("seconds") or 0 for stage in stages)
+        for seed, stages in results.stages.items()
+    }
+    numbers["shows"], numbers["does_not_show"] = meaning_of(results)
+    return json.loads(to_json(numbers))  # keys as in the file
+
+
+def training_length(results: Results, name: str) -> float:
+    """Return the length that the panel's language model was trained at, in the panel's unit."""
+    extended = name in ("unires", "anyres", "extended_0", "extended_3")
+    length = "training_length" if extended else "base_length"
+    return results.frames(length) if name in PANELS else results.about[length]
+
+
+def paper(name: str) -> dict[str, Any] | None:
+    """Return the published mean of a heatmap.
+
+    It has no interval: five needles' answers hang together, and which needle was missed is not
+    published.
+    """
+    if name not in PAPER:
+        return None
+    mean, trials, model = PAPER[name]
+    return {"mean": mean, "trials": trials, "model": model}
+
+
+def draw_pictures(results: Results, numbers: dict[str, Any], out: Path) -> dict[str, str]:
+    """Draw everything that was measured; return each picture's file name."""
+    pictures: dict[str, str] = {}
+    panels: list[Panel] = []
+
+    def picture(name: str) -> Path:
+        pictures[name] = f"{name}.png"
+        return out / pictures[name]
+
+    for name, of in {**results.needles, **results.texts}.items():
+        panel = _panel(results, name, of)
+        draw([panel], picture(name), label="share right", inches=INCHES, dpi=DPI)
+        if name in results.needles:
+            panels.append(replace(panel, title=" ".join(NAMES[name][:2])))
+    if panels:
+        draw(panels, picture("panels"), label="share right")  # figure 4 in one picture
+        lines = {
+            name: panel["ours"] | {"label": f"{panel['label']} {panel['title']}"}
+            for name, panel in numbers["needles"].items()
+            if panel["ours"]
+        }
+        marks = {
+            results.about["longest_alignment_frames"]: "longest image",
+            results.frames("base_length"): "base context",
+            results.frames("training_length"): "text training length",
+        }
+        draw_accuracy(lines, marks, picture("accuracy"))
+    if numbers["perplexity"]:
+        marks = {results.about["base_length"]: "base", results.about["training_length"]: "extended"}
+        draw_perplexity(numbers["perplexity"], marks, picture("perplexity"))
+    return pictures
+
+
+def _panel(results: Results, name: str, of: Measurement) -> Panel:
+    visual = name in PANELS
+    protocol = Protocol.of(of.rows, "video" if visual else None)
+    longest = results.about["longest_alignment_frames"]
+    return replace(
+        panel_of(of.rows, of.fingerprint, NAMES[name][0] or NAMES[name][1], protocol),
+        training_length=training_length(results, name),
+        alignment_length=longest if visual else None,
+        tokens_per_frame=results.about["tokens_per_frame"] if visual else None,
+    )
+
+
+def meaning_of(results: Results) -> tuple[list[str], list[str]]:
+    """Say what the run shows and what it does not, beyond the verdict."""
+    about, shows = results.about, []
+    if panel := results.needles.get("unires"):
+        tokens = about["longest_alignment_frames"] * about["tokens_per_frame"]
+        longest = panel.lengths[-1]
+        shows.append(
+            f"In alignment no image had more than {about['longest_alignment_frames']} grids "
+            f"({tokens:,} tokens) and there was no video; the longest haystack here has "
+            f"{longest:,} frames, {longest / about['longest_alignment_frames']:,.1f} times as many."
+        )
+        rows = panel.rows
+        both = [row for row in rows if None not in (row.is_greedy, row.generated_correct)]
+        if both:
+            spoken = sum(bool(row.generated_correct) for row in both) / len(both)
+            scored = sum(bool(row.is_greedy) for row in both) / len(both)
+            shows.append(
+                f"Scores are teacher-forced, as the paper's: {percent(scored)} of the answers of "
+                f"(i). Generating freely, {percent(spoken)} are right."
+            )
+        found = located(panel)
+        if found and found["right"]["trials"]:
+            hit = found["right"]["hit@1"]
+            low, high = map(percent, hit["interval95"])
+            shows.append(
+                f"Where (i) answers right, the frame its answer attends to most is the needle's in "
+                f"{percent(hit['mean'])} ({low[:-2]} to {high}; a guesser: "
+                f"{percent(found['chance']['hit@1'])})."
+            )
+    if points := [perplexity_numbers(of) for of in results.perplexities.values()]:
+        at = min(points[0][-1]["tokens"], points[-1][-1]["tokens"])
+        values = {
+            name: next(p["perplexity"] for p in perplexity_numbers(of) if p["tokens"] == at)
+            for name, of in results.perplexities.items()
+            if any(p["tokens"] == at for p in perplexity_numbers(of))
+        }
+        said = ", ".join(f"{value:.3g} ({name})" for name, value in values.items())
+        shows.append(f"Perplexity of text at {at:,} tokens: {said}.")
+    seeds = len(results.seeds)
+    does_not = [
+        f"The world is small: drawn frames of {about['tokens_per_frame']} tokens, a few hundred "
+        f"words, a language model of about {_parameters(about)} parameters. The mechanism can be "
+        "seen at work here; how far it carries a 7B model on films cannot.",
+        "Finding one frame is not understanding a video: nothing here asks for order, change, "
+        "counting or reasons.",
+        "Our means and the paper's are of different models, needles and haystacks: compare the "
+        "order of the panels, not the numbers. The paper's guessing level is "
+        f"{percent(PAPER_CHANCE)}, and its haystacks end at {PAPER_REACH:.1f} times its training "
+        f"length{_reach(results)}.",
+        "Answers about one needle hang together, and the intervals count them as a cluster. All "
+        "answers of one seed also share a model and a film, which no interval here holds"
+        + (
+            f": the {seeds} seeds are shown one by one beside them, and {seeds} are few."
+            if seeds > 1
+            else ", and there is one seed: it says nothing about how seeds differ."
+        ),
+    ]
+    unfinished = [NAMES[n] for n, m in results.needles.items() if len(m.by_seed) < seeds]
+    missing = [NAMES[name] for name in PANELS if name not in results.needles]
+    if missing or unfinished:
+        names = ", ".join(f"{label} {title}" for label, title, _ in [*missing, *unfinished])
+        does_not.append(f"Not run, or not for every seed: {names}.")
+    if about.get("budget") == "smoke":
+        does_not.append(
+            "The smoke budget trains for minutes, to see every stage run. Its scores say nothing "
+            "about the method: use --budget laptop or gpu for that."
+        )
+    return shows, does_not
+
+
+def _parameters(about: Mapping[str, Any]) -> str:
+    count = about.get("parameters")
+    return f"{count / 1e6:.1f} million" if count else "0.8 million"
+
+
+def _reach(results: Results) -> str:
+    if "unires" not in results.needles:
+        return ""
+    ours = results.needles["unires"].lengths[-1] / results.frames("training_length")
+    return f", ours at {ours:.1f} times"
+
+
+def duration(seconds: float | None) -> str:
+    """Write a time for people.
+
+    >>> [duration(seconds) for seconds in (7.3, 245, 4000, None)]
+    ['7 s', '4 min 05 s', '1 h 07 min', '']
+    """
+    if seconds is None:
+        return ""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def final(metrics: Mapping[str, Any]) -> str:
+    """Write one metric of a stage, all seeds'.
+
+    >>> final({"0": 0.41237, "1": 12})
+    '0.4124, 12'
+    """
+    values = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in metrics.values())
+    return ", ".join(values)
+
+
+def _page(numbers: dict[str, Any], out: Path) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    pictures = {
+        name: "data:image/png;base64," + base64.b64encode((out / file).read_bytes()).decode()
+        for name, file in numbers["pictures"].items()
+        if name != "panels"
+    }
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    environment.filters |= {"percent": percent, "duration": duration, "final": final}
+    template = files("longva.nano").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    return environment.from_string(template).render(numbers, picture=pictures)

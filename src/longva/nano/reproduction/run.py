@@ -1,0 +1,147 @@
+"""`longva reproduce nano`: the paper's central figure from nothing, one process a seed.
+
+    output/seed_0/    everything of a seed, see `stages.py`; log.txt is what its process printed
+    output/seed_1/
+    output/report/    index.html, pictures, report.json: see `report.py`
+
+Killed or interrupted, the same command goes on.
+"""
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from longva import __version__
+from longva.errors import LongVAError
+from longva.files.writing import write_whole
+from longva.finite import to_json
+from longva.nano.language_model import CONTEXT
+from longva.nano.reproduction.budget import BUDGETS
+from longva.nano.reproduction.report import write_report
+
+Progress = Callable[[str, int, int], None]
+
+LOG_LINES = 12
+"""Of a failed seed that are shown."""
+
+
+def reproduce(
+    output: Path,
+    *,
+    budget: str = "laptop",
+    seeds: Sequence[int] = (0, 1, 2),
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Run all seeds, `jobs` at a time, and write the report.
+
+    Args:
+        output: folder of the run, a new one or one to go on with.
+        budget: `smoke`, `laptop` or `gpu`, see `budget.BUDGETS`.
+        seeds: each is trained and measured from nothing.
+        jobs: processes at a time; each computes with one thread. Default: one a CPU.
+        progress: called with ("seed 0: extend", stages done, stages).
+
+    Returns:
+        The report's page.
+
+    Raises:
+        LongVAError: unknown budget, a folder of another one, or a seed that failed; the others are
+            finished first.
+    """
+    if budget not in BUDGETS or not seeds:
+        raise LongVAError(f"budget must be one of {', '.join(BUDGETS)}, got {budget!r}")
+    seeds = list(dict.fromkeys(seeds))  # two processes of one seed would share its folder
+    about = describe(budget, seeds)
+    claim(output, about)
+    waiting, running, failed = seeds.copy(), {}, []
+    try:
+        while waiting or running:
+            while waiting and len(running) < (jobs or os.cpu_count() or 1):
+                seed = waiting.pop(0)
+                running[seed] = start(output / f"seed_{seed}", budget, seed)
+            time.sleep(0.5)
+            for seed, process in list(running.items()):
+                if progress:
+                    progress(f"seed {seed}", *stages_done(output / f"seed_{seed}"))
+                if process.poll() is not None:
+                    del running[seed]
+                    failed += [seed] if process.returncode else []
+    finally:
+        for process in running.values():  # interrupted: they save and leave
+            process.send_signal(signal.SIGTERM)
+        for process in running.values():
+            process.wait()
+    if failed:
+        log = output / f"seed_{failed[0]}" / "log.txt"
+        last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
+        raise LongVAError(
+            f"seed {', '.join(map(str, failed))} failed. The end of {log}:\n" + "\n".join(last)
+        )
+    write_whole(output / "about.json", to_json(about, indent=1) + "\n")
+    return write_report(output)
+
+
+def describe(budget: str, seeds: Sequence[int]) -> dict[str, Any]:
+    """Say what a run is, for its report."""
+    values = BUDGETS[budget]
+    gpu = torch.cuda.is_available()
+    return {
+        "budget": budget,
+        "seeds": list(seeds),
+        "version": __version__,
+        "date": date.today().isoformat(),
+        "device": torch.cuda.get_device_name() if gpu else f"{platform.machine()} CPU, 1 thread",
+        "training_length": values.context,
+        "base_length": CONTEXT,
+        "tokens_per_frame": 4,
+        "longest_alignment_frames": 49,
+    }
+
+
+def claim(output: Path, about: dict[str, Any]) -> None:
+    """Note whose folder this is, or refuse another budget's."""
+    path = output / "about.json"
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["budget"] != about["budget"]:
+            raise LongVAError(
+                f"{output} holds a run of budget {found['budget']}, asked for was "
+                f"{about['budget']}. Give another --output."
+            )
+        about["seeds"] = sorted({*found["seeds"], *about["seeds"]})
+    output.mkdir(parents=True, exist_ok=True)
+    write_whole(path, to_json(about, indent=1) + "\n")
+
+
+def start(folder: Path, budget: str, seed: int) -> subprocess.Popen:
+    """Start the process of a seed in its folder; it prints into log.txt."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "longva.nano.reproduction.stages", budget, str(seed)],
+            cwd=folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"},
+        )
+
+
+def stages_done(folder: Path) -> tuple[int, int]:
+    """Count a seed's stages: done, and all."""
+    path = folder / "stages.json"
+    if not path.is_file():
+        return 0, 1
+    state = json.loads(path.read_text(encoding="utf-8"))
+    return len(state["stages"]), len(state["names"])

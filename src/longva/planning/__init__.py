@@ -1,0 +1,1 @@
+"""Will it fit: the memory of devices, and what watching takes."""

@@ -1,0 +1,245 @@
+"""Will it fit, and how long will it take: the memory and time of watching N frames.
+
+Everything follows from the model's config, so the answer comes before anything is loaded:
+
+    encode    weights + features + one chunk of frames in the vision tower
+    prefill   weights + features + KV cache + one chunk of tokens in the language model
+    answer    weights + features + KV cache + one row of logits
+
+The peak is the largest of the three. `benchmarks/planner.py` compares it with measured peaks.
+
+Letters: F frames, T tokens a frame, L prompt tokens, c tokens a prefill chunk, D hidden size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from longva.errors import ContextLengthError, LongVAError
+from longva.model.configuration_longva import LongVAConfig
+from longva.model.flops import Flops
+from longva.model.modeling_longva import LongVAForConditionalGeneration
+from longva.planning.devices import GIB
+from longva.prompts.kv_cache import Precision
+
+WEIGHT_BYTES = {"int8": 1.01, "int4": 0.5625}
+"""Bytes a quantised weight, scales included: one a row (int8), float32 for 64 weights (int4)."""
+
+
+TEXT_TOKENS = 1280
+"""Room that is planned for the text of a prompt and its answer, in tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What watching `frames` frames takes. Sizes in bytes."""
+
+    frames: int
+    prompt_tokens: int
+    context_length: int
+    weights: int
+    features: int
+    kv_cache: int
+    vision_chunk: int
+    prefill_chunk: int
+    logits: int
+    peak: int
+    device_memory: int | None
+    """Memory that may be used, or None when unknown."""
+
+    max_frames: int
+    """Most frames that fit the memory (where known) and the context."""
+
+    prefill_flops: float | None
+    """None where the decoder's operations are not known."""
+
+    seconds: float | None
+    """Rough time to encode and prefill; None without a device rate or operations."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether both the context and the memory are large enough."""
+        return self.frames <= self.max_frames
+
+    def check(self) -> None:
+        """Refuse what does not fit.
+
+        Raises:
+            ContextLengthError: with the numbers and the number of frames that fits.
+        """
+        if self.fits:
+            return
+        remedy = f"At most {self.max_frames} frames fit: lower --frames to {self.max_frames}"
+        if self.max_frames < 1:
+            remedy = "Not even one frame fits: take a smaller model"
+        if self.prompt_tokens > self.context_length:
+            raise ContextLengthError(
+                f"{self.frames} frames make a prompt of {self.prompt_tokens:,} tokens, but the "
+                f"model's context is {self.context_length:,}. {remedy}."
+            )
+        parts = {"weights": self.weights, "KV cache": self.kv_cache, "features": self.features}
+        listed = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
+        raise ContextLengthError(
+            f"{self.frames} frames need {self.peak / GIB:.1f} GiB ({listed}), but only "
+            f"{(self.device_memory or 0) / GIB:.1f} GiB may be used. {remedy}, or quantise with "
+            "--kv int8."
+        )
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Numbers of a config that the formulas need."""
+
+    config: LongVAConfig
+    dtype_bytes: int
+    weights: Precision
+    kv: Precision
+    chunk_tokens: int
+    pool_stride: int | None
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return self.config.tokens_per_grid(self.pool_stride)
+
+    @property
+    def head_dim(self) -> int:
+        text = self.config.text_config
+        return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+
+    def weight_bytes(self) -> int:
+        with torch.device("meta"):
+            model = LongVAForConditionalGeneration(self.config)
+        layers = model.model.language_model.layers
+        linear = sum(w.numel() for w in layers.parameters() if w.ndim == 2)
+        total = sum(w.numel() for w in model.parameters())
+        per_linear = WEIGHT_BYTES.get(self.weights, self.dtype_bytes)
+        return int((total - linear) * self.dtype_bytes + linear * per_linear)
+
+    def kv_bytes_per_token(self) -> float:
+        text = self.config.text_config
+        values = 2 * text.num_hidden_layers * text.num_key_value_heads
+        per_head = {
+            "model": self.head_dim * self.dtype_bytes,
+            "int8": self.head_dim + 2,  # one bfloat16 scale a head
+            "int4": self.head_dim / 2 + 2 * max(1, self.head_dim // 32),  # one for 32 channels
+        }
+        return values * per_head[self.kv]
+
+    def feature_bytes_per_frame(self) -> int:
+        return self.tokens_per_frame * self.config.text_config.hidden_size * self.dtype_bytes
+
+    def vision_chunk(self, frames: int) -> int:
+        vision, text = self.config.vision_config, self.config.text_config
+        grids = min(self.config.vision_batch_size, frames)
+        patches = self.config.patches_per_side**2
+        states = (vision.num_hidden_layers + 1) * (patches + 1) * vision.hidden_size
+        mlp = 3 * (patches + 1) * vision.intermediate_size
+        projector = 3 * patches * text.hidden_size
+        pixels = 3 * vision.image_size**2
+        values = states + max(mlp, projector) + pixels
+        return grids * (values * self.dtype_bytes + 2 * pixels * 4)
+
+    def prefill_chunk(self, tokens: int) -> int:
+        text, b = self.config.text_config, self.dtype_bytes
+        heads, keys = text.num_attention_heads, text.num_key_value_heads
+        # Queries, two blocks' outputs and their merge (in float32); keys and values of the chunk.
+        attention = (2 * heads + 2 * keys) * self.head_dim * b + 2 * heads * self.head_dim * 4
+        mlp = 3 * text.intermediate_size * b
+        a_token = 3 * text.hidden_size * b + max(attention, mlp)
+        # A quantised cache is read back a layer at a time: keys, values, and one of them twice.
+        read_back = 0 if self.kv == "model" else 3 * keys * self.head_dim * b
+        rest = tokens % self.chunk_tokens
+        chunks = [(min(self.chunk_tokens, tokens), tokens - rest or tokens), (rest, tokens)]
+        return max(n * a_token + end * read_back for n, end in chunks)
+
+    def prefill_flops(self, frames: int, tokens: int) -> float | None:
+        text, vision = self.config.text_config, self.config.vision_config
+        patches = self.config.patches_per_side**2 + 1
+        width = vision.hidden_size
+        tower = 2 * patches * (4 * width**2 + 2 * width * vision.intermediate_size)
+        tower += 4 * patches**2 * width
+        projector = 2 * patches * text.hidden_size * (width + text.hidden_size)
+        encode = frames * (vision.num_hidden_layers * tower + projector)
+        flops = Flops.of(self.config)
+        return encode + flops.append(0, tokens) if flops else None
+
+
+def plan(
+    config: LongVAConfig,
+    *,
+    frames: int,
+    dtype: torch.dtype = torch.bfloat16,
+    weights: Precision = "model",
+    kv: Precision = "model",
+    text_tokens: int = TEXT_TOKENS,
+    chunk_tokens: int = 4096,
+    pool_stride: int | None = None,
+    weight_bytes: int | None = None,
+    device_memory: int | None = None,
+    flops_per_second: float | None = None,
+) -> Plan:
+    """Compute what watching a video takes.
+
+    Args:
+        config: of the model.
+        frames: frames (or grids of an image) to watch.
+        dtype: of the weights, features and activations.
+        weights: `int8` or `int4` when the language model's layers are quantised.
+        kv: `int8` or `int4` when the KV cache is quantised.
+        text_tokens: room for the prompt's text and the answer.
+        chunk_tokens: tokens prefilled at a time.
+        pool_stride: instead of the config's.
+        weight_bytes: of the weights, when they are loaded already and need not be computed.
+        device_memory: bytes that may be used; None leaves only the context as a limit.
+        flops_per_second: rate for the time estimate.
+    """
+    if frames < 0 or chunk_tokens < 1:
+        raise LongVAError(
+            f"a plan needs frames of 0 or more and chunk_tokens of 1 or more, got {frames} and "
+            f"{chunk_tokens}."
+        )
+    shape = _Shape(config, dtype.itemsize, weights, kv, chunk_tokens, pool_stride)
+    text = config.text_config
+    weight_bytes = shape.weight_bytes() if weight_bytes is None else weight_bytes
+    logits = 4 * text.vocab_size * 4  # float32, and the copies that sampling makes
+
+    def sizes(n: int) -> dict[str, int]:
+        tokens = n * shape.tokens_per_frame + text_tokens
+        features, kv_cache = (
+            n * shape.feature_bytes_per_frame(),
+            tokens * shape.kv_bytes_per_token(),
+        )
+        vision, prefill = shape.vision_chunk(n), shape.prefill_chunk(tokens)
+        held = weight_bytes + features
+        return {
+            "prompt_tokens": tokens,
+            "features": features,
+            "kv_cache": int(kv_cache),
+            "vision_chunk": vision,
+            "prefill_chunk": prefill,
+            "peak": int(max(held + vision, held + kv_cache + max(prefill, logits))),
+        }
+
+    def fits(n: int) -> bool:
+        size = sizes(n)
+        small_enough = device_memory is None or size["peak"] <= device_memory
+        return small_enough and size["prompt_tokens"] <= text.max_position_embeddings
+
+    low, high = 0, text.max_position_embeddings // shape.tokens_per_frame + 1
+    while high - low > 1:  # fits(low), or low is 0; not fits(high)
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+
+    size = sizes(frames)
+    flops = shape.prefill_flops(frames, size["prompt_tokens"])
+    return Plan(
+        frames=frames,
+        context_length=text.max_position_embeddings,
+        weights=weight_bytes,
+        logits=logits,
+        device_memory=device_memory,
+        max_frames=low,
+        prefill_flops=flops,
+        seconds=flops / flops_per_second if flops and flops_per_second else None,
+        **size,
+    )

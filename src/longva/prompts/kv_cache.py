@@ -1,0 +1,443 @@
+"""One sequence in a language model's KV cache: append on the way down, crop back at a fork.
+
+    tokens    system . frame 0 ... frame 999 . question A . answer
+    append    ------------------------------------------------->     computed in chunks
+    crop                                    <-------------------     a number changes, nothing moves
+    append                                  question B . answer ->   only what is new is computed
+
+A sequence is one 1-D integer tensor of symbols. A symbol s >= 0 is a token id, a symbol s < 0 is
+row -1 - s of a table of embeddings (visual features). Text, frames and needles are thus compared
+and shared as plain integers, and embeddings are looked up one chunk at a time.
+
+    L  tokens held      n  tokens appended     D  hidden size    V  vocabulary
+    R  rows of a table  H  key-value heads     C  channels of a head
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from longva.attention.rotary import (
+    forget_length,
+    length_dependence,
+    restore_frequencies,
+    rotary_embeddings,
+)
+from longva.errors import ContextLengthError, LongVAError, NonFiniteError
+from longva.finite import check_finite
+from longva.model.cache_argument import cache_argument
+from longva.prompts.symbols import embed_symbols
+
+Precision = Literal["model", "int8", "int4"]
+
+
+CAPACITY_STEP = 256
+"""Buffers grow to a multiple of this many tokens, so that a token by token answer rarely copies."""
+
+LOGITS = "its logits"
+
+INT4_GROUP = 32
+"""Channels that share one int4 scale: a large channel then costs precision to 32, not to a head."""
+
+
+def quantise(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Round to symmetric integers with one scale a token and head (int4: a group of 32 channels).
+
+    Args:
+        x: [1, H, n, C], any float dtype.
+        bits: 8 or 4.
+
+    Returns:
+        Codes, int8 [1, H, n, C] or, two to a byte, uint8 [1, H, n, C / 2]; and scales, bfloat16
+        [1, H, n, groups]. The error of a value is at most about half a scale.
+
+    >>> codes, scales = quantise(torch.tensor([[[[-1.0, 0.5, 0.25, 1.0]]]]), bits=8)
+    >>> codes.flatten().tolist()
+    [-127, 64, 32, 127]
+    """
+    channels = x.shape[-1]
+    group = channels if bits == 8 else math.gcd(channels, INT4_GROUP)
+    largest = 2 ** (bits - 1) - 1
+    x = x.float().unflatten(-1, (-1, group))  # [1, H, n, groups, group]
+    smallest_scale = torch.finfo(torch.bfloat16).tiny  # of a group of zeros
+    scales = (x.abs().amax(-1) / largest).clamp_min(smallest_scale).bfloat16()
+    codes = (x / scales.float()[..., None]).round().clamp(-largest, largest).flatten(-2)
+    if bits == 8:
+        return codes.to(torch.int8), scales
+    low, high = (codes + 8).to(torch.uint8).chunk(2, dim=-1)  # codes + 8 is 1 to 15: four bits
+    return low | (high << 4), scales
+
+
+def dequantise(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """Undo `quantise` up to its rounding: [1, H, n, C] in `dtype`."""
+    if codes.dtype == torch.uint8:
+        codes = torch.cat([codes & 15, codes >> 4], dim=-1).to(torch.int8) - 8
+    codes = codes.to(dtype).unflatten(-1, (scales.shape[-1], -1))
+    return (codes * scales.to(dtype)[..., None]).flatten(-2)
+
+
+class BufferedLayer(DynamicLayer):
+    """The keys and values of one layer, in buffers with room to spare.
+
+    transformers' own layer concatenates on every append, which copies the whole cache (25 GB for
+    3,000 frames of a 7B model) to add one question. Here an append writes what is new and a crop
+    changes `length`. Quantised, `update` returns the keys and values as they are read back from the
+    codes, so that what is computed depends neither on the chunks nor on earlier crops.
+    """
+
+    def __init__(self, bits: int | None) -> None:
+        super().__init__()
+        self.bits = bits
+        self.length = 0
+        self.capacity = 0
+        self.buffers: list[Tensor] = []  # keys, values; quantised: codes, scales, codes, scales
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs):
+        """Append [1, H, n, C] keys and values; return all that are held, [1, H, L + n, C]."""
+        new = [key_states, value_states]
+        if self.bits is not None:
+            new = [part for x in new for part in quantise(x, self.bits)]
+        end = self.length + key_states.shape[-2]
+        self.capacity = max(self.capacity, end)
+        for index, part in enumerate(new):
+            self._with_room(index, part)[:, :, self.length : end] = part
+        self.length = end
+        held = [buffer[:, :, :end] for buffer in self.buffers]
+        if self.bits is None:
+            return held[0], held[1]
+        dtype = key_states.dtype
+        return dequantise(held[0], held[1], dtype), dequantise(held[2], held[3], dtype)
+
+    def _with_room(self, index: int, part: Tensor) -> Tensor:
+        """The buffer number `index`, made or grown to `capacity` tokens if it is shorter."""
+        if index == len(self.buffers):
+            self.buffers.append(part[:, :, :0])
+        held = self.buffers[index]
+        if held.shape[2] < self.capacity:
+            rounded = -(-self.capacity // CAPACITY_STEP) * CAPACITY_STEP
+            self.buffers[index] = part.new_empty(*part.shape[:2], rounded, part.shape[3])
+            self.buffers[index][:, :, : self.length] = held[:, :, : self.length]
+        return self.buffers[index]
+
+    def get_seq_length(self) -> int:
+        """Tokens held."""
+        return self.length
+
+
+def most_probable(logits: Tensor) -> Tensor:
+    """Choose greedily: [1, V] -> [1] token ids."""
+    return logits.argmax(-1)
+
+
+class SymbolSequence(ABC):
+    """A sequence of symbols that a model reads: append, crop, and ask for logits.
+
+    Args:
+        model: a causal language model of transformers, or a vision-language model around one. What
+            a conversion to half precision did to its rotary frequencies is mended.
+        allow_beyond_context: append beyond the model's context, to measure what happens there;
+            the end of a table of learned positions is an end all the same.
+
+    Raises:
+        LongVAError: see `check_readable`.
+    """
+
+    length: int
+    """Tokens held."""
+
+    tokens_processed: int
+    """Tokens computed since the beginning, whether held or cropped since."""
+
+    def __init__(self, model: PreTrainedModel, *, allow_beyond_context: bool = False) -> None:
+        self.num_layers = check_readable(model)
+        restore_frequencies(model.get_decoder())
+        self.model = model
+        # Angles can be computed for any position, a table of learned ones ends.
+        computed = any(rotary_embeddings(model.get_decoder()))
+        limit = context_length(model.config)
+        self.max_length = None if allow_beyond_context and computed else limit
+        self.length = 0
+        self.tokens_processed = 0
+
+    @abstractmethod
+    def append(
+        self, symbols: Tensor, *, embeddings: Tensor | None = None, keep: int = 1, **kwargs
+    ) -> Tensor:
+        """Add symbols to the end. If it fails (memory, an interrupt), nothing has been added.
+
+        Args:
+            symbols: [n], integer: token ids, and -1 - row for rows of `embeddings`.
+            embeddings: [R, D], on any device.
+            keep: how many of the last positions' hidden states to return, 0 to n.
+            kwargs: handed to the decoder's forward, and so to its attention function.
+
+        Returns:
+            [keep, D], after the final norm.
+
+        Raises:
+            ContextLengthError: more than `max_position_embeddings` tokens.
+        """
+
+    def crop(self, length: int) -> None:
+        """Forget all but the first `length` tokens."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"Cannot crop a sequence of {self.length} tokens to {length}.")
+        self.length = length
+
+    def _check_append(self, n: int, keep: int) -> None:
+        if not 0 <= keep <= n:
+            raise ValueError(f"keep must be between 0 and the {n} appended symbols, got {keep}.")
+        check_context(self.length + n, self.max_length)
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Vocabulary logits of kept hidden states: [keep, D] -> [keep, V], as `project` says.
+
+        Raises:
+            NonFiniteError: NaN or infinity among them.
+        """
+        return check_finite(project(self.model, hidden), LOGITS)
+
+    @torch.inference_mode()
+    def next_token(self, hidden: Tensor, choose: Callable[[Tensor], Tensor] = most_probable) -> int:
+        """Choose the token that follows a kept hidden state.
+
+        Args:
+            hidden: [1, D].
+            choose: makes a token id, one integer, of logits [1, V].
+
+        Raises:
+            NonFiniteError: NaN or infinity among the logits.
+        """
+        logits = project(self.model, hidden)
+        finite = logits.isfinite().all()
+        # A choice among NaN may fail before its reason is known; and one transfer, which a token
+        # needs anyway, brings both, so that the device is waited for once.
+        token = choose(torch.where(finite, logits, 0.0)).flatten()
+        chosen, sound = torch.cat([token, finite.to(token.dtype)[None]]).tolist()
+        if not sound:
+            raise NonFiniteError(LOGITS)
+        return chosen
+
+
+class CachedSequence(SymbolSequence):
+    """A sequence of symbols whose keys and values a model keeps.
+
+    Prefill runs the decoder alone, chunk by chunk, and gives the hidden states that one forward
+    over the whole sequence would give. Logits are computed only where they are asked for.
+
+    Args:
+        model: see `SymbolSequence`.
+        chunk_tokens: tokens of one forward. Its attention mask takes chunk_tokens x L bytes.
+        kv_dtype: "model" keeps keys and values as they are; "int8" and "int4" hold them in about a
+            half and a quarter of the memory of bfloat16.
+        allow_beyond_context: see `SymbolSequence`.
+        progress: called after each chunk with the tokens done and the tokens in all of this append.
+
+    Raises:
+        LongVAError: see `check_readable` and `check_cacheable`.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        chunk_tokens: int = 4096,
+        kv_dtype: Literal["model", "int8", "int4"] = "model",
+        allow_beyond_context: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        super().__init__(model, allow_beyond_context=allow_beyond_context)
+        check_cacheable(model)
+        bits = {"model": None, "int8": 8, "int4": 4}[kv_dtype]
+        self.chunk_tokens = chunk_tokens
+        self.progress = progress
+        self._layers = [BufferedLayer(bits) for _ in range(self.num_layers)]
+        self._cache = Cache(layers=list(self._layers))
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of the buffers, the room to spare included."""
+        return sum(buffer.nbytes for layer in self._layers for buffer in layer.buffers)
+
+    def reserve(self, length: int) -> None:
+        """Make the next append allocate room for `length` tokens at once."""
+        for layer in self._layers:
+            layer.capacity = max(layer.capacity, length)
+
+    @torch.inference_mode()
+    def append(
+        self, symbols: Tensor, *, embeddings: Tensor | None = None, keep: int = 1, **kwargs
+    ) -> Tensor:
+        """See `SymbolSequence.append`; chunk by chunk."""
+        before, n = self.length, len(symbols)
+        self._check_append(n, keep)
+        capacities = [layer.capacity for layer in self._layers]
+        self.reserve(before + n)
+        first_kept = n - keep
+        kept: list[Tensor] = []
+        decoder = self.model.get_decoder()
+        cached = {cache_argument(decoder): self._cache}
+        try:
+            for start in range(0, n, self.chunk_tokens):
+                chunk = symbols[start : start + self.chunk_tokens]
+                x = embed(self.model, chunk, embeddings)  # [1, n, D]
+                hidden = decoder(
+                    inputs_embeds=x,  # at the positions that follow what the cache holds
+                    use_cache=True,
+                    **cached,
+                    **kwargs,
+                ).last_hidden_state[0]  # [n, D]
+                self.length += len(chunk)
+                self.tokens_processed += len(chunk)
+                self._check_layers()
+                if start + len(chunk) > first_kept:
+                    kept.append(hidden[max(0, first_kept - start) :])
+                if self.progress:
+                    self.progress(self.length - before, n)
+            return torch.cat(kept) if keep else embed(self.model, symbols[:0], None)[0]  # [0, D]
+        except BaseException:
+            self.length = before
+            self._crop_layers()
+            for layer, capacity in zip(self._layers, capacities, strict=True):
+                layer.capacity = capacity  # else the next append would ask for as much again
+            raise
+
+    def crop(self, length: int) -> None:
+        """Forget all but the first `length` tokens. The memory is kept for what follows."""
+        super().crop(length)
+        self._crop_layers()
+
+    def _crop_layers(self) -> None:
+        for layer in self._layers:
+            layer.length = min(layer.length, self.length)
+
+    def _check_layers(self) -> None:
+        """A decoder that leaves a layer of its cache out would forget without a word."""
+        if any(layer.length != self.length for layer in self._layers):
+            raise LongVAError(
+                f"{type(self.model).__name__} does not keep every token of every layer in a cache "
+                "of transformers, so a prompt cannot be continued. Use a decoder whose layers do."
+            )
+
+
+class RecomputedSequence(SymbolSequence):
+    """A sequence without a cache: each append is one plain forward over all that is held.
+
+    For models whose keys depend on the length of the sequence; see `length_dependence`. It costs
+    the more the longer it is, and memory for the activations of all tokens at once.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, allow_beyond_context: bool = False) -> None:
+        super().__init__(model, allow_beyond_context=allow_beyond_context)
+        self._embedded = embed(model, torch.empty(0, dtype=torch.int64), None)  # [1, L, D]
+
+    @torch.inference_mode()
+    def append(
+        self, symbols: Tensor, *, embeddings: Tensor | None = None, keep: int = 1, **kwargs
+    ) -> Tensor:
+        """See `SymbolSequence.append`; with `keep=0` nothing is computed yet."""
+        self._check_append(len(symbols), keep)
+        x = torch.cat([self._embedded, embed(self.model, symbols, embeddings)], dim=1)
+        if keep == 0:
+            hidden = x[0, :0]
+        else:
+            forget_length(self.model.get_decoder())
+            outputs = self.model.get_decoder()(inputs_embeds=x, use_cache=False, **kwargs)
+            hidden = outputs.last_hidden_state[0, -keep:]
+            self.tokens_processed += x.shape[1]
+        self._embedded, self.length = x, x.shape[1]
+        return hidden
+
+    def crop(self, length: int) -> None:
+        """See `SymbolSequence.crop`."""
+        super().crop(length)
+        self._embedded = self._embedded[:, :length]
+
+
+def embed(model: PreTrainedModel, symbols: Tensor, embeddings: Tensor | None) -> Tensor:
+    """Look up the embeddings of [n] symbols: [1, n, D], of the model's dtype and device."""
+    table = cast(nn.Embedding, model.get_input_embeddings())
+    if len(symbols) and symbols.max() >= table.num_embeddings:
+        raise ValueError(f"Token id {symbols.max()} of a {table.num_embeddings} word vocabulary.")
+    return embed_symbols(symbols.to(table.weight.device), table, embeddings)[None]
+
+
+def project(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Apply the vocabulary projection: [n, D] -> [n, V], float32 (float64 for float64 states)."""
+    logits = cast(nn.Module, model.get_output_embeddings())(hidden)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def context_length(config: PreTrainedConfig) -> int | None:
+    """Return the tokens that a decoder was made for; None where its config does not say."""
+    config = config.get_text_config(decoder=True)
+    names = ("max_position_embeddings", "max_seq_len")
+    return next((getattr(config, n) for n in names if getattr(config, n, None)), None)
+
+
+def check_context(length: int, max_length: int | None) -> None:
+    """Refuse a sequence of more than `max_length` tokens. None allows any."""
+    if max_length is not None and length > max_length:
+        raise ContextLengthError(
+            f"The sequence would be {length:,} tokens long, but the model's context is "
+            f"{max_length:,} tokens. Shorten it by {length - max_length:,} tokens: fewer frames "
+            "or a shorter question."
+        )
+
+
+def check_readable(model: PreTrainedModel) -> int:
+    """Refuse a model whose layers forget or foresee, or whose logits are more than a projection.
+
+    Returns:
+        The number of layers.
+
+    Raises:
+        LongVAError: it attends to a sliding window or to what follows, keeps a recurrent state or
+            scales its logits.
+    """
+    config = model.config.get_text_config(decoder=True)
+    layers = DynamicCache(config=config).layers
+    kinds = {type(layer).__name__ for layer in layers if type(layer) is not DynamicLayer}
+    if getattr(model, "_is_stateful", False):  # so transformers marks recurrent states
+        kinds.add("recurrent state")
+    if kinds:
+        raise LongVAError(
+            f"{config.model_type} has layers that do not keep every token: {sorted(kinds)}. What "
+            "has left a sliding window or entered a recurrent state cannot be cropped back. Use a "
+            "model with full attention in every layer, or turn the window off in its config."
+        )
+    if any(getattr(m, "is_causal", None) is False for m in model.get_decoder().modules()):
+        raise LongVAError(
+            f"{type(model).__name__} also attends to what follows a token, so a prompt cannot be "
+            "continued. Use a causal language model, or set is_decoder in its config."
+        )
+    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(config, name, None) not in (None, 1.0):
+            raise LongVAError(
+                f"{config.model_type} changes its logits after the projection ({name}="
+                f"{getattr(config, name)}), which is not reproduced here. Use a model without it."
+            )
+    return len(layers)
+
+
+def check_cacheable(model: PreTrainedModel) -> None:
+    """Refuse a model whose keys in a cache would be wrong as soon as something is appended.
+
+    Raises:
+        LongVAError: its rotary frequencies depend on the length.
+    """
+    if rope_type := length_dependence(model.get_decoder()):
+        raise LongVAError(
+            f"the rotary position embedding of {model.config.model_type} ({rope_type}) changes its "
+            "frequencies with the length of the prompt: keys in the cache would be wrong as soon "
+            "as a question is added. To measure such a model, one forward a prompt, use longva "
+            "niah or longva perplexity. To ask it, set rope_parameters in its config.json to a "
+            "type that stays the same: default, linear, yarn or llama3."
+        )

@@ -1,0 +1,1 @@
+"""What measurements share when they report: intervals, and figures."""

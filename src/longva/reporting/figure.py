@@ -1,0 +1,24 @@
+"""Save figures, and write numbers short enough for their axes."""
+
+from pathlib import Path
+from typing import Any
+
+from longva.files.writing import whole_file
+
+
+def save_figure(figure: Any, out: Path | str, dpi: int = 100) -> None:
+    """Write a matplotlib figure as PNG, whole or not at all."""
+    with whole_file(Path(out)) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi)
+
+
+def short(number: float) -> str:
+    """Write a length as the original's axes do.
+
+    >>> [short(n) for n in (200, 1000, 1200, 32000, 432000, 1_000_000)]
+    ['200', '1K', '1.2K', '32K', '432K', '1M']
+    """
+    for size, letter in ((1_000_000, "M"), (1_000, "K")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:g}"

@@ -1,0 +1,220 @@
+"""Fetch media: from an address to a file on disk and the hash of its content.
+
+    https://...    streamed to disk from public addresses       public_network.py
+                   or still there, if its server says so        kept_media.py
+    data:...       decoded to disk
+    file:///...    left where it is, if it lies in a folder that the operator shares
+
+The content alone decides what a medium is, never its name or a header: see `media_check.py`.
+"""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import ssl
+from collections import OrderedDict
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from urllib.parse import unquote, urlsplit
+
+import httpcore
+
+from longva.serve.errors import ApiError
+from longva.serve.limits import Limits
+from longva.serve.media.kept import KeptMedia, StoredMedium
+from longva.serve.media.network import Conditions, PublicNetwork, open_url
+
+REPORTED_BYTES = 4 * 2**20
+"""Downloads report their progress so often."""
+
+HASHES_KEPT = 1024
+
+
+class MediaFetcher:
+    """Brings media to disk.
+
+    Args:
+        spool: folder of files that are deleted after use, or kept for the next question.
+        limits: of size and time.
+        folders: whose files may be named as file://.
+        network: see `PublicNetwork`; by default it connects to public addresses only.
+        allow_private: let http(s) reach any address.
+        ssl_context: for https; by default the usual authorities are trusted.
+    """
+
+    def __init__(
+        self,
+        spool: Path,
+        limits: Limits,
+        *,
+        folders: Sequence[Path] = (),
+        network: httpcore.AsyncNetworkBackend | None = None,
+        allow_private: bool = False,
+        ssl_context: ssl.SSLContext | None = None,
+    ):
+        self.spool, self.limits = spool, limits
+        self.folders = [folder.resolve(strict=True) for folder in folders]
+        self._allow_private, self._ssl = allow_private, ssl_context
+        self._network = network or PublicNetwork(allow_private=allow_private)
+        self._kept = KeptMedia(limits)
+        self._hashes: OrderedDict[tuple, str] = OrderedDict()
+
+    async def fetch(
+        self, url: str, report: Callable[[int, int], None] = lambda done, total: None
+    ) -> StoredMedium:
+        """Bring one medium to disk.
+
+        Args:
+            url: http(s), data: or file:// address.
+            report: called with bytes done and bytes in all, 0 where that is not known.
+
+        Raises:
+            ApiError: the address is not allowed, gives nothing, or gives too much.
+        """
+        scheme = url[:8].partition(":")[0].lower()
+        if scheme == "data":
+            content = await asyncio.to_thread(self._decode, url)
+            return await self._spool(_one(content), len(content), report)
+        if scheme == "file":
+            return await asyncio.to_thread(self._shared, url)
+        if scheme in ("http", "https"):
+            return await self._download(url, report)
+        raise _not_allowed("a medium needs an http(s), data: or file:// address.")
+
+    def release(self, medium: StoredMedium) -> None:
+        """Let go of a medium: a spooled one is deleted, unless it is kept or in use elsewhere."""
+        if medium.temporary_bytes:
+            self._kept.release(medium)
+
+    def forget(self) -> None:
+        """Delete the media that no request uses."""
+        self._kept.clear()
+
+    async def _download(self, url: str, report) -> StoredMedium:
+        limits = self.limits
+        try:
+            async with asyncio.timeout(limits.fetch_seconds):
+                return await self._ask(url, self._kept.conditions, report)
+        except TimeoutError as error:
+            message = f"a medium was not there within {limits.fetch_seconds:g} seconds."
+            raise ApiError(message, code="media_not_fetched", param="messages") from error
+        except (
+            httpcore.NetworkError,
+            httpcore.TimeoutException,
+            httpcore.ProtocolError,
+            OSError,
+            ValueError,
+        ) as error:
+            message = "a medium could not be fetched: its server does not answer as it should."
+            raise ApiError(message, code="media_not_fetched", param="messages") from error
+
+    async def _ask(self, url: str, conditions: Conditions | None, report) -> StoredMedium:
+        """Ask a medium's server for it; download it unless the server says that it is kept."""
+        medium = None
+        try:
+            async with open_url(
+                url,
+                self._network,
+                timeout=self.limits.silent_seconds,
+                conditions=conditions,
+                allow_private=self._allow_private,
+                ssl_context=self._ssl,
+            ) as (address, response):
+                headers = {name.lower(): value for name, value in response.headers}
+                medium = self._kept.find(address, response.status, headers)
+                if medium is None and response.status == 200:
+                    total = int(headers.get(b"content-length", 0))
+                    medium = await self._spool(response.aiter_stream(), total, report)
+                    self._kept.keep(address, headers, medium)
+        except BaseException:  # even after the last byte: cancelled while the connection closes
+            if medium is not None:
+                self._kept.release(medium)
+            raise
+        # A 304 about a version that is not here any more: ask without conditions.
+        return medium or await self._ask(url, None, report)
+
+    async def _spool(self, chunks: AsyncIterable[bytes], total: int, report) -> StoredMedium:
+        """Write a stream to disk, counting."""
+        self._check_size(total)
+        digest, size, reported = hashlib.sha256(), 0, 0
+        with NamedTemporaryFile(dir=self.spool, delete=False) as file:
+            path = Path(file.name)
+            try:
+                async for chunk in chunks:
+                    size += len(chunk)
+                    self._kept.grow(len(chunk))
+                    self._check_size(size)
+                    digest.update(chunk)
+                    file.write(chunk)
+                    if size - reported >= REPORTED_BYTES:
+                        reported = size
+                        report(size, total)
+                if not size:
+                    raise _not_allowed("a medium is empty (0 bytes).", code="invalid_media")
+            except BaseException:
+                self._kept.bytes -= size
+                path.unlink()
+                raise
+        medium = StoredMedium(path=path, digest=digest.hexdigest(), temporary_bytes=size)
+        return self._kept.hold(medium)
+
+    def _check_size(self, size: int) -> None:
+        if size > self.limits.media_bytes:
+            raise ApiError(
+                f"a medium is larger than the {self.limits.media_bytes:,} bytes allowed.",
+                status=413,
+                code="media_too_large",
+                param="messages",
+            )
+        if self._kept.bytes > self.limits.spool_bytes:
+            raise ApiError(
+                "too many media are being read at this moment. Try again later.",
+                status=429,
+                code="server_busy",
+                retry_after=10,
+            )
+
+    def _decode(self, url: str) -> bytes:
+        header, comma, body = url.partition(",")
+        if not comma or not header.lower().endswith(";base64"):
+            raise _not_allowed("a data: URI must be in base64: data:video/mp4;base64,AAAA...")
+        self._check_size(len(body) * 3 // 4 - 2)
+        try:
+            return base64.b64decode(body, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise _not_allowed("a data: URI is not valid base64.") from error
+
+    def _shared(self, url: str) -> StoredMedium:
+        """Find the file that a file:// address names, without telling which others exist."""
+        refused = _not_allowed("this server shares no such file.")
+        try:
+            address = urlsplit(url)
+            if address.netloc not in ("", "localhost"):
+                raise refused
+            path = Path(unquote(address.path)).resolve(strict=True)
+            inside = any(path.is_relative_to(folder) for folder in self.folders)
+            if not inside or not path.is_file():
+                raise refused
+            about = path.stat()
+            self._check_size(about.st_size)
+            version = (path, about.st_size, about.st_mtime_ns, about.st_ino)
+            digest = self._hashes.pop(version, None)
+            if digest is None:
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a cycle of links
+            raise refused from error
+        self._hashes[version] = digest
+        while len(self._hashes) > HASHES_KEPT:
+            self._hashes.popitem(last=False)
+        return StoredMedium(path=path, digest=digest)
+
+
+async def _one(chunk: bytes) -> AsyncIterator[bytes]:
+    yield chunk
+
+
+def _not_allowed(message: str, code: str = "address_not_allowed") -> ApiError:
+    return ApiError(message, code=code, param="messages")

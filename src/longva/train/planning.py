@@ -1,0 +1,279 @@
+"""Will a training run fit, and how long will it take: by formula, before anything is loaded.
+
+Bytes on one GPU. The peak is the largest of three moments, each on top of the states:
+
+    blocks     root gathered + kept hidden states + one block computed again and differentiated
+    loss       root gathered + kept hidden states + one chunk of logits
+    end        gradients of the root reduced, when all activations are gone
+
+`python -m longva.train.planning` prints the table of docs/training.md. The part that grows with the
+length is checked against measured bytes in tests/train/test_planning.py; the rest, and all of it on
+CUDA, is an estimate.
+
+    s tokens on a GPU   D width   F width of the MLP   q, k widths of all query, of all key heads
+    H query heads   V words
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from longva.checkpoints.published import load_config
+from longva.losses import CHUNK_TOKENS
+from longva.model import LongVAConfig, LongVAForConditionalGeneration
+from longva.model.flops import Flops
+from longva.planning.devices import DEVICES, UTILISATION, usable_bytes
+from longva.train.lora import add_adapters
+from longva.train.optim import OptimConfig, choose_trained
+from longva.train.sharding import DTYPES, ParallelConfig
+
+EVERYTHING = OptimConfig(lr={"all": 1e-5})
+EIGHT_BIT = OptimConfig(lr={"all": 1e-5}, name="adamw8bit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingMemory:
+    """Bytes on one GPU."""
+
+    states: int
+    """Parameters, gradients and optimizer states between steps."""
+
+    root: int
+    """Embeddings, output layer and all else that is gathered for the whole step."""
+
+    checkpoints: int
+    """Hidden states kept for the backward, and what the vision tower keeps."""
+
+    block: int
+    """One block while it is computed again and differentiated."""
+
+    loss: int
+    """The loss and its backward."""
+
+    end: int
+    """Reduction of the root's gradients."""
+
+    host: int
+    """Host memory that a GPU's share of offloaded states and hidden states takes."""
+
+    @property
+    def peak(self) -> int:
+        """Most of it that exists at one time."""
+        working = self.checkpoints + max(self.block, self.loss)
+        return self.states + self.root + max(working, self.end)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Numbers of parameters."""
+
+    trained: int
+    frozen: int
+    block: int
+    root: int
+    head: int
+
+
+def block_bytes_per_token(config: PreTrainedConfig) -> int:
+    """Bytes that one block keeps for its backward without checkpointing, bfloat16, a token.
+
+    Measured on a block of Qwen2-7B: 232,568, which is this number.
+
+    >>> block_bytes_per_token(load_config("longva-7b"))
+    232568
+    """
+    text = config.get_text_config(decoder=True)
+    width, mlp = text.hidden_size, text.intermediate_size
+    heads, head_dim = text.num_attention_heads, _head_dim(text)
+    norms = 2 * (4 + 2 + 2) * width + 2 * 4  # input in float32, normed, scaled; 1 / rms; twice
+    attention = 3 * 2 * heads * head_dim + 2 * 2 * text.num_key_value_heads * head_dim + 4 * heads
+    return norms + attention + 4 * 2 * mlp  # gate, its activation, up, product
+
+
+def model_sizes(config: PreTrainedConfig, optim: OptimConfig) -> Sizes:
+    """Count parameters, on the meta device."""
+    with torch.device("meta"):
+        if isinstance(config, LongVAConfig):
+            model: Any = LongVAForConditionalGeneration(config)
+        else:
+            model = AutoModelForCausalLM.from_config(config)
+        if optim.lora is not None:
+            add_adapters(model, optim.lora)
+    choose_trained(model, optim)
+    count = {True: 0, False: 0}
+    for parameter in model.parameters():
+        count[parameter.requires_grad] += parameter.numel()
+    blocks = [sum(p.numel() for p in block.parameters()) for block in model.get_decoder().layers]
+    return Sizes(
+        trained=count[True],
+        frozen=count[False],
+        block=max(blocks),
+        root=count[True] + count[False] - sum(blocks),
+        head=model.get_output_embeddings().weight.numel(),
+    )
+
+
+def training_memory(
+    config: PreTrainedConfig,
+    sizes: Sizes,
+    parallel: ParallelConfig,
+    *,
+    tokens: int,
+    gpus: int,
+    optim: OptimConfig = EVERYTHING,
+    plain_loss: bool = False,
+) -> TrainingMemory:
+    """Compute what a training step takes on each GPU.
+
+    Args:
+        config: of a language model, or of a LongVA, whose tokens are then all taken for visual.
+        sizes: see `model_sizes`.
+        parallel: how the run is laid out.
+        tokens: of a micro batch on one GPU: rows x length / ring.
+        gpus: processes in all, over which states are sharded.
+        optim: the optimizer.
+        plain_loss: compute with all logits in memory at once, for comparison.
+    """
+    text = config.get_text_config(decoder=True)
+    width, mlp, layers, s = text.hidden_size, text.intermediate_size, text.num_hidden_layers, tokens
+
+    master = DTYPES[parallel.masters].itemsize
+    moments = 2 if optim.name == "adamw8bit" else 2 * master
+    all_states = sizes.trained * (2 * master + moments) + 2 * sizes.frozen
+    states = 0 if parallel.offload_states else all_states // gpus
+    # Two blocks gathered, one block's gradient, and its float32 copy on the way to be reduced.
+    gathered = sizes.block * (2 * 2 + 2 + 4)
+    root = 2 * sizes.root + 2 * sizes.head + gathered
+    end = (2 + 4) * sizes.root - gathered
+
+    kept = 2 * width if parallel.checkpoint_activations else block_bytes_per_token(config)
+    in_hbm = 2 if parallel.offload_activations else layers
+    # The peak of a block's backward, in its MLP; where that is tiled, in its attention.
+    keys = text.num_key_value_heads * _head_dim(text)
+    whole = block_bytes_per_token(config) + 2 * 2 * mlp + 8 * width
+    tile = min(parallel.mlp_tile, s)
+    if tile:
+        whole = block_bytes_per_token(config) - 4 * 2 * mlp + 20 * width + 10 * keys
+    if parallel.ring > 1:  # keys and values that come and go, and their float32 gradients
+        whole += 2 * (2 * 2 + 2 * 4) * keys
+    logits = (2 + 4 + 2) * min(CHUNK_TOKENS, s) * text.vocab_size + (4 + 2) * sizes.head
+    if plain_loss:
+        logits = (2 + 4 + 4 + 2) * s * text.vocab_size
+    vision = _vision_bytes(config, s * parallel.ring, parallel.checkpoint_activations)
+    if parallel.offload_activations:
+        vision = 0
+    offloaded = layers * kept * s if parallel.offload_activations else 0
+    return TrainingMemory(
+        states=states,
+        root=root,
+        checkpoints=in_hbm * kept * s + vision,
+        block=whole * s + tile * 6 * 2 * mlp,
+        loss=logits + 4 * 2 * width * s,
+        end=max(0, end),
+        host=(all_states // gpus if parallel.offload_states else 0) + offloaded,
+    )
+
+
+def longest(
+    config: PreTrainedConfig, sizes: Sizes, parallel: ParallelConfig, *, memory: float, **rest: Any
+) -> int:
+    """Most tokens on each GPU that fit `memory` bytes; see `training_memory` for the rest."""
+    low, high = 0, 1 << 24
+    while high - low > 256:
+        middle = (low + high) // 2
+        peak = training_memory(config, sizes, parallel, tokens=middle, **rest).peak
+        low, high = (middle, high) if peak <= memory else (low, middle)
+    return low
+
+
+def step_flops(
+    config: PreTrainedConfig, length: int, sequences: int, recompute: bool
+) -> int | None:
+    """Operations of an update: forward, twice that backward, and the forward again if asked.
+
+    None where those of the model are not known.
+    """
+    flops = Flops.of(config)
+    if flops is None:
+        return None
+    forward = flops.append(0, length) + length * flops.per_logits
+    return sequences * forward * (4 if recompute else 3)
+
+
+def step_seconds(
+    config: PreTrainedConfig, length: int, sequences: int, recompute: bool, gpus: int, device: str
+) -> float | None:
+    """Rough time of an update, at an assumed share of the device's rate; None if not known."""
+    rate = gpus * UTILISATION * DEVICES[device][1]
+    flops = step_flops(config, length, sequences, recompute)
+    return None if flops is None else flops / rate
+
+
+def _head_dim(text: Any) -> int:
+    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+
+
+def _vision_bytes(config: PreTrainedConfig, tokens: int, checkpointed: bool) -> int:
+    """What the tower and the projector keep, when all tokens are visual: [G, N, Dv] a layer."""
+    if not isinstance(config, LongVAConfig):
+        return 0
+    tower, width = config.vision_config, config.text_config.hidden_size
+    patches = config.patches_per_side**2
+    a_layer = tower.hidden_size * 2
+    if not checkpointed:
+        a_layer = 2 * (8 * tower.hidden_size + 2 * tower.intermediate_size)
+    grid = (patches + 1) * tower.num_hidden_layers * a_layer + 4 * 2 * patches * width
+    return -(-tokens // config.tokens_per_grid()) * grid
+
+
+TABLE_RUNS: dict[str, tuple[str, int, ParallelConfig, OptimConfig]] = {
+    "8 x A100-80G": ("a100-80g", 8, ParallelConfig(ring=8), EVERYTHING),
+    "8 x A100-80G, states on host": (
+        *("a100-80g", 8),
+        *(ParallelConfig(ring=8, offload_states=True), EVERYTHING),
+    ),
+    "1 x H200, states on host": ("h200", 1, ParallelConfig(offload_states=True), EVERYTHING),
+    "1 x H200, 8-bit Adam": ("h200", 1, ParallelConfig(), EIGHT_BIT),
+    "8 x H200": ("h200", 8, ParallelConfig(ring=8), EVERYTHING),
+    "1 x H100, states on host": ("h100", 1, ParallelConfig(offload_states=True), EVERYTHING),
+}
+"""Device, GPUs, layout and optimizer of each column of the table."""
+
+TABLE_SAVERS: dict[str, tuple[dict[str, Any], bool]] = {
+    "plain logits (as the paper)": ({}, True),
+    "plain logits, hidden states on host": ({"offload_activations": True}, True),
+    "chunked loss": ({}, False),
+    "chunked loss, hidden states on host": ({"offload_activations": True}, False),
+    "chunked loss, tiled MLP": ({"mlp_tile": 8192}, False),
+    "chunked loss, hidden states on host, tiled MLP": (
+        {"offload_activations": True, "mlp_tile": 8192},
+        False,
+    ),
+}
+"""Memory savers of each row, all with checkpointed activations."""
+
+
+def capacity_table() -> str:
+    """Thousands of tokens of one sequence that fit, by hardware and option, as Markdown."""
+    config = load_config("longva-7b").text_config
+    lines = [f"| | {' | '.join(TABLE_RUNS)} |", "|---" * (len(TABLE_RUNS) + 1) + "|"]
+    for label, (savers, plain_loss) in TABLE_SAVERS.items():
+        cells = []
+        for device, gpus, parallel, optim in TABLE_RUNS.values():
+            tokens = longest(
+                *(config, model_sizes(config, optim), replace(parallel, **savers)),
+                memory=usable_bytes(DEVICES[device][0]),
+                gpus=gpus,
+                optim=optim,
+                plain_loss=plain_loss,
+            )
+            cells.append(f"{tokens * gpus / 1000:,.0f}")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(capacity_table() + "\n")

@@ -1,0 +1,291 @@
+"""Watch once, ask many: the assistant.
+
+    longva = LongVA.from_pretrained("lmms-lab/LongVA-7B-DPO")
+    session = longva.watch("film.mp4", fps=1)
+    answer = session.ask("When does the train arrive?")
+    answer.text, answer.evidence[0].seconds
+
+`LongVA` opens media, chooses frames that fit and encodes them; `session.py` holds them in the KV
+cache and answers.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from longva.attention.rotary import restore_frequencies
+from longva.checkpoints.checkpoint import Quantization, load_pretrained
+from longva.checkpoints.fingerprint import vision_fingerprint
+from longva.checkpoints.published import EMBEDDED_MODEL, NOTICE, embedded_folder
+from longva.errors import LongVAError
+from longva.media.medium import Media, MisnumberedError, open_media
+from longva.media.sampling import FrameSampling, choose_frames
+from longva.media.source import Source
+from longva.model import LongVAForConditionalGeneration, LongVAProcessor
+from longva.model.chat_format import stop_at_turn_end
+from longva.planning.devices import usable_memory
+from longva.planning.watching import Plan, plan
+from longva.prompts.kv_cache import Precision, check_cacheable
+from longva.watching.feature_cache import FeatureCache
+from longva.watching.features import (
+    FrameSettings,
+    Progress,
+    VisualFeatures,
+    encode_image,
+    encode_video,
+)
+from longva.watching.session import Session, check_question
+
+
+class LongVA:
+    """A model, ready to watch.
+
+    Args:
+        model: its language model's attention is set to `evidence`, and its rotary frequencies are
+            mended if a conversion to half precision has rounded them.
+        processor: of the model.
+        name: of the model, for answers.
+        kv: precision of the KV cache: `model`, `int8` or `int4`.
+        chunk_tokens: tokens prefilled at a time; memory grows with it, results do not change.
+        cache_dir: keep encoded media in this folder.
+        notice: something a user should know about the model before believing it.
+    """
+
+    def __init__(
+        self,
+        model: LongVAForConditionalGeneration,
+        processor: LongVAProcessor,
+        *,
+        name: str,
+        kv: Precision = "model",
+        chunk_tokens: int = 4096,
+        cache_dir: Path | None = None,
+        notice: str | None = None,
+    ):
+        model.set_attn_implementation({"text_config": "evidence"})
+        stop_at_turn_end(model.generation_config, processor)
+        restore_frequencies(model.get_decoder())
+        self.model, self.processor, self.name = model.eval(), processor, name
+        self.kv: Precision = kv
+        self.chunk_tokens, self.notice = chunk_tokens, notice
+        self.cache = FeatureCache(cache_dir) if cache_dir is not None else None
+        self._fingerprint: str | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path = EMBEDDED_MODEL,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | str | None = None,
+        quantization: Quantization | None = None,
+        kv: Precision = "model",
+        chunk_tokens: int = 4096,
+        cache_dir: Path | None = None,
+        revision: str | None = None,
+    ) -> "LongVA":
+        """Load a model.
+
+        Args:
+            name: `nano` (ships with the package), a folder or a hub id, in our format or in the
+                LLaVA format of the published LongVA checkpoints.
+            device: default: the CUDA GPU where there is one. Apple's ("mps") is taken by name only,
+                as nothing was measured on it.
+            dtype: default: bfloat16 on a GPU, float32 on a CPU.
+            quantization: `int8` or `int4` weights of the language model.
+            kv: precision of the KV cache.
+            chunk_tokens: tokens prefilled at a time.
+            cache_dir: keep encoded media in this folder.
+            revision: of a hub id.
+
+        Raises:
+            CheckpointError: when the checkpoint is not what its format promises.
+            LongVAError: for a device that this machine does not have.
+        """
+        device = _device(device)
+        if dtype is None:
+            dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+        is_embedded = name == EMBEDDED_MODEL
+        model, processor = load_pretrained(
+            embedded_folder() if is_embedded else name,
+            dtype=dtype,
+            device=device,
+            quantization=quantization,
+            revision=revision,
+        )
+        return cls(
+            model,
+            processor,
+            name=str(name),
+            kv=kv,
+            chunk_tokens=chunk_tokens,
+            cache_dir=cache_dir,
+            notice=NOTICE if is_embedded else None,
+        )
+
+    def check_question(self, question: str) -> None:
+        """Refuse a question that cannot be asked, before anything is watched; see `Session.ask`."""
+        check_question(question)
+
+    def plan(self, frames: int, pool_stride: int | None = None, *, reclaimable: int = 0) -> Plan:
+        """Return what watching `frames` frames takes on this model's device.
+
+        Args:
+            frames: to watch.
+            pool_stride: instead of the config's.
+            reclaimable: bytes in use that would be freed for it.
+        """
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        free = usable_memory(self.model.device)
+        return plan(
+            self.model.config,
+            frames=frames,
+            dtype=self.model.dtype,
+            kv=self.kv,
+            chunk_tokens=self.chunk_tokens,
+            pool_stride=pool_stride,
+            weight_bytes=weights,
+            device_memory=None if free is None else free + weights + reclaimable,
+        )
+
+    def watch(
+        self,
+        media: Source | Media | Sequence[Source | Media],
+        *,
+        frames: int | None = None,
+        fps: float | None = None,
+        max_frames: int | None = None,
+        keyframes: bool = False,
+        allow_truncated: bool = False,
+        settings: FrameSettings | None = None,
+        progress: Progress | None = None,
+    ) -> "Session":
+        """Watch a video, an image, a folder of frames, or several of them together.
+
+        Args:
+            media: one medium or a sequence of them: paths, data: URIs, the bytes of files, or what
+                `open_media` gave.
+            frames: take this many, spread uniformly.
+            fps: take this many a second. With neither, 1 a second, as many as fit.
+            max_frames: cap for `fps` and `keyframes`; above it frames are spread uniformly.
+            keyframes: take the frames that the encoder chose as key frames.
+            allow_truncated: take what can be decoded of a video whose tail is broken.
+            settings: how frames are made and pooled.
+            progress: called with the stage ("watch", "prefill"), what is done and what there is.
+
+        Raises:
+            VideoError: when a medium cannot be read as asked.
+            ContextLengthError: when the frames exceed the model's context or the device's memory.
+            NonFiniteError: when the model computes NaN or infinity.
+            LongVAError: when the model's RoPE depends on the length, so that no cache serves.
+        """
+        check_cacheable(self.model)
+        settings = settings or FrameSettings()
+        sources = [media] if isinstance(media, str | Path | bytes | Media) else list(media)
+        opened = [
+            one if isinstance(one, Media) else open_media(one, allow_truncated=allow_truncated)
+            for one in sources
+        ]
+        as_many_as_fit = False
+        if frames is None and fps is None and not keyframes:
+            fps = 1.0
+            if max_frames is None:
+                max_frames, as_many_as_fit = self._frames_that_fit(opened, settings), True
+        sampling = FrameSampling(
+            num_frames=frames, fps=fps, max_frames=max_frames, keyframes=keyframes
+        )
+        chosen = [self.frames_of(medium, sampling, settings) for medium in opened]
+        self.plan(sum(len(indices) for indices in chosen), settings.pool_stride).check()
+        features = [
+            self._features(medium, indices, sampling, settings, progress)
+            for medium, indices in zip(opened, chosen, strict=True)
+        ]
+        if as_many_as_fit:
+            features = list(map(_told_if_thinned, features, opened))
+        return Session(
+            self.model,
+            self.processor,
+            features,
+            name=self.name,
+            kv=self.kv,
+            chunk_tokens=self.chunk_tokens,
+            progress=progress,
+        )
+
+    def _frames_that_fit(self, opened: list[Media], settings: FrameSettings) -> int:
+        """Frames that each video may take when no number was asked for."""
+        least = self.plan(1, settings.pool_stride)
+        least.check()
+        images = [medium for medium in opened if medium.kind == "image"]
+        everything = FrameSampling()
+        taken = sum(len(self.frames_of(image, everything, settings)) for image in images)
+        return max(1, (least.max_frames - taken) // max(1, len(opened) - len(images)))
+
+    def frames_of(
+        self, medium: Media, sampling: FrameSampling, settings: FrameSettings
+    ) -> np.ndarray:
+        """Frames to take of a video; of an image, as many as it has frames' worth of tokens."""
+        if medium.kind != "image":
+            return choose_frames(
+                medium.seconds, medium.keyframes, sampling, duration=medium.duration
+            )
+        columns, rows = self.processor.image_processor.grid_of(medium.width, medium.height)
+        tokens = self.processor.image_tokens(rows, columns, settings.pool_stride)
+        return np.arange(-(-tokens // self.model.config.tokens_per_grid(settings.pool_stride)))
+
+    def _features(self, medium, indices, sampling, settings, progress) -> VisualFeatures:
+        try:
+            return self._encode(medium, indices, settings, progress)
+        except MisnumberedError as error:  # the container lied about its frames: choose again
+            indices = self.frames_of(error.exact, sampling, settings)
+            return self._encode(error.exact, indices, settings, progress)
+
+    def _encode(self, medium, indices, settings, progress) -> VisualFeatures:
+        key = None
+        if self.cache is not None:
+            self._fingerprint = self._fingerprint or vision_fingerprint(self.model)
+            key = self.cache.key(medium, indices, settings, self.processor, self._fingerprint)
+            found = self.cache.load(key, medium.name, self.model.device, medium.left_out)
+            if found is not None:
+                return found
+        if medium.kind == "image":
+            features = encode_image(self.model, self.processor, medium, settings)
+        else:
+            features = encode_video(self.model, self.processor, medium, indices, settings, progress)
+        if self.cache is not None and key is not None:
+            try:
+                self.cache.save(key, features)
+            except LongVAError as error:  # what was watched for an hour is not thrown away for that
+                warnings.warn(f"not kept for the next time: {error}", stacklevel=2)
+        return features
+
+
+def _told_if_thinned(features: VisualFeatures, medium: Media) -> VisualFeatures:
+    """Note that fewer frames of a video were watched than the usual one a second."""
+    if medium.kind == "image":
+        return features
+    usual = choose_frames(
+        medium.seconds, medium.keyframes, FrameSampling(fps=1.0), duration=medium.duration
+    )
+    watched = len(features.indices)
+    if watched >= len(usual):
+        return features
+    note = f"{watched:,} frames, spread evenly: the {len(usual):,} of one a second do not fit"
+    return replace(features, left_out="; ".join(filter(None, (features.left_out, note))))
+
+
+def _device(name: str | torch.device | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).item()  # which "meta" has none of
+    except (RuntimeError, AssertionError) as error:
+        raise LongVAError(
+            f"device {str(name)!r} is not at hand: {str(error).splitlines()[0]}. Try --device cpu."
+        ) from error
+    return device

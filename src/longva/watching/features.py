@@ -1,0 +1,193 @@
+"""Media -> visual tokens: decode, resize and encode in one stream, once per video.
+
+    decode ahead (thread)   frames 16..31        frames 32..47     ...
+    encode (device)                 frames 0..15         frames 16..31
+
+Frames stay small: uint8 at the size of a grid, one batch at a time. Encoded features can be kept on
+disk under a hash of the file's content, the model and every setting that changes them.
+
+Shapes: F frames (or grids of an image), T tokens a frame, D hidden size, S pixels a side.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from longva.errors import NonFiniteError
+from longva.finite import check_finite
+from longva.media.medium import Media, stream_frames
+from longva.media.resize import Fit, Resize
+from longva.media.source import load_image
+from longva.model import LongVAForConditionalGeneration, LongVAProcessor
+from longva.model.unires import normalize_pixels
+
+FEATURES = "its features of frames"
+"""Named where they are not finite."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with the stage, what is done and what there is in all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameSettings:
+    """How frames are made and pooled; everything that changes features besides the frames taken."""
+
+    fit: Fit = "crop"
+    """`crop`: shortest edge to the grid, centre crop. `pad`: the whole frame on a square."""
+
+    resize: Resize = "torch"
+    """`torch` is fast and within 2 of 255 levels of `pil`, which is bit-exact."""
+
+    pool_stride: int | None = None
+    pool_mode: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualFeatures:
+    """One encoded medium."""
+
+    kind: str
+    """`video` or `image`."""
+
+    source: str
+    tokens: Tensor
+    """[F, T, D]."""
+
+    seconds: np.ndarray | None
+    """[F] presentation times of a video's frames; None for an image."""
+
+    indices: np.ndarray
+    """[F] positions of the frames in the video, or of the grids in the image."""
+
+    left_out: str = ""
+    """What of the medium was not watched, in words; see `Media.left_out`."""
+
+    timings: dict[str, float] = field(default_factory=dict)
+    """Seconds spent in `decode` and `encode`; they overlap."""
+
+
+def encode_image(
+    model: LongVAForConditionalGeneration,
+    processor: LongVAProcessor,
+    media: Media,
+    settings: FrameSettings,
+) -> VisualFeatures:
+    """Encode one image: a grid is a frame (AnyRes: the whole image is one)."""
+    started = time.perf_counter()
+    image = Image.fromarray(load_image(media.files[0], media.max_pixels))
+    inputs = processor.image_processor(image)
+    decoded = time.perf_counter()
+    with torch.inference_mode():
+        outputs = model.get_image_features(
+            inputs["pixel_values"],
+            inputs["image_grid_thw"],
+            pool_stride=settings.pool_stride,
+            pool_mode=settings.pool_mode,
+        )
+    assert outputs.pooler_output is not None
+    tokens = check_finite(outputs.pooler_output[0], FEATURES)
+    if model.config.image_packing == "unires":
+        tokens = tokens.unflatten(0, (-1, model.config.tokens_per_grid(settings.pool_stride)))
+    else:
+        tokens = tokens[None]
+    timings = {"decode": decoded - started, "encode": time.perf_counter() - decoded}
+    return VisualFeatures(
+        kind="image",
+        source=media.name,
+        tokens=tokens,
+        seconds=None,
+        indices=np.arange(len(tokens)),
+        left_out=media.left_out,
+        timings=timings,
+    )
+
+
+def encode_video(
+    model: LongVAForConditionalGeneration,
+    processor: LongVAProcessor,
+    media: Media,
+    indices: np.ndarray,
+    settings: FrameSettings,
+    progress: Progress | None = None,
+) -> VisualFeatures:
+    """Decode, resize and encode frames of a video in a stream.
+
+    Args:
+        model: whose vision tower and projector are used.
+        processor: gives the size of a grid and the normalisation.
+        media: an opened video, GIF or folder of frames.
+        indices: [F], increasing: the frames to take.
+        settings: of the frames.
+        progress: called with ("watch", frames done, frames).
+
+    Raises:
+        VideoError: when a frame cannot be decoded.
+        MisnumberedError: when the container had misled `open_media`; see `stream_frames`.
+        NonFiniteError: when the tower or the projector computed NaN or infinity.
+    """
+    tokens = torch.empty(
+        len(indices),
+        model.config.tokens_per_grid(settings.pool_stride),
+        model.config.text_config.hidden_size,
+        dtype=model.dtype,
+        device=model.device,
+    )
+    timings = {"decode": 0.0, "encode": 0.0}
+    batches = stream_frames(
+        media,
+        indices,
+        size=processor.video_processor.grid_size,
+        fit=settings.fit,
+        resize=settings.resize,
+        batch=model.config.vision_batch_size,
+    )
+    mean, std = processor.video_processor.image_mean, processor.video_processor.image_std
+    finite = torch.ones((), dtype=torch.bool, device=model.device)
+    done = 0
+    for pixels in _one_ahead(_timed(batches, timings)):
+        started = time.perf_counter()
+        with torch.inference_mode():
+            grids = normalize_pixels(pixels.to(model.device), mean, std)
+            batch = model.model.encode_grids(grids, settings.pool_stride, settings.pool_mode)
+            tokens[done : done + len(grids)] = batch
+            finite &= batch.isfinite().all()  # looked at when all is done, to wait only once
+        done += len(pixels)
+        timings["encode"] += time.perf_counter() - started
+        if progress is not None:
+            progress("watch", done, len(indices))
+    if not finite:
+        raise NonFiniteError(FEATURES)
+    return VisualFeatures(
+        kind="video",
+        source=media.name,
+        tokens=tokens,
+        seconds=media.seconds[indices],
+        indices=indices,
+        left_out=media.left_out,
+        timings=timings,
+    )
+
+
+def _timed(batches: Iterator[Tensor], timings: dict[str, float]) -> Iterator[Tensor]:
+    while True:
+        started = time.perf_counter()
+        batch = next(batches, None)
+        timings["decode"] += time.perf_counter() - started
+        if batch is None:
+            return
+        yield batch
+
+
+def _one_ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Compute the next item in a thread while the caller uses this one."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pending = pool.submit(next, batches, None)
+        while (batch := pending.result()) is not None:
+            pending = pool.submit(next, batches, None)
+            yield batch

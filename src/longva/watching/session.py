@@ -1,0 +1,408 @@
+"""Watched media in the KV cache: questions are appended, answered and rolled back.
+
+    cache   system . user . frame 0 ... frame N . question . answer
+            [ watched, stays                    ][ rolled back     ]
+
+A prompt is one vector of symbols (`prompts/symbols.py`); what the cache and the next prompt have in
+common is never computed again, which makes follow-up questions (`keep=True`) the same mechanism.
+"""
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    SuppressTokensLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from longva.attention.evidence import EvidenceCollector
+from longva.errors import LongVAError
+from longva.model import LongVAForConditionalGeneration, LongVAProcessor
+from longva.model.chat_format import chat_ids
+from longva.planning.watching import TEXT_TOKENS
+from longva.prompts.kv_cache import CachedSequence, Precision
+from longva.prompts.symbols import common_prefix, insert_rows
+from longva.watching.features import Progress, VisualFeatures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """A frame that the answer rests on."""
+
+    frame: int
+    """Index of the frame in the video, or of the grid in the image."""
+
+    seconds: float | None
+    """Presentation time of the frame; None for an image."""
+
+    weight: float
+    """Share of the attention on all frames that this frame got, 0 to 1."""
+
+    medium: int = 0
+    """Which of several media watched together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen; the default takes the most probable one."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        warm = self.temperature == 0 or 1e-3 <= self.temperature <= 1e3
+        if not (warm and 0 < self.top_p <= 1 and self.top_k >= 0 and 0 <= self.seed < 2**63):
+            raise LongVAError(
+                "sampling needs temperature 0 or 0.001 to 1000, 0 < top_p <= 1, top_k >= 0 and a "
+                f"seed from 0 to 2^63 - 1, got {self}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """An answer and what it rests on."""
+
+    question: str
+    text: str
+    evidence: list[Evidence]
+    model: str
+    media: list[str]
+    frames: int
+    prompt_tokens: int
+    answer_tokens: int
+    finish_reason: str
+    """`stop`, or `length` when the answer was cut at `max_new_tokens` or the end of the context."""
+
+    notes: list[str] = field(default_factory=list)
+    """What of the media was not watched, in words."""
+
+    timings: dict[str, float] = field(default_factory=dict)
+    """Seconds: `decode` and `encode` (they overlap), `prefill` of the media, `answer`."""
+
+    @property
+    def shown_evidence(self) -> list[Evidence]:
+        """Evidence that is worth a person's eye: of a weight that is not 0.000 in print."""
+        return [item for item in self.evidence if round(item.weight, 3) > 0]
+
+    def to_json(self) -> dict:
+        """Return the object that `longva ask --json` prints."""
+        evidence = [
+            {"frame": e.frame, "seconds": e.seconds, "weight": e.weight, "medium": e.medium}
+            for e in self.evidence
+        ]
+        return {
+            "question": self.question,
+            "answer": self.text,
+            "model": self.model,
+            "media": self.media[0] if len(self.media) == 1 else self.media,
+            "frames": self.frames,
+            "notes": self.notes,
+            "prompt_tokens": self.prompt_tokens,
+            "evidence": evidence,
+            "timings": self.timings,
+            "finish_reason": self.finish_reason,
+        }
+
+
+class AnswerStream:
+    """An answer piece by piece: iterate for its text, then read `answer`."""
+
+    def __init__(self, pieces):
+        self._pieces = pieces
+        self.answer: Answer | None = None
+
+    def __iter__(self) -> Generator[str, None, None]:
+        answer = yield from self._pieces
+        self.answer = answer or self.answer  # a second pass over a finished stream is empty
+
+
+class Session:
+    """Watched media, held in the KV cache, ready for questions. One question at a time.
+
+    Args:
+        model: with its language model's attention set to `evidence`.
+        processor: of the model.
+        media: encoded, in the order in which they stand in the prompt; none to talk about text.
+        name: of the model, for answers.
+        kv: precision of the KV cache.
+        chunk_tokens: tokens prefilled at a time.
+        progress: called with ("prefill", tokens done, tokens).
+    """
+
+    def __init__(
+        self,
+        model: LongVAForConditionalGeneration,
+        processor: LongVAProcessor,
+        media: list[VisualFeatures],
+        *,
+        name: str,
+        kv: Precision = "model",
+        chunk_tokens: int = 4096,
+        progress: Progress | None = None,
+    ):
+        self.model, self.processor, self.name = model, processor, name
+        self.history: list[dict] = []
+        tokens = [medium.tokens.flatten(0, 1) for medium in media]
+        no_rows = model.get_input_embeddings().weight[:0]  # [0, D]
+        self._rows = torch.cat(tokens or [no_rows]) if len(tokens) != 1 else tokens[0]  # [R, D]
+        # From here on only the shapes are needed; tensors on "meta" have no memory.
+        self.media = media = [replace(m, tokens=m.tokens.to("meta")) for m in media]
+        del tokens
+        self._held = torch.empty(0, dtype=torch.long)
+        self._cached = CachedSequence(model, chunk_tokens=chunk_tokens, kv_dtype=kv)
+        started = time.perf_counter()
+        prompt = self._symbols([self._turn("")])
+        self._settled = int((prompt < 0).nonzero()[-1]) + 1 if media else 0
+        """Tokens that stay: the media, and the conversation that was kept."""
+
+        self._asking: object | None = None
+        self._cached.reserve(self._settled + TEXT_TOKENS)
+        if media:
+            self._read(prompt[: self._settled], progress).cpu()  # waits, for the time to be right
+        self._rows = self._rows.new_empty(0, self._rows.shape[1])  # the cache has read them
+        self.timings = {
+            stage: sum(medium.timings.get(stage, 0.0) for medium in media)
+            for stage in ("decode", "encode")
+        }
+        self.timings["prefill"] = time.perf_counter() - started
+
+    @property
+    def frames(self) -> int:
+        """Frames (and grids of images) watched."""
+        return sum(len(medium.tokens) for medium in self.media)
+
+    @property
+    def notes(self) -> list[str]:
+        """What of the media was not watched, a sentence each: broken, no picture, or a page."""
+        return [f"{medium.source}: {medium.left_out}" for medium in self.media if medium.left_out]
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of the KV cache, the room to spare included."""
+        return self._cached.kv_bytes
+
+    def ask(self, question: str, **options) -> Answer:
+        """Answer one question; see `stream` for the options."""
+        stream = self.stream(question, **options)
+        for _ in stream:
+            pass
+        assert stream.answer is not None
+        return stream.answer
+
+    def stream(
+        self,
+        question: str,
+        *,
+        max_new_tokens: int = 1024,
+        sampling: Sampling | None = None,
+        evidence: int = 5,
+        keep: bool = False,
+        stop: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> AnswerStream:
+        """Answer one question piece by piece. Abandoning the stream rolls everything back.
+
+        Args:
+            question: in plain text; what spells a control token of the model is text, too.
+            max_new_tokens: the longest answer, in tokens.
+            sampling: how tokens are chosen.
+            evidence: how many evidence frames to report.
+            keep: make question and answer part of the conversation that later questions see.
+            stop: texts that end the answer; they are not part of it.
+            progress: called with ("prefill", tokens done, tokens) while the question is read.
+
+        Raises:
+            ContextLengthError: when conversation and question exceed the model's context.
+            LongVAError: for an empty question, or one that is not text.
+            NonFiniteError: the model computes NaN or infinity.
+        """
+        check_question(question)
+        if max_new_tokens < 1 or evidence < 0:
+            raise LongVAError(
+                f"max_new_tokens must be at least 1 and evidence at least 0, got {max_new_tokens} "
+                f"and {evidence}."
+            )
+        return AnswerStream(
+            self._answer(
+                question, max_new_tokens, sampling or Sampling(), evidence, keep, stop, progress
+            )
+        )
+
+    def _answer(self, question, max_new_tokens, sampling, top_k, keep, stop, progress):
+        started = time.perf_counter()
+        mine = self._asking = object()
+        prompt = self._symbols([*self.history, self._turn(question)])
+        collector = EvidenceCollector(self.model.config.evidence_heads)
+        decode = partial(self.processor.tokenizer.decode, skip_special_tokens=True)
+        ids: list[int] = []
+        text, finish_reason, settled = "", "length", self._settled
+        try:
+            hidden = self._read(prompt, progress, evidence=collector)
+            for token in self._tokens(hidden, max_new_tokens, sampling, collector):
+                if token in self._stop_tokens():
+                    finish_reason = "stop"
+                    break
+                ids.append(token)
+                longer, stopped = until_stop(decode(ids), stop)
+                if stopped:
+                    finish_reason = "stop"
+                    break
+                longer = longer[: len(longer) - begun_stop(longer, stop)]
+                if not longer.endswith("\ufffd"):  # half a character: wait for its other bytes
+                    yield longer[len(text) :]
+                    text = longer
+                if self._asking is not mine:
+                    raise LongVAError(
+                        "another question was asked before this answer was read to its end. "
+                        "A session answers one question at a time: take a session for each."
+                    )
+            attention = collector.weights()
+            settled = len(prompt) if keep else settled
+        finally:
+            if self._asking is mine:  # else the cache belongs to a later question
+                self._settled = settled
+                self._crop(settled)
+        whole, _ = until_stop(decode(ids), stop)
+        if whole[len(text) :]:
+            yield whole[len(text) :]
+        text = whole.strip()
+        if keep:
+            self.history += [self._turn(question), {"role": "assistant", "content": text}]
+        return Answer(
+            question=question,
+            text=text,
+            evidence=self._evidence(prompt, attention, top_k),
+            model=self.name,
+            media=[medium.source for medium in self.media],
+            notes=self.notes,
+            frames=self.frames,
+            prompt_tokens=len(prompt),
+            answer_tokens=len(ids),
+            finish_reason=finish_reason,
+            timings={**self.timings, "answer": time.perf_counter() - started},
+        )
+
+    def _tokens(self, hidden, max_new_tokens, sampling, collector) -> Iterator[int]:
+        """Decode token by token from the last hidden state of the prompt."""
+        model = self.model
+        processors = LogitsProcessorList()
+        if model.generation_config.suppress_tokens:
+            suppressed = model.generation_config.suppress_tokens
+            processors.append(SuppressTokensLogitsProcessor(suppressed, device=str(model.device)))
+        if sampling.temperature > 0:
+            processors.append(TemperatureLogitsWarper(sampling.temperature))
+            if sampling.top_k:
+                processors.append(TopKLogitsWarper(sampling.top_k))
+            if sampling.top_p < 1:
+                processors.append(TopPLogitsWarper(sampling.top_p))
+        generator = torch.Generator(hidden.device).manual_seed(sampling.seed)
+
+        def choose(logits: Tensor) -> Tensor:  # [1, V] -> [1]
+            logits = processors(self._held[None], logits)  # pyright: ignore
+            if sampling.temperature == 0:
+                return logits.argmax(-1)
+            return torch.multinomial(logits.softmax(-1), 1, generator=generator)[0]
+
+        room = model.config.text_config.max_position_embeddings - self._cached.length
+        for step in range(min(max_new_tokens, room)):
+            token = self._cached.next_token(hidden, choose)
+            yield token
+            if step + 1 < min(max_new_tokens, room):
+                hidden = self._append(torch.tensor([token]), evidence=collector)
+
+    def _turn(self, question: str) -> dict:
+        if self.history:
+            return {"role": "user", "content": question}
+        media = [{"type": medium.kind} for medium in self.media]
+        return {"role": "user", "content": [*media, {"type": "text", "text": question}]}
+
+    def _symbols(self, messages: list[dict]) -> Tensor:
+        """Tokenise a conversation and put rows of features where its media stand."""
+        ids, config = torch.tensor(chat_ids(self.processor, messages)), self.model.config
+        sizes = [medium.tokens.shape[:2].numel() for medium in self.media]
+        return insert_rows(ids, {config.image_token_id, config.video_token_id}, sizes)
+
+    def _read(self, prompt: Tensor, progress: Progress | None = None, **kwargs) -> Tensor:
+        """Bring the cache to hold `prompt`; return the hidden state [1, D] of its last position."""
+        # The last position is always computed: its hidden state is what the caller wants.
+        self._crop(min(common_prefix(self._held, prompt), len(prompt) - 1))
+        if progress is not None:
+            self._cached.progress = partial(progress, "prefill")
+        try:
+            return self._append(prompt[len(self._held) :], **kwargs)
+        finally:
+            self._cached.progress = None
+
+    def _append(self, symbols: Tensor, **kwargs) -> Tensor:
+        hidden = self._cached.append(symbols, embeddings=self._rows, **kwargs)
+        self._held = torch.cat([self._held, symbols])
+        return hidden
+
+    def _crop(self, length: int) -> None:
+        # Wherever an interrupt falls, the cache begins with what `_held` says, and may hold more.
+        self._held = self._held[:length]
+        self._cached.crop(len(self._held))
+
+    def _stop_tokens(self) -> set[int]:
+        stop = self.model.generation_config.eos_token_id
+        return {stop} if isinstance(stop, int) else set(stop or [])
+
+    def _evidence(self, prompt: Tensor, attention: Tensor, top_k: int) -> list[Evidence]:
+        """Sum attention over the tokens of each frame and name the `top_k` frames that got most."""
+        visual = (prompt < 0).nonzero().flatten().to(attention.device)
+        shares = attention[visual]  # [R], rows stand in order
+        shares = shares / shares.sum().clamp_min(torch.finfo(shares.dtype).tiny)
+        found, row = [], 0
+        for number, medium in enumerate(self.media):
+            frames, tokens = medium.tokens.shape[:2]
+            weights = shares[row : row + frames * tokens].view(frames, tokens).sum(1).tolist()
+            row += frames * tokens
+            for frame, weight in enumerate(weights):
+                seconds = None if medium.seconds is None else float(medium.seconds[frame])
+                index = int(medium.indices[frame])
+                found.append(Evidence(frame=index, seconds=seconds, weight=weight, medium=number))
+        return sorted(found, key=lambda e: -e.weight)[:top_k]
+
+
+def until_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
+    """Cut a text before the first of the texts that end it; say whether one was there.
+
+    >>> until_stop("one. two! three", ["!", "."])
+    ('one', True)
+    """
+    found = [text.index(mark) for mark in stop if mark in text]
+    return (text[: min(found)], True) if found else (text, False)
+
+
+def begun_stop(text: str, stop: Sequence[str]) -> int:
+    """Count the characters at the end of a text that may turn out to begin one of `stop`.
+
+    >>> begun_stop("no EN", ["END"]), begun_stop("no", ["END"])
+    (2, 0)
+    """
+    longest = {mark: min(len(mark) - 1, len(text)) for mark in stop}
+    begun = [n for mark in stop for n in range(1, longest[mark] + 1) if text.endswith(mark[:n])]
+    return max(begun, default=0)
+
+
+def check_question(question: str) -> None:
+    """Refuse an empty question, and one that is not text.
+
+    Raises:
+        LongVAError: saying which it is.
+    """
+    if not question.strip():
+        raise LongVAError("the question is empty. Ask something.")
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:
+        raise LongVAError("the question is not valid UTF-8 text. Type it again.") from error

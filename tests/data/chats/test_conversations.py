@@ -1,0 +1,208 @@
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from longva.data.chats.conversations import ConversationConfig, ConversationDataset
+from longva.data.chats.media import VideoConfig
+from longva.data.chats.mixtures import DatasetConfig
+from longva.errors import LongVAError, RecipeError
+from longva.model.random_model import random_longva
+
+SIZES = {"wide.png": (160, 60), "small.png": (40, 40), "tall.png": (50, 200)}
+
+
+@pytest.fixture(scope="module")
+def model_and_processor():
+    return random_longva()
+
+
+@pytest.fixture
+def folder(tmp_path, video) -> Path:
+    for name, size in SIZES.items():
+        Image.new("RGB", size, "red").save(tmp_path / name)
+    (tmp_path / "scenes.mp4").symlink_to(video)
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number in range(12):
+        Image.new("RGB", (64, 48), (number * 20, 0, 0)).save(frames / f"{number}.jpg")
+    return tmp_path
+
+
+def sample(question: str, answer: str = "Yes.", **fields) -> dict:
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {**fields, "conversations": turns}
+
+
+def config(folder: Path, samples: list[dict], **changes) -> ConversationConfig:
+    path = folder / "samples.json"
+    path.write_text(json.dumps(samples))
+    video = {"video": VideoConfig(num_frames=5)}
+    return ConversationConfig(datasets=(DatasetConfig(path=path),), **{**video, **changes})
+
+
+MIXED = [
+    sample("<image>\nWide?", image="wide.png", id=7),
+    sample("Hello"),
+    sample("<image> <image>\nSame?", image=["small.png", "tall.png"]),
+    sample("<video>\nWhen?", video="scenes.mp4"),
+    sample("<image>\nAnd here?", video="frames"),
+    sample("<image> or <video>?", image="tall.png", video="frames"),
+]
+
+
+def test_samples_of_every_kind_run_through_the_model(folder, model_and_processor):
+    model, processor = model_and_processor
+    dataset = ConversationDataset(config(folder, MIXED), processor)
+    assert len(dataset) == 6 and dataset.lengths is None
+    for index, (images, frames) in enumerate(
+        [(1, []), (0, []), (2, []), (0, [5]), (0, [5]), (1, [5])]
+    ):
+        item = dataset[index]
+        rows = item.get("image_grid_thw", torch.empty(0, 3)).tolist()
+        assert len(rows) == images
+        assert [n for n, _, _ in item.get("video_grid_thw", torch.empty(0, 3)).tolist()] == frames
+        with torch.no_grad():
+            model(**{name: x[None] if x.ndim == 1 else x for name, x in item.items()})
+    wide = dataset[0]
+    columns, rows = processor.image_processor.grid_of(160, 60)
+    assert wide["pixel_values"].shape == (columns * rows, 3, 56, 56)
+    assert int((wide["input_ids"] == processor.image_token_id).sum()) == columns * rows * 4
+
+
+def test_reading_a_sample_again_gives_it_again(folder, model_and_processor):
+    dataset = ConversationDataset(config(folder, MIXED), model_and_processor[1])
+    for index in (5, 3, 3):
+        first, again = dataset[index], dataset[index]
+        assert all(first[name].equal(again[name]) for name in first | again)
+
+
+def test_a_batch_is_padded_at_the_right_and_gives_the_same_logits(folder, model_and_processor):
+    model, processor = model_and_processor
+    dataset = ConversationDataset(config(folder, MIXED), processor)
+    loader = DataLoader(
+        dataset, batch_sampler=[[0, 1, 3, 5]], collate_fn=dataset.collate, num_workers=1
+    )
+    (batch,) = loader
+    lengths = [len(dataset[index]["input_ids"]) for index in (0, 1, 3, 5)]
+    assert batch["attention_mask"].sum(1).tolist() == lengths
+    assert batch["input_ids"].shape == (4, max(lengths))
+    assert (
+        batch["image_grid_thw"].shape == (2, 3)
+        and batch["video_grid_thw"].tolist() == [[5, 1, 1]] * 2
+    )
+    short = lengths[1]
+    assert set(batch["input_ids"][1, short:].tolist()) == {processor.tokenizer.pad_token_id}
+    assert set(batch["labels"][1, short:].tolist()) == {-100}
+    model = copy.deepcopy(model).double()  # where equal sums differ by 1e-16, however they are done
+    with torch.no_grad():
+        together = model(**{n: x for n, x in batch.items() if n != "labels"}).logits
+        for row, index in enumerate((0, 1, 3, 5)):
+            item = dataset[index]
+            alone = model(**{n: x[None] if x.ndim == 1 else x for n, x in item.items()}).logits[0]
+            torch.testing.assert_close(together[row, : len(alone)], alone, rtol=0, atol=1e-12)
+
+
+def test_lengths_to_group_by_are_near_the_real_ones(folder, model_and_processor):
+    long_text = sample("word " * 800, "Yes. " * 400)
+    dataset = ConversationDataset(
+        config(folder, [*MIXED, long_text], group_by_length=True), model_and_processor[1]
+    )
+    assert dataset.lengths is not None
+    media = [
+        int(sum((item["input_ids"] == token).sum() for token in (259, 260)))
+        for item in (dataset[index] for index in range(7))
+    ]
+    texts = [len(json.dumps(s)) // 4 for s in [*MIXED, long_text]]
+    assert dataset.lengths.tolist() == [m + t for m, t in zip(media, texts, strict=True)]
+
+
+def test_all_problems_are_reported_before_training(folder, model_and_processor):
+    samples = [
+        sample("<image>\nWhat?", image="gone.png", id="a"),
+        sample("<image>\nWhat?", image="wide.png"),
+        sample("<image>\nWhat?", id="b"),
+        sample("<video>\nWhen?", video="gone.mp4"),
+        {"id": "c", "conversations": []},
+        sample("<image>", image={"path": "wide.png"}, id="d"),
+        {"id": "e", "conversations": [{"from": "human", "value": None}]},
+    ]
+    with pytest.raises(LongVAError) as caught:
+        ConversationDataset(config(folder, samples), model_and_processor[1])
+    message = str(caught.value)
+    assert message.startswith("6 problem(s) in the data:")
+    for part in (
+        f"samples.json, sample a: there is no {folder / 'gone.png'}",
+        "samples.json, sample b: 1 image and 0 video placeholder(s), but 0 image(s)",
+        f"samples.json, sample number 3: there is no {folder / 'gone.mp4'}",
+        "samples.json, sample c: no turn of the assistant",
+        "samples.json, sample d: image must be a path or a list of paths, got {'path'",
+        "samples.json, sample e: each turn needs `from` and `value` (or",
+    ):
+        assert part in message
+    many = [sample("<image>", image=f"{number}.png") for number in range(1500)]
+    with pytest.raises(LongVAError, match=r"(?s)1,500 problem\(s\).*and 1,480 more"):
+        ConversationDataset(config(folder, many), model_and_processor[1])
+
+
+def test_images_that_take_more_than_may_be_read_are_reported_before_training(
+    folder, model_and_processor
+):
+    """Where lengths are read anyway; else the sample says so when its turn comes."""
+    many = sample("<image><image>\nSame?", image=["wide.png", "tall.png"], id="many")
+    settings = config(folder, [MIXED[1], many], group_by_length=True, max_tokens=30)
+    with pytest.raises(LongVAError, match=r"1 problem(.|\n)*many: its images take 4. tokens"):
+        ConversationDataset(settings, model_and_processor[1])
+
+
+def test_what_only_decoding_finds_names_the_file_or_sample(folder, model_and_processor):
+    (folder / "torn.png").write_bytes((folder / "wide.png").read_bytes()[:60])
+    samples = [
+        sample("<image>", image="torn.png"),
+        sample("<video>", video="scenes.mp4", id="long"),
+    ]
+    dataset = ConversationDataset(config(folder, samples, max_tokens=30), model_and_processor[1])
+    with pytest.raises(LongVAError, match="torn.png is broken"):
+        dataset[0]
+    with pytest.raises(LongVAError, match="sample long: .*20 of them of images and videos"):
+        dataset[1]
+
+
+def test_contradictory_video_settings_are_refused():
+    with pytest.raises(RecipeError, match=r"video.max_frames caps video.fps"):
+        VideoConfig(max_frames=8)
+    with pytest.raises(LongVAError, match="num_frames and fps are different ways"):
+        VideoConfig(num_frames=8, fps=1)
+
+
+def test_videos_are_sampled_as_the_recipe_says(folder, model_and_processor):
+    samples = [sample("<video>", video="scenes.mp4")]  # six seconds
+    processor = model_and_processor[1]
+
+    def frames(**video) -> int:
+        dataset = ConversationDataset(
+            config(folder, samples, video=VideoConfig(**video), group_by_length=True), processor
+        )
+        count = dataset[0]["video_grid_thw"][0, 0].item()
+        assert dataset.lengths is not None
+        assert dataset.lengths[0] - len(json.dumps(samples[0])) // 4 in (count * 4, count * 4 + 4)
+        return int(count)
+
+    assert frames(num_frames=3) == 3
+    assert frames(fps=2) == 12
+    assert frames(fps=2, max_frames=7) == 7
+    assert frames() == 32  # the processor's own
+
+
+def test_what_is_left_out_of_samples_is_told_once_with_their_number(folder, model_and_processor):
+    greeted = [{"from": "gpt", "value": "Hello!"}, *sample("Hi")["conversations"]]
+    samples = [sample("Hi"), {"conversations": greeted}, {"conversations": greeted}]
+    with pytest.warns(UserWarning) as told:
+        ConversationDataset(config(folder, samples), model_and_processor[1])
+    assert [str(one.message) for one in told] == [
+        "2 of 3 samples: what the assistant says before the first question is left out"
+    ]

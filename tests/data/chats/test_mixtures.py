@@ -1,0 +1,113 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from longva.data.chats.mixtures import DatasetConfig, MixtureConfig, Samples, take_indices
+from longva.errors import LongVAError, RecipeError
+from longva.recipes import load_recipe
+
+
+@pytest.fixture
+def ten(tmp_path) -> Path:
+    path = tmp_path / "ten.json"
+    path.write_text(json.dumps([{"id": number} for number in range(10)]))
+    return path
+
+
+def ids(samples: Samples) -> list[int]:
+    return [samples[index]["id"] for index in range(len(samples))]
+
+
+def taken(path: Path, take: str) -> list[int]:
+    return ids(Samples(MixtureConfig(datasets=(DatasetConfig(path=path, take=take),))))
+
+
+@pytest.mark.parametrize(
+    ("take", "want"),
+    [
+        ("all", list(range(10))),
+        ("first: 3", [0, 1, 2]),
+        ("first:25%", [0, 1, 2]),  # rounded up
+        ("last: 2", [8, 9]),
+        ("end:20%", [8, 9]),  # the original's word
+        ("random: 100%", list(range(10))),
+        ("first: 12.5%", [0, 1]),
+        ("random: 0", []),
+    ],
+)
+def test_a_part_of_a_data_set_is_taken(take, want):
+    assert take_indices(take, [b"%d" % n for n in range(10)]) == want
+
+
+def test_random_samples_depend_on_content_alone(tmp_path, ten):
+    chosen = taken(ten, "random: 4")
+    assert len(chosen) == 4 and chosen == taken(ten, "random: 40%")
+    turned = tmp_path / "turned.jsonl"
+    turned.write_text("".join(json.dumps({"id": n}) + "\n" for n in reversed(range(10))))
+    assert taken(turned, "random: 4") == chosen[::-1]
+
+
+def test_a_mixture_is_read_from_a_recipe_and_from_the_originals_yaml(tmp_path, ten):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"datasets: [{{path: {ten}, take: 'first: 2'}}, {{path: {ten}, media_folder: /m}}]"
+    )
+    samples = Samples(load_recipe(MixtureConfig, recipe))
+    assert ids(samples) == [0, 1, *range(10)]
+    assert samples.media_path(0, "a.jpg") == tmp_path / "a.jpg"
+    assert samples.media_path(2, "a.jpg") == Path("/m/a.jpg")
+    assert samples.name(3) == f"{ten}, sample 1"
+    old = tmp_path / "old.yaml"
+    old.write_text(f"datasets:\n- json_path: {ten}\n  sampling_strategy: 'end:10%'\n")
+    recipe.write_text(f"mixture: {old}\nmedia_folder: pictures")
+    samples = Samples(load_recipe(MixtureConfig, recipe))
+    assert ids(samples) == [9] and samples.media_path(0, "a.jpg") == Path("pictures/a.jpg")
+
+
+def test_lines_end_at_newlines_alone(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    values = ["a\u2028b", "c\u0085d", "e"]
+    lines = [json.dumps({"id": value}, ensure_ascii=False) for value in values]
+    path.write_bytes("\r\n".join([*lines, "", ""]).encode())
+    assert taken(path, "all") == values
+
+
+def test_what_cannot_be_taken_is_named(tmp_path, ten):
+    with pytest.raises(RecipeError, match="ten.json: take 'first: 11' asks for 11 of 10 samples"):
+        taken(ten, "first: 11")
+    with pytest.raises(RecipeError, match="There is no data set /nowhere.json"):
+        taken(Path("/nowhere.json"), "all")
+    with pytest.raises(RecipeError, match="as in 'random: 10%', got 'middle: 3'"):
+        DatasetConfig(path=ten, take="middle: 3")
+    with pytest.raises(RecipeError, match="give datasets, .* or mixture"):
+        MixtureConfig()
+    with pytest.raises(RecipeError, match="no samples"):
+        taken(ten, "first: 0")
+    ten.write_text("[1, 2]")
+    with pytest.raises(LongVAError, match="must hold a list of samples"):
+        taken(ten, "all")
+    ten.write_text("[")
+    with pytest.raises(LongVAError, match="ten.json is not json"):
+        taken(ten, "all")
+    ten.write_bytes('[{"id": "café"}]'.encode("latin1"))
+    with pytest.raises(LongVAError, match="ten.json is not UTF-8 text: byte 12 is 0xe9.*iconv"):
+        taken(ten, "all")
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_bytes("datasets:\n- {path: café.json}".encode("latin1"))
+    with pytest.raises(RecipeError, match=r"wrong.yaml must hold .*x00e9"):
+        Samples(MixtureConfig(mixture=wrong))
+    wrong.write_text("datasets:\n- {pth: a.json}")
+    with pytest.raises(RecipeError, match="must hold `datasets:` and a list of {path, take"):
+        Samples(MixtureConfig(mixture=wrong))
+    with pytest.raises(RecipeError, match="There is no mixture"):
+        Samples(MixtureConfig(mixture=tmp_path / "none.yaml"))
+
+
+def test_a_misspelt_key_of_a_recipe_is_named(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("datasets: [{path: a.json, tak: all}]")
+    with pytest.raises(
+        RecipeError, match=r"datasets\.0\.tak: unknown key \(got 'all'\); did you mean take"
+    ):
+        load_recipe(MixtureConfig, recipe)

@@ -1,0 +1,240 @@
+"""Pictures, folders, animations, addresses and bytes as media; what is none of them."""
+
+import base64
+import os
+import shutil
+import struct
+import wave
+import zlib
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from av.stream import Disposition
+from PIL import Image
+
+from longva.errors import VideoError
+from longva.media.medium import (
+    MAX_ANIMATION_PIXELS,
+    open_media,
+    read_frames,
+)
+from longva.media.sampling import FrameSampling
+from longva.media.source import load_image
+from tests.hard_videos import (
+    EVERY,
+    numbered,
+    numbers_of,
+    truncate,
+)
+
+
+def save_images(folder: Path, names: list[str]) -> list[Path]:
+    folder.mkdir()
+    for number, name in enumerate(names):
+        Image.fromarray(numbered(number)).save(folder / name)
+    return [folder / name for name in names]
+
+
+def test_a_folder_of_frames_is_read_in_natural_order_one_a_second(tmp_path):
+    folder = tmp_path / "frames"
+    save_images(folder, ["f1.png", "f2.jpg", "f10.png", "f100.PNG"])
+    (folder / "notes.txt").write_text("not a frame")
+    (folder / "._f3.png").write_bytes(b"a Mac's shadow file")
+    media = open_media(folder)
+    assert (media.kind, media.num_frames, media.duration) == ("frames", 4, 4.0)
+    assert media.seconds.tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert numbers_of(folder) == [0, 1, 2, 3]
+    assert numbers_of(folder, FrameSampling(num_frames=2)) == [0, 3]
+    assert numbers_of(folder, FrameSampling(fps=0.5)) == [0, 2]
+
+
+def test_a_list_of_images_keeps_its_order(tmp_path):
+    paths = save_images(tmp_path / "frames", ["a.png", "b.png", "c.png"])
+    assert numbers_of([paths[2], str(paths[0]), paths[1].read_bytes()]) == [2, 0, 1]
+
+
+def test_an_image_is_one_frame_turned_by_its_exif(tmp_path):
+    image = Image.fromarray(np.rot90(numbered(77), 1).copy())
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise to view
+    image.save(tmp_path / "photo.jpg", exif=exif)
+    media = open_media(tmp_path / "photo.jpg")
+    assert (media.kind, media.num_frames, media.duration) == ("image", 1, 0.0)
+    assert (media.width, media.height) == (96, 64)
+    assert numbers_of(tmp_path / "photo.jpg", FrameSampling(fps=1)) == [77]
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "avif"])
+def test_animations_keep_their_times(suffix, tmp_path):
+    path = tmp_path / f"moves.{suffix}"
+    first, *others = [Image.fromarray(numbered(number)) for number in range(6)]
+    clock = [100, 200, 50, 1000, 100, 300]
+    first.save(path, save_all=True, append_images=others, duration=clock)
+    media = open_media(path)
+    assert (media.kind, media.num_frames) == ("animation", 6)
+    np.testing.assert_allclose(media.seconds, [0, 0.1, 0.3, 0.35, 1.35, 1.45])
+    assert media.duration == pytest.approx(1.75)
+    assert numbers_of(path) == list(range(6))
+    assert numbers_of(path, FrameSampling(fps=1)) == [0, 3]
+
+
+def test_an_avif_picture_is_an_image(tmp_path):
+    """FFmpeg takes one for a video, and shows the first tile of those stored in tiles."""
+    Image.fromarray(numbered(6)).save(tmp_path / "photo.avif")
+    assert open_media(tmp_path / "photo.avif").kind == "image"
+    assert numbers_of(tmp_path, FrameSampling(fps=1)) == [6]
+
+
+def test_bytes_data_uris_and_file_addresses(h264, tmp_path):
+    data = h264.read_bytes()
+    uri = "data:video/mp4;base64," + base64.b64encode(data).decode()
+    spaced = shutil.copy(h264, tmp_path / "a film: 100%.mp4")
+    for source in (data, uri, h264.as_uri(), str(h264), spaced, Path(spaced).as_uri()):
+        assert numbers_of(source, [0, 33]) == [0, 33]
+
+
+def test_the_fingerprint_is_that_of_the_content(h264, tmp_path):
+    copied = shutil.copy(h264, tmp_path / "copy.mp4")
+    fingerprint = open_media(h264).fingerprint()
+    assert len(fingerprint) == 64
+    assert open_media(copied).fingerprint() == fingerprint
+    assert open_media(h264.read_bytes()).fingerprint() == fingerprint
+    a, b = save_images(tmp_path / "frames", ["a.png", "b.png"])
+    assert open_media([a, b]).fingerprint() == open_media(tmp_path / "frames").fingerprint()
+    assert open_media([a, b]).fingerprint() != open_media([b, a]).fingerprint()
+
+
+# What is none, broken or too large
+
+
+def silence(path: Path) -> Path:
+    with wave.open(str(path), "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(8000)
+        sound.writeframes(bytes(8000))
+    return path
+
+
+def song_with_cover(path: Path) -> Path:
+    with av.open(str(path), "w", format="mp4") as container:
+        song, cover = container.add_stream("aac", rate=8000), container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 96, 64, "yuvj420p"
+        cover.disposition = Disposition.attached_pic.value
+        picture = av.VideoFrame.from_ndarray(numbered(1), format="rgb24")
+        container.mux(cover.encode(picture.reformat(format="yuvj420p")))
+        container.mux(cover.encode(None))
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        sound.sample_rate = 8000
+        container.mux(song.encode(sound))
+        container.mux(song.encode(None))
+    return path
+
+
+def test_what_is_not_a_video_is_named(h264, tmp_path):
+    def written(name: str, content: bytes) -> Path:
+        (tmp_path / name).write_bytes(content)
+        return tmp_path / name
+
+    with av.open(str(tmp_path / "no_frames.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        container.start_encoding()
+    playlist = b"#EXTM3U\n#EXTINF:10,\n" + str(h264).encode() + b"\n#EXT-X-ENDLIST\n"
+    (tmp_path / "empty_folder").mkdir()
+    cases = {
+        tmp_path / "absent.mp4": "absent.mp4: there is no such file or folder",
+        tmp_path / "empty_folder": "empty_folder holds no images",
+        written("empty.mp4", b""): r"empty.mp4 is empty \(0 bytes\)",
+        written("text.mp4", b"hello " * 500): "text.mp4 is not a video or image",
+        written("text.txt", b"hello " * 500): "text.txt is not a video or image",
+        written("list.m3u8", playlist): "list.m3u8 is not a video or image",
+        silence(tmp_path / "sound.wav"): "sound.wav has no video track, only audio",
+        song_with_cover(tmp_path / "song.m4a"): "song.m4a has no video track, only audio",
+        tmp_path / "no_frames.mp4": "no_frames.mp4 has no video track",
+        truncate(h264, tmp_path / "head.mp4", 0.5): "head.mp4 is an MP4 file without its index",
+        "https://example.org/film.mp4": "reads local files. Download it first",
+        "data:video/mp4,abc": "must be in base64",
+        "data:video/mp4;base64,!!!": "not valid base64",
+        b"": r"empty \(0 bytes\)",
+        b"hello" * 100: "data of 500 bytes is not a video or image",
+        written("photo.heic", b"\0\0\0\x18ftypheic"): "photo.heic is a HEIC or AVIF picture.* JPEG",
+    }
+    for source, message in cases.items():
+        with pytest.raises(VideoError, match=message):
+            open_media(source)
+
+
+def test_broken_images_are_named(tmp_path):
+    a, b = save_images(tmp_path / "frames", ["a.png", "b.jpg"])
+    Image.fromarray(numbered(1, 640, 480)).save(b)
+    b.write_bytes(b.read_bytes()[:-500])
+    with pytest.raises(VideoError, match="b.jpg is broken"):
+        read_frames(tmp_path / "frames", EVERY)
+    b.write_text("not an image")
+    with pytest.raises(VideoError, match="b.jpg is not an image"):
+        read_frames([a, b], EVERY)
+    with pytest.raises(VideoError, match="the list of images is empty"):
+        open_media([])
+
+
+def test_frames_too_large_for_the_memory_are_refused(h264, tmp_path):
+    with pytest.raises(VideoError, match="96 x 64 exceed max_pixels=1000"):
+        open_media(h264, max_pixels=1000)
+    Image.new("RGB", (100, 100)).save(tmp_path / "large.png")
+    with pytest.raises(VideoError, match="100 x 100 exceeds max_pixels=1000"):
+        open_media(tmp_path / "large.png", max_pixels=1000)
+    bomb = (tmp_path / "large.png").read_bytes().replace(b"\0\0\0d\0\0\0d", b"\0\0~@\0\0~@", 1)
+    bomb = bomb[:29] + zlib.crc32(bomb[12:29]).to_bytes(4, "big") + bomb[33:]
+    with pytest.raises(VideoError, match="decompression bomb"):
+        open_media(bomb)
+    Image.new("RGB", (9000, 1)).save(tmp_path / "strip.png")
+    with pytest.raises(VideoError, match="resizing a frame of 9000 x 1 with fit='crop'"):
+        read_frames(tmp_path / "strip.png", EVERY)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
+def test_16_bit_grey_pictures_keep_their_levels(suffix, tmp_path):
+    path = tmp_path / f"grey.{suffix}"
+    Image.fromarray(np.array([[0, 100 * 256, 65535]], np.uint16)).save(path)
+    assert load_image(path, 1000).tolist() == [[[0] * 3, [100] * 3, [255] * 3]]
+
+
+def test_sources_that_are_no_files_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for source, message in {
+        tmp_path / "pipe.mp4": "is a pipe or a device. Save it as a file first",
+        "~nosuchuser/x.mp4": "~nosuchuser/x.mp4 cannot be opened",
+        "x" * 5000: "cannot be opened: .*too long",
+    }.items():
+        with pytest.raises(VideoError, match=message):
+            open_media(source)
+
+
+def test_large_animations_are_refused(tmp_path):
+    path = tmp_path / "large.gif"
+    first, second = (Image.new("L", (80, 40), level) for level in (0, 255))
+    first.save(path, save_all=True, append_images=[second])
+    content = path.read_bytes()  # a GIF begins with its kind and its size
+    path.write_bytes(content[:6] + struct.pack("<HH", 8000, 4001) + content[10:])
+    with pytest.raises(VideoError, match=f"8000 x 4001 exceeds max_pixels={MAX_ANIMATION_PIXELS}"):
+        open_media(path)
+
+
+@pytest.mark.parametrize("error", [ValueError, IndexError, Image.DecompressionBombError])
+def test_whatever_pillow_raises_on_a_frame_is_named(error, tmp_path, monkeypatch):
+    frames = [Image.fromarray(numbered(number)) for number in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+
+    def broken(*_, **__):
+        raise error("frame of nonsense")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("PIL.GifImagePlugin.GifImageFile.seek", broken)
+        with pytest.raises(VideoError, match="a GIF animation is broken: frame of nonsense"):
+            open_media(tmp_path / "a.gif")
+    monkeypatch.setattr("PIL.Image.open", broken)
+    with pytest.raises(VideoError, match="a.gif.* frame of nonsense"):
+        open_media(tmp_path / "a.gif")
