@@ -17,9 +17,9 @@ from longva.demo.medium import open_medium
 from longva.demo.setting import Setting
 from longva.demo.visitor import Options, Turn, Visitor
 from longva.model.random_model import random_longva
+from longva.prompts.decoding import Sampling
 from longva.watching.assistant import LongVA
 from longva.watching.engine import Engine
-from longva.watching.session import Sampling
 from longva.watching.store import Watching
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)

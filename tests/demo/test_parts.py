@@ -27,9 +27,10 @@ from longva.media.medium import open_media, read_frames
 from longva.media.sampling import FrameSampling
 from longva.model.random_model import random_longva
 from longva.nano.world import COLOURS, OBJECTS
+from longva.prompts.decoding import Sampling
 from longva.watching.assistant import LongVA
 from longva.watching.engine import Engine
-from longva.watching.session import Answer, Evidence, Sampling
+from longva.watching.session import Answer, Evidence
 from longva.watching.store import Watching
 from tests.demo.conftest import OPTIONS, a_visitor, answered, ask
 

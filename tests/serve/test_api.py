@@ -157,7 +157,7 @@ def test_the_systems_words_go_before_the_first_question(server, longva, video):
 
 
 def test_sampling_is_that_of_a_session_and_follows_the_seed(server, longva, video):
-    from longva.watching.session import Sampling
+    from longva.prompts.decoding import Sampling
 
     sampling = Sampling(temperature=1.5, top_p=0.9, seed=7)
     (want,) = offline(longva, video, "What?", sampling=sampling)

@@ -12,9 +12,9 @@ from longva.media.medium import read_frames
 from longva.media.sampling import FrameSampling
 from longva.model.random_model import random_longva
 from longva.nano.film import write_film
+from longva.prompts.decoding import Sampling
 from longva.watching.assistant import LongVA
 from longva.watching.features import FrameSettings
-from longva.watching.session import Sampling
 from tests.tolerance import SAME
 
 QUESTION = "What happens?"
@@ -144,13 +144,13 @@ def test_an_abandoned_stream_leaves_the_session_as_it_was(longva, video):
 def test_an_interrupt_before_the_question_is_noted_down_leaves_no_trace(longva, video, monkeypatch):
     session = longva.watch(video, frames=4)
     expected = session.ask(QUESTION, max_new_tokens=8).text
-    append = session._cached.append
+    append = session._reader._sequence.append
 
     def interrupted(*args, **kwargs):
         append(*args, **kwargs)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(session._cached, "append", interrupted)
+    monkeypatch.setattr(session._reader._sequence, "append", interrupted)
     with pytest.raises(KeyboardInterrupt):
         session.ask("Another question?")
     monkeypatch.undo()
@@ -240,7 +240,7 @@ def test_a_quantised_kv_cache_answers(longva, video, kv):
     small = LongVA(longva.model, longva.processor, name="small", kv=kv)
     session = small.watch(video, frames=10)
     full = longva.watch(video, frames=10)
-    assert session._cached.kv_bytes < 0.5 * full._cached.kv_bytes
+    assert session.kv_bytes < 0.5 * full.kv_bytes
     assert session.ask(QUESTION, max_new_tokens=4).answer_tokens == 4
 
 
@@ -397,11 +397,11 @@ def test_a_second_question_ends_a_stream_that_was_left_open(longva, video):
 
 def test_the_watched_features_are_freed_and_the_conversation_stays(longva, video):
     session = longva.watch(video, frames=4)
-    assert session._rows.untyped_storage().nbytes() == 0
+    assert session._reader.rows is None
     assert all(medium.tokens.is_meta for medium in session.media)
     kept = session.ask("First?", max_new_tokens=4, keep=True)
     session.ask("An aside?", max_new_tokens=4)
-    assert session._cached.length == kept.prompt_tokens
+    assert session._reader.length == kept.prompt_tokens
 
 
 def test_a_renamed_copy_is_found_in_the_cache_and_other_content_is_not(longva, tmp_path):

@@ -134,7 +134,7 @@ def ask(
     sampling = {"frames": frames, "fps": fps, "max_frames": max_frames, "keyframes": keyframes}
     opened = open_all([media, *(also or [])], allow_truncated, **sampling)
 
-    from longva.watching.session import Sampling
+    from longva.prompts.decoding import Sampling
 
     choice = Sampling(temperature=temperature, top_p=top_p, seed=seed)
     session = watch(
@@ -208,7 +208,7 @@ def chat(
     sampling = {"frames": frames, "fps": fps, "max_frames": max_frames}
     opened = open_all([media], allow_truncated, **sampling)
 
-    from longva.watching.session import Sampling
+    from longva.prompts.decoding import Sampling
 
     choice = Sampling(temperature=temperature, top_p=top_p)
     session = watch(

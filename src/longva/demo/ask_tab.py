@@ -32,7 +32,7 @@ from longva.demo.visitor import Options, Turn, Visitor
 from longva.errors import LongVAError
 from longva.files.writing import append_line
 from longva.finite import to_json
-from longva.watching.session import Sampling
+from longva.prompts.decoding import Sampling
 from longva.watching.store import Watching
 
 IDLE_SECONDS = 24 * 3600

@@ -5,8 +5,9 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from longva.demo.medium import Medium
+from longva.prompts.decoding import Sampling
 from longva.watching.events import EventStream
-from longva.watching.session import Answer, Evidence, Sampling
+from longva.watching.session import Answer, Evidence
 from longva.watching.store import Watching
 
 State = Literal["waiting", "watching", "answering", "done", "stopped", "failed"]

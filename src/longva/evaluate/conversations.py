@@ -27,8 +27,9 @@ from longva.media.medium import Media, MisnumberedError, open_media
 from longva.media.sampling import FrameSampling, choose_frames
 from longva.model.chat_format import chat_ids, text_ids
 from longva.planning.watching import plan
-from longva.prompts.kv_cache import CachedSequence
-from longva.prompts.symbols import common_prefix, insert_rows
+from longva.prompts.decoding import chooser, decode, stop_tokens, until_stop
+from longva.prompts.reader import PromptReader
+from longva.prompts.symbols import insert_rows
 from longva.watching.assistant import LongVA
 from longva.watching.features import FrameSettings, VisualFeatures, encode_image, encode_video
 
@@ -126,18 +127,9 @@ class Reader:
         self.watched = 0
         """Media encoded so far."""
 
-        generation = longva.model.generation_config
-        stops = generation.eos_token_id
-        self._stops = {stops} if isinstance(stops, int) else set(stops or [])
-        suppressed = list(generation.suppress_tokens or [])
-        self._suppressed = torch.tensor(suppressed, dtype=torch.int64, device=longva.model.device)
-        self._cached = CachedSequence(
-            longva.model, chunk_tokens=longva.chunk_tokens, kv_dtype=longva.kv
-        )
-        self._held = torch.empty(0, dtype=torch.int64)
+        self._reader = PromptReader(longva.model, chunk_tokens=longva.chunk_tokens, kv=longva.kv)
         self._media: tuple[Medium, ...] = ()
         self._sizes: list[int] = []
-        self._rows: Tensor | None = None  # [R, D]
 
     def generate(
         self, conversation: Conversation, *, max_new_tokens: int, until: Sequence[str] = ()
@@ -154,26 +146,22 @@ class Reader:
             ContextLengthError: conversation and frames exceed the model's context.
             NonFiniteError: the model computes NaN or infinity.
         """
-        hidden = self._read(self._symbols(conversation))
-        length = self._cached.length
-        room = self.longva.model.config.text_config.max_position_embeddings - length
+        generation = self.longva.model.generation_config
+        stops, choose = stop_tokens(generation), chooser(generation, self.longva.model.device)
+        hidden = self._reader.read(self._symbols(conversation))
+        length = self._reader.length
+        limit = min(max_new_tokens, self._reader.room)
         ids: list[int] = []
-        text = ""
-        while len(ids) < min(max_new_tokens, room) and not any(end in text for end in until):
-            if ids:
-                hidden = self._cached.append(torch.tensor(ids[-1:]))
-            token = self._cached.next_token(hidden, self._choose)
-            if token in self._stops:
+        text, ended = "", False
+        for token in decode(self._reader, hidden, choose, max_new_tokens=limit):
+            if token in stops:
                 break
             ids.append(token)
             text = self.longva.processor.tokenizer.decode(ids, skip_special_tokens=True)
-        self._cached.crop(length)
-        for end in until:
-            text = text.partition(end)[0]
+            text, ended = until_stop(text, until)
+            if ended:
+                break
         return Reply(text=text.strip(), prompt_tokens=length, answer_tokens=len(ids))
-
-    def _choose(self, logits: Tensor) -> Tensor:
-        return logits.index_fill(1, self._suppressed, -torch.inf).argmax(-1)
 
     def loglikelihood(self, conversation: Conversation, answer: str) -> tuple[float, bool]:
         """Return the log-probability of an answer, and whether greedy decoding would give it.
@@ -184,12 +172,12 @@ class Reader:
         ids = text_ids(self.longva.processor.tokenizer, answer)
         if not ids:
             raise LongVAError("an empty answer has no probability. Give the answer's text.")
-        hidden = self._read(self._symbols(conversation))
-        length = self._cached.length
+        hidden = self._reader.read(self._symbols(conversation))
+        length = self._reader.length
         fed = torch.tensor(ids[:-1], dtype=torch.int64)
-        hidden = torch.cat([hidden, self._cached.append(fed, keep=len(fed))])  # [A, D]
-        self._cached.crop(length)
-        logprobs = self._cached.logits(hidden).log_softmax(-1).cpu()  # [A, V]
+        hidden = torch.cat([hidden, self._reader.append(fed, keep=len(fed))])  # [A, D]
+        self._reader.crop(length)
+        logprobs = self._reader.logits(hidden).log_softmax(-1).cpu()  # [A, V]
         chosen = torch.tensor(ids)
         greedy = torch.equal(logprobs.argmax(-1), chosen)
         return float(logprobs[torch.arange(len(ids)), chosen].sum()), greedy
@@ -210,12 +198,12 @@ class Reader:
         return insert_rows(ids, {config.image_token_id, config.video_token_id}, self._sizes)
 
     def _watch(self, media: tuple[Medium, ...]) -> None:
-        self._cached.crop(0)
-        self._held, self._media, self._sizes, self._rows = self._held[:0], (), [], None
+        self._reader.crop(0)
+        self._media, self._sizes, self._reader.rows = (), [], None
         features = [self._encode(medium) for medium in media]
         tokens = [feature.tokens.flatten(0, 1) for feature in features]  # [R of one, D]
         self._sizes = [len(rows) for rows in tokens]
-        self._rows = torch.cat(tokens) if tokens else None
+        self._reader.rows = torch.cat(tokens) if tokens else None
         self._media = media
         self.watched += len(media)
 
@@ -235,13 +223,3 @@ class Reader:
         self.longva.plan(len(indices)).check()
         model, processor = self.longva.model, self.longva.processor
         return encode_video(model, processor, opened, indices, self.settings)
-
-    def _read(self, symbols: Tensor) -> Tensor:
-        """Bring the cache to hold `symbols`; return the hidden state [1, D] of the last one."""
-        # The last position is always computed: its hidden state is what the caller wants.
-        shared = min(common_prefix(self._held, symbols), len(symbols) - 1)
-        self._cached.crop(shared)
-        self._held = symbols[:shared]
-        hidden = self._cached.append(symbols[shared:], embeddings=self._rows)
-        self._held = symbols
-        return hidden

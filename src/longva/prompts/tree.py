@@ -21,6 +21,7 @@ on its depth, so no walk with one cache computes less.
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cmp_to_key
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from longva.model.flops import Flops
+from longva.prompts.decoding import decode
 from longva.prompts.kv_cache import CachedSequence, RecomputedSequence, SymbolSequence
 from longva.prompts.symbols import common_prefix
 
@@ -307,15 +309,8 @@ def generate(
     sequence: SymbolSequence, hidden: Tensor, max_new_tokens: int, eos_ids: Collection[int]
 ) -> tuple[int, ...]:
     """Decode greedily from `hidden` [1, D], the state of the last token of `sequence`."""
-    ids: list[int] = []
-    while len(ids) < max_new_tokens:
-        if ids:
-            hidden = sequence.append(torch.tensor(ids[-1:]))
-        token = sequence.next_token(hidden)
-        if token in eos_ids:
-            break
-        ids.append(token)
-    return tuple(ids)
+    tokens = decode(sequence, hidden, max_new_tokens=max_new_tokens)
+    return tuple(takewhile(lambda token: token not in eos_ids, tokens))
 
 
 def score_alone(

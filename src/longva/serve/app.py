@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from longva import __version__
+from longva.prompts.decoding import Sampling
 from longva.serve import schema
 from longva.serve.answering import Answering
 from longva.serve.conversation import Message, read_conversation
@@ -25,7 +26,7 @@ from longva.serve.metrics import Metrics
 from longva.serve.reply import Reply
 from longva.watching.engine import Engine, Question
 from longva.watching.features import FrameSettings
-from longva.watching.session import Sampling, check_question
+from longva.watching.session import check_question
 from longva.watching.store import Watching
 from longva.watching.worker import QueueFullError
 

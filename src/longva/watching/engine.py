@@ -17,9 +17,10 @@ import torch
 
 from longva.media.medium import Media
 from longva.planning.watching import Plan
+from longva.prompts.decoding import Sampling
 from longva.watching.assistant import LongVA
 from longva.watching.events import EventStream, Failed, Progress, Text, Watched
-from longva.watching.session import Answer, Sampling
+from longva.watching.session import Answer
 from longva.watching.store import SessionStore, Watching
 from longva.watching.worker import ModelWorker
 

@@ -8,27 +8,29 @@ common is never computed again, which makes follow-up questions (`keep=True`) th
 """
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 from torch import Tensor
-from transformers import (
-    LogitsProcessorList,
-    SuppressTokensLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from longva.attention.evidence import EvidenceCollector
 from longva.errors import LongVAError
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
 from longva.model.chat_format import chat_ids
 from longva.planning.watching import TEXT_TOKENS
-from longva.prompts.kv_cache import CachedSequence, Precision
-from longva.prompts.symbols import common_prefix, insert_rows
+from longva.prompts.decoding import (
+    Sampling,
+    begun_stop,
+    chooser,
+    decode,
+    stop_tokens,
+    until_stop,
+)
+from longva.prompts.kv_cache import Precision
+from longva.prompts.reader import PromptReader
+from longva.prompts.symbols import insert_rows
 from longva.watching.features import Progress, VisualFeatures
 
 
@@ -47,24 +49,6 @@ class Evidence:
 
     medium: int = 0
     """Which of several media watched together."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How the next token is chosen; the default takes the most probable one."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        warm = self.temperature == 0 or 1e-3 <= self.temperature <= 1e3
-        if not (warm and 0 < self.top_p <= 1 and self.top_k >= 0 and 0 <= self.seed < 2**63):
-            raise LongVAError(
-                "sampling needs temperature 0 or 0.001 to 1000, 0 < top_p <= 1, top_k >= 0 and a "
-                f"seed from 0 to 2^63 - 1, got {self}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,22 +137,21 @@ class Session:
         self.history: list[dict] = []
         tokens = [medium.tokens.flatten(0, 1) for medium in media]
         no_rows = model.get_input_embeddings().weight[:0]  # [0, D]
-        self._rows = torch.cat(tokens or [no_rows]) if len(tokens) != 1 else tokens[0]  # [R, D]
+        self._reader = PromptReader(model, chunk_tokens=chunk_tokens, kv=kv)
+        self._reader.rows = torch.cat(tokens or [no_rows]) if len(tokens) != 1 else tokens[0]
         # From here on only the shapes are needed; tensors on "meta" have no memory.
         self.media = media = [replace(m, tokens=m.tokens.to("meta")) for m in media]
         del tokens
-        self._held = torch.empty(0, dtype=torch.long)
-        self._cached = CachedSequence(model, chunk_tokens=chunk_tokens, kv_dtype=kv)
         started = time.perf_counter()
         prompt = self._symbols([self._turn("")])
         self._settled = int((prompt < 0).nonzero()[-1]) + 1 if media else 0
         """Tokens that stay: the media, and the conversation that was kept."""
 
         self._asking: object | None = None
-        self._cached.reserve(self._settled + TEXT_TOKENS)
-        if media:
-            self._read(prompt[: self._settled], progress).cpu()  # waits, for the time to be right
-        self._rows = self._rows.new_empty(0, self._rows.shape[1])  # the cache has read them
+        self._reader.reserve(self._settled + TEXT_TOKENS)
+        if media:  # waits for the device, for the time to be right
+            self._reader.read(prompt[: self._settled], progress).cpu()
+        self._reader.rows = None  # the cache has read them
         self.timings = {
             stage: sum(medium.timings.get(stage, 0.0) for medium in media)
             for stage in ("decode", "encode")
@@ -188,7 +171,7 @@ class Session:
     @property
     def kv_bytes(self) -> int:
         """Bytes of the KV cache, the room to spare included."""
-        return self._cached.kv_bytes
+        return self._reader.kv_bytes
 
     def ask(self, question: str, **options) -> Answer:
         """Answer one question; see `stream` for the options."""
@@ -242,17 +225,21 @@ class Session:
         mine = self._asking = object()
         prompt = self._symbols([*self.history, self._turn(question)])
         collector = EvidenceCollector(self.model.config.evidence_heads)
-        decode = partial(self.processor.tokenizer.decode, skip_special_tokens=True)
+        model, reader = self.model, self._reader
+        stops = stop_tokens(model.generation_config)
+        choose = chooser(model.generation_config, model.device, sampling)
+        spell = partial(self.processor.tokenizer.decode, skip_special_tokens=True)
         ids: list[int] = []
         text, finish_reason, settled = "", "length", self._settled
         try:
-            hidden = self._read(prompt, progress, evidence=collector)
-            for token in self._tokens(hidden, max_new_tokens, sampling, collector):
-                if token in self._stop_tokens():
+            hidden = reader.read(prompt, progress, evidence=collector)
+            limit = min(max_new_tokens, reader.room)
+            for token in decode(reader, hidden, choose, max_new_tokens=limit, evidence=collector):
+                if token in stops:
                     finish_reason = "stop"
                     break
                 ids.append(token)
-                longer, stopped = until_stop(decode(ids), stop)
+                longer, stopped = until_stop(spell(ids), stop)
                 if stopped:
                     finish_reason = "stop"
                     break
@@ -270,8 +257,8 @@ class Session:
         finally:
             if self._asking is mine:  # else the cache belongs to a later question
                 self._settled = settled
-                self._crop(settled)
-        whole, _ = until_stop(decode(ids), stop)
+                reader.crop(settled)
+        whole, _ = until_stop(spell(ids), stop)
         if whole[len(text) :]:
             yield whole[len(text) :]
         text = whole.strip()
@@ -291,34 +278,6 @@ class Session:
             timings={**self.timings, "answer": time.perf_counter() - started},
         )
 
-    def _tokens(self, hidden, max_new_tokens, sampling, collector) -> Iterator[int]:
-        """Decode token by token from the last hidden state of the prompt."""
-        model = self.model
-        processors = LogitsProcessorList()
-        if model.generation_config.suppress_tokens:
-            suppressed = model.generation_config.suppress_tokens
-            processors.append(SuppressTokensLogitsProcessor(suppressed, device=str(model.device)))
-        if sampling.temperature > 0:
-            processors.append(TemperatureLogitsWarper(sampling.temperature))
-            if sampling.top_k:
-                processors.append(TopKLogitsWarper(sampling.top_k))
-            if sampling.top_p < 1:
-                processors.append(TopPLogitsWarper(sampling.top_p))
-        generator = torch.Generator(hidden.device).manual_seed(sampling.seed)
-
-        def choose(logits: Tensor) -> Tensor:  # [1, V] -> [1]
-            logits = processors(self._held[None], logits)  # pyright: ignore
-            if sampling.temperature == 0:
-                return logits.argmax(-1)
-            return torch.multinomial(logits.softmax(-1), 1, generator=generator)[0]
-
-        room = model.config.text_config.max_position_embeddings - self._cached.length
-        for step in range(min(max_new_tokens, room)):
-            token = self._cached.next_token(hidden, choose)
-            yield token
-            if step + 1 < min(max_new_tokens, room):
-                hidden = self._append(torch.tensor([token]), evidence=collector)
-
     def _turn(self, question: str) -> dict:
         if self.history:
             return {"role": "user", "content": question}
@@ -330,31 +289,6 @@ class Session:
         ids, config = torch.tensor(chat_ids(self.processor, messages)), self.model.config
         sizes = [medium.tokens.shape[:2].numel() for medium in self.media]
         return insert_rows(ids, {config.image_token_id, config.video_token_id}, sizes)
-
-    def _read(self, prompt: Tensor, progress: Progress | None = None, **kwargs) -> Tensor:
-        """Bring the cache to hold `prompt`; return the hidden state [1, D] of its last position."""
-        # The last position is always computed: its hidden state is what the caller wants.
-        self._crop(min(common_prefix(self._held, prompt), len(prompt) - 1))
-        if progress is not None:
-            self._cached.progress = partial(progress, "prefill")
-        try:
-            return self._append(prompt[len(self._held) :], **kwargs)
-        finally:
-            self._cached.progress = None
-
-    def _append(self, symbols: Tensor, **kwargs) -> Tensor:
-        hidden = self._cached.append(symbols, embeddings=self._rows, **kwargs)
-        self._held = torch.cat([self._held, symbols])
-        return hidden
-
-    def _crop(self, length: int) -> None:
-        # Wherever an interrupt falls, the cache begins with what `_held` says, and may hold more.
-        self._held = self._held[:length]
-        self._cached.crop(len(self._held))
-
-    def _stop_tokens(self) -> set[int]:
-        stop = self.model.generation_config.eos_token_id
-        return {stop} if isinstance(stop, int) else set(stop or [])
 
     def _evidence(self, prompt: Tensor, attention: Tensor, top_k: int) -> list[Evidence]:
         """Sum attention over the tokens of each frame and name the `top_k` frames that got most."""
@@ -371,27 +305,6 @@ class Session:
                 index = int(medium.indices[frame])
                 found.append(Evidence(frame=index, seconds=seconds, weight=weight, medium=number))
         return sorted(found, key=lambda e: -e.weight)[:top_k]
-
-
-def until_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
-    """Cut a text before the first of the texts that end it; say whether one was there.
-
-    >>> until_stop("one. two! three", ["!", "."])
-    ('one', True)
-    """
-    found = [text.index(mark) for mark in stop if mark in text]
-    return (text[: min(found)], True) if found else (text, False)
-
-
-def begun_stop(text: str, stop: Sequence[str]) -> int:
-    """Count the characters at the end of a text that may turn out to begin one of `stop`.
-
-    >>> begun_stop("no EN", ["END"]), begun_stop("no", ["END"])
-    (2, 0)
-    """
-    longest = {mark: min(len(mark) - 1, len(text)) for mark in stop}
-    begun = [n for mark in stop for n in range(1, longest[mark] + 1) if text.endswith(mark[:n])]
-    return max(begun, default=0)
 
 
 def check_question(question: str) -> None:

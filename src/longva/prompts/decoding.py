@@ -1,0 +1,127 @@
+"""An answer token by token: how the next token is chosen, and where an answer ends.
+
+Shapes: D hidden size, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    SuppressTokensLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from longva.errors import LongVAError
+from longva.prompts.kv_cache import SymbolSequence, most_probable
+from longva.prompts.reader import PromptReader
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen; the default takes the most probable one."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        warm = self.temperature == 0 or 1e-3 <= self.temperature <= 1e3
+        if not (warm and 0 < self.top_p <= 1 and self.top_k >= 0 and 0 <= self.seed < 2**63):
+            raise LongVAError(
+                "sampling needs temperature 0 or 0.001 to 1000, 0 < top_p <= 1, top_k >= 0 and a "
+                f"seed from 0 to 2^63 - 1, got {self}"
+            )
+
+
+def chooser(
+    generation: GenerationConfig | None, device: torch.device, sampling: Sampling | None = None
+) -> Callable[[Tensor], Tensor]:
+    """Return the function that chooses a token, [1], of logits [1, V].
+
+    Args:
+        generation: of the model; tokens that it suppresses are never chosen.
+        device: of the logits.
+        sampling: default: the most probable token.
+    """
+    sampling = sampling or Sampling()
+    steps = LogitsProcessorList()
+    if generation is not None and generation.suppress_tokens:
+        steps.append(SuppressTokensLogitsProcessor(generation.suppress_tokens, device=str(device)))
+    if sampling.temperature > 0:
+        # The temperature is a whole number for people, and a float for transformers.
+        steps.append(TemperatureLogitsWarper(float(sampling.temperature)))
+        if sampling.top_k:
+            steps.append(TopKLogitsWarper(sampling.top_k))
+        if sampling.top_p < 1:
+            steps.append(TopPLogitsWarper(float(sampling.top_p)))
+    generator = torch.Generator(device).manual_seed(sampling.seed)
+    no_ids = torch.empty(1, 0, dtype=torch.long)  # none of these steps looks at earlier tokens
+
+    def choose(logits: Tensor) -> Tensor:
+        logits = steps(no_ids, logits)  # pyright: ignore  # [1, V]
+        if sampling.temperature == 0:
+            return most_probable(logits)
+        return torch.multinomial(logits.softmax(-1), 1, generator=generator)[0]
+
+    return choose
+
+
+def decode(
+    sequence: SymbolSequence | PromptReader,
+    hidden: Tensor,
+    choose: Callable[[Tensor], Tensor] = most_probable,
+    *,
+    max_new_tokens: int,
+    **kwargs,
+) -> Iterator[int]:
+    """Yield an answer's tokens; each is appended only when the next one is asked for.
+
+    Args:
+        sequence: that holds the prompt, and after each step the tokens yielded before.
+        hidden: [1, D], the state of the prompt's last position.
+        choose: see `chooser`.
+        max_new_tokens: where it ends, if the caller does not stop before.
+        kwargs: handed to `sequence.append`.
+
+    Raises:
+        NonFiniteError: NaN or infinity among the logits.
+    """
+    for step in range(1, max_new_tokens + 1):
+        token = sequence.next_token(hidden, choose)
+        yield token
+        if step < max_new_tokens:
+            hidden = sequence.append(torch.tensor([token]), **kwargs)
+
+
+def stop_tokens(generation: GenerationConfig | None) -> set[int]:
+    """Return the ids of the tokens that end an answer."""
+    ids = generation.eos_token_id if generation is not None else None
+    return {ids} if isinstance(ids, int) else set(ids or [])
+
+
+def until_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
+    """Cut a text before the first of the texts that end it; say whether one was there.
+
+    >>> until_stop("one. two! three", ["!", "."])
+    ('one', True)
+    """
+    found = [text.index(mark) for mark in stop if mark in text]
+    return (text[: min(found)], True) if found else (text, False)
+
+
+def begun_stop(text: str, stop: Sequence[str]) -> int:
+    """Count the characters at the end of a text that may turn out to begin one of `stop`.
+
+    >>> begun_stop("no EN", ["END"]), begun_stop("no", ["END"])
+    (2, 0)
+    """
+    longest = {mark: min(len(mark) - 1, len(text)) for mark in stop}
+    begun = [n for mark in stop for n in range(1, longest[mark] + 1) if text.endswith(mark[:n])]
+    return max(begun, default=0)
