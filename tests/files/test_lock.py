@@ -36,7 +36,7 @@ def test_a_second_run_is_refused_and_a_killed_one_leaves_no_lock_to_its_workers(
     os.kill(run.pid or 0, signal.SIGKILL)
     run.join()
     with only_run(tmp_path):
-        assert f"process {os.getpid()} " in (tmp_path / ".lock").read_text()
+        assert f"process {os.getpid()} " in (tmp_path / ".holder").read_text()
     os.kill(worker, signal.SIGKILL)
 
 

@@ -78,11 +78,13 @@ def append_line(path: Path, row: dict[str, Any], *, mode: int = 0o644) -> None:
     """
     # A reply that was cut within a character ends in half of a pair, which json reads again.
     line = to_json(row, ensure_ascii=False).encode(errors="surrogatepass") + b"\n"
-    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, mode)
+    binary = getattr(os, "O_BINARY", 0)  # of Windows, which would write \r\n
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | binary, mode)
     try:
-        size = os.fstat(handle).st_size
-        if size and os.pread(handle, 1, size - 1) != b"\n":
-            line = b"\n" + line  # end the line that a killed process left
+        if os.fstat(handle).st_size:
+            os.lseek(handle, -1, os.SEEK_END)
+            if os.read(handle, 1) != b"\n":
+                line = b"\n" + line  # end the line that a killed process left
         if os.write(handle, line) != len(line):
             raise LongVAError(f"{path}: the disk took only a part of a line. Make room, run again.")
         os.fsync(handle)

@@ -1,7 +1,6 @@
 """Start the server: load the model, make the spool, listen."""
 
 import contextlib
-import fcntl
 import logging
 import shutil
 import sys
@@ -10,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from longva.errors import LongVAError, install_command
 from longva.serve.limits import Limits
@@ -113,10 +114,10 @@ def own_spool(parent: Path | None) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(dir=parent, prefix=PREFIX) as folder:
         spool = Path(folder)
-        with (spool / LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock(spool / LOCK):
             for other in spool.parent.glob(f"{PREFIX}*/{LOCK}"):
-                with contextlib.suppress(OSError), other.open("r+") as theirs:
-                    fcntl.flock(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while one lives
+                if other.parent == spool:
+                    continue
+                with contextlib.suppress(Timeout, OSError), FileLock(other, timeout=0):
                     shutil.rmtree(other.parent, ignore_errors=True)
             yield spool

@@ -154,7 +154,8 @@ def train(
             elapsed = time.monotonic() - began
             metrics["lr"] = max(float(group["lr"]) for group in optimizer.param_groups)
             metrics["tokens_per_second"] = metrics.pop("tokens") / elapsed
-            metrics["memory_gib"] = peak_memory_gib(mesh.device)
+            if (peak := peak_memory_gib(mesh.device)) is not None:
+                metrics["memory_gib"] = peak
             done, last = step + 1, step + 1 == num_steps
             stop = _sum({"stop": float(stop_asked())}, mesh)["stop"] > 0
             if held_out and loop.eval_every and (done % loop.eval_every == 0 or last):

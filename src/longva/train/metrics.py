@@ -1,7 +1,7 @@
 """What a run says while it works: a bar on a terminal, metrics.jsonl, and trackers by name."""
 
 import json
-import resource
+import sys
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -19,11 +19,19 @@ from longva.finite import to_json
 GIB = 2**30
 
 
-def peak_memory_gib(device: torch.device) -> float:
-    """Most memory that this process has held: on the GPU, or resident where there is none."""
+def peak_memory_gib(device: torch.device) -> float | None:
+    """Most memory that this process has held: on the GPU, or resident where there is none.
+
+    None on a system that does not count it (Windows).
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
 
 
 def _open_tracker(
