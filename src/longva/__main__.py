@@ -7,6 +7,7 @@ import sys
 import warnings
 
 from longva.cli import app
+from longva.cli.console import worded
 from longva.errors import LongVAError
 
 
@@ -20,7 +21,7 @@ def main() -> None:
     try:
         app()
     except LongVAError as error:
-        sys.stderr.write(f"longva: {error}\n")
+        sys.stderr.write(f"longva: {worded(error)}\n")
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that may not be written, a file that vanished
         sys.stderr.write(f"longva: cannot read or write: {error}\n")

@@ -4,26 +4,41 @@ Every message says what was given, what is needed and what to type. The command 
 message alone and exits with code 2; Python callers catch `LongVAError` or one of its kinds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import requires
-
-
-def install_command(extra: str) -> str:
-    """What to type for the packages of one of the extras in pyproject.toml.
-
-    It names the packages, not `longva[extra]`: longva is not on the package index, where somebody
-    else could take its name, and may have come from a clone or from a wheel that is gone by now.
-
-    >>> install_command("demo")
-    'pip install "gradio>=6"'
-    """
-    lines = [line.partition(";") for line in requires("longva") or []]
-    packages = [package.strip() for package, _, when in lines if f'extra == "{extra}"' in when]
-    return " ".join(["pip install", *(f'"{package}"' for package in packages)])
+from typing import Any
 
 
 class LongVAError(ValueError):
-    """A mistake the user can mend."""
+    """A mistake the user can mend.
+
+    Args:
+        message: what was given and what is needed.
+        remedies: settings that would help, by their names in Python; each alone is enough. Who
+            shows the message words them: `str` as Python, the command line as options, the server
+            as fields of a request.
+
+    >>> str(LongVAError("200 frames do not fit.", frames=154, kv="int8"))
+    "200 frames do not fit. Try frames=154 or kv='int8'."
+    """
+
+    def __init__(self, message: str, **remedies: Any):
+        super().__init__(message)
+        self.message, self.remedies = message, remedies
+
+    def worded(self, word: Callable[[str, Any], str | None]) -> str:
+        """Return message and remedies.
+
+        Args:
+            word: what to call a setting of this name and value; None leaves it out.
+        """
+        words = [word(name, value) for name, value in self.remedies.items()]
+        named = " or ".join(filter(None, words))
+        return f"{self.message} Try {named}." if named else self.message
+
+    def __str__(self) -> str:
+        """As Python."""
+        return self.worded(lambda name, value: f"{name}={value!r}")
 
 
 class VideoError(LongVAError):
@@ -42,16 +57,6 @@ class RecipeError(LongVAError):
     """A recipe with an unknown key, a wrong type or a missing file."""
 
 
-def first_few(names: Sequence[str], shown: int = 5) -> str:
-    """Write names for a message, the first of many.
-
-    >>> first_few(["a.txt", "b.txt", "c.txt"], shown=2)
-    'a.txt, b.txt and 1 more'
-    """
-    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
-
-
 class NonFiniteError(LongVAError):
     """The model computed NaN or infinity, which is no result.
 
@@ -61,11 +66,39 @@ class NonFiniteError(LongVAError):
     """
 
     def __init__(self, what: str, then: str = ""):
+        self.what, self.then = what, then
         super().__init__(
             f"the model computed NaN or infinity: {what}. That is no result, so none is given. Run "
             "it in bfloat16 if it ran in float16, whose largest number is 65,504; else check its "
             f"weights.{f' {then}' if then else ''}"
         )
+
+    def __reduce__(self):  # of what it was made from, not of its message
+        return type(self), (self.what, self.then)
+
+
+def install_command(extra: str) -> str:
+    """What to type for the packages of one of the extras in pyproject.toml.
+
+    It names the packages, not `longva[extra]`: longva is not on the package index, where somebody
+    else could take its name, and may have come from a clone or from a wheel that is gone by now.
+
+    >>> install_command("demo")
+    'pip install "gradio>=6"'
+    """
+    lines = [line.partition(";") for line in requires("longva") or []]
+    packages = [package.strip() for package, _, when in lines if f'extra == "{extra}"' in when]
+    return " ".join(["pip install", *(f'"{package}"' for package in packages)])
+
+
+def first_few(names: Sequence[str], shown: int = 5) -> str:
+    """Write names for a message, the first of many.
+
+    >>> first_few(["a.txt", "b.txt", "c.txt"], shown=2)
+    'a.txt, b.txt and 1 more'
+    """
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def first_line(error: BaseException) -> str:

@@ -230,7 +230,7 @@ def test_a_model_of_ours_that_never_was_llava_becomes_llava(tmp_path):
     model, processor = random_longva(max_grids=4)
     model.save_pretrained(tmp_path / "ours")
     processor.save_pretrained(tmp_path / "ours")
-    with pytest.raises(CheckpointError, match="not CLIP-L/336. Give a folder.*--vision-tower"):
+    with pytest.raises(CheckpointError, match="not CLIP-L/336. Give a folder.*vision_tower="):
         convert_checkpoint(tmp_path / "ours", tmp_path / "llava", to="llava")
     model.config.vision_config.save_pretrained(tmp_path / "tower")
     convert_checkpoint(
@@ -247,7 +247,7 @@ def test_an_existing_folder_is_replaced_only_when_asked_and_only_as_a_whole(
     target = tmp_path / "ours"
     target.mkdir()
     (target / "notes.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match="ours exists.*--overwrite"):
+    with pytest.raises(CheckpointError, match="ours exists.*overwrite=True"):
         convert_checkpoint(llava, target)
     with pytest.raises(CheckpointError, match="ours is not a checkpoint, so it is not replaced"):
         convert_checkpoint(llava, target, overwrite=True)

@@ -145,7 +145,7 @@ def test_a_text_that_is_too_short_says_so(folder, tmp_path):
 
 def test_a_missing_text_is_found_before_the_model_is_looked_for(tmp_path):
     missing = recipe(tmp_path / "no model", tmp_path, text=tmp_path / "absent", lengths=(10,))
-    with pytest.raises(RecipeError, match="text: .*absent is neither .* --set text=null"):
+    with pytest.raises(RecipeError, match="text: .*absent is neither .* Try text=None"):
         run_perplexity(missing)
 
 
@@ -161,6 +161,6 @@ def test_lengths_without_a_target_are_refused(folder, tmp_path):
 
 @pytest.mark.parametrize("stride", [10, 256])
 def test_windows_that_would_leave_tokens_out_are_refused(folder, tmp_path, stride):
-    with pytest.raises(RecipeError, match="--set stride=5"):
+    with pytest.raises(RecipeError, match="Try stride=5"):
         recipe(folder, tmp_path, lengths=(10, 400), mode="sliding", stride=stride)
     recipe(folder, tmp_path, lengths=(10, 400), stride=stride)  # of no matter to `full`

@@ -209,7 +209,7 @@ def test_a_missing_book_is_found_before_the_model_is_looked_for(tmp_path):
         grid=Grid(lengths=(400,)),
         haystack=tmp_path / "absent",
     )
-    with pytest.raises(RecipeError, match="haystack: .*absent is neither .* --set haystack=null"):
+    with pytest.raises(RecipeError, match="haystack: .*absent is neither .* Try haystack=None"):
         run_text(recipe)
 
 

@@ -60,7 +60,7 @@ def test_too_many_frames_for_the_memory_are_refused_with_the_numbers(longva_7b):
         result.check()
     message = str(error.value)
     assert "1500 frames need" in message and "24.0 GiB may be used" in message
-    assert f"lower --frames to {result.max_frames}" in message
+    assert f"Try frames={result.max_frames}" in message
 
 
 def test_too_many_frames_for_the_context_are_refused_with_the_numbers(longva_7b):

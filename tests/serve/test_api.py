@@ -300,7 +300,7 @@ def test_advice_is_for_clients_of_the_api(longva, tmp_path, video):
     (tmp_path / "cut.mp4").write_bytes(video.read_bytes()[:-2000])
     with pytest.raises(LongVAError) as cut:
         open_media(tmp_path / "cut.mp4")
-    for caught, words in ((too_many, "lower longva.frames to"), (cut, "Copy or record it again")):
+    for caught, words in ((too_many, "Try longva.frames="), (cut, "Copy or record it again")):
         assert "--" in str(caught.value) or caught is cut
         error = as_api_error(caught.value, {str(tmp_path / "cut.mp4"): "medium 1"})
         assert error.status == 400 and words in error.message

@@ -136,10 +136,12 @@ def convert_checkpoint(
     if to not in ("longva", "llava"):
         raise CheckpointError(f"checkpoints are converted to 'longva' or 'llava', got {to!r}")
     if remote_code and to == "llava":
-        raise CheckpointError("the model's code goes with our format; leave --remote-code away")
+        raise CheckpointError(
+            "the model's code goes with our format; leave it away", remote_code=False
+        )
     dst = Path(dst).expanduser().absolute()
     if dst.exists() and not overwrite:
-        raise CheckpointError(f"{dst} exists. Name another folder, or replace it with --overwrite.")
+        raise CheckpointError(f"{dst} exists. Name another folder, or replace it.", overwrite=True)
     if dst.is_file() or dst.exists() and any(dst.iterdir()) and not (dst / "config.json").is_file():
         raise CheckpointError(f"{dst} is not a checkpoint, so it is not replaced by one")
     source = read_checkpoint(src, vision_tower=vision_tower, weights=True)

@@ -176,7 +176,8 @@ def read_vision_config(tower: str) -> dict:
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"no architecture for the vision tower {tower!r} ({first_line(error)}). Give a folder "
-            f"with its config.json, or {CLIP_L_336_ID}: --vision-tower FOLDER."
+            f"with its config.json, or {CLIP_L_336_ID}.",
+            vision_tower="FOLDER",
         ) from error
     if values.get("model_type", "clip_vision_model") != "clip_vision_model":
         raise CheckpointError(

@@ -35,7 +35,7 @@ EMBEDDED_MODEL = "nano"
 
 NOTICE = (
     "nano is an example: it knows the small drawn world of longva.nano and nothing else. For real "
-    "films name a checkpoint, such as --model lmms-lab/LongVA-7B-DPO"
+    "films name a checkpoint, such as lmms-lab/LongVA-7B-DPO"
 )
 
 

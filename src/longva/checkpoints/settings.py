@@ -299,7 +299,8 @@ def _tower_name(config: LongVAConfig) -> str:
         return CLIP_L_336_ID
     raise CheckpointError(
         "LLaVA's format names its vision tower, and this one is not CLIP-L/336. Give a folder or a "
-        "Hub id with its architecture: --vision-tower FOLDER."
+        "Hub id with its architecture.",
+        vision_tower="FOLDER",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from longva.cli.console import app, clock, err, load_assistant, out, printable, progress_bar
+from longva.cli.console import app, clock, err, load_assistant, out, printable, progress_bar, worded
 from longva.cli.options import (
     AllowTruncated,
     Cache,
@@ -252,6 +252,6 @@ def chat(
         except NonFiniteError:  # no question would do better
             raise
         except LongVAError as error:  # one bad question does not end a conversation
-            err.print(f"longva: {error}")
+            err.print(f"longva: {worded(error)}")
             if session.history and isinstance(error, ContextLengthError):
                 err.print("/forget makes room: it clears the conversation.")

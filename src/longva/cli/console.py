@@ -1,5 +1,7 @@
 """What commands share: the application, where they print, their progress bars, loading a model."""
 
+import json
+import shlex
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +11,8 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from longva.errors import LongVAError, RecipeError
 
 app = typer.Typer(
     name="longva",
@@ -62,6 +66,25 @@ def clock(seconds: float) -> str:
     """Write seconds as h:mm:ss.t."""
     minutes, rest = divmod(round(seconds, 1), 60)
     return f"{int(minutes // 60)}:{int(minutes % 60):02}:{rest:04.1f}"
+
+
+def worded(error: LongVAError) -> str:
+    """Word an error's remedies as this command line's options.
+
+    >>> worded(LongVAError("Too long.", frames=9, allow_truncated=True))
+    'Too long. Try --frames 9 or --allow-truncated.'
+    >>> worded(RecipeError("Too short.", **{"haystack.loop": True}))
+    'Too short. Try --set haystack.loop=true.'
+    """
+
+    def option(name: str, value: Any) -> str | None:
+        if isinstance(error, RecipeError):
+            return shlex.join(["--set", f"{name}={json.dumps(value)}"])
+        if isinstance(value, bool):
+            return f"--{name.replace('_', '-')}" if value else None
+        return f"--{name.replace('_', '-')} {value}"
+
+    return error.worded(option)
 
 
 def load_assistant(

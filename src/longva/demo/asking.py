@@ -102,7 +102,7 @@ async def _finish(
 def problem(error: Exception) -> str:
     """Return what a visitor reads about an error; an unexpected one is logged."""
     if isinstance(error, LongVAError):
-        return str(error)
+        return error.message  # its remedies are settings that a visitor does not have
     if isinstance(error, QueueFullError):
         return "Too many questions are waiting. Try again later."
     if isinstance(error, torch.OutOfMemoryError):

@@ -200,12 +200,14 @@ def check_data(tasks: Sequence[str], data: Path) -> None:
     """
     missing: list[str] = []
     if not data.is_dir():
-        raise LongVAError(f"--data: there is no folder {data}.")
+        raise LongVAError(
+            f"There is no folder {data}. Give the one that holds the benchmarks' data."
+        )
     for task in tasks:
         if task not in BENCHMARKS:
             missing.append(
                 f"{task}: its data are not known here. Known are {', '.join(BENCHMARKS)}; "
-                "run it without --data."
+                "run it without a folder of data, from the hub."
             )
             continue
         missing += [f"{task}: {what}" for what in _missing(BENCHMARKS[task], data)]

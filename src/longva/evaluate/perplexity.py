@@ -71,8 +71,8 @@ class PerplexityRecipe(ModelRecipe):
             raise RecipeError("lengths must be 2 tokens or more, stride and documents 1 or more")
         if self.mode == "sliding" and self.stride >= (shortest := min(values_of(self.lengths))):
             raise RecipeError(
-                f"windows of {shortest:g} tokens moved by {self.stride} would leave tokens out. "
-                f"Lower the stride: --set stride={max(1, int(shortest) // 2)}"
+                f"windows of {shortest:g} tokens moved by {self.stride} would leave tokens out.",
+                stride=max(1, int(shortest) // 2),
             )
 
 
@@ -108,14 +108,16 @@ def run_perplexity(
     if unknown > MOST_UNKNOWN:
         raise RecipeError(
             f"text: {recipe.model} has no words for {unknown:.0%} of it: their perplexity would be "
-            "that of one unknown word. Give a text in its words: --set text=FILE_OR_FOLDER"
+            "that of one unknown word. Give a text in its words.",
+            text="FILE_OR_FOLDER",
         )
     lengths = [int(length) for length in values_of(recipe.lengths)]
     documents = ids[: len(ids) // lengths[-1] * lengths[-1]].unflatten(0, (-1, lengths[-1]))
     if not len(documents):
         raise RecipeError(
             f"the text has {len(ids):,} tokens, the longest length is {lengths[-1]:,}. "
-            "Give a longer text: --set text=FILE_OR_FOLDER, or shorter lengths."
+            "Give a longer text, or shorter lengths.",
+            text="FILE_OR_FOLDER",
         )
     documents = documents[: recipe.documents]  # [documents, L]
     if rope_type := length_dependence(model.get_decoder()):

@@ -133,7 +133,7 @@ def check(evaluation: Evaluation) -> None:
     if evaluation.data is not None:
         check_data(evaluation.tasks, evaluation.data)
     elif any(BENCHMARKS[task].dataset.startswith("longva/") for task in _known(evaluation)):
-        raise LongVAError("longva_vniah needs --data: the folder that it was exported to.")
+        raise LongVAError("longva_vniah needs the folder that it was exported to as data.")
 
 
 def run(evaluation: Evaluation) -> list[Path]:

@@ -63,10 +63,7 @@ def open_video(
     Raises:
         VideoError: not a video, nothing to decode, too large, or broken.
     """
-    advice = (
-        "Copy or record it again, or allow truncated videos (--allow-truncated) to use the frames "
-        "that can be decoded."
-    )
+    advice = "Copy or record it again, or take the frames that can be decoded."
     with open_stream(file, name) as (container, stream):
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > max_pixels:
@@ -76,7 +73,7 @@ def open_video(
             )
         video, expected, problem = _index(file, name, container, stream)
     if problem and not allow_truncated:
-        raise VideoError(f"{name} is broken: {problem}. {advice}")
+        raise VideoError(f"{name} is broken: {problem}. {advice}", allow_truncated=True)
     if video.stamps and not exact and not allow_truncated:
         try:
             return _probe(video)
@@ -84,7 +81,7 @@ def open_video(
             pass
     video = _scan(file, name, expected, incomplete=bool(problem))
     if video.damage and not allow_truncated:
-        raise VideoError(f"{name} is damaged: only {video.damage}. {advice}")
+        raise VideoError(f"{name} is damaged: only {video.damage}. {advice}", allow_truncated=True)
     try:
         return _probe(video)
     except IndexMismatch as error:

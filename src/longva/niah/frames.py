@@ -99,7 +99,8 @@ class VideoFrames(Pictures):
             raise RecipeError(
                 f"{', '.join(map(str, recipe.videos))} give {self.count} frames at {recipe.fps:g} "
                 f"per second, the longest haystack needs {num_frames}. Lower grid.lengths, add "
-                "videos, or repeat them: --set haystack.loop=true"
+                "videos, or repeat them.",
+                **{"haystack.loop": True},
             )
         self.fingerprint = {
             "videos": [media.fingerprint() for media, _ in self.chosen],
@@ -121,7 +122,8 @@ class VideoFrames(Pictures):
             except MisnumberedError:
                 raise RecipeError(
                     f"{media.name}: its container misleads about which frames there are. "
-                    "Decode it once to know: --set haystack.exact=true"
+                    "Decode it once to know.",
+                    **{"haystack.exact": True},
                 ) from None
 
 

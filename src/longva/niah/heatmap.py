@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from longva.errors import RecipeError
+from longva.errors import LongVAError, RecipeError
 from longva.files.writing import write_whole
 from longva.finite import to_json
 from longva.niah.cells import Row
@@ -190,15 +190,16 @@ def refuse_unlike(runs: Sequence[Plotted]) -> None:
     scorings = {run.protocol.scoring for run in runs}
     shown = {run.protocol.frames for run in runs} - {None}
     if len(scorings) > 1 or len(shown) > 1:
-        raise RecipeError(
+        raise LongVAError(
             "\n  ".join(
                 [
                     "These runs were not scored alike, so their means are not comparable:",
                     *(f"{run.folder}: {run.protocol}" for run in runs),
                 ]
             )
-            + "\nDraw them one by one, or give --mixed (mixed=True in Python) to put them side by "
-            "side, each with its protocol in its title."
+            + "\nDraw them one by one, or side by side all the same, each with its protocol in its "
+            "title.",
+            mixed=True,
         )
 
 

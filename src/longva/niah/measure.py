@@ -32,10 +32,10 @@ from longva.recipes import save_recipe
 EVIDENCE_FRAMES = 5
 """Best frames kept in a row."""
 
-ASK_OTHERWISE = "Ask in its words: --set needles.source=json --set needles.file=FILE"
+ASK_OTHERWISE = "Ask in its words: needles.source json, with a needles.file of yours."
 ASK_NANO = (
-    "It knows its own small drawn world and nothing else: measure it there, `longva niah visual "
-    "nano/niah_visual`, or measure a checkpoint: --set model=lmms-lab/LongVA-7B"
+    "It knows its own small drawn world and nothing else: measure it there, with the recipe "
+    "nano/niah_visual, or measure a checkpoint, such as lmms-lab/LongVA-7B."
 )
 """What to do about words that a model lacks."""
 

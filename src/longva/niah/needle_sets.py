@@ -62,8 +62,8 @@ def read_needles(
         there = [name for name in chosen if name not in absent]
         raise RecipeError(
             f"{folder} lacks {len(absent)} of {len(chosen)} needle pictures: {', '.join(absent)}. "
-            "Put them there, or measure with the others only: "
-            f"--set 'needles.names=[{', '.join(there)}]'"
+            "Put them there, or measure with the others only.",
+            **{"needles.names": there},
         )
     pictures = [_open(folder / name) for name in chosen]
     return _make_set([entries[name] for name in chosen], pictures, distractors)

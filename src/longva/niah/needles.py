@@ -92,7 +92,8 @@ class NeedleRecipe:
         if self.source == "paper" and not self.folder:
             raise RecipeError(
                 "needles.source: paper needs needles.folder, where the five pictures lie. "
-                f"To download them instead: --set needles.source=hub (dataset {self.dataset})"
+                f"They can be downloaded instead, from the dataset {self.dataset}.",
+                **{"needles.source": "hub"},
             )
         if self.source != "generated" and self.task != "find":
             raise RecipeError(f"needles.task: {self.task} needs needles.source: generated")

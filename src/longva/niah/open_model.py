@@ -27,7 +27,8 @@ def open_model(recipe: MeasurementRecipe, *, video: bool) -> Iterator[Model]:
         raise RecipeError(
             "ring: true spreads each prompt over the processes of torchrun, and there is only this "
             "one. Start it by: torchrun --nproc-per-node N -m longva niah ..., or measure one "
-            "prompt a device: --set ring=false"
+            "prompt a device.",
+            ring=False,
         )
     from longva.niah.ring_model import RingModel
     from longva.parallel import parallel_mesh

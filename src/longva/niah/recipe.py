@@ -74,7 +74,7 @@ class MeasurementRecipe(ModelRecipe):
         if self.ring and (self.adapter != "tree" or self.max_new_tokens or self.kv != "model"):
             raise RecipeError(
                 "ring: true keeps no cache and gives no evidence: it scores answers by teacher "
-                "forcing only. It needs adapter: tree, kv: model and --set max_new_tokens=0, got "
+                "forcing only. It needs adapter: tree, kv: model and max_new_tokens: 0, got "
                 f"{self.adapter}, {self.kv} and {self.max_new_tokens}. To generate or to localise "
                 "on several devices, leave ring out: torchrun then deals the cells out."
             )

@@ -108,9 +108,9 @@ def read_text(source: Path | None, key: str = "haystack") -> str:
     files = sorted(source.glob("*.txt")) if source.is_dir() else [source]
     if not files or not all(file.is_file() for file in files):
         raise RecipeError(
-            f"{key}: {source} is neither a text file nor a folder of .txt files. Name one: "
-            f"--set {key}=FILE_OR_FOLDER, or take the short text that comes with longva: "
-            f"--set {key}=null"
+            f"{key}: {source} is neither a text file nor a folder of .txt files. Name one, or take "
+            "the short text that comes with longva.",
+            **{key: None},
         )
     if source.is_dir():
         others = [path.name for path in sorted(source.iterdir()) if path not in files]
@@ -294,7 +294,7 @@ def measure_text(
         text_tokens = len(book.tokens) // book.repeats
         warnings.warn(
             f"the haystack repeats: its text has {text_tokens:,} tokens, the longest prompt "
-            f"{longest:,}. Another one: --set haystack=FILE_OR_FOLDER",
+            f"{longest:,}. Name a longer one as `haystack`.",
             stacklevel=2,
         )
     cells = list(recipe.grid.cells(recipe.trials))

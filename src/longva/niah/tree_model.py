@@ -76,7 +76,8 @@ class TreeModel(Model):
         if self.rope_type and recipe.kv != "model":
             raise RecipeError(
                 f"kv: {recipe.kv} has no effect: with {self.rope_type} RoPE, which depends on the "
-                "prompt's length, no cache is kept. Measure with --set kv=model."
+                "prompt's length, no cache is kept.",
+                kv="model",
             )
         self.name = Path(recipe.model).name
         self.frame_size, self.image_mean, self.image_std = frame_size, image_mean, image_std

@@ -12,6 +12,7 @@ Letters: F frames, T tokens a frame, L prompt tokens, c tokens a prefill chunk, 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -69,20 +70,24 @@ class Plan:
         """
         if self.fits:
             return
-        remedy = f"At most {self.max_frames} frames fit: lower --frames to {self.max_frames}"
+        most = f"At most {self.max_frames} frames fit."
+        remedies: dict[str, Any] = {"frames": self.max_frames}
         if self.max_frames < 1:
-            remedy = "Not even one frame fits: take a smaller model"
+            most, remedies = "Not even one frame fits: take a smaller model.", {}
         if self.prompt_tokens > self.context_length:
             raise ContextLengthError(
                 f"{self.frames} frames make a prompt of {self.prompt_tokens:,} tokens, but the "
-                f"model's context is {self.context_length:,}. {remedy}."
+                f"model's context is {self.context_length:,}. {most}",
+                **remedies,
             )
         parts = {"weights": self.weights, "KV cache": self.kv_cache, "features": self.features}
         listed = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
         raise ContextLengthError(
             f"{self.frames} frames need {self.peak / GIB:.1f} GiB ({listed}), but only "
-            f"{(self.device_memory or 0) / GIB:.1f} GiB may be used. {remedy}, or quantise with "
-            "--kv int8."
+            f"{(self.device_memory or 0) / GIB:.1f} GiB may be used. {most} A quantised cache "
+            "takes less.",
+            **remedies,
+            kv="int8",
         )
 
 

@@ -4,16 +4,9 @@ import logging
 import math
 
 from longva.errors import ContextLengthError, LongVAError, NonFiniteError, VideoError
+from longva.serve.schema import LongVAOptions
 
 logger = logging.getLogger("longva.serve")
-
-
-COMMAND_LINE = {
-    ", or allow truncated videos (--allow-truncated) to use the frames that can be decoded": "",
-    ", or quantise with --kv int8": "",
-    "--frames": "longva.frames",
-}
-"""Advice of the library for its command line -> what a client of the API can do."""
 
 
 class ApiError(Exception):
@@ -63,6 +56,15 @@ class ApiError(Exception):
         return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
 
+def field(name: str, value: object) -> str | None:
+    """Word a remedy as a field of the request; None for what only the server's owner can set.
+
+    >>> field("frames", 9), field("kv", "int8")
+    ('longva.frames=9', None)
+    """
+    return f"longva.{name}={value}" if name in LongVAOptions.model_fields else None
+
+
 def as_api_error(error: BaseException, names: dict[str, str] | None = None) -> ApiError:
     """Turn anything raised while answering into what the client may read.
 
@@ -73,8 +75,8 @@ def as_api_error(error: BaseException, names: dict[str, str] | None = None) -> A
     if isinstance(error, ApiError):
         return error
     if isinstance(error, LongVAError):
-        message = str(error)
-        for inner, outer in {**(names or {}), **COMMAND_LINE}.items():
+        message = error.worded(field)
+        for inner, outer in (names or {}).items():
             message = message.replace(inner, outer)
         if isinstance(error, NonFiniteError):  # the client can do nothing about it
             logger.error("a request failed: %s", error)

@@ -64,7 +64,7 @@ def run(options: Options, limits: Limits, *, model: str, **loading: Any) -> None
 
     for folder in options.folders:
         if not folder.is_dir():
-            raise LongVAError(f"--media-folder {folder} is not a folder.")
+            raise LongVAError(f"{folder}, given as a folder of media, is none.")
     longva = LongVA.from_pretrained(model, **loading)
     check_cacheable(longva.model)  # else every question would be refused
     if longva.notice:

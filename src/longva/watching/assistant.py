@@ -21,7 +21,7 @@ from longva.attention.rotary import restore_frequencies
 from longva.checkpoints.checkpoint import Quantization, load_pretrained
 from longva.checkpoints.fingerprint import vision_fingerprint
 from longva.checkpoints.published import EMBEDDED_MODEL, NOTICE, embedded_folder
-from longva.errors import LongVAError
+from longva.errors import LongVAError, first_line
 from longva.media.medium import Media, MisnumberedError, open_media
 from longva.media.sampling import FrameSampling, choose_frames
 from longva.media.source import Source
@@ -286,6 +286,6 @@ def _device(name: str | torch.device | None) -> torch.device:
         torch.empty(1, device=device).item()  # which "meta" has none of
     except (RuntimeError, AssertionError) as error:
         raise LongVAError(
-            f"device {str(name)!r} is not at hand: {str(error).splitlines()[0]}. Try --device cpu."
+            f"device {str(name)!r} is not at hand: {first_line(error)}.", device="cpu"
         ) from error
     return device

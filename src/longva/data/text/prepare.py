@@ -177,7 +177,7 @@ def _finished(folder: Path, settings: dict[str, Any]) -> CorpusReport:
     if {name: index.get(name) for name in settings} != settings:
         raise RecipeError(
             f"{folder} holds a packed set with other settings, see its recipe.yaml. Give another "
-            "--out, or delete that folder."
+            "folder, or delete that one."
         )
     shutil.rmtree(folder / ".parts", ignore_errors=True)  # of a run killed at its last line
     values = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -198,7 +198,7 @@ def _claim(work: Path, settings: dict[str, Any], parts: list) -> None:
     elif json.loads(path.read_text(encoding="utf-8")) != plan:
         raise RecipeError(
             f"{work.parent} holds an unfinished set with other settings, or its source has changed "
-            f"since. Give another --out, or delete {work} to start again."
+            f"since. Give another folder, or delete {work} to start again."
         )
 
 

@@ -258,7 +258,7 @@ def meaning_of(results: Results) -> tuple[list[str], list[str]]:
     if about.get("budget") == "smoke":
         does_not.append(
             "The smoke budget trains for minutes, to see every stage run. Its scores say nothing "
-            "about the method: use --budget laptop or gpu for that."
+            "about the method: use the budget laptop or gpu for that."
         )
     return shows, does_not
 

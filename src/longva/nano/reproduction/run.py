@@ -117,7 +117,7 @@ def claim(output: Path, about: dict[str, Any]) -> None:
         if found["budget"] != about["budget"]:
             raise LongVAError(
                 f"{output} holds a run of budget {found['budget']}, asked for was "
-                f"{about['budget']}. Give another --output."
+                f"{about['budget']}. Give another output folder."
             )
         about["seeds"] = sorted({*found["seeds"], *about["seeds"]})
     output.mkdir(parents=True, exist_ok=True)

@@ -175,7 +175,7 @@ def run_seed(budget_name: str, seed: int) -> None:
             if (found["budget"], found["seed"]) != (budget_name, seed):
                 raise LongVAError(
                     f"{Path.cwd()} holds budget {found['budget']}, seed {found['seed']}; asked for "
-                    f"was {budget_name}, {seed}. Give another --output."
+                    f"was {budget_name}, {seed}. Give another output folder."
                 )
             state = found
         work = stages(BUDGETS[budget_name], seed)
