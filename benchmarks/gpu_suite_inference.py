@@ -12,8 +12,8 @@ import longva.attention.evidence  # noqa: F401  registers the attention function
 from longva.model.flops import Flops
 from longva.planning.devices import GIB
 from longva.planning.watching import plan
-from longva.prompts.kv_cache import CachedSequence
-from longva.prompts.tree import Prompt, plan_walk, score_by_forward, walk
+from longva.prompts.kv_cache import CachedSequence, RecomputedSequence
+from longva.prompts.tree import Prompt, plan_walk, score_alone, walk
 
 
 def prefill(scale: Scale, rate: float, done: dict[str, Row]) -> Iterator[Case]:
@@ -90,7 +90,8 @@ def vniah(scale: Scale, rate: float, done: dict[str, Row]) -> Iterator[Case]:
         size = (len(frames), config.text_config.hidden_size)
         table = torch.randn(size, device=scale.device, dtype=scale.dtype)
         by_key = {prompt.key: prompt for prompt in prompts}
-        score_by_forward(model, prompts[0], embeddings=table)  # warm up
+        forward = RecomputedSequence(model)
+        next(score_alone(forward, prompts[:1], embeddings=table))  # warm up
         results = walk(CachedSequence(model), prompts, embeddings=table)
         total = {"walk": 0.0, "forward": 0.0}
         peaks, worst, same = {"walk": 0.0, "forward": 0.0}, 0.0, 0
@@ -100,7 +101,7 @@ def vniah(scale: Scale, rate: float, done: dict[str, Row]) -> Iterator[Case]:
             peaks["walk"] = max(peaks["walk"], peak)
             prompt = by_key[scored.key]
             alone, seconds, peak = measured(
-                lambda: score_by_forward(model, prompt, embeddings=table),  # noqa: B023
+                lambda: next(score_alone(forward, [prompt], embeddings=table)),  # noqa: B023
                 scale.device,
             )
             total["forward"] += seconds

@@ -23,8 +23,8 @@ import transformers
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config
 
 import longva.attention.evidence  # noqa: F401  registers the attention function
-from longva.prompts.kv_cache import CachedSequence
-from longva.prompts.tree import Prompt, plan_walk, score_by_forward, walk
+from longva.prompts.kv_cache import CachedSequence, RecomputedSequence
+from longva.prompts.tree import Prompt, plan_walk, score_alone, walk
 
 LENGTHS = range(200, 3001, 200)
 DEPTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -136,7 +136,8 @@ def measure(name: str, squares: list[Square], model: LlamaForCausalLM, t: int) -
     by_key = {prompt.key: prompt for prompt in prompts}
     table = torch.randn((LENGTHS[-1] + NEEDLES) * t, 64)
     plan = plan_walk(prompts, model.config)
-    score_by_forward(model, prompts[0], embeddings=table)  # warm up
+    forward = RecomputedSequence(model)
+    next(score_alone(forward, prompts[:1], embeddings=table))  # warm up
     sequence = CachedSequence(model)
     seconds = {"walk": 0.0, "forward": 0.0}
     worst = agreeing = 0.0
@@ -146,7 +147,7 @@ def measure(name: str, squares: list[Square], model: LlamaForCausalLM, t: int) -
         scored = next(results)
         seconds["walk"] += time.perf_counter() - started
         started = time.perf_counter()
-        alone = score_by_forward(model, by_key[scored.key], embeddings=table)
+        alone = next(score_alone(forward, [by_key[scored.key]], embeddings=table))
         seconds["forward"] += time.perf_counter() - started
         worst = max(worst, abs(scored.logprob - alone.logprob))
         agreeing += (scored.is_greedy, scored.predicted) == (alone.is_greedy, alone.predicted)

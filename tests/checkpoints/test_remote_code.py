@@ -85,7 +85,7 @@ def test_a_fresh_process_without_the_package_gives_the_same_answers(remote, tmp_
 def test_the_code_names_nothing_outside_its_folder(remote):
     folder, _, _ = remote
     files = {path.stem: path.read_text() for path in folder.glob("*.py")}
-    assert {"modeling_longva", "processing_longva", "video", "errors"} <= files.keys()
+    assert {"modeling_longva", "processing_longva", "medium", "errors"} <= files.keys()
     assert "checkpoint" not in files and "evidence" not in files
     for code in files.values():
         assert "import longva" not in code and "from longva" not in code

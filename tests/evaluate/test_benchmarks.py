@@ -61,7 +61,7 @@ def test_one_error_lists_everything_that_is_missing(data):
 
 
 def test_a_wrong_folder_is_said(tmp_path):
-    with pytest.raises(LongVAError, match="there is no folder"):
+    with pytest.raises(LongVAError, match="There is no folder"):
         check_data(["videomme"], tmp_path / "nowhere")
 
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from longva.cli import app
 from longva.cli.niah import report
-from longva.errors import RecipeError
+from longva.errors import LongVAError, RecipeError
 from longva.niah.heatmap import draw, panel_of, plot, read_accuracies, read_panel, write_accuracies
 from longva.niah.log import CellLog
 from longva.niah.scoring import Protocol, summarise
@@ -185,11 +185,11 @@ def test_a_title_says_how_sure_the_mean_is_and_how_it_was_scored(tmp_path, monke
 def test_runs_that_were_not_scored_alike_are_drawn_side_by_side_only_if_told_to(tmp_path):
     forced, generated = run_of(tmp_path / "a"), run_of(tmp_path / "b", **GENERATED)
     picture = tmp_path / "x.png"
-    with pytest.raises(RecipeError) as refused:
+    with pytest.raises(LongVAError) as refused:
         plot([forced, generated], picture)
     assert f"{forced}: frames as one video, teacher-forced answers\n" in str(refused.value)
     assert f"{generated}: frames as separate images, generated answers\n" in str(refused.value)
-    assert "--mixed" in str(refused.value) and not picture.exists()
+    assert refused.value.remedies == {"mixed": True} and not picture.exists()
     runs = plot([forced, generated], picture, mixed=True)
     assert [run.protocol.scoring for run in runs] == ["teacher_forced", "generated"]
     assert picture.exists()
@@ -200,7 +200,7 @@ def test_text_and_video_may_stand_side_by_side_if_scored_alike(tmp_path):
     text = FINGERPRINT | {"settings": {"unit": "tokens", "grid": "depth"}}
     video, picture = run_of(tmp_path / "video"), tmp_path / "x.png"
     plot([video, run_of(tmp_path / "text", text)], picture)
-    with pytest.raises(RecipeError, match="text served: generated answers"):
+    with pytest.raises(LongVAError, match="text served: generated answers"):
         plot([video, run_of(tmp_path / "text served", text, **GENERATED)], picture)
 
 
@@ -210,7 +210,7 @@ def test_a_summary_tells_what_rows_cannot(tmp_path):
     summary = {"protocol": {"frames": "images", "scoring": "teacher_forced"}}
     (own / "summary.json").write_text(json.dumps(summary))
     assert read_panel(own, "own").protocol == Protocol(frames="images", scoring="teacher_forced")
-    with pytest.raises(RecipeError, match="not scored alike"):
+    with pytest.raises(LongVAError, match="not scored alike"):
         plot([own, run_of(tmp_path / "ours")], tmp_path / "x.png")
 
 
@@ -228,7 +228,7 @@ def test_the_command_plots_unlike_runs_only_if_told_to_and_says_how_each_was_sco
     forced, generated = run_of(tmp_path / "a"), run_of(tmp_path / "b", **GENERATED)
     command = ["niah", "plot", str(forced), str(generated), "--out", str(tmp_path / "x.png")]
     refused = CliRunner().invoke(app, command)
-    assert isinstance(refused.exception, RecipeError) and not (tmp_path / "x.png").exists()
+    assert isinstance(refused.exception, LongVAError) and not (tmp_path / "x.png").exists()
     said = CliRunner().invoke(app, [*command, "--mixed"], catch_exceptions=False).output
     lines = said.replace("\n", " ")  # the console may wrap
     assert f"1.0000  {forced}" in lines

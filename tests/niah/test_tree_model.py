@@ -486,7 +486,7 @@ def test_a_cell_does_not_depend_on_the_other_cells_of_the_grid(tmp_path):
 
 
 def test_what_rope_that_depends_on_the_length_rules_out_is_said(tmp_path):
-    with pytest.raises(RecipeError, match="kv: int8 has no effect: with dynamic RoPE.*kv=model"):
+    with pytest.raises(RecipeError, match="kv: int8 has no effect: with dynamic RoPE.*kv='model'"):
         dynamic_model(visual_recipe(tmp_path, kv="int8"))
     model, processor = random_longva()
     give_dynamic_rope(model)

@@ -224,7 +224,7 @@ def test_a_video_gives_a_frame_a_second(video):
 
 
 def test_a_short_video_is_looped_only_on_request(video):
-    with pytest.raises(RecipeError, match=r"give 6 frames at 1 per second, .* needs 10.*loop=true"):
+    with pytest.raises(RecipeError, match=r"give 6 frames at 1 per second, .* needs 10.*loop=True"):
         VideoFrames(HaystackRecipe(videos=(video,)), num_frames=10)
     looped = VideoFrames(HaystackRecipe(videos=(video,), loop=True), num_frames=10)
     assert len(looped) == 6

@@ -64,7 +64,9 @@ def test_too_many_frames_for_the_memory_are_refused_with_the_numbers(longva_7b):
 
 
 def test_too_many_frames_for_the_context_are_refused_with_the_numbers(longva_7b):
-    with pytest.raises(ContextLengthError, match=r"2000 frames .* context is 224,000.*to 1546"):
+    with pytest.raises(
+        ContextLengthError, match=r"2000 frames .* context is 224,000.*At most 1546"
+    ):
         plan(longva_7b, frames=2000).check()
 
 

@@ -32,13 +32,8 @@ from transformers import (
 from longva.errors import ContextLengthError, LongVAError, NonFiniteError
 from longva.niah.loading import prepare
 from longva.niah.recipe import ModelRecipe
-from longva.prompts.kv_cache import (
-    CAPACITY_STEP,
-    CachedSequence,
-    RecomputedSequence,
-    dequantise,
-    quantise,
-)
+from longva.prompts.kv_cache import CachedSequence, RecomputedSequence
+from longva.prompts.kv_layers import CAPACITY_STEP, dequantise, quantise
 from longva.prompts.symbols import common_prefix
 from tests.tolerance import SAME
 

@@ -22,16 +22,8 @@ from transformers import (
 from longva.errors import ContextLengthError
 from longva.model.flops import Flops
 from longva.prompts.kv_cache import CachedSequence, RecomputedSequence
-from longva.prompts.tree import (
-    Prompt,
-    compare,
-    deal,
-    plan_walk,
-    score_alone,
-    score_by_forward,
-    visits,
-    walk,
-)
+from longva.prompts.partition import partition
+from longva.prompts.tree import Prompt, compare, plan_walk, score_alone, visits, walk
 from tests.tolerance import SAME
 
 CONFIG = Qwen2Config(
@@ -189,7 +181,7 @@ def test_the_papers_grid_of_450_cells():
 
 def test_one_plain_forward_scores_the_same():
     for prompt in vniah_grid([4], [0.5], num_needles=2, answer=(3, 1, 4)):
-        scored = score_by_forward(MODEL, prompt, embeddings=TABLE)
+        scored = next(score_alone(RecomputedSequence(MODEL), [prompt], embeddings=TABLE))
         is_greedy, logprob, predicted = by_forward([prompt])[0]
         assert (scored.key, scored.is_greedy) == (prompt.key, is_greedy)
         assert scored.predicted == predicted
@@ -320,16 +312,16 @@ def test_the_context_is_guarded():
     with pytest.raises(ContextLengthError, match="65 tokens long"):
         next(walk(CachedSequence(MODEL), [prompt]))
     with pytest.raises(ContextLengthError, match="65 tokens long"):
-        score_by_forward(MODEL, prompt)
+        next(score_alone(RecomputedSequence(MODEL), [prompt]))
     [beyond] = walk(CachedSequence(MODEL, allow_beyond_context=True), [prompt])
-    want = score_by_forward(MODEL, prompt, allow_beyond_context=True)
+    want = next(score_alone(RecomputedSequence(MODEL, allow_beyond_context=True), [prompt]))
     assert beyond.logprob == pytest.approx(want.logprob, abs=SAME)
 
 
 def test_no_prompts():
     assert list(walk(CachedSequence(MODEL), [])) == []
     assert plan_walk([], CONFIG).flops_ratio == 1
-    assert deal([], 2, CONFIG) == [[], []]
+    assert partition([], 2, CONFIG) == [[], []]
 
 
 def flops_of(prompts):
@@ -339,7 +331,7 @@ def flops_of(prompts):
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(forests(max_size=6), st.integers(1, 4))
 def test_dealt_runs_hold_every_prompt_once_and_no_contiguous_deal_is_better(prompts, world_size):
-    runs = deal(prompts, world_size, CONFIG)
+    runs = partition(prompts, world_size, CONFIG)
     assert len(runs) == world_size
     keys = [prompt.key for run in runs for prompt in run]
     assert sorted(keys) == list(range(len(prompts)))
@@ -363,9 +355,9 @@ def test_a_dealt_grid_is_near_the_best_of_all_deals():
         )
         for owners in product(range(2), repeat=len(prompts))
     )
-    runs = deal(prompts, 2, CONFIG)
+    runs = partition(prompts, 2, CONFIG)
     assert max(flops_of(run) for run in runs) <= 1.05 * best
-    assert deal(prompts[::-1], 2, CONFIG) == runs
+    assert partition(prompts[::-1], 2, CONFIG) == runs
 
 
 def length_dependent_model(kind):
@@ -451,6 +443,6 @@ def test_operations_that_are_not_known_are_left_out():
     plan, known = plan_walk(prompts, experts), plan_walk(prompts, CONFIG)
     assert plan.flops_ratio is None and plan.flops_processed is None
     assert plan.tokens_processed == known.tokens_processed
-    dealt = deal(prompts, 2, experts)
+    dealt = partition(prompts, 2, experts)
     assert sorted(p.key for part in dealt for p in part) == sorted(p.key for p in prompts)
     assert all(dealt)

@@ -301,7 +301,6 @@ def test_advice_is_for_clients_of_the_api(longva, tmp_path, video):
     with pytest.raises(LongVAError) as cut:
         open_media(tmp_path / "cut.mp4")
     for caught, words in ((too_many, "Try longva.frames="), (cut, "Copy or record it again")):
-        assert "--" in str(caught.value) or caught is cut
         error = as_api_error(caught.value, {str(tmp_path / "cut.mp4"): "medium 1"})
         assert error.status == 400 and words in error.message
         assert "--" not in error.message and str(tmp_path) not in error.message

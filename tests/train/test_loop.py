@@ -345,12 +345,12 @@ def test_a_tracker_that_is_not_installed_is_named(tmp_path):
         on_ranks(1, toy_recipe(tmp_path, track=["wandb"]))
 
 
-@pytest.mark.parametrize(("steps", "told"), [(6, "each comes 2 times"), (3, None)])
+@pytest.mark.parametrize(("steps", "told"), [(12, "each comes 2 times"), (6, None)])
 def test_data_that_repeat_are_told_once_at_the_start(steps, told, tmp_path):
     def messages(rank, world_size):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            train_toy(toy_recipe(tmp_path, max_steps=steps))  # of 4 rows; the data have 12
+            train_toy(toy_recipe(tmp_path, max_steps=steps))  # of 2 rows; the data have 12
         return [text for one in caught if "data repeat" in (text := str(one.message))]
 
     first, second = run_distributed(messages, 2, join=False)

@@ -230,7 +230,7 @@ def test_default_sampling_spreads_over_the_video_when_the_context_is_short(video
 def test_frames_that_exceed_the_context_are_refused_with_the_number_that_fits(video):
     model, processor = random_longva(max_position_embeddings=1300)
     with pytest.raises(
-        ContextLengthError, match=r"40 frames .* 1,440 tokens.*context is 1,300.*to 5"
+        ContextLengthError, match=r"40 frames .* 1,440 tokens.*context is 1,300.*At most 5"
     ):
         LongVA(model, processor, name="short").watch(video, frames=40)
 

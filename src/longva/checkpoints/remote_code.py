@@ -5,7 +5,7 @@ of a model from the checkpoint's own folder, where all files lie side by side:
 
     longva/model/modeling_longva.py      ->  modeling_longva.py
       from longva.model.unires import x        from .unires import x
-    longva/media/medium.py                      ->  media/medium.py
+    longva/media/medium.py               ->  medium.py
 """
 
 import json

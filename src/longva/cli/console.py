@@ -1,6 +1,5 @@
 """What commands share: the application, where they print, their progress bars, loading a model."""
 
-import json
 import shlex
 import unicodedata
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from longva.errors import LongVAError, RecipeError
+from longva.finite import to_json
 
 app = typer.Typer(
     name="longva",
@@ -79,7 +79,7 @@ def worded(error: LongVAError) -> str:
 
     def option(name: str, value: Any) -> str | None:
         if isinstance(error, RecipeError):
-            return shlex.join(["--set", f"{name}={json.dumps(value)}"])
+            return shlex.join(["--set", f"{name}={to_json(value)}"])
         if isinstance(value, bool):
             return f"--{name.replace('_', '-')}" if value else None
         return f"--{name.replace('_', '-')} {value}"

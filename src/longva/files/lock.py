@@ -40,4 +40,5 @@ def only_run(folder: Path) -> Iterator[None]:
         holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         yield
     finally:
+        holder.unlink(missing_ok=True)
         lock.release()

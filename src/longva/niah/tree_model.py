@@ -41,6 +41,7 @@ from longva.niah.model import Model, Prompt, PromptKey, Reply
 from longva.niah.recipe import MeasurementRecipe
 from longva.prompts import tree as prompt_tree
 from longva.prompts.kv_cache import CachedSequence, RecomputedSequence, context_length
+from longva.prompts.partition import partition
 from longva.watching.assistant import LongVA
 from longva.watching.feature_cache import FeatureCache
 from longva.watching.features import FEATURES, VisualFeatures
@@ -189,8 +190,8 @@ class TreeModel(Model):
 
     def share(self, prompts: Sequence[Prompt], rank: int, world_size: int) -> Sequence[Prompt]:
         """Deal subtrees out so that the ranks compute about the same."""
-        dealt = prompt_tree.deal(self.symbols(prompts), world_size, self.model.config)
-        mine = {prompt.key for prompt in dealt[rank]}
+        parts = partition(self.symbols(prompts), world_size, self.model.config)
+        mine = {prompt.key for prompt in parts[rank]}
         return [prompt for prompt in prompts if prompt.key in mine]
 
     def cost(self, prompts: Sequence[Prompt]) -> dict[str, Any]:

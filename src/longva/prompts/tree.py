@@ -26,11 +26,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from longva.model.flops import Flops
 from longva.prompts.decoding import decode
-from longva.prompts.kv_cache import CachedSequence, RecomputedSequence, SymbolSequence
+from longva.prompts.kv_cache import CachedSequence, SymbolSequence
 from longva.prompts.symbols import common_prefix
 
 TOKENS_ALONE = Flops(per_token=1, per_pair=0, per_logits=0)
@@ -353,56 +353,3 @@ def score_alone(
             hidden = sequence.append(whole[: prompt.length], embeddings=embeddings)
             generated = generate(sequence, hidden, max_new_tokens, eos_ids)
         yield replace(scored, generated=generated)
-
-
-def score_by_forward(
-    model: PreTrainedModel,
-    prompt: Prompt,
-    *,
-    embeddings: Tensor | None = None,
-    allow_beyond_context: bool = False,
-) -> Scored:
-    """Score one prompt by one plain forward without a cache: what `walk` must agree with."""
-    sequence = RecomputedSequence(model, allow_beyond_context=allow_beyond_context)
-    return next(score_alone(sequence, [prompt], embeddings=embeddings))
-
-
-def deal(
-    prompts: Iterable[Prompt], world_size: int, config: PreTrainedConfig
-) -> list[list[Prompt]]:
-    """Share prompts out over ranks, each with a cache of its own, so that the slowest is fastest.
-
-    Every rank gets a run of the walk's order, and computes for itself what its first prompt shares
-    with the run before. A run costs more the longer it is, so the smallest limit under which
-    `world_size` runs filled one after the other hold everything is found by bisection.
-
-    Returns:
-        `world_size` lists in the order of the walk, some empty if there are fewer distinct prompts.
-        Every rank that deals the same prompts gets the same lists.
-    """
-    flops = Flops.of(config) or TOKENS_ALONE
-    stops = visits(prompts)
-    alone = [stop.flops(flops, 0) for stop in stops]
-    after = [stop.flops(flops, stop.shared) for stop in stops]
-
-    def runs_within(limit: int) -> list[list[Prompt]]:
-        runs: list[list[Prompt]] = []
-        spent = limit
-        for stop, first, next_one in zip(stops, alone, after, strict=True):
-            if not runs or spent + next_one > limit:
-                runs.append([])
-                spent = first
-            else:
-                spent += next_one
-            runs[-1] += stop.prompts
-        return runs
-
-    low, high = max(alone, default=0), sum(alone)
-    while low < high:
-        middle = (low + high) // 2
-        if len(runs_within(middle)) <= world_size:
-            high = middle
-        else:
-            low = middle + 1
-    runs = runs_within(high)
-    return runs + [[] for _ in range(world_size - len(runs))]

@@ -46,6 +46,7 @@ def dpo_loss(
         The mean over pairs of the DPO term, plus `sft_weight` times the mean over chosen tokens of
         the next-token loss. With micro batches of one size, their mean is the batch's DPO term.
 
+    >>> import torch
     >>> equal = torch.tensor([-5.0])
     >>> round(dpo_loss(equal, equal, equal, equal).loss.item(), 4)      # ln 2: no preference yet
     0.6931

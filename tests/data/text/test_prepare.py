@@ -223,7 +223,7 @@ def test_a_finished_set_is_kept_and_another_is_not_written_over_it(config):
     again = prepare_text(config)
     assert again.as_json() == first.as_json()
     assert {path: path.stat().st_mtime_ns for path in config.output_dir.iterdir()} == stamps
-    with pytest.raises(RecipeError, match="other settings.*Give another --out"):
+    with pytest.raises(RecipeError, match="other settings.*Give another folder"):
         prepare_text(replace(config, keep_short=0.5))
 
 

@@ -314,5 +314,7 @@ def _page(numbers: dict[str, Any], out: Path) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
     environment.filters |= {"percent": percent, "duration": duration, "final": final}
-    template = files("longva.nano").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    template = (
+        files("longva.nano.reproduction").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    )
     return environment.from_string(template).render(numbers, picture=pictures)
