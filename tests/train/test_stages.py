@@ -394,7 +394,7 @@ def test_a_dry_run_says_what_is_trained_and_runs_nothing(chain):
     text = align.dry_run(toy_recipe_file("stage1", "output_dir=runs/dry"))
     assert "learning_rate" not in text and "projector: 0.01" in text
     assert "0.01 billion parameters trained" not in text and "on 1 GPU(s)" in text
-    assert "18 steps: the data repeat: 144 samples are read and there are 32" in text
+    assert "12 steps: the data repeat: 96 samples are read and there are 32" in text
     assert not (chain / "runs/dry").exists()
     text = dpo.dry_run(toy_recipe_file("dpo", "model=runs/still/to/come"))
     assert "beta: 0.1" in text and "No estimate of memory and time" in text

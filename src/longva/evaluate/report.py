@@ -23,8 +23,8 @@ LEGEND = (
     "right and wrong, 1.96 standard errors for grades). Answers about one video count as a cluster "
     "where lmms-eval's log names the video (Video-MME, graded answers); elsewhere (NExT-QA, MLVU, "
     "LVBench, LongVideoBench) they count as independent, which makes intervals too narrow. A "
-    "difference is bold where the published score lies outside that interval. Runs of a part (limit) "
-    "are compared with nothing."
+    "difference is bold where the published score lies outside that interval. Runs of a part "
+    "(limit) are compared with nothing."
 )
 GREY = "#8a8f98"
 COLOURS = ("#1f6feb", "#d1495b", "#2a9d74", "#b7791f", "#7b4fb5", "#0f8b8d")
