@@ -1,6 +1,7 @@
 """`longva niah ...` and `longva perplexity`: how far a model sees and reads."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -125,6 +126,8 @@ def perplexity(recipe: Recipe, overrides: Overrides = None) -> None:
 
     config = load_recipe(PerplexityRecipe, recipe, overrides or [])
     text = own_text(config)
+    if text is not None:  # its documents begin with a control token
+        config = replace(config, special_tokens=True)
     tell_own_world(text is not None)
     with progress_bar() as progress:
         points = run_perplexity(
