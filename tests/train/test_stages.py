@@ -361,7 +361,7 @@ def test_a_finished_run_is_not_run_again(chain):
     before = (chain / "runs/toy/stage2/metrics.jsonl").stat().st_mtime_ns
     assert align.run(toy_recipe_file("stage2", "parallel.ring=2")) == Path("runs/toy/stage2/model")
     assert (chain / "runs/toy/stage2/metrics.jsonl").stat().st_mtime_ns == before
-    with pytest.raises(RecipeError, match="optim.weight_decay was 0.0, is 0.5"):
+    with pytest.raises(RecipeError, match="optim.weight_decay: 0.0 there, 0.5 asked for"):
         align.run(toy_recipe_file("stage2", "optim.weight_decay=0.5"))
 
 

@@ -126,10 +126,14 @@ def read_yaml(text: str | bytes) -> Any:
     return yaml.load(text, Loader=_EachKeyOnce)
 
 
+def recipe_values(recipe: Any) -> dict[str, Any]:
+    """Return a recipe, defaults included, as the plain values that its YAML holds."""
+    return TypeAdapter(type(recipe)).dump_python(recipe, mode="json")
+
+
 def recipe_yaml(recipe: Any) -> str:
     """Return a recipe, defaults included, as the YAML that loads back into it."""
-    values = TypeAdapter(type(recipe)).dump_python(recipe, mode="json")
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(recipe_values(recipe), sort_keys=False, allow_unicode=True)
 
 
 def save_recipe(recipe: Any, path: Path | str) -> None:

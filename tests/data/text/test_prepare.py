@@ -223,7 +223,10 @@ def test_a_finished_set_is_kept_and_another_is_not_written_over_it(config):
     again = prepare_text(config)
     assert again.as_json() == first.as_json()
     assert {path: path.stat().st_mtime_ns for path in config.output_dir.iterdir()} == stamps
-    with pytest.raises(RecipeError, match=r"(?s)other settings.*recipe\.keep_short: 0\..* there, 0.5 asked for.*give another"):
+    with pytest.raises(
+        RecipeError,
+        match=r"(?s)other settings.*recipe\.keep_short: 0\..* there, 0.5 asked for.*give another",
+    ):
         prepare_text(replace(config, keep_short=0.5))
 
 

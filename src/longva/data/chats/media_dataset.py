@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from longva.data.chats.chat import Sample
 from longva.data.chats.media import THREADS, MediaReader, missing_files
 from longva.data.chats.mixtures import MixtureConfig, Samples
 from longva.errors import LongVAError
@@ -28,25 +29,6 @@ BYTES_PER_TOKEN = 4
 """Of a sample as JSON, to estimate lengths."""
 
 PROBLEMS_SHOWN = 20
-
-
-class WithMedia(Protocol):
-    """A sample as it was understood."""
-
-    @property
-    def images(self) -> list[str]:
-        """Names of its images, in order."""
-        ...
-
-    @property
-    def videos(self) -> list[str]:
-        """Names of its videos, in order."""
-        ...
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What of it is not read."""
-        ...
 
 
 class MediaDataset(Dataset, ABC):
@@ -73,13 +55,13 @@ class MediaDataset(Dataset, ABC):
 
     @staticmethod
     @abstractmethod
-    def read_sample(sample: dict[str, Any]) -> WithMedia:
+    def read_sample(sample: dict[str, Any]) -> Sample:
         """Understand a sample."""
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def read_media(self, index: int, sample: WithMedia) -> dict[str, Tensor]:
+    def read_media(self, index: int, sample: Sample) -> dict[str, Tensor]:
         """Decode the media of a sample; see `media.py`."""
         images = [self.samples.media_path(index, name) for name in sample.images]
         videos = [self.samples.media_path(index, name) for name in sample.videos]

@@ -31,7 +31,7 @@ from typing import Any
 
 from torch import Tensor
 
-from longva.data.chats.chat import encode_conversation, field_of, read_conversation
+from longva.data.chats.chat import Sample, encode_conversation, field_of, read_conversation
 from longva.data.chats.media import concatenate_media
 from longva.data.chats.media_dataset import MediaDataset
 from longva.data.chats.mixtures import MixtureConfig
@@ -46,18 +46,14 @@ class PreferenceConfig(MixtureConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preference:
+class PreferenceSample(Sample):
     """A pair of conversations that differ in the last answer."""
 
     chosen: list[dict[str, Any]]
     rejected: list[dict[str, Any]]
-    images: list[str]
-    videos: list[str]
-    notes: tuple[str, ...] = ()
-    """What of the sample is not read."""
 
 
-def read_preference(sample: Mapping[str, Any]) -> Preference:
+def read_preference(sample: Mapping[str, Any]) -> PreferenceSample:
     """Read a sample; see the top of this file.
 
     Raises:
@@ -86,7 +82,7 @@ def read_preference(sample: Mapping[str, Any]) -> Preference:
                 "the prompt must end with a turn of the user, and each answer must be a turn of "
                 "the assistant that says something"
             )
-    return Preference(
+    return PreferenceSample(
         chosen=chosen.messages,
         rejected=rejected.messages,
         images=chosen.images,

@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from longva.errors import RecipeError
-from longva.files.writing import whole_file
+from longva.files.writing import whole_file, write_whole
 from longva.finite import to_json
 
 SHARD_TOKENS = 1 << 26
@@ -196,8 +196,7 @@ def write_packed(
         "shards": shards,
         **about,
     }
-    with whole_file(folder / "index.json") as path:
-        path.write_text(to_json(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(folder / "index.json", to_json(index, indent=2, ensure_ascii=False) + "\n")
 
 
 def _shard_arrays(

@@ -29,7 +29,7 @@ from longva.checkpoints.language_model import load_tokenizer
 from longva.data.text.documents import Piece, TextSource, read_documents
 from longva.data.text.upsampling import LengthStatistics, content_hash, is_kept
 from longva.errors import RecipeError
-from longva.files.writing import whole_file
+from longva.files.writing import whole_file, write_whole
 from longva.finite import to_json
 
 BATCH_CHARACTERS = 1 << 20
@@ -126,8 +126,7 @@ def tokenise_part(
         for domain, counts in lengths.items()
     }
     values = {"files": files, "domains": list(domains), "before": before, "kept_tokens": kept}
-    with whole_file(done) as path:
-        path.write_text(to_json(values), encoding="utf-8")
+    write_whole(done, to_json(values))
     return _read_result(done)
 
 

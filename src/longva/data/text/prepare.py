@@ -136,7 +136,7 @@ def prepare_text(config: CorpusConfig, progress: Progress | None = None) -> Corp
         write_packed(
             staging,
             kept.texts(choice),
-            kept.candidates.domain[choice.documents].astype(np.int16),
+            kept.domain[choice.documents].astype(np.int16),
             separator=tokenizer.convert_tokens_to_ids(separator),
             dtype=token_dtype(tokenizer),
             about={**settings, "domains": kept.domains},
@@ -220,4 +220,4 @@ def _choose(
 ) -> tuple[KeptDocuments, Choice]:
     kept = gather_parts(work, results)
     shares = kept.shares(config.mixture)
-    return kept, choose_documents(kept.candidates, shares, kept.domains, config.budget)
+    return kept, choose_documents(kept, shares, kept.domains, config.budget)
