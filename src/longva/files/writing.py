@@ -39,14 +39,14 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text; when this returns, it survives a crash of the machine.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a text, as UTF-8, or bytes; when this returns, they survive a crash of the machine.
 
     Raises:
         LongVAError: the file cannot be written, because the disk is full for example.
     """
-    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     sync_folder(path.parent)

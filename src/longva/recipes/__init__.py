@@ -126,6 +126,17 @@ def read_yaml(text: str | bytes) -> Any:
     return yaml.load(text, Loader=_EachKeyOnce)
 
 
+def require_at_least(recipe: Any, least: int, *names: str) -> None:
+    """Refuse a recipe in which one of these numbers is NaN or below `least`; None is none.
+
+    Raises:
+        RecipeError: naming it.
+    """
+    for name in names:
+        if (value := getattr(recipe, name)) is not None and not value >= least:
+            raise RecipeError(f"{name} must be at least {least}, got {value}")
+
+
 def recipe_values(recipe: Any) -> dict[str, Any]:
     """Return a recipe, defaults included, as the plain values that its YAML holds."""
     return TypeAdapter(type(recipe)).dump_python(recipe, mode="json")

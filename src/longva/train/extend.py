@@ -15,7 +15,7 @@ from typing import Any
 from longva.checkpoints.language_model import load_language_model, read_language_config
 from longva.data.text.packing import PackedText
 from longva.parallel import parallel_mesh
-from longva.recipes import STRICT
+from longva.recipes import STRICT, require_at_least
 from longva.train.dry_run import PUBLISHED, describe
 from longva.train.loop import micro_batches
 from longva.train.objective import NextTokenObjective
@@ -49,9 +49,7 @@ class Rung:
 
     def __post_init__(self) -> None:
         _check_row(self.seq_len, self.rope_theta)
-        for name in ("max_steps", "samples_per_step"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        require_at_least(self, 1, "max_steps", "samples_per_step")
 
 
 @dataclass(kw_only=True, frozen=True)

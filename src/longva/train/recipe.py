@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from longva.recipes import STRICT
+from longva.recipes import STRICT, require_at_least
 from longva.train.optim import OptimConfig
 from longva.train.sharding import ParallelConfig
 
@@ -50,11 +50,10 @@ class LoopConfig:
             raise ValueError("give exactly one of max_steps and epochs")
         if self.epochs is not None and not 0 < self.epochs < math.inf:
             raise ValueError(f"epochs must be above 0, got {self.epochs}")
-        positive = ("max_steps", "samples_per_step", "samples_per_micro_batch", "keep")
-        for name in (*positive, "save_every", "eval_every", "workers", "seed"):
-            value, least = getattr(self, name), int(name in positive)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        require_at_least(
+            self, 1, "max_steps", "samples_per_step", "samples_per_micro_batch", "keep"
+        )
+        require_at_least(self, 0, "save_every", "eval_every", "workers", "seed")
 
 
 @dataclass(kw_only=True, frozen=True)

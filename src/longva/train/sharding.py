@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from longva.attention.kernels import BLOCK_KERNELS
 from longva.errors import RecipeError
 from longva.parallel import ParallelMesh, check_ring
-from longva.recipes import STRICT
+from longva.recipes import STRICT, require_at_least
 
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -58,11 +58,8 @@ class ParallelConfig:
     """Block kernel of the attention, a name in `longva.attention.kernels.BLOCK_KERNELS`."""
 
     def __post_init__(self) -> None:
-        if self.ring < 1 or self.mlp_tile < 0:
-            raise ValueError(
-                f"ring must be at least 1 and mlp_tile at least 0, got {self.ring} and "
-                f"{self.mlp_tile}"
-            )
+        require_at_least(self, 1, "ring")
+        require_at_least(self, 0, "mlp_tile")
         if self.kernel is not None and self.kernel not in BLOCK_KERNELS:
             raise ValueError(
                 f"kernel must be one of {', '.join(BLOCK_KERNELS)}, or be left out, got "

@@ -366,14 +366,14 @@ def test_bad_sources_are_named_with_their_remedy(config, tmp_path):
 
 
 def test_a_full_disk_is_named_and_finished_parts_are_kept(config, monkeypatch):
-    write = Path.write_bytes
+    opened = Path.open
 
-    def full_after_five(path: Path, content: bytes) -> int:
-        if "00005." in path.name:
+    def full_after_five(path: Path, mode: str = "r", *args, **kwargs):
+        if "w" in mode and "00005." in path.name:
             raise OSError(28, "No space left on device")
-        return write(path, content)
+        return opened(path, mode, *args, **kwargs)
 
-    monkeypatch.setattr(Path, "write_bytes", full_after_five)
+    monkeypatch.setattr(Path, "open", full_after_five)
     with pytest.raises(
         LongVAError, match="cannot be written: .*No space left.*run the same command"
     ):

@@ -31,7 +31,7 @@ from typing import Any
 
 from torch import Tensor
 
-from longva.data.chats.chat import Sample, encode_conversation, field_of, read_conversation
+from longva.data.chats.chat import Sample, field_of, read_conversation
 from longva.data.chats.media import concatenate_media
 from longva.data.chats.media_dataset import MediaDataset
 from longva.data.chats.mixtures import MixtureConfig
@@ -106,19 +106,10 @@ class PreferenceDataset(MediaDataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         preference = self.read_sample(self.samples[index])
         media = self.read_media(index, preference)
-        counts = self.reader.token_counts(media)
         item: dict[str, Any] = dict(media)
         for answer in ("chosen", "rejected"):
-            try:
-                encoded = encode_conversation(
-                    self.processor,
-                    getattr(preference, answer),
-                    counts,
-                    last_only=True,
-                    max_tokens=self.config.max_tokens,
-                )
-            except LongVAError as error:
-                raise LongVAError(f"{self.samples.name(index)}, {answer}: {error}.") from None
+            messages, name = getattr(preference, answer), f"{self.samples.name(index)}, {answer}"
+            encoded = self.encode(messages, media, name, last_only=True)
             item.update({f"{answer}_{name}": tensor for name, tensor in encoded.items()})
         return {**item, "key": content_key(item)}
 
@@ -142,8 +133,8 @@ def content_key(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-class ReferenceLogProbs:
-    """The reference's log-probability of each answer, computed once and kept in a folder.
+class ReferenceLogProbs(dict[str, tuple[float, float]]):
+    """Log-probabilities (chosen, rejected) of a reference by key, computed once, kept in a folder.
 
         reference.json            what the reference is; another one is refused
         log_probs.0.jsonl         rank 0's: {"key": ..., "chosen": -35.2, "rejected": -40.8} a line
@@ -160,25 +151,18 @@ class ReferenceLogProbs:
     """
 
     def __init__(self, folder: Path | str, reference: Mapping[str, Any], *, rank: int = 0):
+        super().__init__()
         self.folder = Path(folder)
         what = "the log-probabilities of another reference"
         claim(self.folder / "reference.json", reference, what)
         self._path = self.folder / f"log_probs.{rank}.jsonl"
-        self._values: dict[str, tuple[float, float]] = {}
         self.refresh()
 
     def refresh(self) -> None:
         """Read what all ranks have written; call it after they have finished."""
         for path in sorted(self.folder.glob("log_probs.*.jsonl")):
             for row in read_lines(path):
-                self._values[row["key"]] = (row["chosen"], row["rejected"])
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._values
-
-    def __getitem__(self, key: str) -> tuple[float, float]:
-        """Return (chosen, rejected)."""
-        return self._values[key]
+                self[row["key"]] = (row["chosen"], row["rejected"])
 
     def append(self, key: str, chosen: float, rejected: float) -> None:
         """Add one pair; when this returns, it survives a crash.
@@ -187,4 +171,4 @@ class ReferenceLogProbs:
             LongVAError: a number is NaN or infinite, or the disk is full.
         """
         append_line(self._path, {"key": key, "chosen": chosen, "rejected": rejected})
-        self._values[key] = (chosen, rejected)
+        self[key] = (chosen, rejected)

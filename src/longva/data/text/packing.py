@@ -9,7 +9,7 @@ A packed set is one long stream of tokens, a separator before each document:
       tokens-00000.safetensors   `tokens` uint16 or int32 [T], the stream in shards of 64 M tokens
       documents.safetensors      `starts` int64 [n] in the stream, `domains` int16 [n]
       index.json                 shards and their SHA-256, tokenizer, domains; written last
-      report.json, lengths.png   statistics before and after, see `corpus_report.py`
+      report.json, lengths.png   statistics before and after, see `report.py`
 
 Safetensors, because it is memory-mapped, says its own type and shape, and needs no further package;
 a stream instead of rows, because one set then serves every rung of a ladder of lengths. Only the
@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from longva.errors import RecipeError
-from longva.files.writing import whole_file, write_whole
+from longva.files.writing import write_whole
 from longva.finite import to_json
 
 SHARD_TOKENS = 1 << 26
@@ -181,14 +181,13 @@ def write_packed(
     starts, shards = [0], []
     for tokens in _shard_arrays(documents, separator, dtype, starts):
         name = f"tokens-{len(shards):05}.safetensors"
-        with whole_file(folder / name) as path:
-            path.write_bytes(save({"tokens": tokens}))
-        with (folder / name).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        content = save({"tokens": tokens})
+        write_whole(folder / name, content)
+        digest = hashlib.sha256(content).hexdigest()
         shards.append({"file": name, "tokens": len(tokens), "sha256": digest})
     *starts, num_tokens = starts
-    with whole_file(folder / "documents.safetensors") as path:
-        path.write_bytes(save({"starts": np.array(starts, np.int64), "domains": domains}))
+    index_of_documents = save({"starts": np.array(starts, np.int64), "domains": domains})
+    write_whole(folder / "documents.safetensors", index_of_documents)
     index = {
         "format": FORMAT,
         "num_tokens": num_tokens,

@@ -8,7 +8,7 @@
 A part that is done is never done again, so a run that was killed goes on where it was. What a part
 gives depends on its documents alone and everything after it on the parts alone: the packed set has
 the same bytes however often it was killed and however many processes took part. How documents are
-chosen: `length_upsampling.py`; the format on disk: `packing.py`.
+chosen: `upsampling.py`; the format on disk: `packing.py`.
 """
 
 import json
@@ -38,7 +38,7 @@ from longva.data.text.upsampling import Choice, choose_documents
 from longva.errors import RecipeError
 from longva.files.claim import claim, refuse_others
 from longva.files.lock import only_run
-from longva.files.writing import whole_file, write_whole
+from longva.files.writing import write_whole
 from longva.finite import to_json
 from longva.recipes import STRICT, save_recipe
 
@@ -130,8 +130,7 @@ def prepare_text(config: CorpusConfig, progress: Progress | None = None) -> Corp
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
         write_whole(staging / "report.json", to_json(report.as_json(), indent=2) + "\n")
-        with whole_file(staging / "lengths.png") as path:
-            draw_lengths(report, path)
+        draw_lengths(report, staging / "lengths.png")
         save_recipe(config, staging / "recipe.yaml")
         write_packed(
             staging,
