@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from longva.data.chats.mixtures import DatasetConfig
-from longva.data.chats.preferences import PreferenceConfig, ReferenceLogProbs
+from longva.data.chats.mixtures import DatasetConfig, MixtureConfig
+from longva.data.chats.preferences import ReferenceLogProbs
 from longva.parallel import parallel_mesh
 from longva.train.dpo import DPOConfig, PreferenceLossConfig, PreferenceObjective
 from longva.train.optim import OptimConfig
@@ -71,7 +71,7 @@ def test_loss_margin_and_gradients_are_those_of_trl(sft_weight, ring, tmp_path):
     config = DPOConfig(
         output_dir=tmp_path,
         model="",
-        data=PreferenceConfig(datasets=(DatasetConfig(path=Path("none")),)),
+        data=MixtureConfig(datasets=(DatasetConfig(path=Path("none")),)),
         loss=PreferenceLossConfig(beta=0.5, sft_weight=sft_weight),
         optim=OptimConfig(lr={"all": 1.0}),
         loop=LoopConfig(samples_per_step=2, max_steps=1),

@@ -17,6 +17,7 @@ from longva.checkpoints.language_model import read_language_config
 from longva.data.chats.conversations import ConversationConfig, ConversationDataset
 from longva.data.chats.mixtures import Samples
 from longva.model import LongVAConfig, LongVAForConditionalGeneration, LongVAProcessor
+from longva.recipes import require_at_least
 from longva.train.dry_run import PUBLISHED, describe, longva_config
 from longva.train.models import assemble_longva
 from longva.train.objective import NextTokenObjective
@@ -59,8 +60,7 @@ class AlignConfig(StageConfig):
             raise ValueError("give model, or language_model and vision_tower")
         if self.model is not None and (*parts, self.projector) != (None, None, None):
             raise ValueError("model is whole; leave out language_model, vision_tower and projector")
-        if self.max_grids < 2:
-            raise ValueError(f"max_grids must be 2 or more, got {self.max_grids}")
+        require_at_least(self, 2, "max_grids")
 
 
 def starting_model(

@@ -21,9 +21,8 @@ from transformers import PreTrainedModel
 
 from longva.checkpoints.checkpoint import load_pretrained
 from longva.checkpoints.fingerprint import weights_fingerprint
-from longva.data.chats.mixtures import Samples
+from longva.data.chats.mixtures import MixtureConfig, Samples
 from longva.data.chats.preferences import (
-    PreferenceConfig,
     PreferenceDataset,
     ReferenceLogProbs,
 )
@@ -31,7 +30,7 @@ from longva.errors import RecipeError
 from longva.finite import check_finite, to_json
 from longva.losses import IGNORE_INDEX
 from longva.parallel import ParallelMesh
-from longva.recipes import STRICT, recipe_values
+from longva.recipes import STRICT, recipe_values, require_at_least
 from longva.train.dpo_loss import dpo_loss
 from longva.train.dry_run import describe, longva_config
 from longva.train.loop import read_all
@@ -59,11 +58,9 @@ class PreferenceLossConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing <= 0.5:
             raise ValueError(f"label_smoothing must lie in [0, 0.5], got {self.label_smoothing}")
-        if not self.beta > 0 or not self.sft_weight >= 0:
-            raise ValueError(
-                f"beta must be above 0 and sft_weight at least 0, got {self.beta} and "
-                f"{self.sft_weight}"
-            )
+        if not self.beta > 0:
+            raise ValueError(f"beta must be above 0, got {self.beta}")
+        require_at_least(self, 0, "sft_weight")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -73,8 +70,8 @@ class DPOConfig(StageConfig):
     model: str
     """LongVA to train, and its own reference: a Hub id or a folder, our format or LLaVA's."""
 
-    data: PreferenceConfig
-    held_out_data: PreferenceConfig | None = None
+    data: MixtureConfig
+    held_out_data: MixtureConfig | None = None
     loss: PreferenceLossConfig = PreferenceLossConfig()
 
 

@@ -1,4 +1,4 @@
-"""What a recipe would do: itself, resolved, and what memory and time it takes. Nothing is run."""
+"""Print a recipe with its defaults, and the memory and time it would take; nothing is run."""
 
 import os
 from collections.abc import Callable, Iterable

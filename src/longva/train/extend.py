@@ -24,13 +24,6 @@ from longva.train.resume import finished_model
 from longva.train.stages import run_stage
 
 
-def _check_row(seq_len: int, rope_theta: float | None) -> None:
-    if seq_len < 2:
-        raise ValueError(f"seq_len must be at least 2 tokens, got {seq_len}")
-    if rope_theta is not None and not 0 < rope_theta < math.inf:
-        raise ValueError(f"rope_theta must be above 0, got {rope_theta}")
-
-
 @dataclass(kw_only=True, frozen=True)
 class Rung:
     """A step of the ladder, trained before the run's own `seq_len` and `rope_theta`."""
@@ -48,8 +41,8 @@ class Rung:
     """Rows of an update, a rank's share of them in one micro batch; None: as the run."""
 
     def __post_init__(self) -> None:
-        _check_row(self.seq_len, self.rope_theta)
         require_at_least(self, 1, "max_steps", "samples_per_step")
+        _check_row(self)
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -83,12 +76,18 @@ class ExtendConfig(StageConfig):
     of `base_model`."""
 
     def __post_init__(self) -> None:
-        _check_row(self.seq_len, self.rope_theta)
+        _check_row(self)
         if self.mask_documents and self.loop.samples_per_micro_batch > 1:
             raise ValueError(
                 "mask_documents needs loop.samples_per_micro_batch 1, because the documents of two "
                 f"rows begin at different places; got {self.loop.samples_per_micro_batch}"
             )
+
+
+def _check_row(recipe: Rung | ExtendConfig) -> None:
+    require_at_least(recipe, 2, "seq_len")
+    if recipe.rope_theta is not None and not 0 < recipe.rope_theta < math.inf:
+        raise ValueError(f"rope_theta must be above 0, got {recipe.rope_theta}")
 
 
 def run(config: ExtendConfig) -> Path | None:
@@ -162,9 +161,5 @@ def dry_run(config: ExtendConfig, gpus: int | None = None) -> str:
     architecture = config.architecture or PUBLISHED.get(config.base_model)
     read_model = partial(read_language_config, config.base_model, architecture)
     runs = ladder_runs(config, max(1, (gpus or 1) // config.parallel.ring))
-    data = [(one.loop, partial(_count_rows, one)) for one in runs]
+    data = [(one.loop, lambda one=one: len(PackedText(one.tokens, one.seq_len))) for one in runs]
     return describe(config, read_model, data, length=config.seq_len, rows=1, gpus=gpus)
-
-
-def _count_rows(config: ExtendConfig) -> int:
-    return len(PackedText(config.tokens, config.seq_len))

@@ -229,19 +229,15 @@ def _read(
         generator=torch.Generator(),  # leaves the global one alone
     )
     for batch in loader:
-        yield _move(batch, device)
+        yield {
+            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+        }
 
 
 def _outlive_sigterm(worker: int) -> None:
     """Torchrun and Slurm signal a rank's workers too, which must read on until its step is done."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _move(batch: Batch, device: torch.device) -> Batch:
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for name, value in batch.items()
-    }
 
 
 def _sum(values: dict[str, float], mesh: ParallelMesh) -> dict[str, float]:

@@ -91,7 +91,7 @@ class StepOrder:
         self.epoch_order = lru_cache(maxsize=2)(self._epoch_order)
 
     def steps(self, epochs: float) -> int:
-        """Return the number of steps that read every sample `epochs` times, a broken one included.
+        """Return the number of steps that read every sample `epochs` times; the last may hold more.
 
         >>> StepOrder(num_samples=10, samples_per_step=4).steps(epochs=3)
         8

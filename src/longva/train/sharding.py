@@ -86,8 +86,6 @@ class TiledMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, L, D] -> [B, L, D]."""
         tiles = x.split(self.tile, dim=1)
-        if not torch.is_grad_enabled():
-            return torch.cat([self._run(tile) for tile in tiles], dim=1)
         return torch.cat(
             [checkpoint(self._run, tile, use_reentrant=False) for tile in tiles], dim=1
         )

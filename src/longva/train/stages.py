@@ -23,7 +23,7 @@ from longva.train.sharding import DTYPES, apply_fsdp
 
 @contextmanager
 def join_run(config: StageConfig) -> Iterator[ParallelMesh]:
-    """Meet the other processes of a run, and keep every other run out of its folder.
+    """Join the process group of a run, and keep every other run out of its folder.
 
     Raises:
         RecipeError: another run is at work there. On all ranks, or they would wait for the first.

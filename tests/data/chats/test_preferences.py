@@ -6,9 +6,8 @@ import pytest
 from PIL import Image
 
 from longva.data.chats.media import VideoConfig
-from longva.data.chats.mixtures import DatasetConfig
+from longva.data.chats.mixtures import DatasetConfig, MixtureConfig
 from longva.data.chats.preferences import (
-    PreferenceConfig,
     PreferenceDataset,
     ReferenceLogProbs,
     read_preference,
@@ -49,7 +48,7 @@ def dataset(folder: Path, processor, rows=(HOUND, PLAIN, TEXT), **changes) -> Pr
     path = folder / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     video = {"video": VideoConfig(num_frames=4)}
-    config = PreferenceConfig(datasets=(DatasetConfig(path=path),), **{**video, **changes})
+    config = MixtureConfig(datasets=(DatasetConfig(path=path),), **{**video, **changes})
     return PreferenceDataset(config, processor)
 
 

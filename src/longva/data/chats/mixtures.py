@@ -56,7 +56,7 @@ class DatasetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureConfig:
-    """What conversations and preferences have in common."""
+    """Samples to train on: preferences, or conversations (see `ConversationConfig`)."""
 
     __pydantic_config__ = STRICT
 

@@ -34,15 +34,9 @@ from torch import Tensor
 from longva.data.chats.chat import Sample, field_of, read_conversation
 from longva.data.chats.media import concatenate_media
 from longva.data.chats.media_dataset import MediaDataset
-from longva.data.chats.mixtures import MixtureConfig
 from longva.errors import LongVAError
 from longva.files.claim import claim
 from longva.files.writing import append_line, read_lines
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreferenceConfig(MixtureConfig):
-    """Preferences to train on."""
 
 
 @dataclass(frozen=True, kw_only=True)

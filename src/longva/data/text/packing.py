@@ -72,7 +72,6 @@ class PackedText(Dataset):
         if tokenizer is not None:
             check_tokenizer(tokenizer, self.index["tokenizer"], f"the text in {folder}")
         self._shard_starts = np.cumsum([0, *(shard["tokens"] for shard in self.index["shards"])])
-        self._open_shards: dict[int, Any] = {}
         file = "documents.safetensors"
         try:
             self._document_starts = load_file(self.folder / file)["starts"]
@@ -121,15 +120,9 @@ class PackedText(Dataset):
         return np.concatenate(parts)
 
     def _shard(self, number: int):
-        if number not in self._open_shards:
-            path = self.folder / self.index["shards"][number]["file"]
-            with safe_open(path, framework="numpy") as file:
-                self._open_shards[number] = file.get_slice("tokens")
-        return self._open_shards[number]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave memory maps behind: a DataLoader worker opens its own."""
-        return {**self.__dict__, "_open_shards": {}}
+        path = self.folder / self.index["shards"][number]["file"]
+        with safe_open(path, framework="numpy") as file:
+            return file.get_slice("tokens")
 
 
 def tokenizer_fingerprint(tokenizer: Any, size: int | None = None) -> dict[str, Any]:
