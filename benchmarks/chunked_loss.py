@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from longva.losses import IGNORE_INDEX, chunked_cross_entropy
+from longva.losses import CHUNK_TOKENS, IGNORE_INDEX, chunked_log_probs
 
 
 def plain_loss(hidden, weight, labels, num_targets):
@@ -30,7 +30,12 @@ def plain_loss(hidden, weight, labels, num_targets):
     return F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum") / num_targets
 
 
-LOSSES = {"plain": plain_loss, "chunked": chunked_cross_entropy}
+def chunked_loss(hidden, weight, labels, num_targets, chunk_tokens=CHUNK_TOKENS):
+    """This rank's part of the loss: 0, with gradients of zeros, where it has no target."""
+    return -chunked_log_probs(hidden, weight, labels, chunk_tokens).sum() / num_targets
+
+
+LOSSES = {"plain": plain_loss, "chunked": chunked_loss}
 
 
 def memory(field: str) -> int:

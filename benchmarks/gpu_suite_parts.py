@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from chunked_loss import chunked_loss
 from gpu_suite_scale import Case, Row, Scale, build, longva_config, measured
 
-from longva.losses import IGNORE_INDEX, chunked_cross_entropy
+from longva.losses import IGNORE_INDEX
 from longva.model import LongVAForConditionalGeneration
 from longva.planning.devices import GIB
 
@@ -42,7 +43,7 @@ def loss(scale: Scale, rate: float, done: dict[str, Row]) -> Iterator[Case]:
         row |= {"hidden_grad_norm": grads[0], "weight_grad_norm": grads[1]}
         return row | ({"against": against} if against else {})
 
-    sides = {"plain": (plain, None), "chunked": (chunked_cross_entropy, "plain")}
+    sides = {"plain": (plain, None), "chunked": (chunked_loss, "plain")}
     for name, args in sides.items():
         yield Case(name=name, run=lambda args=args: case(*args))
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from longva.parallel import parallel_mesh
 from longva.planning.devices import DEVICES, GIB
-from longva.train.learner import NextTokenLearner
+from longva.train.objective import NextTokenObjective
 from longva.train.optim import OptimConfig, build_optimizer, choose_trained
 from longva.train.planning import model_sizes, step_flops, training_memory
-from longva.train.sharding import ParallelConfig, spread
+from longva.train.sharding import ParallelConfig, apply_fsdp
 
 OPTIM = OptimConfig(lr={"all": 1e-5}, betas=(0.9, 0.95), weight_decay=0.1)
 PLAIN = "transformers, logits whole"
@@ -36,14 +36,14 @@ def train_case(scale: Scale, rate: float, length: int, savers: dict[str, Any] | 
     masters = {"masters": scale.precision, "precision": scale.precision}
     parallel = ParallelConfig(**masters, **(savers or {}))
     with parallel_mesh() as mesh:
-        learner: Any = None
+        objective: Any = None
         if plain:
             model.set_attn_implementation("sdpa")
             model.gradient_checkpointing_enable()
         else:
-            learner = NextTokenLearner(model, mesh, parallel).train()
+            objective = NextTokenObjective(model, mesh, parallel).train()
             choose_trained(model, OPTIM)
-            spread(learner, mesh, parallel)
+            apply_fsdp(objective, mesh, parallel)
         optimizer = build_optimizer(model, OPTIM)
 
         def update(rows: Tensor) -> float:
@@ -51,7 +51,7 @@ def train_case(scale: Scale, rate: float, length: int, savers: dict[str, Any] | 
             if plain:
                 loss = model(**batch, use_cache=False).loss
             else:
-                loss = learner(batch)["objective"] / learner.count(batch)
+                loss = objective(batch)["objective"] / objective.count(batch)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from longva.losses import chunked_cross_entropy, chunked_log_probs
+from benchmarks.chunked_loss import chunked_loss
+from longva.losses import chunked_log_probs
 from longva.train.dpo_loss import dpo_loss
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 4e-5}
@@ -27,7 +28,7 @@ def random_head(dtype: torch.dtype, num_tokens: int = 23):
 def test_chunked_loss_and_gradients_are_those_of_torch(dtype, chunk_tokens):
     hidden, weight, labels = random_head(dtype)
     want = F.cross_entropy(hidden @ weight.T, labels)
-    got = chunked_cross_entropy(hidden, weight, labels, 13, chunk_tokens)
+    got = chunked_loss(hidden, weight, labels, 13, chunk_tokens)
     want_grads = torch.autograd.grad(want, (hidden, weight))
     got_grads = torch.autograd.grad(3 * got, (hidden, weight))
     tolerance = dict(rtol=0, atol=TOLERANCE[dtype])
@@ -51,7 +52,7 @@ def test_parts_sum_to_the_loss_of_the_whole_however_targets_are_spread():
     hidden, weight, labels = random_head(torch.float64)
     want = F.cross_entropy(hidden @ weight.T, labels)
     parts = [
-        chunked_cross_entropy(hidden[part], weight, labels[part], num_targets=13)
+        chunked_loss(hidden[part], weight, labels[part], num_targets=13)
         for part in (slice(0, 9), slice(9, 20), slice(20, 23))  # 0, 10 and 3 targets
     ]
     torch.testing.assert_close(sum(parts), want, rtol=0, atol=1e-12)
@@ -59,7 +60,7 @@ def test_parts_sum_to_the_loss_of_the_whole_however_targets_are_spread():
 
 def test_no_target_at_all_gives_a_zero_loss_and_zero_gradients():
     hidden, weight, labels = random_head(torch.float32)
-    loss = chunked_cross_entropy(hidden, weight, torch.full_like(labels, -100), num_targets=5)
+    loss = chunked_loss(hidden, weight, torch.full_like(labels, -100), num_targets=5)
     loss.backward()
     assert loss == 0
     assert (hidden.grad == 0).all() and (weight.grad == 0).all()
@@ -67,7 +68,7 @@ def test_no_target_at_all_gives_a_zero_loss_and_zero_gradients():
 
 def test_a_frozen_output_layer_gets_no_gradient():
     hidden, weight, labels = random_head(torch.float32)
-    chunked_cross_entropy(hidden, weight.detach().requires_grad_(False), labels, 13).backward()
+    chunked_loss(hidden, weight.detach().requires_grad_(False), labels, 13).backward()
     assert hidden.grad is not None and weight.grad is None
 
 
@@ -76,7 +77,7 @@ def test_bfloat16_loss_is_accumulated_in_float32():
     torch.manual_seed(0)
     hidden, weight = torch.randn(4096, 16).bfloat16(), torch.randn(997, 16).bfloat16()
     labels = torch.randint(0, 997, (4096,))
-    loss = chunked_cross_entropy(hidden, weight, labels, 4096, chunk_tokens=64)
+    loss = chunked_loss(hidden, weight, labels, 4096, chunk_tokens=64)
     want = F.cross_entropy(hidden.float() @ weight.float().T, labels)
     assert loss.dtype == torch.float32
     # Logits of up to 25 are rounded to 8 bits, by 0.02 on the average: 0.0003 in the mean of 4,096
@@ -87,7 +88,7 @@ def test_bfloat16_loss_is_accumulated_in_float32():
 def bfloat16_weight_grad_error(chunk_tokens: int) -> float:
     """Relative error of the output layer's gradient against float64."""
     hidden, weight, labels = random_head(torch.bfloat16, num_tokens=2048)
-    chunked_cross_entropy(hidden, weight, labels, 2038, chunk_tokens).backward()
+    chunked_loss(hidden, weight, labels, 2038, chunk_tokens).backward()
     exact = weight.detach().double().requires_grad_()
     F.cross_entropy(hidden.detach().double() @ exact.T, labels).backward()
     return float((weight.grad.double() - exact.grad).norm() / exact.grad.norm())

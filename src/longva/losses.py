@@ -95,27 +95,3 @@ def chunked_log_probs(
     flat = hidden.reshape(-1, hidden.shape[-1])
     log_probs = _ChunkedLogProbs.apply(flat, weight, labels.reshape(-1), chunk_tokens)
     return log_probs.view(labels.shape)
-
-
-def chunked_cross_entropy(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    num_targets: int | Tensor,
-    chunk_tokens: int = CHUNK_TOKENS,
-) -> Tensor:
-    """This rank's part of the next-token loss, without the full logits.
-
-    Args:
-        hidden: [..., D], final hidden states.
-        weight: [V, D], the output layer.
-        labels: int64 [...], already shifted; IGNORE_INDEX where there is no target. A rank may
-            have no target at all: its loss is 0 and its gradients are zeros.
-        num_targets: targets over all ranks and micro batches of the step.
-        chunk_tokens: tokens whose logits exist at one time.
-
-    Returns:
-        Scalar, float32 (float64 for float64 states). Its sum over ranks and micro batches is the
-        mean over targets.
-    """
-    return -chunked_log_probs(hidden, weight, labels, chunk_tokens).sum() / num_targets

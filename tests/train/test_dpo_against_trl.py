@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from longva.data.chats.mixtures import DatasetConfig
-from longva.data.chats.preferences import PreferenceConfig, ReferenceLogProbs
+from longva.data.chats.mixtures import DatasetConfig, MixtureConfig
+from longva.data.chats.preferences import ReferenceLogProbs
 from longva.parallel import parallel_mesh
-from longva.train.dpo import DPOConfig, PreferenceLearner, PreferenceLossConfig
-from longva.train.loop import LoopConfig
+from longva.train.dpo import DPOConfig, PreferenceLossConfig, PreferenceObjective
 from longva.train.optim import OptimConfig
-from longva.train.sharding import ParallelConfig, spread
+from longva.train.recipe import LoopConfig
+from longva.train.sharding import ParallelConfig, apply_fsdp
 from tests.distributed import run_distributed
 from tests.train.toys import FLOAT64, tiny_qwen2
 
@@ -71,7 +71,7 @@ def test_loss_margin_and_gradients_are_those_of_trl(sft_weight, ring, tmp_path):
     config = DPOConfig(
         output_dir=tmp_path,
         model="",
-        data=PreferenceConfig(datasets=(DatasetConfig(path=Path("none")),)),
+        data=MixtureConfig(datasets=(DatasetConfig(path=Path("none")),)),
         loss=PreferenceLossConfig(beta=0.5, sft_weight=sft_weight),
         optim=OptimConfig(lr={"all": 1.0}),
         loop=LoopConfig(samples_per_step=2, max_steps=1),
@@ -81,23 +81,23 @@ def test_loss_margin_and_gradients_are_those_of_trl(sft_weight, ring, tmp_path):
     def body(rank, world_size):
         with parallel_mesh(ring) as mesh:
             reference = ReferenceLogProbs(tmp_path, {})
-            learners = []
+            objectives = []
             for shift in (1.0, 0.0):  # the reference, then the policy
-                learner = PreferenceLearner(model_by_formula(shift), mesh, config, reference)
-                spread(learner, mesh, config.parallel)
-                learners.append(learner)
+                objective = PreferenceObjective(model_by_formula(shift), mesh, config, reference)
+                apply_fsdp(objective, mesh, config.parallel)
+                objectives.append(objective)
             with torch.no_grad():
-                answers = learners[0](batch(), answers_only=True)["answers"].tolist()
+                answers = objectives[0](batch(), answers_only=True)["answers"].tolist()
             for row in zip(["first", "second"], answers[:2], answers[2:], strict=True):
                 if rank == 0:
                     reference.append(*row)
             torch.distributed.barrier()
             reference.refresh()
 
-            result = learners[1](batch())
+            result = objectives[1](batch())
             (result["objective"] / 2 * world_size).backward()
             seen = {name: float(result[name]) / 2 for name in ("loss", "margin")}
-            for name, parameter in learners[1].model.named_parameters():
+            for name, parameter in objectives[1].model.named_parameters():
                 seen[name] = float(parameter.grad.full_tensor().norm())
             return seen
 

@@ -6,7 +6,7 @@ import pytest
 
 from longva.errors import RecipeError
 from longva.model.random_model import random_longva
-from longva.train.learner import freeze_unused_vision
+from longva.train.objective import freeze_unused_vision
 from longva.train.optim import (
     OptimConfig,
     build_optimizer,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2Model
 
+from benchmarks.training_capacity import capacity_table, longest
 from longva.checkpoints.published import load_config
 from longva.parallel import RingSequence, ring_forward
 from longva.planning.devices import DEVICES, usable_bytes
@@ -15,8 +16,6 @@ from longva.train import align, dpo, extend
 from longva.train.planning import (
     EVERYTHING,
     block_bytes_per_token,
-    capacity_table,
-    longest,
     model_sizes,
     training_memory,
 )

@@ -343,10 +343,10 @@ def test_what_is_missing_or_does_not_fit_is_said(name, override, error, message,
         ("extend", "sequence=3", "unknown key"),
         ("extend", "loop.max_steps=many", "loop.max_steps"),
         ("extend", "loop.epochs=1", "exactly one of max_steps and epochs"),
-        ("extend", "seq_len=1", "at least 2 tokens"),
+        ("extend", "seq_len=1", "seq_len must be at least 2, got 1"),
         ("stage1", "vision_tower=null", "give model, or language_model and vision_tower"),
         ("stage2", "projector=runs/x", "model is whole"),
-        ("stage1", "max_grids=1", "max_grids must be 2 or more, got 1"),
+        ("stage1", "max_grids=1", "max_grids must be at least 2, got 1"),
         ("dpo", "loss.gamma=1", "unknown key"),
         ("dpo", "loss.label_smoothing=0.6", r"label_smoothing must lie in \[0, 0.5\], got 0.6"),
         ("dpo", "parallel.kernel=flash", "kernel must be one of math, cpu_flash.*got 'flash'"),
@@ -361,7 +361,7 @@ def test_a_finished_run_is_not_run_again(chain):
     before = (chain / "runs/toy/stage2/metrics.jsonl").stat().st_mtime_ns
     assert align.run(toy_recipe_file("stage2", "parallel.ring=2")) == Path("runs/toy/stage2/model")
     assert (chain / "runs/toy/stage2/metrics.jsonl").stat().st_mtime_ns == before
-    with pytest.raises(RecipeError, match="optim.weight_decay was 0.0, is 0.5"):
+    with pytest.raises(RecipeError, match="optim.weight_decay: 0.0 there, 0.5 asked for"):
         align.run(toy_recipe_file("stage2", "optim.weight_decay=0.5"))
 
 

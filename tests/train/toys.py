@@ -10,10 +10,11 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from longva.parallel import ParallelMesh, parallel_mesh
-from longva.train.learner import Learner, NextTokenLearner
-from longva.train.loop import LoopConfig, StageConfig, train
+from longva.train.loop import train
+from longva.train.objective import NextTokenObjective, Objective
 from longva.train.optim import OptimConfig, choose_trained
-from longva.train.sharding import ParallelConfig, spread
+from longva.train.recipe import LoopConfig, StageConfig
+from longva.train.sharding import ParallelConfig, apply_fsdp
 
 VOCABULARY = 61
 
@@ -89,19 +90,19 @@ def toy_recipe(output_dir: Path, **changes) -> StageConfig:
     )
 
 
-def prepare(model, mesh: ParallelMesh, config: StageConfig, kind=NextTokenLearner) -> Learner:
+def prepare(model, mesh: ParallelMesh, config: StageConfig, kind=NextTokenObjective) -> Objective:
     choose_trained(model, config.optim)
-    learner = kind(model, mesh, config.parallel)
-    spread(learner, mesh, config.parallel)
-    return learner
+    objective = kind(model, mesh, config.parallel)
+    apply_fsdp(objective, mesh, config.parallel)
+    return objective
 
 
 def train_toy(config: StageConfig, model=None, dataset=None, held_out=None) -> dict:
     """Train as a stage does, in the processes at hand; the final parameters, whole."""
     with parallel_mesh(config.parallel.ring) as mesh:
-        learner = prepare(model or tiny_qwen2(), mesh, config)
-        train(learner, dataset or RandomText(), config, mesh, held_out)
-        state = learner.model.state_dict()
+        objective = prepare(model or tiny_qwen2(), mesh, config)
+        train(objective, dataset or RandomText(), config, mesh, held_out)
+        state = objective.model.state_dict()
         return {name: t.full_tensor().clone().numpy() for name, t in state.items()}
 
 

@@ -15,8 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from longva.files.writing import write_whole
-from longva.finite import to_json
+from longva.files.writing import write_lines
 from longva.model.unires import Packing
 from longva.nano.corpus import ask, tell
 from longva.nano.language_model import CONTEXT
@@ -76,7 +75,7 @@ def write_alignment(
         if progress:
             progress(number + 1, samples)
     for name, lines in (("captions", captions), ("chats", chats)):
-        write_whole(folder / f"{name}.jsonl", "".join(to_json(line) + "\n" for line in lines))
+        write_lines(folder / f"{name}.jsonl", lines)
 
 
 def tokens_of(count: int, packing: Packing) -> int:

@@ -126,10 +126,25 @@ def read_yaml(text: str | bytes) -> Any:
     return yaml.load(text, Loader=_EachKeyOnce)
 
 
+def require_at_least(recipe: Any, least: int, *names: str) -> None:
+    """Refuse a recipe in which one of these numbers is NaN or below `least`; None is none.
+
+    Raises:
+        RecipeError: naming it.
+    """
+    for name in names:
+        if (value := getattr(recipe, name)) is not None and not value >= least:
+            raise RecipeError(f"{name} must be at least {least}, got {value}")
+
+
+def recipe_values(recipe: Any) -> dict[str, Any]:
+    """Return a recipe, defaults included, as the plain values that its YAML holds."""
+    return TypeAdapter(type(recipe)).dump_python(recipe, mode="json")
+
+
 def recipe_yaml(recipe: Any) -> str:
     """Return a recipe, defaults included, as the YAML that loads back into it."""
-    values = TypeAdapter(type(recipe)).dump_python(recipe, mode="json")
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(recipe_values(recipe), sort_keys=False, allow_unicode=True)
 
 
 def save_recipe(recipe: Any, path: Path | str) -> None:

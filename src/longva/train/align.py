@@ -17,12 +17,12 @@ from longva.checkpoints.language_model import read_language_config
 from longva.data.chats.conversations import ConversationConfig, ConversationDataset
 from longva.data.chats.mixtures import Samples
 from longva.model import LongVAConfig, LongVAForConditionalGeneration, LongVAProcessor
+from longva.recipes import require_at_least
 from longva.train.dry_run import PUBLISHED, describe, longva_config
-from longva.train.learner import NextTokenLearner
-from longva.train.loop import StageConfig, train
 from longva.train.models import assemble_longva
-from longva.train.resume import finished_model
-from longva.train.stages import finish, join_run, prepare
+from longva.train.objective import NextTokenObjective
+from longva.train.recipe import StageConfig
+from longva.train.stages import run_stage
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -60,8 +60,7 @@ class AlignConfig(StageConfig):
             raise ValueError("give model, or language_model and vision_tower")
         if self.model is not None and (*parts, self.projector) != (None, None, None):
             raise ValueError("model is whole; leave out language_model, vision_tower and projector")
-        if self.max_grids < 2:
-            raise ValueError(f"max_grids must be 2 or more, got {self.max_grids}")
+        require_at_least(self, 2, "max_grids")
 
 
 def starting_model(
@@ -84,27 +83,14 @@ def starting_model(
 
 
 def run(config: AlignConfig) -> Path | None:
-    """Train, or go on with, a stage of alignment. Every process of torchrun calls this.
-
-    Returns:
-        Folder of the Hugging Face checkpoint, or None when the run was asked to stop before.
-
-    Raises:
-        CheckpointError: for a model that cannot be loaded or files that cannot be written.
-        RecipeError: see `longva.train.loop.train`.
-        LongVAError: for data that cannot be read; all problems at once.
-    """
-    if (done := finished_model(config)) is not None:
-        return done
-    model, processor = starting_model(config)
-    dataset = ConversationDataset(config.data, processor)
-    held_out = config.held_out_data and ConversationDataset(config.held_out_data, processor)
-    with join_run(config) as mesh:
-        learner = NextTokenLearner(model, mesh, config.parallel)
-        prepare(learner, config)
-        if not train(learner, dataset, config, mesh, held_out):
-            return None
-        return finish(learner, config, [processor])
+    """Train, or go on with, a stage of alignment; see `longva.train.stages.run_stage`."""
+    return run_stage(
+        config,
+        load=lambda: starting_model(config),
+        sources=(config.data, config.held_out_data),
+        open_dataset=ConversationDataset,
+        make_objective=lambda model, mesh: NextTokenObjective(model, mesh, config.parallel),
+    )
 
 
 def dry_run(config: AlignConfig, gpus: int | None = None) -> str:

@@ -1,4 +1,4 @@
-"""What a run leaves behind: training checkpoints to go on from, and the model for everyone else.
+"""Save and load training checkpoints; export the model in Hugging Face format.
 
     output_dir/recipe.yaml                   the recipe as it was resolved
     output_dir/metrics.jsonl                 one object a step
@@ -11,6 +11,7 @@ or a full disk leaves the last good one as it was.
 
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor
 
-from longva.errors import CheckpointError
+from longva.errors import CheckpointError, first_line
 from longva.files.writing import sync_folder
 from longva.finite import to_json
 
@@ -176,7 +177,8 @@ def export_model(
             sync_folder(folder.parent)
 
     try:
-        failure = _first_failure(write, lambda: list(_drop(tensors)))
+        # All ranks must take part in the gathering of what is left.
+        failure = _first_failure(write, lambda: deque(tensors, maxlen=0))
     finally:
         if dist.get_rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)
@@ -187,12 +189,6 @@ def export_model(
             "command again."
         )
     return folder
-
-
-def _drop(tensors: Iterator[tuple[str, Tensor]]) -> Iterator[None]:
-    """Take part in the gathering of what is left, and keep nothing."""
-    for _ in tensors:
-        yield None
 
 
 def _first_failure(write: Callable[[], None], finish: Callable[[], Any] = int) -> str | None:
@@ -211,4 +207,4 @@ def _first_failure(write: Callable[[], None], finish: Callable[[], Any] = int) -
 def _reason(error: BaseException) -> str:
     if isinstance(error, CheckpointException) and error.failures:
         error = next(iter(error.failures.values()))[0]
-    return str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    return first_line(error) or repr(error)

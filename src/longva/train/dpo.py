@@ -11,6 +11,7 @@ the checkpoint that it released.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,25 +21,23 @@ from transformers import PreTrainedModel
 
 from longva.checkpoints.checkpoint import load_pretrained
 from longva.checkpoints.fingerprint import weights_fingerprint
-from longva.data.chats.mixtures import Samples
+from longva.data.chats.mixtures import MixtureConfig, Samples
 from longva.data.chats.preferences import (
-    PreferenceConfig,
     PreferenceDataset,
     ReferenceLogProbs,
 )
 from longva.errors import RecipeError
 from longva.finite import check_finite, to_json
 from longva.losses import IGNORE_INDEX
-from longva.model import LongVAConfig
 from longva.parallel import ParallelMesh
-from longva.recipes import STRICT
+from longva.recipes import STRICT, recipe_values, require_at_least
 from longva.train.dpo_loss import dpo_loss
 from longva.train.dry_run import describe, longva_config
-from longva.train.learner import Batch, Dataset, Learner
-from longva.train.loop import StageConfig, read_all, train
-from longva.train.resume import finished_model, plain
+from longva.train.loop import read_all
+from longva.train.objective import Batch, Dataset, Objective
+from longva.train.recipe import StageConfig
 from longva.train.sharding import reshard
-from longva.train.stages import finish, join_run, prepare
+from longva.train.stages import run_stage
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -59,11 +58,9 @@ class PreferenceLossConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing <= 0.5:
             raise ValueError(f"label_smoothing must lie in [0, 0.5], got {self.label_smoothing}")
-        if not self.beta > 0 or not self.sft_weight >= 0:
-            raise ValueError(
-                f"beta must be above 0 and sft_weight at least 0, got {self.beta} and "
-                f"{self.sft_weight}"
-            )
+        if not self.beta > 0:
+            raise ValueError(f"beta must be above 0, got {self.beta}")
+        require_at_least(self, 0, "sft_weight")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -73,12 +70,12 @@ class DPOConfig(StageConfig):
     model: str
     """LongVA to train, and its own reference: a Hub id or a folder, our format or LLaVA's."""
 
-    data: PreferenceConfig
-    held_out_data: PreferenceConfig | None = None
+    data: MixtureConfig
+    held_out_data: MixtureConfig | None = None
     loss: PreferenceLossConfig = PreferenceLossConfig()
 
 
-class PreferenceLearner(Learner):
+class PreferenceObjective(Objective):
     """Prefer the chosen answer. Batches hold N chosen rows, then their N rejected rows."""
 
     media_repeats = 2  # once for the chosen rows, once for the rejected
@@ -93,6 +90,39 @@ class PreferenceLearner(Learner):
         super().__init__(model, mesh, config.parallel)
         self.loss, self.reference = config.loss, reference
         self.first_of_ring = dist.get_rank(mesh.ring_group) == 0
+
+    @torch.no_grad()
+    def begin(self, config: StageConfig, datasets: list[Dataset]) -> None:
+        """Compute the log-probabilities of all pairs: before its first step it is the reference.
+
+        What an interrupted pass has computed is not computed again.
+        """
+        reference, mesh, loop = self.reference, self.mesh, config.loop
+        complete = reference.folder / "complete.json"
+        recipe = recipe_values(config)
+        about = to_json([recipe["data"], recipe["held_out_data"], [len(d) for d in datasets]])
+        finished = complete.is_file() and complete.read_text() == about
+        dist.barrier()  # all ranks have looked before rank 0 writes
+        if finished:
+            return
+        self.eval()
+        for dataset in datasets:
+            for batch, spare in read_all(dataset, loop, mesh):
+                missing = not spare and any(key not in reference for key in batch["keys"])
+                needed = torch.tensor(int(missing), device=mesh.device)
+                dist.all_reduce(needed, dist.ReduceOp.MAX)
+                if not needed:
+                    continue
+                chosen, rejected = self(batch, answers_only=True)["answers"].chunk(2)
+                if missing and self.first_of_ring:
+                    check_finite(torch.cat([chosen, rejected]), "the reference's log-probabilities")
+                    for row in zip(batch["keys"], chosen.tolist(), rejected.tolist(), strict=True):
+                        reference.append(*row)
+        reshard(self)
+        dist.barrier()
+        reference.refresh()
+        if mesh.rank == 0:
+            complete.write_text(about)
 
     def count(self, batch: Batch) -> int:
         """Pairs, which one rank of each ring counts."""
@@ -131,83 +161,29 @@ class PreferenceLearner(Learner):
         return {"objective": loss, **{k: v * self.first_of_ring for k, v in sums.items()}}
 
 
-@torch.no_grad()
-def compute_reference(
-    learner: PreferenceLearner, datasets: list[Dataset], config: DPOConfig
-) -> None:
-    """Fill `learner.reference` with the log-probabilities of all pairs; every rank calls this.
-
-    What an interrupted pass has computed is not computed again.
-
-    Args:
-        learner: before its first step: as yet it is the reference.
-        datasets: of pairs.
-        config: of the run.
-    """
-    mesh, loop, reference = learner.mesh, config.loop, learner.reference
-    complete = reference.folder / "complete.json"
-    recipe = plain(config)
-    about = to_json([recipe["data"], recipe["held_out_data"], [len(d) for d in datasets]])
-    finished = complete.is_file() and complete.read_text() == about
-    dist.barrier()  # all ranks have looked before rank 0 writes
-    if finished:
-        return
-    learner.eval()
-    for dataset in datasets:
-        for _, batch, spare in read_all(dataset, loop.samples_per_micro_batch, loop.workers, mesh):
-            missing = not spare and any(key not in reference for key in batch["keys"])
-            needed = torch.tensor(int(missing), device=mesh.device)
-            dist.all_reduce(needed, dist.ReduceOp.MAX)
-            if not needed:
-                continue
-            chosen, rejected = learner(batch, answers_only=True)["answers"].chunk(2)
-            if missing and learner.first_of_ring:
-                check_finite(torch.cat([chosen, rejected]), "the reference's log-probabilities")
-                for row in zip(batch["keys"], chosen.tolist(), rejected.tolist(), strict=True):
-                    reference.append(*row)
-    reshard(learner)
-    dist.barrier()
-    reference.refresh()
-    if mesh.rank == 0:
-        complete.write_text(about)
-
-
 def run(config: DPOConfig) -> Path | None:
-    """Train, or go on with, a preference optimisation. Every process of torchrun calls this.
+    """Train, or go on with, a preference optimisation; see `longva.train.stages.run_stage`."""
 
-    Returns:
-        Folder of the Hugging Face checkpoint, or None when the run was asked to stop before.
-
-    Raises:
-        CheckpointError: for a model that cannot be loaded or files that cannot be written.
-        RecipeError: see `longva.train.loop.train`.
-        LongVAError: for data that cannot be read; all problems at once.
-    """
-    if (done := finished_model(config)) is not None:
-        return done
-    model, processor = load_pretrained(config.model)
-    pairs = PreferenceDataset(config.data, processor)
-    held_out = config.held_out_data and PreferenceDataset(config.held_out_data, processor)
-    with join_run(config) as mesh:
+    def make_objective(model: PreTrainedModel, mesh: ParallelMesh) -> PreferenceObjective:
         about = {
             "model": config.model,
             "weights": weights_fingerprint(model),  # the path may hold another model by now
             "precision": config.parallel.precision,
         }
         reference = ReferenceLogProbs(config.output_dir / "reference", about, rank=mesh.rank)
-        learner = PreferenceLearner(model, mesh, config, reference)
-        prepare(learner, config)
-        compute_reference(learner, [pairs, held_out] if held_out else [pairs], config)
-        if not train(learner, pairs, config, mesh, held_out):
-            return None
-        return finish(learner, config, [processor])
+        return PreferenceObjective(model, mesh, config, reference)
+
+    return run_stage(
+        config,
+        load=lambda: load_pretrained(config.model),
+        sources=(config.data, config.held_out_data),
+        open_dataset=PreferenceDataset,
+        make_objective=make_objective,
+    )
 
 
 def dry_run(config: DPOConfig, gpus: int | None = None) -> str:
     """Describe a recipe, with the memory and time that its longest pairs take; see `describe`."""
-
-    def model() -> LongVAConfig:
-        return longva_config(config.model)
-
+    read_model = partial(longva_config, config.model)
     data = [(config.loop, lambda: len(Samples(config.data)))]
-    return describe(config, model, data, length=config.data.max_tokens, rows=2, gpus=gpus)
+    return describe(config, read_model, data, length=config.data.max_tokens, rows=2, gpus=gpus)

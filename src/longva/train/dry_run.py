@@ -1,4 +1,4 @@
-"""What a recipe would do: itself, resolved, and what memory and time it takes. Nothing is run."""
+"""Print a recipe with its defaults, and the memory and time it would take; nothing is run."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -7,13 +7,13 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from longva.checkpoints.published import LONGVA_7B, load_config
-from longva.errors import LongVAError
+from longva.errors import LongVAError, first_line
 from longva.model import LongVAConfig
 from longva.planning.devices import DEVICES, GIB, usable_bytes
 from longva.recipes import recipe_yaml
-from longva.train.loop import LoopConfig, StageConfig
 from longva.train.order import StepOrder
 from longva.train.planning import model_sizes, step_seconds, training_memory
+from longva.train.recipe import LoopConfig, StageConfig
 
 PUBLISHED: dict[str, dict[str, Any]] = dict.fromkeys(
     (
@@ -89,7 +89,7 @@ def _reading(loop: LoopConfig, count: Callable[[], int]) -> str:
     try:
         num_samples = count()
     except LongVAError as error:  # the data may be still to come
-        return f"# Data that cannot be counted yet: {str(error).splitlines()[0]}"
+        return f"# Data that cannot be counted yet: {first_line(error)}"
     order = StepOrder(num_samples, loop.samples_per_step)
     steps = loop.max_steps or order.steps(loop.epochs or 0)
     read = f"{steps * loop.samples_per_step:,} samples are read of {num_samples:,}"

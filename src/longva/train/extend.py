@@ -15,19 +15,13 @@ from typing import Any
 from longva.checkpoints.language_model import load_language_model, read_language_config
 from longva.data.text.packing import PackedText
 from longva.parallel import parallel_mesh
-from longva.recipes import STRICT
+from longva.recipes import STRICT, require_at_least
 from longva.train.dry_run import PUBLISHED, describe
-from longva.train.learner import NextTokenLearner
-from longva.train.loop import StageConfig, micro_batches, train
+from longva.train.loop import micro_batches
+from longva.train.objective import NextTokenObjective
+from longva.train.recipe import StageConfig
 from longva.train.resume import finished_model
-from longva.train.stages import finish, join_run, prepare
-
-
-def _check_row(seq_len: int, rope_theta: float | None) -> None:
-    if seq_len < 2:
-        raise ValueError(f"seq_len must be at least 2 tokens, got {seq_len}")
-    if rope_theta is not None and not 0 < rope_theta < math.inf:
-        raise ValueError(f"rope_theta must be above 0, got {rope_theta}")
+from longva.train.stages import run_stage
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -47,10 +41,8 @@ class Rung:
     """Rows of an update, a rank's share of them in one micro batch; None: as the run."""
 
     def __post_init__(self) -> None:
-        _check_row(self.seq_len, self.rope_theta)
-        for name in ("max_steps", "samples_per_step"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        require_at_least(self, 1, "max_steps", "samples_per_step")
+        _check_row(self)
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -84,7 +76,7 @@ class ExtendConfig(StageConfig):
     of `base_model`."""
 
     def __post_init__(self) -> None:
-        _check_row(self.seq_len, self.rope_theta)
+        _check_row(self)
         if self.mask_documents and self.loop.samples_per_micro_batch > 1:
             raise ValueError(
                 "mask_documents needs loop.samples_per_micro_batch 1, because the documents of two "
@@ -92,16 +84,14 @@ class ExtendConfig(StageConfig):
             )
 
 
+def _check_row(recipe: Rung | ExtendConfig) -> None:
+    require_at_least(recipe, 2, "seq_len")
+    if recipe.rope_theta is not None and not 0 < recipe.rope_theta < math.inf:
+        raise ValueError(f"rope_theta must be above 0, got {recipe.rope_theta}")
+
+
 def run(config: ExtendConfig) -> Path | None:
-    """Train, or go on with, an extension. Every process of torchrun calls this.
-
-    Returns:
-        Folder of the Hugging Face checkpoint, or None when the run was asked to stop before.
-
-    Raises:
-        CheckpointError: for a model that cannot be loaded or files that cannot be written.
-        RecipeError: see `longva.train.loop.train`.
-    """
+    """Train, or go on with, an extension, rung by rung; see `longva.train.stages.run_stage`."""
     if not config.ladder:
         return _run(config)
     # All rungs in one group of processes: under torchrun, joining a second one sometimes hung.
@@ -147,40 +137,29 @@ def ladder_runs(config: ExtendConfig, data_size: int) -> list[ExtendConfig]:
 
 
 def _run(config: ExtendConfig) -> Path | None:
-    if (done := finished_model(config)) is not None:
-        return done
-    model, tokenizer = load_language_model(
-        config.base_model,
-        rope_theta=config.rope_theta,
-        context=config.seq_len,
-        architecture=config.architecture,
-        seed=config.loop.seed,
+    return run_stage(
+        config,
+        load=lambda: load_language_model(
+            config.base_model,
+            rope_theta=config.rope_theta,
+            context=config.seq_len,
+            architecture=config.architecture,
+            seed=config.loop.seed,
+        ),
+        sources=(config.tokens, config.held_out_tokens),
+        open_dataset=lambda folder, tokenizer: PackedText(
+            folder, config.seq_len, tokenizer=tokenizer
+        ),
+        make_objective=lambda model, mesh: NextTokenObjective(
+            model, mesh, config.parallel, config.mask_documents
+        ),
     )
-    dataset = PackedText(config.tokens, config.seq_len, tokenizer=tokenizer)
-    held_out = config.held_out_tokens and PackedText(
-        config.held_out_tokens, config.seq_len, tokenizer=tokenizer
-    )
-    with join_run(config) as mesh:
-        learner = NextTokenLearner(model, mesh, config.parallel, config.mask_documents)
-        prepare(learner, config)
-        if not train(learner, dataset, config, mesh, held_out):
-            return None
-        return finish(learner, config, [tokenizer])
 
 
 def dry_run(config: ExtendConfig, gpus: int | None = None) -> str:
     """Describe a recipe, with the memory and time that its last rung takes; see `describe`."""
     architecture = config.architecture or PUBLISHED.get(config.base_model)
-
-    def model() -> Any:
-        return read_language_config(config.base_model, architecture)
-
-    data = [
-        (one.loop, partial(_count_rows, one))
-        for one in ladder_runs(config, max(1, (gpus or 1) // config.parallel.ring))
-    ]
-    return describe(config, model, data, length=config.seq_len, rows=1, gpus=gpus)
-
-
-def _count_rows(config: ExtendConfig) -> int:
-    return len(PackedText(config.tokens, config.seq_len))
+    read_model = partial(read_language_config, config.base_model, architecture)
+    runs = ladder_runs(config, max(1, (gpus or 1) // config.parallel.ring))
+    data = [(one.loop, lambda one=one: len(PackedText(one.tokens, one.seq_len))) for one in runs]
+    return describe(config, read_model, data, length=config.seq_len, rows=1, gpus=gpus)

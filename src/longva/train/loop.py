@@ -17,9 +17,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,85 +26,24 @@ from torch.utils.data import DataLoader
 
 from longva.errors import CheckpointError, NonFiniteError, RecipeError
 from longva.parallel import ParallelMesh
-from longva.recipes import STRICT
 from longva.train.checkpoints import latest_checkpoint, save_checkpoint
-from longva.train.learner import Batch, Dataset, Learner
-from longva.train.metrics import Report, peak_memory_gib
-from longva.train.optim import OptimConfig, build_optimizer, learning_rate_factor, set_learning_rate
+from longva.train.metrics import MetricLogger, peak_memory_gib
+from longva.train.objective import Batch, Dataset, Objective
+from longva.train.optim import build_optimizer, learning_rate_factor, set_learning_rate
 from longva.train.order import StepOrder
-from longva.train.resume import plain, resume
-from longva.train.sharding import ParallelConfig, reshard
-
-
-@dataclass(kw_only=True, frozen=True)
-class LoopConfig:
-    """How long a run is, and what it writes on the way."""
-
-    __pydantic_config__ = STRICT
-
-    samples_per_step: int
-    """Rows of text, conversations or pairs of an update, over all ranks and micro batches."""
-
-    max_steps: int | None = None
-    """Updates. Give this or `epochs`."""
-
-    epochs: float | None = None
-
-    samples_per_micro_batch: int = 1
-    """Samples that a rank works on at a time; the rest of its share is accumulated."""
-
-    save_every: int = 0
-    """Steps between checkpoints, and one at the end. 0: only when the run is asked to stop, and at
-    the end one that goes once the model is written."""
-
-    keep: int = 1
-    """Checkpoints to keep."""
-
-    eval_every: int = 0
-    """Steps between evaluations on held-out rows, if there are any; one more at the end."""
-
-    track: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
-    """Where metrics go besides metrics.jsonl."""
-
-    workers: int = 0
-    """Processes a rank that read and decode rows ahead."""
-
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if (self.max_steps is None) == (self.epochs is None):
-            raise ValueError("give exactly one of max_steps and epochs")
-        if self.epochs is not None and not 0 < self.epochs < math.inf:
-            raise ValueError(f"epochs must be above 0, got {self.epochs}")
-        positive = ("max_steps", "samples_per_step", "samples_per_micro_batch", "keep")
-        for name in (*positive, "save_every", "eval_every", "workers", "seed"):
-            value, least = getattr(self, name), int(name in positive)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
-@dataclass(kw_only=True, frozen=True)
-class StageConfig:
-    """What the recipes of all stages share."""
-
-    __pydantic_config__ = STRICT
-
-    output_dir: Path
-    """Folder of the run. Given an unfinished run's folder, the run goes on."""
-
-    optim: OptimConfig
-    loop: LoopConfig
-    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+from longva.train.recipe import LoopConfig, StageConfig
+from longva.train.resume import resume
+from longva.train.sharding import reshard
 
 
 def train(
-    learner: Learner,
+    objective: Objective,
     dataset: Dataset,
     config: StageConfig,
     mesh: ParallelMesh,
     held_out: Dataset | None = None,
 ) -> bool:
-    """Train a learner, whose model is spread over the mesh; every rank calls this.
+    """Train an objective, whose model is sharded over the mesh; every rank calls this.
 
     A run whose `output_dir` has a checkpoint goes on from it, on any number of ranks. SIGTERM ends
     the step under way, saves, and returns.
@@ -125,9 +62,9 @@ def train(
     num_steps = loop.max_steps or order.steps(loop.epochs or 0)
     if mesh.rank == 0 and (repetition := order.repetition(num_steps)):
         warnings.warn(repetition, stacklevel=2)
-    optimizer = build_optimizer(learner.model, config.optim)
+    optimizer = build_optimizer(objective.model, config.optim)
     progress = {"step": 0, "num_samples": num_samples, "num_steps": num_steps}
-    first_step = resume(config, learner.model, optimizer, progress, mesh)
+    first_step = resume(config, objective.model, optimizer, progress, mesh)
     batches = _read(
         dataset,
         order.micro_batches(
@@ -139,10 +76,10 @@ def train(
         loop.workers,
         mesh.device,
     )
-    report = Report(
-        config.output_dir, first_step, num_steps, list(loop.track), plain(config), mesh.rank == 0
-    )
-    with report, _stop_signal() as stop_asked:
+    with (
+        MetricLogger(config, first_step, num_steps, active=mesh.rank == 0) as logger,
+        _stop_signal() as stop_asked,
+    ):
         for step in range(first_step, num_steps):
             factor = learning_rate_factor(config.optim, step, num_steps)
             set_learning_rate(optimizer, factor)
@@ -150,7 +87,7 @@ def train(
             torch.manual_seed(((loop.seed * 1_000_003 + step) * 65_536 + mesh.rank) % 2**63)
             began = time.monotonic()
             step_batches = [next(batches) for _ in range(accumulation)]
-            metrics = _update(learner, step_batches, optimizer, config, mesh, step)
+            metrics = _update(objective, step_batches, optimizer, config, mesh, step)
             elapsed = time.monotonic() - began
             metrics["lr"] = max(float(group["lr"]) for group in optimizer.param_groups)
             metrics["tokens_per_second"] = metrics.pop("tokens") / elapsed
@@ -159,15 +96,15 @@ def train(
             done, last = step + 1, step + 1 == num_steps
             stop = _sum({"stop": float(stop_asked())}, mesh)["stop"] > 0
             if held_out and loop.eval_every and (done % loop.eval_every == 0 or last):
-                metrics |= evaluate(learner, held_out, loop, mesh)
-            report.step(done, metrics)
+                metrics |= evaluate(objective, held_out, loop, mesh)
+            logger.step(done, metrics)
             if stop or last or (loop.save_every and done % loop.save_every == 0):
                 progress["step"] = done
                 # A disk without room for a checkpoint may well have it for the model.
                 spare = last and not loop.save_every
                 with suppress(CheckpointError) if spare else nullcontext():
                     save_checkpoint(
-                        config.output_dir, learner.model, optimizer, progress, loop.keep
+                        config.output_dir, objective.model, optimizer, progress, loop.keep
                     )
             if stop and not last:
                 return False
@@ -175,7 +112,7 @@ def train(
 
 
 def _update(
-    learner: Learner,
+    objective: Objective,
     batches: list[Batch],
     optimizer: torch.optim.Optimizer,
     config: StageConfig,
@@ -183,9 +120,9 @@ def _update(
     step: int,
 ) -> dict[str, float]:
     """Do one update. Returns its metrics, the means over the step."""
-    learner.train()
+    objective.train()
     tokens = sum(batch["input_ids"].numel() for batch in batches) / config.parallel.ring
-    counts = {"count": float(sum(learner.count(batch) for batch in batches)), "tokens": tokens}
+    counts = {"count": float(sum(objective.count(batch) for batch in batches)), "tokens": tokens}
     totals = _sum(counts, mesh)
     if totals["count"] == 0:
         raise RecipeError(
@@ -194,7 +131,7 @@ def _update(
         )
     sums: Counter[str] = Counter()
     for batch in batches:
-        result = learner(batch)
+        result = objective(batch)
         # FSDP averages gradients over ranks; this makes the average the sum.
         (result.pop("objective") * (mesh.world_size / totals["count"])).backward()
         sums.update({name: float(value) for name, value in result.items()})
@@ -218,15 +155,15 @@ def _update(
 
 @torch.no_grad()
 def evaluate(
-    learner: Learner, held_out: Dataset, loop: LoopConfig, mesh: ParallelMesh
+    objective: Objective, held_out: Dataset, loop: LoopConfig, mesh: ParallelMesh
 ) -> dict[str, float]:
     """Means over all held-out samples, as `eval_...`; every rank calls this."""
-    learner.eval()
+    objective.eval()
     sums: Counter[str] = Counter()
-    for _, batch, spare in read_all(held_out, loop.samples_per_micro_batch, loop.workers, mesh):
-        result = {**learner(batch), "objective": learner.count(batch)}
+    for batch, spare in read_all(held_out, loop, mesh):
+        result = {**objective(batch), "objective": objective.count(batch)}
         sums.update({name: 0.0 if spare else float(value) for name, value in result.items()})
-    reshard(learner)
+    reshard(objective)
     totals = _sum(dict(sums), mesh)
     count = totals.pop("objective")
     means = {f"eval_{name}": value / count for name, value in totals.items()}
@@ -246,22 +183,22 @@ def not_finite(metrics: dict[str, float]) -> str:
 
 
 def read_all(
-    dataset: Dataset, size: int, workers: int, mesh: ParallelMesh
-) -> Iterator[tuple[list[int], Batch, bool]]:
-    """Deal every sample once to the data ranks, in batches of `size` or fewer.
+    dataset: Dataset, loop: LoopConfig, mesh: ParallelMesh
+) -> Iterator[tuple[Batch, bool]]:
+    """Read every sample once, in micro batches that are dealt out to the data ranks.
 
     Yields:
-        The samples, their batch, and whether it is spare: a rank that has none left gets an early
+        The batch, and whether it is spare: a rank that has none left gets an early
         one again, because a sharded model runs on all ranks or on none.
     """
-    samples = range(len(dataset))
+    samples, size = range(len(dataset)), loop.samples_per_micro_batch
     batches = [list(samples[i : i + size]) for i in samples[::size]]
     rounds = math.ceil(len(batches) / mesh.data_size)
     mine = range(mesh.data_rank, rounds * mesh.data_size, mesh.data_size)
     order = [batches[index % len(batches)] for index in mine]
-    loaded = _read(dataset, iter(order), workers, mesh.device)
-    for index, rows, batch in zip(mine, order, loaded, strict=True):
-        yield rows, batch, index >= len(batches)
+    loaded = _read(dataset, iter(order), loop.workers, mesh.device)
+    for index, batch in zip(mine, loaded, strict=True):
+        yield batch, index >= len(batches)
 
 
 def micro_batches(loop: LoopConfig, mesh: ParallelMesh) -> int:
@@ -292,19 +229,15 @@ def _read(
         generator=torch.Generator(),  # leaves the global one alone
     )
     for batch in loader:
-        yield _move(batch, device)
+        yield {
+            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+        }
 
 
 def _outlive_sigterm(worker: int) -> None:
     """Torchrun and Slurm signal a rank's workers too, which must read on until its step is done."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _move(batch: Batch, device: torch.device) -> Batch:
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for name, value in batch.items()
-    }
 
 
 def _sum(values: dict[str, float], mesh: ParallelMesh) -> dict[str, float]:

@@ -1,10 +1,8 @@
-"""What a run says while it works: a bar on a terminal, metrics.jsonl, and trackers by name."""
+"""Log the metrics of a run: a progress bar, metrics.jsonl, TensorBoard and Weights & Biases."""
 
-import json
 import sys
 import time
-from contextlib import ExitStack, suppress
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 from uuid import uuid4
 
@@ -13,10 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from longva.errors import RecipeError
-from longva.files.writing import write_whole
-from longva.finite import to_json
-
-GIB = 2**30
+from longva.files.writing import append_line, read_lines, write_lines
+from longva.planning.devices import GIB
+from longva.recipes import recipe_values
+from longva.train.recipe import StageConfig
 
 
 def peak_memory_gib(device: torch.device) -> float | None:
@@ -34,13 +32,12 @@ def peak_memory_gib(device: torch.device) -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
 
 
-def _open_tracker(
-    name: str, output_dir: Path, first_step: int, recipe: dict[str, Any], opened: ExitStack
-):
+def _open_tracker(name: str, config: StageConfig, first_step: int, opened: ExitStack):
     """Return a function (metrics, step) that sends metrics to `tensorboard` or `wandb`.
 
     A run that goes on continues its curves; `opened` ends the tracker.
     """
+    output_dir = config.output_dir
     try:
         if name == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
@@ -60,7 +57,7 @@ def _open_tracker(
             name=output_dir.name,
             id=named.read_text(),
             resume="allow",
-            config=recipe,
+            config=recipe_values(config),
             dir=output_dir,
         )
     except wandb.Error as error:
@@ -71,46 +68,27 @@ def _open_tracker(
     return lambda metrics, step: run.log(metrics, step=step)
 
 
-def _strike_out(path: Path, first_step: int) -> None:
-    """Drop the lines after `first_step`, and one that a full disk cut off, in place."""
-    kept = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        with suppress(ValueError):
-            if json.loads(line)["step"] <= first_step:
-                kept.append(line)
-    write_whole(path, "".join(f"{line}\n" for line in kept))
-
-
-class Report:
+class MetricLogger:
     """Shows and records the steps of a run; does nothing on ranks other than 0.
 
     Args:
-        output_dir: where metrics.jsonl goes. Steps after `first_step`, which a killed run made
-            after its last checkpoint, are struck out of it.
+        config: the run's recipe. Its metrics.jsonl keeps no step after `first_step`: a killed run
+            made those after its last checkpoint.
         first_step: steps done before.
         num_steps: steps of the whole run.
-        track: names of trackers.
-        recipe: what trackers show as the run's settings.
         active: whether this is rank 0.
     """
 
-    def __init__(
-        self,
-        output_dir: Path,
-        first_step: int,
-        num_steps: int,
-        track: list[str],
-        recipe: dict[str, Any],
-        active: bool,
-    ):
+    def __init__(self, config: StageConfig, first_step: int, num_steps: int, active: bool):
         self.active, self.num_steps = active, num_steps
         if not active:
             return
+        output_dir = config.output_dir
         self.path = output_dir / "metrics.jsonl"
-        _strike_out(self.path, first_step)
+        write_lines(self.path, [row for row in read_lines(self.path) if row["step"] <= first_step])
         self.opened = ExitStack()
         self.trackers = [
-            _open_tracker(name, output_dir, first_step, recipe, self.opened) for name in track
+            _open_tracker(name, config, first_step, self.opened) for name in config.loop.track
         ]
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         columns = (
@@ -129,8 +107,7 @@ class Report:
         """Record the metrics of a step; `step` is the number of steps done."""
         if not self.active:
             return
-        with self.path.open("a") as file:
-            file.write(to_json({"step": step, **metrics}) + "\n")
+        append_line(self.path, {"step": step, **metrics})
         for send in self.trackers:
             send(metrics, step)
         line = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
@@ -140,7 +117,7 @@ class Report:
             left = seconds * (self.num_steps - step)
             self.console.print(f"step {step}/{self.num_steps}  {line}  {left / 3600:.2f} h left")
 
-    def __enter__(self) -> "Report":
+    def __enter__(self) -> "MetricLogger":
         return self
 
     def __exit__(self, *error: Any) -> None:

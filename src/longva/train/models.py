@@ -1,13 +1,9 @@
-"""Where a stage starts: a language model, or a LongVA put together from its parts."""
+"""Assemble a LongVA from a language model, a vision tower and a projector."""
 
 from typing import Any
 
 import torch
-from transformers import (
-    AddedToken,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-)
+from transformers import AddedToken, CLIPVisionConfig, CLIPVisionModel
 
 from longva.checkpoints.checkpoint import load_pretrained
 from longva.checkpoints.language_model import load_language_model

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from longva.errors import RecipeError, install_command
-from longva.recipes import STRICT
+from longva.recipes import STRICT, require_at_least
 
 PARTS = {
     "all": r"",
@@ -40,11 +40,9 @@ class LoraConfig:
     dropout: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"rank must be at least 1 and dropout lie in [0, 1), got {self.rank} and "
-                f"{self.dropout}"
-            )
+        require_at_least(self, 1, "rank")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -94,10 +92,9 @@ class OptimConfig:
                 re.compile(PARTS.get(part, part))
             except re.error as error:
                 raise ValueError(f"lr.{part} is no regular expression: {error}") from None
+        require_at_least(self, 0, "clip_norm")  # an infinite one clips nothing, as 0
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")
-        if not self.clip_norm >= 0:  # an infinite one clips nothing, as 0
-            raise ValueError(f"clip_norm must be at least 0, got {self.clip_norm}")
         if not all(0 <= beta < 1 for beta in self.betas) or not self.eps > 0:
             raise ValueError(
                 f"betas must lie in [0, 1) and eps be above 0, got {self.betas} and {self.eps}"

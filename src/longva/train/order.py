@@ -91,7 +91,7 @@ class StepOrder:
         self.epoch_order = lru_cache(maxsize=2)(self._epoch_order)
 
     def steps(self, epochs: float) -> int:
-        """Return the number of steps that read every sample `epochs` times, a broken one included.
+        """Return the number of steps that read every sample `epochs` times; the last may hold more.
 
         >>> StepOrder(num_samples=10, samples_per_step=4).steps(epochs=3)
         8
@@ -140,21 +140,13 @@ class StepOrder:
             stop_step: one past the last.
             dp_rank: which of `dp` shares.
             dp: data-parallel ranks. Ranks of one ring read the same samples.
-            accumulation: micro batches a step and rank.
-
-        Raises:
-            RecipeError: the samples of a step cannot be dealt out evenly.
+            accumulation: micro batches a step and rank; dp times it divides the samples of a step.
 
         >>> order = StepOrder(num_samples=8, samples_per_step=4)
         >>> list(order.micro_batches(0, 2, dp=2, dp_rank=1))
         [[1, 7], [5, 3]]
         """
-        size, rest = divmod(self.samples_per_step, dp * accumulation)
-        if rest:
-            raise RecipeError(
-                f"{self.samples_per_step} samples a step cannot be dealt to {dp} data-parallel "
-                f"ranks x {accumulation} micro batches. Make it a multiple of {dp * accumulation}."
-            )
+        size = self.samples_per_step // (dp * accumulation)
         for step in range(start_step, stop_step):
             for micro in range(accumulation):
                 first = step * self.samples_per_step + (micro * dp + dp_rank) * size

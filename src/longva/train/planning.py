@@ -6,7 +6,7 @@ Bytes on one GPU. The peak is the largest of three moments, each on top of the s
     loss       root gathered + kept hidden states + one chunk of logits
     end        gradients of the root reduced, when all activations are gone
 
-`python -m longva.train.planning` prints the table of docs/training.md. The part that grows with the
+`benchmarks/training_capacity.py` prints the table of docs/training.md. The part that grows with the
 length is checked against measured bytes in tests/train/test_planning.py; the rest, and all of it on
 CUDA, is an estimate.
 
@@ -14,24 +14,21 @@ CUDA, is an estimate.
     H query heads   V words
 """
 
-import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from longva.checkpoints.published import load_config
 from longva.losses import CHUNK_TOKENS
 from longva.model import LongVAConfig, LongVAForConditionalGeneration
 from longva.model.flops import Flops
-from longva.planning.devices import DEVICES, UTILISATION, usable_bytes
+from longva.planning.devices import DEVICES, UTILISATION
 from longva.train.lora import add_adapters
 from longva.train.optim import OptimConfig, choose_trained
 from longva.train.sharding import DTYPES, ParallelConfig
 
 EVERYTHING = OptimConfig(lr={"all": 1e-5})
-EIGHT_BIT = OptimConfig(lr={"all": 1e-5}, name="adamw8bit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +79,7 @@ def block_bytes_per_token(config: PreTrainedConfig) -> int:
 
     Measured on a block of Qwen2-7B: 232,568, which is this number.
 
+    >>> from longva.checkpoints.published import load_config
     >>> block_bytes_per_token(load_config("longva-7b"))
     232568
     """
@@ -124,7 +122,6 @@ def training_memory(
     tokens: int,
     gpus: int,
     optim: OptimConfig = EVERYTHING,
-    plain_loss: bool = False,
 ) -> TrainingMemory:
     """Compute what a training step takes on each GPU.
 
@@ -135,7 +132,6 @@ def training_memory(
         tokens: of a micro batch on one GPU: rows x length / ring.
         gpus: processes in all, over which states are sharded.
         optim: the optimizer.
-        plain_loss: compute with all logits in memory at once, for comparison.
     """
     text = config.get_text_config(decoder=True)
     width, mlp, layers, s = text.hidden_size, text.intermediate_size, text.num_hidden_layers, tokens
@@ -160,8 +156,6 @@ def training_memory(
     if parallel.ring > 1:  # keys and values that come and go, and their float32 gradients
         whole += 2 * (2 * 2 + 2 * 4) * keys
     logits = (2 + 4 + 2) * min(CHUNK_TOKENS, s) * text.vocab_size + (4 + 2) * sizes.head
-    if plain_loss:
-        logits = (2 + 4 + 4 + 2) * s * text.vocab_size
     vision = _vision_bytes(config, s * parallel.ring, parallel.checkpoint_activations)
     if parallel.offload_activations:
         vision = 0
@@ -175,18 +169,6 @@ def training_memory(
         end=max(0, end),
         host=(all_states // gpus if parallel.offload_states else 0) + offloaded,
     )
-
-
-def longest(
-    config: PreTrainedConfig, sizes: Sizes, parallel: ParallelConfig, *, memory: float, **rest: Any
-) -> int:
-    """Most tokens on each GPU that fit `memory` bytes; see `training_memory` for the rest."""
-    low, high = 0, 1 << 24
-    while high - low > 256:
-        middle = (low + high) // 2
-        peak = training_memory(config, sizes, parallel, tokens=middle, **rest).peak
-        low, high = (middle, high) if peak <= memory else (low, middle)
-    return low
 
 
 def step_flops(
@@ -227,53 +209,3 @@ def _vision_bytes(config: PreTrainedConfig, tokens: int, checkpointed: bool) -> 
         a_layer = 2 * (8 * tower.hidden_size + 2 * tower.intermediate_size)
     grid = (patches + 1) * tower.num_hidden_layers * a_layer + 4 * 2 * patches * width
     return -(-tokens // config.tokens_per_grid()) * grid
-
-
-TABLE_RUNS: dict[str, tuple[str, int, ParallelConfig, OptimConfig]] = {
-    "8 x A100-80G": ("a100-80g", 8, ParallelConfig(ring=8), EVERYTHING),
-    "8 x A100-80G, states on host": (
-        *("a100-80g", 8),
-        *(ParallelConfig(ring=8, offload_states=True), EVERYTHING),
-    ),
-    "1 x H200, states on host": ("h200", 1, ParallelConfig(offload_states=True), EVERYTHING),
-    "1 x H200, 8-bit Adam": ("h200", 1, ParallelConfig(), EIGHT_BIT),
-    "8 x H200": ("h200", 8, ParallelConfig(ring=8), EVERYTHING),
-    "1 x H100, states on host": ("h100", 1, ParallelConfig(offload_states=True), EVERYTHING),
-}
-"""Device, GPUs, layout and optimizer of each column of the table."""
-
-TABLE_SAVERS: dict[str, tuple[dict[str, Any], bool]] = {
-    "plain logits (as the paper)": ({}, True),
-    "plain logits, hidden states on host": ({"offload_activations": True}, True),
-    "chunked loss": ({}, False),
-    "chunked loss, hidden states on host": ({"offload_activations": True}, False),
-    "chunked loss, tiled MLP": ({"mlp_tile": 8192}, False),
-    "chunked loss, hidden states on host, tiled MLP": (
-        {"offload_activations": True, "mlp_tile": 8192},
-        False,
-    ),
-}
-"""Memory savers of each row, all with checkpointed activations."""
-
-
-def capacity_table() -> str:
-    """Thousands of tokens of one sequence that fit, by hardware and option, as Markdown."""
-    config = load_config("longva-7b").text_config
-    lines = [f"| | {' | '.join(TABLE_RUNS)} |", "|---" * (len(TABLE_RUNS) + 1) + "|"]
-    for label, (savers, plain_loss) in TABLE_SAVERS.items():
-        cells = []
-        for device, gpus, parallel, optim in TABLE_RUNS.values():
-            tokens = longest(
-                *(config, model_sizes(config, optim), replace(parallel, **savers)),
-                memory=usable_bytes(DEVICES[device][0]),
-                gpus=gpus,
-                optim=optim,
-                plain_loss=plain_loss,
-            )
-            cells.append(f"{tokens * gpus / 1000:,.0f}")
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.stdout.write(capacity_table() + "\n")

@@ -1,47 +1,36 @@
-"""Go on with a run: only where nothing that it learns from has changed."""
+"""Resume a run; refuse if its recipe or its data have changed."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
-import yaml
 from torch import nn
 
 from longva.errors import CheckpointError, RecipeError
+from longva.files.claim import refuse_others
 from longva.parallel import ParallelMesh
-from longva.recipes import load_recipe, recipe_yaml, save_recipe
+from longva.recipes import load_recipe, recipe_values, save_recipe
 from longva.train.checkpoints import latest_checkpoint, load_checkpoint
+from longva.train.recipe import StageConfig
+
+Progress = dict[str, int]
+"""Steps done, steps and samples of a run, as its checkpoints hold them."""
 
 MAY_CHANGE = {
-    "output_dir",
-    *(
-        f"loop.{name}"
-        for name in (
-            "samples_per_micro_batch",
-            "save_every",
-            "keep",
-            "eval_every",
-            "track",
-            "workers",
-        )
-    ),
-    *(
-        f"parallel.{name}"
-        for name in ("ring", "checkpoint_activations", "offload_activations", "offload_states")
-    ),
-    *("parallel.mlp_tile", "parallel.kernel"),
+    *("output_dir", "step", "loop.samples_per_micro_batch", "loop.save_every", "loop.keep"),
+    *("loop.eval_every", "loop.track", "loop.workers", "parallel.ring", "parallel.kernel"),
+    *("parallel.checkpoint_activations", "parallel.offload_activations"),
+    *("parallel.offload_states", "parallel.mlp_tile"),
 }
-"""Keys of a recipe that may differ when a run goes on: they do not change what is learned."""
+"""Keys of recipe and progress that may differ when a run goes on: learning is the same."""
 
 
 def resume(
-    config: Any,
+    config: StageConfig,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    progress: dict[str, int],
+    progress: Progress,
     mesh: ParallelMesh,
 ) -> int:
     """Load the last checkpoint of a run, if it has any; otherwise write the recipe down.
@@ -60,7 +49,7 @@ def resume(
         RecipeError: when the run was begun with another recipe or other data.
         CheckpointError: when the checkpoint cannot be read.
     """
-    folder: Path = config.output_dir
+    folder = config.output_dir
     checkpoint = latest_checkpoint(folder)
     dist.barrier()  # all ranks have looked before rank 0 writes
     if checkpoint is None:
@@ -71,17 +60,12 @@ def resume(
         saved = json.loads((checkpoint / "progress.json").read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{checkpoint} is not a whole checkpoint: {error}") from error
-    changes = [
-        f"{key} was {saved[key]}, is {value}"
-        for key, value in progress.items()
-        if key != "step" and saved[key] != value
-    ]
-    _refuse_changes(config, changes)
+    _refuse_another(config, saved, **progress)
     load_checkpoint(checkpoint, model, optimizer)
     return saved["step"]
 
 
-def finished_model(config: Any) -> Path | None:
+def finished_model(config: StageConfig) -> Path | None:
     """The model of a run that is finished already, None for any other.
 
     Raises:
@@ -90,45 +74,20 @@ def finished_model(config: Any) -> Path | None:
     folder = config.output_dir / "model"
     if not folder.is_dir():
         return None
-    _refuse_changes(config)
+    _refuse_another(config)
     return folder
 
 
-def _refuse_changes(config: Any, changes: Sequence[str] = ()) -> None:
-    """Raise unless a run's recipe is the one that it began with, and `changes` is empty."""
+def _refuse_another(config: StageConfig, saved: Progress | None = None, **progress: int) -> None:
+    """Raise unless recipe and progress of a run are those that it began with."""
     try:  # through the dataclass: keys that are newer than the run have their defaults
         begun = load_recipe(type(config), config.output_dir / "recipe.yaml")
     except RecipeError as error:
         raise CheckpointError(f"{config.output_dir} is not a whole run: {error}") from error
-    before, now = _flat(plain(begun)), _flat(plain(config))
-    differing = [
-        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
-        for key in sorted((before.keys() | now.keys()) - MAY_CHANGE)
-        if before.get(key) != now.get(key)
-    ]
-    if differing or changes:
-        raise RecipeError(
-            f"{config.output_dir} was begun with another recipe or other data: "
-            f"{'; '.join([*differing, *changes])}. Restore them to go on, or take another "
-            "output_dir to begin anew."
-        )
-
-
-def plain(config: Any) -> dict[str, Any]:
-    """A recipe as the plain values that its YAML holds."""
-    return yaml.safe_load(recipe_yaml(config))
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys -> dotted keys.
-
-    >>> _flat({"optim": {"lr": {"all": 1.0}}, "output_dir": "runs/a"})
-    {'optim.lr.all': 1.0, 'output_dir': 'runs/a'}
-    """
-    flat = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+    refuse_others(
+        config.output_dir,
+        recipe_values(begun) | (saved or {}),
+        recipe_values(config) | progress,
+        "a run that was begun with another recipe or other data",
+        may_change=MAY_CHANGE,
+    )

@@ -1,4 +1,4 @@
-"""Spread a model over processes, and trade its memory for time.
+"""Shard a model over processes with FSDP, and save its memory at the cost of time.
 
     blocks of the decoder   sharded one by one (FSDP2): gathered while they run, then let go
     everything else         embeddings, output layer, projector, vision tower: gathered once a step
@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from longva.attention.kernels import BLOCK_KERNELS
 from longva.errors import RecipeError
 from longva.parallel import ParallelMesh, check_ring
-from longva.recipes import STRICT
+from longva.recipes import STRICT, require_at_least
 
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -58,11 +58,8 @@ class ParallelConfig:
     """Block kernel of the attention, a name in `longva.attention.kernels.BLOCK_KERNELS`."""
 
     def __post_init__(self) -> None:
-        if self.ring < 1 or self.mlp_tile < 0:
-            raise ValueError(
-                f"ring must be at least 1 and mlp_tile at least 0, got {self.ring} and "
-                f"{self.mlp_tile}"
-            )
+        require_at_least(self, 1, "ring")
+        require_at_least(self, 0, "mlp_tile")
         if self.kernel is not None and self.kernel not in BLOCK_KERNELS:
             raise ValueError(
                 f"kernel must be one of {', '.join(BLOCK_KERNELS)}, or be left out, got "
@@ -89,23 +86,21 @@ class TiledMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, L, D] -> [B, L, D]."""
         tiles = x.split(self.tile, dim=1)
-        if not torch.is_grad_enabled():
-            return torch.cat([self._run(tile) for tile in tiles], dim=1)
         return torch.cat(
             [checkpoint(self._run, tile, use_reentrant=False) for tile in tiles], dim=1
         )
 
 
-def reshard(learner: Any) -> None:
+def reshard(objective: Any) -> None:
     """Let the root's parameters go, which stay whole after a forward that no backward follows."""
-    learner.reshard()
+    objective.reshard()
 
 
-def spread(learner: Any, mesh: ParallelMesh, config: ParallelConfig) -> None:
-    """Shard a learner over all processes, in place, and switch the memory savers on.
+def apply_fsdp(objective: Any, mesh: ParallelMesh, config: ParallelConfig) -> None:
+    """Shard an objective over all processes, in place, and switch the memory savers on.
 
     Args:
-        learner: has the transformers model as `model`, with `requires_grad` already chosen.
+        objective: has the transformers model as `model`, with `requires_grad` already chosen.
         mesh: of processes.
         config: how.
 
@@ -113,7 +108,7 @@ def spread(learner: Any, mesh: ParallelMesh, config: ParallelConfig) -> None:
         RecipeError: when `mlp_tile` meets MLPs that are not gated as those of Qwen2 and Llama.
         LongVAError: when a ring meets RoPE that depends on the length; see `check_ring`.
     """
-    model = learner.model
+    model = objective.model
     decoder = model.get_decoder()
     if config.ring > 1:
         check_ring(decoder)
@@ -131,7 +126,7 @@ def spread(learner: Any, mesh: ParallelMesh, config: ParallelConfig) -> None:
         new = getattr(model, "activation_checkpointing_enable", None)
         (new or model.gradient_checkpointing_enable)()
 
-    masters, compute = DTYPES[config.masters], DTYPES[config.precision]
+    master_dtype, compute = DTYPES[config.masters], DTYPES[config.precision]
     policies: dict[str, Any] = {
         "mesh": mesh.fsdp,
         # Inputs are left as they are: log-probabilities of a reference must stay float32.
@@ -143,8 +138,8 @@ def spread(learner: Any, mesh: ParallelMesh, config: ParallelConfig) -> None:
     }
     if config.offload_states:
         policies["offload_policy"] = CPUOffloadPolicy(pin_memory=mesh.device.type == "cuda")
-    for module in (*decoder.layers, learner):
+    for module in (*decoder.layers, objective):
         for parameter in module.parameters():  # a block at a time: the model is never whole in fp32
             if parameter.requires_grad and not hasattr(parameter, "placements"):
-                parameter.data = parameter.data.to(masters)
+                parameter.data = parameter.data.to(master_dtype)
         fully_shard(module, **policies)

@@ -1,7 +1,7 @@
-"""The beginning and the end that all stages share."""
+"""Run a stage: the steps that extend, align and dpo share, from the model to its export."""
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,18 @@ import torch.distributed as dist
 from longva.files.lock import only_run
 from longva.parallel import ParallelMesh, parallel_mesh
 from longva.train.checkpoints import export_model, gather_tensors
-from longva.train.learner import Learner, freeze_unused_vision
-from longva.train.loop import StageConfig
+from longva.train.loop import train
 from longva.train.lora import add_adapters, merge_adapters
+from longva.train.objective import Dataset, Objective, freeze_unused_vision
 from longva.train.optim import choose_trained
-from longva.train.sharding import DTYPES, spread
+from longva.train.recipe import StageConfig
+from longva.train.resume import finished_model
+from longva.train.sharding import DTYPES, apply_fsdp
 
 
 @contextmanager
 def join_run(config: StageConfig) -> Iterator[ParallelMesh]:
-    """Meet the other processes of a run, and keep every other run out of its folder.
+    """Join the process group of a run, and keep every other run out of its folder.
 
     Raises:
         RecipeError: another run is at work there. On all ranks, or they would wait for the first.
@@ -39,31 +41,52 @@ def join_run(config: StageConfig) -> Iterator[ParallelMesh]:
         yield mesh
 
 
-def prepare(learner: Learner, config: StageConfig) -> None:
-    """Choose what is trained, add adapters if asked, and spread the model over all processes."""
-    if config.optim.lora is not None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.loop.seed)
-            add_adapters(learner.model, config.optim.lora)
-    choose_trained(learner.model, config.optim)
-    if hasattr(learner.model.model, "vision_tower"):
-        freeze_unused_vision(learner.model)
-    spread(learner, learner.mesh, config.parallel)
-
-
-def finish(learner: Learner, config: StageConfig, extras: Iterable[Any]) -> Path:
-    """Write the trained model to `output_dir/model`; every rank calls this.
+def run_stage(
+    config: StageConfig,
+    load: Callable[[], tuple[Any, Any]],
+    sources: tuple[Any, Any],
+    open_dataset: Callable[[Any, Any], Dataset],
+    make_objective: Callable[[Any, ParallelMesh], Objective],
+) -> Path | None:
+    """Train, or go on with, a stage. Every process of torchrun calls this.
 
     Args:
-        learner: trained.
-        config: of the run.
-        extras: what is saved with it: tokenizer or processor.
+        config: the recipe.
+        load: loads the model to start from, with its tokenizer or processor.
+        sources: of the samples to train on, and of those to evaluate on, None if there are none.
+        open_dataset: (source, tokenizer or processor) -> samples.
+        make_objective: (model, mesh) -> the model with its loss.
+
+    Returns:
+        Folder of the Hugging Face checkpoint, or None when the run was asked to stop before.
+
+    Raises:
+        CheckpointError: for a model that cannot be loaded or files that cannot be written.
+        RecipeError: see `longva.train.loop.train`; and where another run is at work in the folder.
+        LongVAError: for data that cannot be read; all problems at once.
     """
-    dtype = DTYPES[config.parallel.precision]
-    tensors = gather_tensors(learner.model, dtype)
-    if config.optim.lora is not None:
-        tensors = merge_adapters(tensors, config.optim.lora)
-    folder = export_model(config.output_dir / "model", learner.model, tensors, dtype, extras)
-    if config.loop.save_every == 0 and learner.mesh.rank == 0:
-        shutil.rmtree(config.output_dir / "checkpoints", ignore_errors=True)
-    return folder
+    if (done := finished_model(config)) is not None:
+        return done
+    model, processor = load()
+    datasets = [open_dataset(source, processor) for source in sources if source is not None]
+    with join_run(config) as mesh:
+        objective = make_objective(model, mesh)
+        lora, dtype = config.optim.lora, DTYPES[config.parallel.precision]
+        if lora is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.loop.seed)
+                add_adapters(model, lora)
+        choose_trained(model, config.optim)
+        if hasattr(model.model, "vision_tower"):
+            freeze_unused_vision(model)
+        apply_fsdp(objective, mesh, config.parallel)
+        objective.begin(config, datasets)
+        if not train(objective, datasets[0], config, mesh, *datasets[1:]):
+            return None
+        tensors = gather_tensors(model, dtype)
+        if lora is not None:
+            tensors = merge_adapters(tensors, lora)
+        folder = export_model(config.output_dir / "model", model, tensors, dtype, [processor])
+        if config.loop.save_every == 0 and mesh.rank == 0:
+            shutil.rmtree(config.output_dir / "checkpoints", ignore_errors=True)
+        return folder

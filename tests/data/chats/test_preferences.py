@@ -6,9 +6,8 @@ import pytest
 from PIL import Image
 
 from longva.data.chats.media import VideoConfig
-from longva.data.chats.mixtures import DatasetConfig
+from longva.data.chats.mixtures import DatasetConfig, MixtureConfig
 from longva.data.chats.preferences import (
-    PreferenceConfig,
     PreferenceDataset,
     ReferenceLogProbs,
     read_preference,
@@ -49,7 +48,7 @@ def dataset(folder: Path, processor, rows=(HOUND, PLAIN, TEXT), **changes) -> Pr
     path = folder / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     video = {"video": VideoConfig(num_frames=4)}
-    config = PreferenceConfig(datasets=(DatasetConfig(path=path),), **{**video, **changes})
+    config = MixtureConfig(datasets=(DatasetConfig(path=path),), **{**video, **changes})
     return PreferenceDataset(config, processor)
 
 
@@ -140,7 +139,9 @@ def test_a_line_torn_by_a_crash_is_computed_again(tmp_path):
 
 def test_the_numbers_of_another_reference_are_refused(tmp_path):
     ReferenceLogProbs(tmp_path, {"model": "a"})
-    with pytest.raises(RecipeError, match="another reference, {'model': 'a'}"):
+    with pytest.raises(
+        RecipeError, match=r"(?s)another reference:.*model: 'a' there, 'b' asked for"
+    ):
         ReferenceLogProbs(tmp_path, {"model": "b"})
 
 

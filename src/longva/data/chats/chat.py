@@ -52,11 +52,8 @@ LIKE_MEDIA = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conversation:
-    """A sample, its media named in the order in which they appear."""
-
-    messages: list[dict[str, Any]]
-    """As transformers has them: `role` and `content`, a text or a list of parts."""
+class Sample:
+    """A sample as it was read, its media named in the order in which they appear."""
 
     images: list[str]
     videos: list[str]
@@ -64,7 +61,15 @@ class Conversation:
     """What of the sample is not read."""
 
 
-def read_conversation(sample: Mapping[str, Any]) -> Conversation:
+@dataclass(frozen=True, kw_only=True)
+class ConversationSample(Sample):
+    """A conversation to train on."""
+
+    messages: list[dict[str, Any]]
+    """As transformers has them: `role` and `content`, a text or a list of parts."""
+
+
+def read_conversation(sample: Mapping[str, Any]) -> ConversationSample:
     """Read a sample in the way of LLaVA, TRL or LLaMA-Factory.
 
     `{"image": "a.jpg" or [...], "video": ..., "conversations": [{"from": "human", "value":
@@ -122,7 +127,7 @@ def read_conversation(sample: Mapping[str, Any]) -> Conversation:
             f"{found['image']} image and {found['video']} video placeholder(s), but {len(images)} "
             f"image(s) and {len(videos)} video(s) are named"
         )
-    return Conversation(
+    return ConversationSample(
         messages=messages, images=images, videos=videos, notes=tuple(dict.fromkeys(notes))
     )
 
@@ -223,7 +228,7 @@ def encode_conversation(
 
     Args:
         processor: its template and tokenizer are used.
-        messages: see `Conversation.messages`. What comes after the last answer is left out.
+        messages: see `ConversationSample.messages`. What comes after the last answer is left out.
         token_counts: tokens of each `image` and `video`, in order.
         template: `chat`, the processor's; or `plain`, media and then the answers, each followed by
             a newline, without any question (stage 1).

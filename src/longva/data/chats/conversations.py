@@ -19,11 +19,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from longva.data.chats.chat import Template, encode_conversation, read_conversation
+from longva.data.chats.chat import Template, read_conversation
 from longva.data.chats.media import concatenate_media
 from longva.data.chats.media_dataset import MediaDataset
 from longva.data.chats.mixtures import MixtureConfig
-from longva.errors import LongVAError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,17 +42,8 @@ class ConversationDataset(MediaDataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         conversation = self.read_sample(self.samples[index])
         media = self.read_media(index, conversation)
-        try:
-            encoded = encode_conversation(
-                self.processor,
-                conversation.messages,
-                self.reader.token_counts(media),
-                template=self.config.template,
-                max_tokens=self.config.max_tokens,
-            )
-        except LongVAError as error:
-            raise LongVAError(f"{self.samples.name(index)}: {error}.") from None
-        return {**encoded, **media}
+        name, template = self.samples.name(index), self.config.template
+        return {**self.encode(conversation.messages, media, name, template=template), **media}
 
     def collate(self, samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Make a batch; see the top of this file."""

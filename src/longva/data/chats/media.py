@@ -7,7 +7,6 @@ video_grid_thw        int64 [videos, 3] = (frames, 1, 1)
 """
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,6 @@ from longva.model import LongVAProcessor
 from longva.recipes import STRICT
 
 MEDIA_KEYS = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
-
-THREADS = 16
-"""Files that are looked at together; each waits for the disk most of the time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +114,3 @@ def concatenate_media(samples: Iterable[Any]) -> dict[str, Tensor]:
     samples = list(samples)
     joined = {key: [sample[key] for sample in samples if key in sample] for key in MEDIA_KEYS}
     return {key: torch.cat(tensors) for key, tensors in joined.items() if tensors}
-
-
-def missing_files(paths: Iterable[Path]) -> set[Path]:
-    """Return those of the paths, files or folders, that do not exist."""
-    unique = sorted(set(paths))
-    with ThreadPoolExecutor(THREADS) as threads:
-        exists = threads.map(Path.exists, unique)
-        return {path for path, there in zip(unique, exists, strict=True) if not there}

@@ -10,7 +10,8 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,35 +19,20 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from longva.data.chats.media import THREADS, MediaReader, missing_files
+from longva.data.chats.chat import Sample, encode_conversation
+from longva.data.chats.media import MediaReader
 from longva.data.chats.mixtures import MixtureConfig, Samples
 from longva.errors import LongVAError
 from longva.losses import IGNORE_INDEX
 from longva.model import LongVAProcessor
 
+THREADS = 16
+"""Files that are looked at together; each waits for the disk most of the time."""
+
 BYTES_PER_TOKEN = 4
 """Of a sample as JSON, to estimate lengths."""
 
 PROBLEMS_SHOWN = 20
-
-
-class WithMedia(Protocol):
-    """A sample as it was understood."""
-
-    @property
-    def images(self) -> list[str]:
-        """Names of its images, in order."""
-        ...
-
-    @property
-    def videos(self) -> list[str]:
-        """Names of its videos, in order."""
-        ...
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What of it is not read."""
-        ...
 
 
 class MediaDataset(Dataset, ABC):
@@ -73,17 +59,31 @@ class MediaDataset(Dataset, ABC):
 
     @staticmethod
     @abstractmethod
-    def read_sample(sample: dict[str, Any]) -> WithMedia:
+    def read_sample(sample: dict[str, Any]) -> Sample:
         """Understand a sample."""
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def read_media(self, index: int, sample: WithMedia) -> dict[str, Tensor]:
+    def read_media(self, index: int, sample: Sample) -> dict[str, Tensor]:
         """Decode the media of a sample; see `media.py`."""
         images = [self.samples.media_path(index, name) for name in sample.images]
         videos = [self.samples.media_path(index, name) for name in sample.videos]
         return self.reader.read(images, videos)
+
+    def encode(
+        self, messages: list[dict[str, Any]], media: dict[str, Tensor], name: str, **options: Any
+    ) -> dict[str, Tensor]:
+        """Tokenise a conversation and its decoded media; see `encode_conversation` for options.
+
+        Raises:
+            LongVAError: it cannot be cut to `max_tokens`; the message begins with `name`.
+        """
+        counts, most = self.reader.token_counts(media), self.config.max_tokens
+        try:
+            return encode_conversation(self.processor, messages, counts, max_tokens=most, **options)
+        except LongVAError as error:
+            raise LongVAError(f"{name}: {error}.") from None
 
     def pad(self, rows: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """Pad (input_ids [L], labels [L]) at the right to a batch with an `attention_mask`."""
@@ -107,9 +107,11 @@ class MediaDataset(Dataset, ABC):
             notes.update(sample.notes)
             names = sample.images + sample.videos
             used += [(self.samples.media_path(index, name), index) for name in names]
-        missing = missing_files(path for path, _ in used)
+        paths = {path for path, _ in used}
+        with ThreadPoolExecutor(THREADS) as threads:
+            exists = dict(zip(paths, threads.map(Path.exists, paths), strict=True))
         for path, index in used:
-            if path in missing:
+            if not exists[path]:
                 yield f"{self.samples.name(index)}: there is no {path}"
         for note, count in notes.items():
             warnings.warn(f"{count:,} of {len(self.samples):,} samples: {note}", stacklevel=2)

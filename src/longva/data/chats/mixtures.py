@@ -26,7 +26,7 @@ from longva.data.chats.media import VideoConfig
 from longva.data.text.documents import decode
 from longva.errors import LongVAError, RecipeError
 from longva.finite import to_json
-from longva.recipes import STRICT, read_yaml
+from longva.recipes import STRICT, read_yaml, require_at_least
 
 TAKE = re.compile(r"(first|last|end|random)\s*:\s*([\d_]+|\d+\.\d+\s*(?=%))\s*(%?)")
 
@@ -56,7 +56,7 @@ class DatasetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureConfig:
-    """What conversations and preferences have in common."""
+    """Samples to train on: preferences, or conversations (see `ConversationConfig`)."""
 
     __pydantic_config__ = STRICT
 
@@ -80,8 +80,7 @@ class MixtureConfig:
     def __post_init__(self) -> None:
         if bool(self.datasets) == bool(self.mixture):
             raise RecipeError("give datasets, a list of {path: ...}, or mixture, a YAML file")
-        if self.max_tokens < 1:
-            raise RecipeError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        require_at_least(self, 1, "max_tokens")
 
 
 def take_indices(take: str, contents: list[bytes]) -> list[int]:
@@ -119,20 +118,15 @@ class Samples:
     A list of 700,000 dicts would be copied, as its reference counts change, into every worker.
 
     Attributes:
-        paths: the files that the samples are from.
-        media_folders: of each file, where its media are.
-        file: int [N], which file a sample is from.
+        parts: the data sets of the mixture.
+        file: int [N], which of them a sample is from.
     """
 
     def __init__(self, config: MixtureConfig):
-        parts = mixture_parts(config)
-        self.paths = [part.path for part in parts]
-        self.media_folders = [
-            part.media_folder or config.media_folder or part.path.parent for part in parts
-        ]
+        self.parts, self.media_folder = mixture_parts(config), config.media_folder
         contents: list[bytes] = []
         file: list[int] = []
-        for number, part in enumerate(parts):
+        for number, part in enumerate(self.parts):
             samples = [to_json(s, ensure_ascii=False).encode() for s in read_samples(part.path)]
             try:
                 taken = take_indices(part.take, samples)
@@ -141,7 +135,7 @@ class Samples:
             contents += [samples[index] for index in taken]
             file += [number] * len(taken)
         if not contents:
-            raise RecipeError(f"the mixture of {len(parts)} data set(s) has no samples.")
+            raise RecipeError(f"the mixture of {len(self.parts)} data set(s) has no samples.")
         self.file = np.array(file)
         self._ends = np.cumsum([len(content) for content in contents])
         self._bytes = np.frombuffer(b"".join(contents), np.uint8)
@@ -157,7 +151,8 @@ class Samples:
 
     def media_path(self, index: int, name: str) -> Path:
         """Return the path of a medium that sample `index` names."""
-        return self.media_folders[self.file[index]] / name
+        part = self.parts[self.file[index]]
+        return (part.media_folder or self.media_folder or part.path.parent) / name
 
     def num_bytes(self) -> np.ndarray:
         """Return the size of each sample as JSON, int64 [N]."""
@@ -167,7 +162,7 @@ class Samples:
         """What messages call a sample."""
         sample = self[index]
         number = index - int(np.searchsorted(self.file, self.file[index]))
-        return f"{self.paths[self.file[index]]}, sample {sample.get('id', f'number {number}')}"
+        return f"{self.parts[self.file[index]].path}, sample {sample.get('id', f'number {number}')}"
 
 
 def mixture_parts(config: MixtureConfig) -> tuple[DatasetConfig, ...]:

@@ -24,7 +24,6 @@ and a batch of B of them:
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,33 +31,23 @@ from typing import Any
 
 from torch import Tensor
 
-from longva.data.chats.chat import encode_conversation, field_of, read_conversation
+from longva.data.chats.chat import Sample, field_of, read_conversation
 from longva.data.chats.media import concatenate_media
 from longva.data.chats.media_dataset import MediaDataset
-from longva.data.chats.mixtures import MixtureConfig
-from longva.errors import LongVAError, RecipeError
-from longva.files.writing import append_line, read_lines, whole_file
-from longva.finite import to_json
+from longva.errors import LongVAError
+from longva.files.claim import claim
+from longva.files.writing import append_line, read_lines
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreferenceConfig(MixtureConfig):
-    """Preferences to train on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preference:
+class PreferenceSample(Sample):
     """A pair of conversations that differ in the last answer."""
 
     chosen: list[dict[str, Any]]
     rejected: list[dict[str, Any]]
-    images: list[str]
-    videos: list[str]
-    notes: tuple[str, ...] = ()
-    """What of the sample is not read."""
 
 
-def read_preference(sample: Mapping[str, Any]) -> Preference:
+def read_preference(sample: Mapping[str, Any]) -> PreferenceSample:
     """Read a sample; see the top of this file.
 
     Raises:
@@ -87,7 +76,7 @@ def read_preference(sample: Mapping[str, Any]) -> Preference:
                 "the prompt must end with a turn of the user, and each answer must be a turn of "
                 "the assistant that says something"
             )
-    return Preference(
+    return PreferenceSample(
         chosen=chosen.messages,
         rejected=rejected.messages,
         images=chosen.images,
@@ -111,19 +100,10 @@ class PreferenceDataset(MediaDataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         preference = self.read_sample(self.samples[index])
         media = self.read_media(index, preference)
-        counts = self.reader.token_counts(media)
         item: dict[str, Any] = dict(media)
         for answer in ("chosen", "rejected"):
-            try:
-                encoded = encode_conversation(
-                    self.processor,
-                    getattr(preference, answer),
-                    counts,
-                    last_only=True,
-                    max_tokens=self.config.max_tokens,
-                )
-            except LongVAError as error:
-                raise LongVAError(f"{self.samples.name(index)}, {answer}: {error}.") from None
+            messages, name = getattr(preference, answer), f"{self.samples.name(index)}, {answer}"
+            encoded = self.encode(messages, media, name, last_only=True)
             item.update({f"{answer}_{name}": tensor for name, tensor in encoded.items()})
         return {**item, "key": content_key(item)}
 
@@ -147,14 +127,13 @@ def content_key(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-class ReferenceLogProbs:
-    """The reference's log-probability of each answer, computed once and kept in a folder.
+class ReferenceLogProbs(dict[str, tuple[float, float]]):
+    """Log-probabilities (chosen, rejected) of a reference by key, computed once, kept in a folder.
 
         reference.json            what the reference is; another one is refused
         log_probs.0.jsonl         rank 0's: {"key": ..., "chosen": -35.2, "rejected": -40.8} a line
 
-    Each line is written whole and flushed to the disk, so an interrupted pass goes on where it was;
-    a line torn by a crash is dropped. Floats keep every bit.
+    An interrupted pass goes on where it was. Floats keep every bit.
 
     Args:
         folder: made if need be.
@@ -166,34 +145,18 @@ class ReferenceLogProbs:
     """
 
     def __init__(self, folder: Path | str, reference: Mapping[str, Any], *, rank: int = 0):
+        super().__init__()
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "reference.json"
-        if not path.is_file():
-            with whole_file(path) as temporary:
-                temporary.write_text(to_json(reference, indent=2) + "\n", encoding="utf-8")
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found != json.loads(to_json(reference)):
-            raise RecipeError(
-                f"{self.folder} holds the log-probabilities of another reference, {found}. Give "
-                "another folder, or delete that one."
-            )
+        what = "the log-probabilities of another reference"
+        claim(self.folder / "reference.json", reference, what)
         self._path = self.folder / f"log_probs.{rank}.jsonl"
-        self._values: dict[str, tuple[float, float]] = {}
         self.refresh()
 
     def refresh(self) -> None:
         """Read what all ranks have written; call it after they have finished."""
         for path in sorted(self.folder.glob("log_probs.*.jsonl")):
             for row in read_lines(path):
-                self._values[row["key"]] = (row["chosen"], row["rejected"])
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._values
-
-    def __getitem__(self, key: str) -> tuple[float, float]:
-        """Return (chosen, rejected)."""
-        return self._values[key]
+                self[row["key"]] = (row["chosen"], row["rejected"])
 
     def append(self, key: str, chosen: float, rejected: float) -> None:
         """Add one pair; when this returns, it survives a crash.
@@ -202,4 +165,4 @@ class ReferenceLogProbs:
             LongVAError: a number is NaN or infinite, or the disk is full.
         """
         append_line(self._path, {"key": key, "chosen": chosen, "rejected": rejected})
-        self._values[key] = (chosen, rejected)
+        self[key] = (chosen, rejected)

@@ -78,7 +78,7 @@ def plan_parts(source: TextSource) -> list[list[Piece]]:
         RecipeError: the source does not exist or holds no text.
     """
     if source.source.startswith(HUB):
-        count = _hub_dataset(source).num_shards
+        count = _hub_dataset(source.source, source.subset, source.split).num_shards
         name = source.source.removeprefix(HUB)
         return [
             [Piece(path=source.source, domain=name, start=shard, stop=count)]
@@ -120,8 +120,8 @@ def read_documents(source: TextSource, part: list[Piece]) -> Iterator[tuple[str,
     """
     for piece in part:
         if piece.path.startswith(HUB):
-            shard = _hub_dataset(source).shard(num_shards=piece.stop, index=piece.start)
-            records: Iterator[Any] = iter(shard)
+            stream = _hub_dataset(source.source, source.subset, source.split)
+            records: Iterator[Any] = iter(stream.shard(piece.stop, piece.start))
         elif piece.path.endswith(TEXT):
             yield decode(Path(piece.path).read_bytes(), piece.path), piece.domain
             continue
@@ -222,12 +222,9 @@ def _parquet_rows(source: TextSource, piece: Piece) -> Iterator[Any]:
         yield from batch.to_pylist()
 
 
-def _hub_dataset(source: TextSource):
-    return _stream(source.source.removeprefix(HUB), source.subset, source.split)
-
-
 @lru_cache(maxsize=1)
-def _stream(name: str, subset: str | None, split: str):
+def _hub_dataset(source: str, subset: str | None, split: str):
+    name = source.removeprefix(HUB)
     datasets = _train_extra("datasets")
     try:
         return datasets.load_dataset(name, subset, split=split, streaming=True)

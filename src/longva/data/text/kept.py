@@ -18,14 +18,11 @@ MOST_DOMAINS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeptDocuments:
+class KeptDocuments(Candidates):
     """N documents in the files of a work folder."""
 
-    candidates: Candidates
-    """`domain` counts in `domains`."""
-
     domains: list[str]
-    """[d], sorted."""
+    """[d], sorted: `domain` is an index into it."""
 
     before: dict[str, LengthStatistics]
     """Of all documents that were read, kept or not, by domain."""
@@ -56,7 +53,7 @@ class KeptDocuments:
 
     def statistics_of(self, choice: Choice, long_tokens: int) -> dict[str, LengthStatistics]:
         """Return the statistics of the chosen documents by domain."""
-        domain = self.candidates.domain[choice.documents]
+        domain = self.domain[choice.documents]
         return {
             name: LengthStatistics.of(choice.tokens[domain == index], long_tokens)
             for index, name in enumerate(self.domains)
@@ -108,15 +105,5 @@ def gather_parts(work: Path, results: list[PartResult]) -> KeptDocuments:
         raise RecipeError("no document was kept: raise keep_short, or lower long_tokens.")
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return KeptDocuments(
-        candidates=Candidates(
-            tokens=joined["lengths"],
-            ticket=joined["ticket"],
-            place=joined["place"],
-            domain=joined["domain"],
-        ),
-        domains=domains,
-        before=before,
-        files=files,
-        file=joined["file"],
-        offset=joined["offset"],
+        tokens=joined.pop("lengths"), domains=domains, before=before, files=files, **joined
     )

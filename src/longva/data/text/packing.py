@@ -9,7 +9,7 @@ A packed set is one long stream of tokens, a separator before each document:
       tokens-00000.safetensors   `tokens` uint16 or int32 [T], the stream in shards of 64 M tokens
       documents.safetensors      `starts` int64 [n] in the stream, `domains` int16 [n]
       index.json                 shards and their SHA-256, tokenizer, domains; written last
-      report.json, lengths.png   statistics before and after, see `corpus_report.py`
+      report.json, lengths.png   statistics before and after, see `report.py`
 
 Safetensors, because it is memory-mapped, says its own type and shape, and needs no further package;
 a stream instead of rows, because one set then serves every rung of a ladder of lengths. Only the
@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from longva.errors import RecipeError
-from longva.files.writing import whole_file
+from longva.files.writing import write_whole
 from longva.finite import to_json
 
 SHARD_TOKENS = 1 << 26
@@ -72,7 +72,6 @@ class PackedText(Dataset):
         if tokenizer is not None:
             check_tokenizer(tokenizer, self.index["tokenizer"], f"the text in {folder}")
         self._shard_starts = np.cumsum([0, *(shard["tokens"] for shard in self.index["shards"])])
-        self._open_shards: dict[int, Any] = {}
         file = "documents.safetensors"
         try:
             self._document_starts = load_file(self.folder / file)["starts"]
@@ -121,15 +120,9 @@ class PackedText(Dataset):
         return np.concatenate(parts)
 
     def _shard(self, number: int):
-        if number not in self._open_shards:
-            path = self.folder / self.index["shards"][number]["file"]
-            with safe_open(path, framework="numpy") as file:
-                self._open_shards[number] = file.get_slice("tokens")
-        return self._open_shards[number]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave memory maps behind: a DataLoader worker opens its own."""
-        return {**self.__dict__, "_open_shards": {}}
+        path = self.folder / self.index["shards"][number]["file"]
+        with safe_open(path, framework="numpy") as file:
+            return file.get_slice("tokens")
 
 
 def tokenizer_fingerprint(tokenizer: Any, size: int | None = None) -> dict[str, Any]:
@@ -181,14 +174,13 @@ def write_packed(
     starts, shards = [0], []
     for tokens in _shard_arrays(documents, separator, dtype, starts):
         name = f"tokens-{len(shards):05}.safetensors"
-        with whole_file(folder / name) as path:
-            path.write_bytes(save({"tokens": tokens}))
-        with (folder / name).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        content = save({"tokens": tokens})
+        write_whole(folder / name, content)
+        digest = hashlib.sha256(content).hexdigest()
         shards.append({"file": name, "tokens": len(tokens), "sha256": digest})
     *starts, num_tokens = starts
-    with whole_file(folder / "documents.safetensors") as path:
-        path.write_bytes(save({"starts": np.array(starts, np.int64), "domains": domains}))
+    index_of_documents = save({"starts": np.array(starts, np.int64), "domains": domains})
+    write_whole(folder / "documents.safetensors", index_of_documents)
     index = {
         "format": FORMAT,
         "num_tokens": num_tokens,
@@ -196,8 +188,7 @@ def write_packed(
         "shards": shards,
         **about,
     }
-    with whole_file(folder / "index.json") as path:
-        path.write_text(to_json(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(folder / "index.json", to_json(index, indent=2, ensure_ascii=False) + "\n")
 
 
 def _shard_arrays(

@@ -5,7 +5,7 @@
     .parts/00007.json                their names and what was read; written last: the part is done
 
 In a file, T tokens of n documents: `tokens` [T], and of each document `lengths` int64, `ticket` and
-`place` uint64 (see `length_upsampling.py`), `domain` int64, an index into the JSON's `domains`.
+`place` uint64 (see `upsampling.py`), `domain` int64, an index into the JSON's `domains`.
 """
 
 import json
@@ -29,7 +29,7 @@ from longva.checkpoints.language_model import load_tokenizer
 from longva.data.text.documents import Piece, TextSource, read_documents
 from longva.data.text.upsampling import LengthStatistics, content_hash, is_kept
 from longva.errors import RecipeError
-from longva.files.writing import whole_file
+from longva.files.writing import write_whole
 from longva.finite import to_json
 
 BATCH_CHARACTERS = 1 << 20
@@ -101,8 +101,7 @@ def tokenise_part(
             "place": np.array(places, np.uint64),
             "domain": np.array(indices, np.int64),
         }
-        with whole_file(work / name) as path:
-            path.write_bytes(save(tensors))
+        write_whole(work / name, save(tensors))
         files.append(name)
         held.clear()
 
@@ -126,8 +125,7 @@ def tokenise_part(
         for domain, counts in lengths.items()
     }
     values = {"files": files, "domains": list(domains), "before": before, "kept_tokens": kept}
-    with whole_file(done) as path:
-        path.write_text(to_json(values), encoding="utf-8")
+    write_whole(done, to_json(values))
     return _read_result(done)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from longva.data.text.upsampling import LengthStatistics
+from longva.reporting.figure import save_figure
 
 MOST_PANELS = 12
 
@@ -122,4 +123,4 @@ def draw_lengths(report: CorpusReport, path: Path) -> None:
     panels[0].legend(fontsize=8)
     figure.supxlabel("tokens of the document", fontsize=9)
     figure.supylabel("share of the domain's tokens", fontsize=9)
-    figure.savefig(path, dpi=130, format="png")
+    save_figure(figure, path, dpi=130)

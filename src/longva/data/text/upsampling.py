@@ -42,7 +42,7 @@ def is_kept(num_tokens: int, ticket: int, *, long_tokens: int, keep_short: float
 
     >>> is_kept(5000, 2**63, long_tokens=4096, keep_short=0.1)
     True
-    >>> is_kept(100, 2**63, long_tokens=4096, keep_short=0.1)     # its lot is 0.5
+    >>> is_kept(100, 2**63, long_tokens=4096, keep_short=0.1)     # drawn: 0.5
     False
     """
     return num_tokens > long_tokens or ticket < keep_short * 2**64

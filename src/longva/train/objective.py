@@ -1,6 +1,6 @@
 """A model with its loss: what the loop trains, one class for every kind of loss.
 
-A learner is the root of sharding, so everything that its forward touches is whole while it runs,
+An objective is the root of sharding, so everything that its forward touches is whole while it runs,
 the output layer's weight included, which the chunked loss reads directly.
 
     B rows of a batch   S tokens of a row, padded at the right   L tokens on this rank of the ring
@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from longva.data.chats.media import MEDIA_KEYS
 from longva.losses import IGNORE_INDEX, chunked_log_probs
 from longva.parallel import ParallelMesh, RingSequence, ring_forward
+from longva.train.recipe import StageConfig
 from longva.train.sharding import ParallelConfig
 
 Batch = dict[str, Any]
@@ -44,7 +45,7 @@ class Dataset(Protocol):
         ...
 
 
-class Learner(nn.Module, ABC):
+class Objective(nn.Module, ABC):
     """What all losses share: log-probabilities of the targets, over a ring."""
 
     media_repeats = 1
@@ -97,6 +98,14 @@ class Learner(nn.Module, ABC):
         weight = self.model.get_output_embeddings().weight  # [V, D]
         return chunked_log_probs(hidden, weight, ring.shard_targets(batch["labels"]))
 
+    def begin(self, config: StageConfig, datasets: list[Dataset]) -> None:
+        """Compute what is needed before the first step; every rank calls this.
+
+        Args:
+            config: of the run.
+            datasets: to train on and, if there are any, to evaluate on.
+        """
+
     @abstractmethod
     def count(self, batch: Batch) -> int:
         """What this rank adds to the number that the step's loss is divided by."""
@@ -110,7 +119,7 @@ class Learner(nn.Module, ABC):
         """
 
 
-class NextTokenLearner(Learner):
+class NextTokenObjective(Objective):
     """Predict the next token: extension and both stages of alignment."""
 
     def __init__(
