@@ -108,3 +108,12 @@ def first_line(error: BaseException) -> str:
     'no such file'
     """
     return str(error).strip().partition("\n")[0]
+
+
+def reason(error: BaseException) -> str:
+    """Kind and first line of an error.
+
+    >>> reason(KeyError("patch_size"))
+    "KeyError: 'patch_size'"
+    """
+    return ": ".join(filter(None, [type(error).__name__, first_line(error)]))

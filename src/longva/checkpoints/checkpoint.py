@@ -18,12 +18,12 @@ import torch
 from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig
 
+from longva.checkpoints import Precision
 from longva.checkpoints.llava_format import KEY_MAPPING, to_llava_name, to_longva_name
 from longva.checkpoints.remote_code import write_remote_code
 from longva.checkpoints.settings import (
     change_settings,
     read_checkpoint,
-    reason,
     write_llava_settings,
     write_longva_settings,
 )
@@ -33,12 +33,10 @@ from longva.checkpoints.weight_files import (
     tensor_shapes,
     write_tensors,
 )
-from longva.errors import CheckpointError, install_command
+from longva.errors import CheckpointError, install_command, reason
 from longva.model.configuration_longva import LongVAConfig
 from longva.model.modeling_longva import LongVAForConditionalGeneration
 from longva.model.processing_longva import LongVAProcessor
-
-Quantization = Literal["int8", "int4"]
 
 NEVER_QUANTIZED = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
 """Few weights, which need their precision. Names must be whole: `vision_tower` matches nothing."""
@@ -49,7 +47,9 @@ def load_pretrained(
     *,
     dtype: torch.dtype | str | None = None,
     device: str | torch.device | None = None,
-    quantization: Quantization | None = None,
+    quantization: Precision = "model",
+    pool_stride: int | None = None,
+    pool_mode: str | None = None,
     revision: str | None = None,
     vision_tower: str | None = None,
     **kwargs,
@@ -60,7 +60,10 @@ def load_pretrained(
         id_or_path: a folder or a Hub id.
         dtype: of the weights; None or "auto" takes the checkpoint's.
         device: where to put the model; None leaves it on the CPU.
-        quantization: `int8` or `int4` weights of the language model's layers (bitsandbytes).
+        quantization: precision of the weights of the language model's layers; `int8` and `int4`
+            need bitsandbytes.
+        pool_stride: side of the pooling window in patches, instead of the config's.
+        pool_mode: `average` or `max`, instead of the config's.
         revision: of a Hub id.
         vision_tower: for LLaVA's format, where to read the tower's architecture instead of what
             `mm_vision_tower` names; see `read_vision_config`.
@@ -69,15 +72,18 @@ def load_pretrained(
     Raises:
         CheckpointError: for a folder that is not a LongVA checkpoint, tensors that do not match, or
             `quantization` without bitsandbytes.
+        LongVAError: for a pooling that the model cannot do.
     """
     if isinstance(dtype, str):
         dtype = None if dtype == "auto" else _torch_dtype(dtype)
     source = read_checkpoint(id_or_path, revision=revision, vision_tower=vision_tower, weights=True)
+    source.config.set_pooling(pool_stride, pool_mode)
+    source.processor.pool_stride = source.config.pool_stride
     if getattr(source.config, "quantization_config", None) is None:
         check_tensors(source.folder, source.config)
     if device is not None:
         kwargs.setdefault("device_map", {"": device})
-    if quantization is not None:
+    if quantization != "model":
         compute_dtype = dtype or source.config.dtype or torch.bfloat16
         kwargs["quantization_config"] = _quantization_config(quantization, compute_dtype)
     model = LongVAForConditionalGeneration.from_pretrained(
@@ -230,7 +236,7 @@ def _quantization_config(kind: str, compute_dtype) -> BitsAndBytesConfig:
             bnb_4bit_compute_dtype=compute_dtype,
             llm_int8_skip_modules=NEVER_QUANTIZED,
         )
-    raise CheckpointError(f"quantization must be 'int8' or 'int4', got {kind!r}")
+    raise CheckpointError(f"quantization must be 'model', 'int8' or 'int4', got {kind!r}")
 
 
 def _torch_dtype(name: str) -> torch.dtype:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from transformers import CLIPVisionConfig, Qwen2Config
 
+from longva.attention.rotary import rope_theta
 from longva.errors import CheckpointError, first_line
 from longva.model.configuration_longva import CLIP_L_336, LongVAConfig
 from longva.model.unires import candidate_grids
@@ -238,7 +239,7 @@ def config_to_llava(config: LongVAConfig, grids: Sequence[Sequence[int]], tower:
         "model_type": "llava_qwen",
         "torch_dtype": str(config.dtype).removeprefix("torch."),
         **{name: getattr(text, name) for name in TEXT_FIELDS},
-        "rope_theta": text.rope_parameters["rope_theta"],
+        "rope_theta": rope_theta(text),
         "tie_word_embeddings": config.tie_word_embeddings,
         **SUPPORTED,
         "image_grid_pinpoints": str([(columns * size, rows * size) for columns, rows in grids]),

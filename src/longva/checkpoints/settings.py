@@ -4,7 +4,6 @@ They are read from our format or from LLaVA's into the same `Checkpoint`, and wr
 """
 
 import json
-import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import AddedToken, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
+from longva.attention.rotary import set_rope_theta
 from longva.checkpoints.llava_format import (
     CLIP_L_336_ID,
     config_from_llava,
@@ -21,14 +21,12 @@ from longva.checkpoints.llava_format import (
     parse_pinpoints,
     read_vision_config,
 )
-from longva.errors import CheckpointError, LongVAError
+from longva.errors import CheckpointError, LongVAError, first_line, reason
 from longva.finite import to_json
 from longva.model.chat_format import stop_at_turn_end
 from longva.model.configuration_longva import CLIP_L_336, LongVAConfig
-from longva.model.image_processing_longva import LongVAImageProcessor
 from longva.model.processing_longva import LongVAProcessor
 from longva.model.unires import candidate_grids
-from longva.model.video_processing_longva import LongVAVideoProcessor
 
 ORIGIN = "llava"
 """Folder inside a converted checkpoint: the source's small files as they were, for the way back."""
@@ -85,15 +83,6 @@ def read_checkpoint(
         ) from error
 
 
-def reason(error: Exception) -> str:
-    """Kind and first line of an error.
-
-    >>> reason(KeyError("patch_size"))
-    "KeyError: 'patch_size'"
-    """
-    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
-
-
 def _read_folder(folder: Path, values: dict, vision_tower: str | None) -> Checkpoint:
     if values.get("model_type") == LongVAConfig.model_type:
         return _read_longva(folder)
@@ -116,11 +105,9 @@ def change_settings(
     """Change what is not None; see `convert_checkpoint`.
 
     Raises:
-        CheckpointError: for a value out of range.
+        LongVAError: for a value out of range.
     """
     text, images = source.config.text_config, source.processor.image_processor
-    if rope_theta is not None and not 0 < rope_theta < math.inf:
-        raise CheckpointError(f"rope_theta must be greater than 0, got {rope_theta}")
     if max_position_embeddings is not None and max_position_embeddings < 1:
         raise CheckpointError(
             f"max_position_embeddings must be 1 token or more, got {max_position_embeddings}"
@@ -128,7 +115,7 @@ def change_settings(
     if max_grids is not None and max_grids < 2:
         raise CheckpointError(f"max_grids must be 2 or more, got {max_grids}")
     if rope_theta is not None:
-        text.rope_parameters = {**text.rope_parameters, "rope_theta": float(rope_theta)}
+        set_rope_theta(text, rope_theta)
     if max_position_embeddings is not None:
         text.max_position_embeddings = max_position_embeddings
         source.processor.tokenizer.model_max_length = max_position_embeddings
@@ -190,7 +177,7 @@ def _find_folder(id_or_path: str | Path, revision: str | None, weights: bool) ->
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{id_or_path!r} is no folder here and could not be had from the Hub: "
-            + str(error).strip().splitlines()[0]
+            + first_line(error)
         ) from error
     return found
 
@@ -242,14 +229,8 @@ def _read_llava(folder: Path, values: dict, vision_tower: str | None) -> Checkpo
     tokenizer = _llava_tokenizer(folder, config)
     ids = [tokenizer.convert_tokens_to_ids(token) for token in ("<image>", "<video>")]
     config.image_token_id, config.video_token_id = ids
-    size = config.vision_config.image_size
-    processor = LongVAProcessor(
-        LongVAImageProcessor(size, **grid_settings(values.get("image_grid_pinpoints"), size)),
-        tokenizer,
-        LongVAVideoProcessor(size),
-        patches_per_grid=config.patches_per_side**2,
-        pool_stride=config.pool_stride,
-    )
+    grids = grid_settings(values.get("image_grid_pinpoints"), config.vision_config.image_size)
+    processor = LongVAProcessor.for_model(config, tokenizer, **grids)
     tokenizer.chat_template = processor.chat_template
     generation = _generation_config(folder, config)
     stops = [token for token in ("<|im_end|>", "<|endoftext|>") if token in tokenizer.get_vocab()]

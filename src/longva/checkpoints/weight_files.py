@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from longva.errors import CheckpointError
+from longva.errors import CheckpointError, first_line
 from longva.finite import to_json
 
 STEMS = ("model.safetensors", "pytorch_model.bin")
@@ -137,5 +137,5 @@ def _load_bin(path: Path, device: str) -> dict[str, Tensor]:
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"{path} is broken, or holds more than tensors, which is never loaded: "
-            + str(error).strip().splitlines()[0]
+            + first_line(error)
         ) from error

@@ -9,11 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from longva.model.configuration_longva import LongVAConfig
-from longva.model.image_processing_longva import LongVAImageProcessor
 from longva.model.modeling_longva import LongVAForConditionalGeneration
 from longva.model.processing_longva import LongVAProcessor
-from longva.model.unires import Packing
-from longva.model.video_processing_longva import LongVAVideoProcessor
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
 
@@ -112,12 +109,5 @@ def random_longva(
     model.generation_config.eos_token_id = [im_end, pad]
     model.generation_config.pad_token_id = pad
     model.generation_config.suppress_tokens = [ids["<image>"], ids["<video>"]]
-    packing: Packing = longva_config.image_packing  # pyright: ignore[reportAssignmentType]
-    processor = LongVAProcessor(
-        LongVAImageProcessor(grid_size, max_grids=max_grids, packing=packing),
-        tokenizer,
-        LongVAVideoProcessor(grid_size),
-        patches_per_grid=longva_config.patches_per_side**2,
-        pool_stride=longva_config.pool_stride,
-    )
+    processor = LongVAProcessor.for_model(longva_config, tokenizer, max_grids=max_grids)
     return model.to(dtype), processor  # pyright: ignore[reportArgumentType]

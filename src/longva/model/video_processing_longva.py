@@ -28,7 +28,6 @@ class LongVAVideosKwargs(VideosKwargs, total=False):
     fit: str | None
     resize: str | None
     allow_truncated: bool | None
-    pool_stride: int | None  # read by LongVAProcessor, which counts tokens
 
 
 class LongVAVideoProcessor(VideoProcessorMixin):

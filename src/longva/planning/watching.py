@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
+from longva.checkpoints import Precision
 from longva.errors import ContextLengthError, LongVAError
 from longva.model.configuration_longva import LongVAConfig
 from longva.model.flops import Flops
 from longva.model.modeling_longva import LongVAForConditionalGeneration
 from longva.planning.devices import GIB
-from longva.prompts.kv_cache import Precision
 
 WEIGHT_BYTES = {"int8": 1.01, "int4": 0.5625}
 """Bytes a quantised weight, scales included: one a row (int8), float32 for 64 weights (int4)."""
@@ -100,11 +100,10 @@ class _Shape:
     weights: Precision
     kv: Precision
     chunk_tokens: int
-    pool_stride: int | None
 
     @property
     def tokens_per_frame(self) -> int:
-        return self.config.tokens_per_grid(self.pool_stride)
+        return self.config.tokens_per_grid()
 
     @property
     def head_dim(self) -> int:
@@ -178,7 +177,6 @@ def plan(
     kv: Precision = "model",
     text_tokens: int = TEXT_TOKENS,
     chunk_tokens: int = 4096,
-    pool_stride: int | None = None,
     weight_bytes: int | None = None,
     device_memory: int | None = None,
     flops_per_second: float | None = None,
@@ -193,7 +191,6 @@ def plan(
         kv: `int8` or `int4` when the KV cache is quantised.
         text_tokens: room for the prompt's text and the answer.
         chunk_tokens: tokens prefilled at a time.
-        pool_stride: instead of the config's.
         weight_bytes: of the weights, when they are loaded already and need not be computed.
         device_memory: bytes that may be used; None leaves only the context as a limit.
         flops_per_second: rate for the time estimate.
@@ -203,7 +200,7 @@ def plan(
             f"a plan needs frames of 0 or more and chunk_tokens of 1 or more, got {frames} and "
             f"{chunk_tokens}."
         )
-    shape = _Shape(config, dtype.itemsize, weights, kv, chunk_tokens, pool_stride)
+    shape = _Shape(config, dtype.itemsize, weights, kv, chunk_tokens)
     text = config.text_config
     weight_bytes = shape.weight_bytes() if weight_bytes is None else weight_bytes
     logits = 4 * text.vocab_size * 4  # float32, and the copies that sampling makes

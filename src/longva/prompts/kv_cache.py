@@ -15,7 +15,7 @@ and shared as plain integers, and embeddings are looked up one chunk at a time.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +28,12 @@ from longva.attention.rotary import (
     restore_frequencies,
     rotary_embeddings,
 )
+from longva.checkpoints import Precision
 from longva.errors import ContextLengthError, LongVAError, NonFiniteError
 from longva.finite import check_finite
-from longva.model.cache_argument import cache_argument
+from longva.model.modeling_longva import cache_argument
 from longva.prompts.kv_layers import BufferedLayer
 from longva.prompts.symbols import embed_symbols
-
-Precision = Literal["model", "int8", "int4"]
-
 
 LOGITS = "its logits"
 
@@ -159,7 +157,7 @@ class CachedSequence(SymbolSequence):
         model: PreTrainedModel,
         *,
         chunk_tokens: int = 4096,
-        kv_dtype: Literal["model", "int8", "int4"] = "model",
+        kv_dtype: Precision = "model",
         allow_beyond_context: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:

@@ -12,13 +12,7 @@ from transformers import (
 from longva.checkpoints.checkpoint import load_pretrained
 from longva.checkpoints.language_model import load_language_model
 from longva.errors import CheckpointError, first_line
-from longva.model import (
-    LongVAConfig,
-    LongVAForConditionalGeneration,
-    LongVAImageProcessor,
-    LongVAProcessor,
-    LongVAVideoProcessor,
-)
+from longva.model import LongVAConfig, LongVAForConditionalGeneration, LongVAProcessor
 from longva.model.chat_format import stop_at_turn_end
 from longva.model.unires import Packing
 
@@ -104,13 +98,6 @@ def assemble_longva(
             ) from error
     model.generation_config = text.generation_config
     model.generation_config.suppress_tokens = [image_token_id, video_token_id]
-    size = config.vision_config.image_size
-    processor = LongVAProcessor(
-        LongVAImageProcessor(size, max_grids=max_grids, packing=image_packing),
-        tokenizer,
-        LongVAVideoProcessor(size),
-        patches_per_grid=config.patches_per_side**2,
-        pool_stride=pool_stride,
-    )
+    processor = LongVAProcessor.for_model(config, tokenizer, max_grids=max_grids)
     stop_at_turn_end(model.generation_config, processor)
     return model, processor
