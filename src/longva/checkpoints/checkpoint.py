@@ -74,8 +74,7 @@ def load_pretrained(
             `quantization` without bitsandbytes.
         LongVAError: for a pooling that the model cannot do.
     """
-    if isinstance(dtype, str):
-        dtype = None if dtype == "auto" else _torch_dtype(dtype)
+    dtype = _torch_dtype(dtype)
     source = read_checkpoint(id_or_path, revision=revision, vision_tower=vision_tower, weights=True)
     source.config.set_pooling(pool_stride, pool_mode)
     source.processor.pool_stride = source.config.pool_stride
@@ -154,8 +153,7 @@ def convert_checkpoint(
     if dst.resolve() in (source.folder.resolve(), *source.folder.resolve().parents):
         raise CheckpointError(f"{dst} holds the source; convert into another folder")
     check_tensors(source.folder, source.config)
-    if isinstance(dtype, str):
-        dtype = _torch_dtype(dtype)
+    dtype = _torch_dtype(dtype)
     change_settings(source, rope_theta, max_position_embeddings, max_grids, dtype)
 
     rename = to_llava_name if to == "llava" else str
@@ -239,8 +237,10 @@ def _quantization_config(kind: str, compute_dtype) -> BitsAndBytesConfig:
     raise CheckpointError(f"quantization must be 'model', 'int8' or 'int4', got {kind!r}")
 
 
-def _torch_dtype(name: str) -> torch.dtype:
-    dtype = getattr(torch, name, None)
+def _torch_dtype(name: torch.dtype | str | None) -> torch.dtype | None:
+    if name is None or name == "auto":
+        return None
+    dtype = getattr(torch, name, None) if isinstance(name, str) else name
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise CheckpointError(f"dtype must be float32, float16 or bfloat16, got {name!r}")
     return dtype

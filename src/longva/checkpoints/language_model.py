@@ -1,11 +1,12 @@
 """Language models, their configs and their tokenizers, as their folders describe them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import (
+    AddedToken,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -50,6 +51,17 @@ def load_tokenizer(id_or_path: str) -> PreTrainedTokenizerBase:
         if get_tokenizer_config(id_or_path).get("tokenizer_class") in WHOLE:
             return PreTrainedTokenizerFast.from_pretrained(id_or_path)
         return AutoTokenizer.from_pretrained(id_or_path)
+
+
+def add_control_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> list[int]:
+    """Give a tokenizer the control tokens that it lacks, and return the ids of `tokens`.
+
+    It will pad at the left, because a batch is generated at its right end.
+    """
+    added = [AddedToken(token, special=True, normalized=False) for token in tokens]
+    tokenizer.add_tokens(added, special_tokens=True)
+    tokenizer.padding_side = "left"
+    return tokenizer.convert_tokens_to_ids(list(tokens))  # pyright: ignore[reportReturnType]
 
 
 def read_language_config(id_or_path: str, architecture: dict[str, Any] | None = None) -> Any:

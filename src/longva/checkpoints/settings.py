@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AddedToken, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from longva.attention.rotary import set_rope_theta
+from longva.checkpoints.language_model import add_control_tokens
 from longva.checkpoints.llava_format import (
     CLIP_L_336_ID,
     config_from_llava,
@@ -30,6 +31,8 @@ from longva.model.unires import candidate_grids
 
 ORIGIN = "llava"
 """Folder inside a converted checkpoint: the source's small files as they were, for the way back."""
+
+MEDIA_TOKENS = ("<image>", "<video>")
 
 SMALL_FILES = (".json", ".txt", ".jinja", ".model")
 
@@ -227,8 +230,6 @@ def _read_longva(folder: Path) -> Checkpoint:
 def _read_llava(folder: Path, values: dict, vision_tower: str | None) -> Checkpoint:
     config = config_from_llava(values, read_vision_config(vision_tower or CLIP_L_336_ID))
     tokenizer = _llava_tokenizer(folder, config)
-    ids = [tokenizer.convert_tokens_to_ids(token) for token in ("<image>", "<video>")]
-    config.image_token_id, config.video_token_id = ids
     grids = grid_settings(values.get("image_grid_pinpoints"), config.vision_config.image_size)
     processor = LongVAProcessor.for_model(config, tokenizer, **grids)
     tokenizer.chat_template = processor.chat_template
@@ -237,7 +238,7 @@ def _read_llava(folder: Path, values: dict, vision_tower: str | None) -> Checkpo
     generation.eos_token_id = tokenizer.convert_tokens_to_ids(stops)
     generation.pad_token_id = tokenizer.pad_token_id
     # These two stand for media in a prompt; the original cuts their rows off and cannot say them.
-    generation.suppress_tokens = ids
+    generation.suppress_tokens = [config.image_token_id, config.video_token_id]
     return Checkpoint(
         folder=folder, is_llava=True, config=config, processor=processor, generation=generation
     )
@@ -263,15 +264,14 @@ def _llava_tokenizer(folder: Path, config: LongVAConfig) -> PreTrainedTokenizerB
         )
     # Without a config it would look up llava_qwen, which transformers does not know.
     tokenizer = AutoTokenizer.from_pretrained(folder, config=text)
-    media = [AddedToken(token, special=True, normalized=False) for token in ("<image>", "<video>")]
-    tokenizer.add_tokens(media, special_tokens=True)
+    media = add_control_tokens(tokenizer, MEDIA_TOKENS)
+    config.image_token_id, config.video_token_id = media
     if len(tokenizer) > text.vocab_size:
         raise CheckpointError(
             f"{folder} has {text.vocab_size} rows of embeddings, but its tokenizer needs "
             f"{len(tokenizer)} with <image> and <video>. The published checkpoints have 152064."
         )
     tokenizer.model_max_length = text.max_position_embeddings
-    tokenizer.padding_side = "left"  # a batch is generated at its right end
     return tokenizer
 
 

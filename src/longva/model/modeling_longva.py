@@ -347,18 +347,6 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
         self.post_init()
 
-    def get_input_embeddings(self):
-        """Embedding table of the language model."""
-        return self.model.get_input_embeddings()
-
-    def set_input_embeddings(self, value):
-        """Replace the embedding table of the language model."""
-        self.model.set_input_embeddings(value)
-
-    def get_output_embeddings(self):
-        """The output layer."""
-        return self.lm_head
-
     def get_image_features(self, *args, **kwargs) -> BaseModelOutputWithPooling:
         """See `LongVAModel.get_image_features`."""
         return self.model.get_image_features(*args, **kwargs)

@@ -11,6 +11,7 @@ The peak is the largest of the three. `benchmarks/planner.py` compares it with m
 Letters: F frames, T tokens a frame, L prompt tokens, c tokens a prefill chunk, D hidden size.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from longva.checkpoints import Precision
 from longva.errors import ContextLengthError, LongVAError
 from longva.model.configuration_longva import LongVAConfig
-from longva.model.flops import Flops
+from longva.model.flops import Flops, head_dim
 from longva.model.modeling_longva import LongVAForConditionalGeneration
 from longva.planning.devices import GIB
 
@@ -107,8 +108,7 @@ class _Shape:
 
     @property
     def head_dim(self) -> int:
-        text = self.config.text_config
-        return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        return head_dim(self.config.text_config)
 
     def weight_bytes(self) -> int:
         with torch.device("meta"):
@@ -128,9 +128,6 @@ class _Shape:
             "int4": self.head_dim / 2 + 2 * max(1, self.head_dim // 32),  # one for 32 channels
         }
         return values * per_head[self.kv]
-
-    def feature_bytes_per_frame(self) -> int:
-        return self.tokens_per_frame * self.config.text_config.hidden_size * self.dtype_bytes
 
     def vision_chunk(self, frames: int) -> int:
         vision, text = self.config.vision_config, self.config.text_config
@@ -207,19 +204,16 @@ def plan(
 
     def sizes(n: int) -> dict[str, int]:
         tokens = n * shape.tokens_per_frame + text_tokens
-        features, kv_cache = (
-            n * shape.feature_bytes_per_frame(),
-            tokens * shape.kv_bytes_per_token(),
-        )
+        features = n * shape.tokens_per_frame * text.hidden_size * dtype.itemsize
+        kv_cache = int(tokens * shape.kv_bytes_per_token())
         vision, prefill = shape.vision_chunk(n), shape.prefill_chunk(tokens)
-        held = weight_bytes + features
         return {
             "prompt_tokens": tokens,
             "features": features,
-            "kv_cache": int(kv_cache),
+            "kv_cache": kv_cache,
             "vision_chunk": vision,
             "prefill_chunk": prefill,
-            "peak": int(max(held + vision, held + kv_cache + max(prefill, logits))),
+            "peak": weight_bytes + features + int(max(vision, kv_cache + max(prefill, logits))),
         }
 
     def fits(n: int) -> bool:
@@ -227,11 +221,8 @@ def plan(
         small_enough = device_memory is None or size["peak"] <= device_memory
         return small_enough and size["prompt_tokens"] <= text.max_position_embeddings
 
-    low, high = 0, text.max_position_embeddings // shape.tokens_per_frame + 1
-    while high - low > 1:  # fits(low), or low is 0; not fits(high)
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-
+    numbers = range(1, text.max_position_embeddings // shape.tokens_per_frame + 1)
+    max_frames = bisect_left(numbers, True, key=lambda n: not fits(n))  # how many of them fit
     size = sizes(frames)
     flops = shape.prefill_flops(frames, size["prompt_tokens"])
     return Plan(
@@ -240,7 +231,7 @@ def plan(
         weights=weight_bytes,
         logits=logits,
         device_memory=device_memory,
-        max_frames=low,
+        max_frames=max_frames,
         prefill_flops=flops,
         seconds=flops / flops_per_second if flops and flops_per_second else None,
         **size,

@@ -101,7 +101,13 @@ class SymbolSequence(ABC):
     def _check_append(self, n: int, keep: int) -> None:
         if not 0 <= keep <= n:
             raise ValueError(f"keep must be between 0 and the {n} appended symbols, got {keep}.")
-        check_context(self.length + n, self.max_length)
+        length, most = self.length + n, self.max_length
+        if most is not None and length > most:
+            raise ContextLengthError(
+                f"The sequence would be {length:,} tokens long, but the model's context is "
+                f"{most:,} tokens. Shorten it by {length - most:,} tokens: fewer frames or a "
+                "shorter question."
+            )
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -288,16 +294,6 @@ def context_length(config: PreTrainedConfig) -> int | None:
     config = config.get_text_config(decoder=True)
     names = ("max_position_embeddings", "max_seq_len")
     return next((getattr(config, n) for n in names if getattr(config, n, None)), None)
-
-
-def check_context(length: int, max_length: int | None) -> None:
-    """Refuse a sequence of more than `max_length` tokens. None allows any."""
-    if max_length is not None and length > max_length:
-        raise ContextLengthError(
-            f"The sequence would be {length:,} tokens long, but the model's context is "
-            f"{max_length:,} tokens. Shorten it by {length - max_length:,} tokens: fewer frames "
-            "or a shorter question."
-        )
 
 
 def check_readable(model: PreTrainedModel) -> int:

@@ -31,7 +31,6 @@ def ring_logits(
     *,
     embeddings: Tensor | None = None,
     group: dist.ProcessGroup | None = None,
-    kernel: str | None = None,
 ) -> Tensor:
     """Logits at a few positions of one long sequence, which is spread over a ring.
 
@@ -43,7 +42,6 @@ def ring_logits(
             answer symbols[a:], ask at a - 1, a, ..., S - 2.
         embeddings: [R, D], the table that negative symbols refer to.
         group: the ring. None: this process alone.
-        kernel: name in `BLOCK_KERNELS`; None takes the fastest that runs.
 
     Returns:
         [N, V] float32 (float64 for a float64 model), the same on every rank.
@@ -62,7 +60,7 @@ def ring_logits(
         raise ValueError(
             f"positions must lie in [0, {length}), the prompt's, got {positions.tolist()}"
         )
-    ring = RingSequence(length=length, group=group, kernel=kernel)
+    ring = RingSequence(length=length, group=group)
     local = ring.shard(symbols.to(model.device), dim=0)[None]  # [1, L]
     embedded = embed_symbols(local, model.get_input_embeddings(), embeddings)
     hidden = ring_forward(model.get_decoder(), ring, inputs_embeds=embedded)[0]  # [L, D]

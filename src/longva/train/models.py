@@ -4,19 +4,18 @@ from typing import Any
 
 import torch
 from transformers import (
-    AddedToken,
     CLIPVisionConfig,
     CLIPVisionModel,
 )
 
 from longva.checkpoints.checkpoint import load_pretrained
-from longva.checkpoints.language_model import load_language_model
+from longva.checkpoints.language_model import add_control_tokens, load_language_model
+from longva.checkpoints.settings import MEDIA_TOKENS
 from longva.errors import CheckpointError, first_line
 from longva.model import LongVAConfig, LongVAForConditionalGeneration, LongVAProcessor
 from longva.model.chat_format import stop_at_turn_end
 from longva.model.unires import Packing
 
-MEDIA_TOKENS = ["<image>", "<video>"]
 TURN_TOKENS = ["<|im_start|>", "<|im_end|>"]
 """Of the chat template that comes with this package."""
 
@@ -48,16 +47,8 @@ def assemble_longva(
         CheckpointError: when a part is missing or does not fit the others.
     """
     text, tokenizer = load_language_model(language_model)
-    tokenizer.add_tokens(
-        [
-            AddedToken(token, special=True, normalized=False)
-            for token in (*TURN_TOKENS, *MEDIA_TOKENS)
-        ],
-        special_tokens=True,
-    )
-    tokenizer.padding_side = "left"  # a batch is generated at its right end; training pads at it
-    ids: Any = tokenizer.convert_tokens_to_ids(MEDIA_TOKENS)
-    image_token_id, video_token_id = ids
+    ids = add_control_tokens(tokenizer, (*TURN_TOKENS, *MEDIA_TOKENS))
+    image_token_id, video_token_id = ids[-2:]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if len(tokenizer) > text.config.vocab_size:
