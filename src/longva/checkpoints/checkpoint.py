@@ -33,7 +33,7 @@ from longva.checkpoints.weight_files import (
     tensor_shapes,
     write_tensors,
 )
-from longva.errors import CheckpointError, install_command, reason
+from longva.errors import CheckpointError, install_command, loading, reason
 from longva.model.configuration_longva import LongVAConfig
 from longva.model.modeling_longva import LongVAForConditionalGeneration
 from longva.model.processing_longva import LongVAProcessor
@@ -188,13 +188,8 @@ def check_tensors(folder: Path, config: LongVAConfig) -> None:
         CheckpointError: naming the tensors that are missing, unexpected or of another shape.
     """
     found = {to_longva_name(name): shape for name, shape in tensor_shapes(folder).items()}
-    try:
-        with torch.device("meta"):
-            model = LongVAForConditionalGeneration(config)
-    except Exception as error:  # sizes that do not fit together, or are no numbers
-        raise CheckpointError(
-            f"config.json in {folder} describes no model: {reason(error)}"
-        ) from error
+    with loading(f"config.json in {folder} describes no model"), torch.device("meta"):
+        model = LongVAForConditionalGeneration(config)
     needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     problems = {

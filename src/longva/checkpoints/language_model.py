@@ -1,7 +1,6 @@
 """Language models, their configs and their tokenizers, as their folders describe them."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,25 +15,10 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from longva.attention.rotary import set_rope_theta
-from longva.errors import CheckpointError, LongVAError, reason
+from longva.errors import CheckpointError, loading
 
 WHOLE = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Classes whose tokenizer.json says everything."""
-
-
-@contextmanager
-def loading(what: str) -> Iterator[None]:
-    """Say in a line why transformers cannot load something.
-
-    Raises:
-        CheckpointError: `what`, and the reason.
-    """
-    try:
-        yield
-    except LongVAError:
-        raise
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise CheckpointError(f"{what}: {reason(error)}") from error
 
 
 def load_tokenizer(id_or_path: str) -> PreTrainedTokenizerBase:

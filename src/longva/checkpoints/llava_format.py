@@ -19,7 +19,7 @@ from pathlib import Path
 from transformers import CLIPVisionConfig, Qwen2Config
 
 from longva.attention.rotary import rope_theta
-from longva.errors import CheckpointError, first_line
+from longva.errors import CheckpointError, loading
 from longva.model.configuration_longva import CLIP_L_336, LongVAConfig
 from longva.model.unires import candidate_grids
 
@@ -163,15 +163,13 @@ def read_vision_config(tower: str) -> dict:
     folder = Path(tower).expanduser()
     if folder.name == CLIP_L_336_ID.split("/")[1] and not (folder / "config.json").is_file():
         return dict(CLIP_L_336)
-    try:
+    with loading(
+        f"no architecture for the vision tower {tower!r}, needed a folder with its config.json, or "
+        + CLIP_L_336_ID,
+        vision_tower="FOLDER",
+    ):
         values = CLIPVisionConfig.get_config_dict(folder if folder.is_dir() else tower)[0]
         values = values.get("vision_config", values)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"no architecture for the vision tower {tower!r} ({first_line(error)}). Give a folder "
-            f"with its config.json, or {CLIP_L_336_ID}.",
-            vision_tower="FOLDER",
-        ) from error
     if values.get("model_type", "clip_vision_model") != "clip_vision_model":
         raise CheckpointError(
             f"the vision tower {tower!r} is a {values['model_type']}; LongVA checkpoints have a "

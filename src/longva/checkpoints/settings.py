@@ -22,7 +22,7 @@ from longva.checkpoints.llava_format import (
     parse_pinpoints,
     read_vision_config,
 )
-from longva.errors import CheckpointError, LongVAError, first_line, reason
+from longva.errors import CheckpointError, loading
 from longva.finite import to_json
 from longva.model.chat_format import stop_at_turn_end
 from longva.model.configuration_longva import CLIP_L_336, LongVAConfig
@@ -75,27 +75,20 @@ def read_checkpoint(
     """
     folder = _find_folder(id_or_path, revision, weights)
     values = _read_json(folder / "config.json")
-    try:
-        return _read_folder(folder, values, vision_tower)
-    except LongVAError:
-        raise
-    except Exception as error:  # transformers and tokenizers raise anything on broken files
-        raise CheckpointError(
-            f"the settings or the tokenizer in {folder} are broken: {reason(error)}. Copy them "
-            "again from where the checkpoint came from."
-        ) from error
-
-
-def _read_folder(folder: Path, values: dict, vision_tower: str | None) -> Checkpoint:
-    if values.get("model_type") == LongVAConfig.model_type:
-        return _read_longva(folder)
-    if values.get("model_type") != "llava_qwen":
+    if values.get("model_type") not in ("longva", "llava_qwen"):
         raise CheckpointError(
             f"{folder} is not a LongVA checkpoint: its config.json has model_type "
             f"{values.get('model_type')!r}, needed 'longva' (ours) or 'llava_qwen' (LongVA-7B and "
             "others in LLaVA's format). A language model becomes a LongVA by longva align."
         )
-    return _read_llava(folder, values, vision_tower or values.get("mm_vision_tower"))
+    with loading(
+        f"the settings or the tokenizer in {folder} are broken or not complete (our format needs "
+        "config.json, processor_config.json, tokenizer.json and tokenizer_config.json). Copy them "
+        "again from where the checkpoint came from"
+    ):
+        if values["model_type"] == "longva":
+            return _read_longva(folder)
+        return _read_llava(folder, values, vision_tower or values.get("mm_vision_tower"))
 
 
 def change_settings(
@@ -173,44 +166,29 @@ def _find_folder(id_or_path: str | Path, revision: str | None, weights: bool) ->
         path = snapshot_download(id_or_path, revision=revision, allow_patterns=list(patterns))
         return Path(path)
 
-    try:
+    with loading(f"{id_or_path!r} is no folder here and could not be had from the Hub"):
         found = download(*(f"*{suffix}" for suffix in SMALL_FILES))
         if weights and not any(download("model*.safetensors").glob("model*.safetensors")):
             download("pytorch_model*.bin")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{id_or_path!r} is no folder here and could not be had from the Hub: "
-            + first_line(error)
-        ) from error
-    return found
+        return found
 
 
 def _read_json(path: Path) -> dict:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.is_file():
         raise CheckpointError(
             f"{path.parent} is not a checkpoint: it has no {path.name}. Needed: config.json, a "
             "tokenizer, and model*.safetensors or pytorch_model*.bin."
-        ) from None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
+        )
+    with loading(f"{path} is not JSON"):
+        values = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds a {type(values).__name__}, needed {{...}}")
     return values
 
 
 def _read_longva(folder: Path) -> Checkpoint:
-    try:
-        config = LongVAConfig.from_pretrained(folder)
-        processor = LongVAProcessor.from_pretrained(folder)
-    except LongVAError:
-        raise
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder} is not complete. Needed: config.json, processor_config.json, tokenizer.json "
-            f"and tokenizer_config.json. {reason(error)}"
-        ) from error
+    config = LongVAConfig.from_pretrained(folder)
+    processor = LongVAProcessor.from_pretrained(folder)
     # A broken chat template is noticed only where it is used.
     question = {"role": "user", "content": [{"type": "text", "text": "?"}]}
     processor.apply_chat_template([question], add_generation_prompt=True)

@@ -196,8 +196,7 @@ class LongVAModel(LongVAPreTrainedModel):
             `pooler_output`: a tuple with one [tokens, D] an image.
         """
         if self.config.image_packing == "unires":
-            features = self.encode_grids(pixel_values)
-            return _pack(features, _counts(image_grid_thw, len(features)))
+            return _pack(self.encode_grids(pixel_values), image_grid_thw)
         if image_grid_thw is None:
             raise ValueError(
                 "AnyRes images need image_grid_thw, the (1, rows, columns) of each image"
@@ -227,8 +226,7 @@ class LongVAModel(LongVAPreTrainedModel):
         Returns:
             `pooler_output`: a tuple with one [tokens, D] a video.
         """
-        features = self.encode_grids(pixel_values_videos)
-        return _pack(features, _counts(video_grid_thw, len(features)))
+        return _pack(self.encode_grids(pixel_values_videos), video_grid_thw)
 
     def _placeholders(self, input_ids: Tensor | None, embeddings: Tensor, token_id: int) -> Tensor:
         if input_ids is not None:
@@ -457,11 +455,8 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
         return super().generate(input_ids, **cached, **kwargs)
 
 
-def _counts(grid_thw: Tensor | None, num_grids: int) -> list[int]:
-    return [num_grids] if grid_thw is None else [int(n) for n in grid_thw.prod(-1)]
-
-
-def _pack(features: Tensor, counts: list[int]) -> BaseModelOutputWithPooling:
+def _pack(features: Tensor, grid_thw: Tensor | None) -> BaseModelOutputWithPooling:
+    counts = [len(features)] if grid_thw is None else grid_thw.prod(-1).tolist()
     if sum(counts) != len(features):
         raise ValueError(
             f"grid_thw announces {sum(counts)} grids, but {len(features)} were given. Was the "

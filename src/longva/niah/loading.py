@@ -9,7 +9,8 @@ from typing import Any
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from longva.attention.rotary import restore_frequencies, set_rope_theta
-from longva.checkpoints.language_model import load_tokenizer, loading
+from longva.checkpoints.language_model import load_tokenizer
+from longva.errors import loading
 from longva.niah.recipe import ModelRecipe
 from longva.parallel.ranks import default_dtype, own_device
 from longva.prompts.kv_cache import check_readable

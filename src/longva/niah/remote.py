@@ -17,8 +17,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from longva.chat_endpoint import ChatEndpoint, EndpointError
 from longva.checkpoints.fingerprint import weights_fingerprint
-from longva.checkpoints.language_model import load_tokenizer, loading
-from longva.errors import LongVAError
+from longva.checkpoints.language_model import load_tokenizer
+from longva.errors import LongVAError, loading
 from longva.finite import check_finite
 from longva.niah.frames import Pictures
 from longva.niah.model import Model, Prompt, Reply

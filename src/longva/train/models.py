@@ -11,7 +11,7 @@ from transformers import (
 from longva.checkpoints.checkpoint import load_pretrained
 from longva.checkpoints.language_model import add_control_tokens, load_language_model
 from longva.checkpoints.settings import MEDIA_TOKENS
-from longva.errors import CheckpointError, first_line
+from longva.errors import CheckpointError, loading
 from longva.model import LongVAConfig, LongVAForConditionalGeneration, LongVAProcessor
 from longva.model.chat_format import stop_at_turn_end
 from longva.model.unires import Packing
@@ -54,12 +54,8 @@ def assemble_longva(
         if len(tokenizer) > text.config.vocab_size:
             text.resize_token_embeddings(len(tokenizer))  # draws the new words' vectors
         if isinstance(vision_tower, str):
-            try:
+            with loading(f"no CLIP model in {vision_tower!r}"):
                 tower = CLIPVisionModel.from_pretrained(vision_tower, dtype="auto")
-            except (OSError, ValueError) as error:
-                raise CheckpointError(
-                    f"no CLIP model in {vision_tower!r}: {first_line(error)}"
-                ) from error
         else:
             tower = CLIPVisionModel(CLIPVisionConfig(**vision_tower))
         config = LongVAConfig(

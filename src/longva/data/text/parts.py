@@ -53,7 +53,7 @@ class PartResult:
     """Of the documents kept, by domain."""
 
 
-corpus_tokenizer = lru_cache(maxsize=1)(load_tokenizer)
+corpus_tokenizer: Callable[[str], Any] = lru_cache(maxsize=1)(load_tokenizer)
 """Each process of a pool loads it once."""
 
 
