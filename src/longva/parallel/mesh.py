@@ -1,7 +1,7 @@
-"""Processes, their device, and how they are dealt into rings.
+"""The mesh of processes: data-parallel rows, each of them a ring.
 
-W processes form a grid of data x ring; a row of the grid is a ring, whose ranks are neighbours, so
-that keys travel inside a node:
+W processes form a grid of data x ring. The ranks of a ring are consecutive, so that keys travel
+inside a node:
 
     8 processes, ring = 4    data 0   ring  0  1  2  3
                              data 1   ring  4  5  6  7
@@ -73,7 +73,7 @@ def _join(device_type: str) -> None:
 
 @contextmanager
 def parallel_mesh(ring: int = 1) -> Iterator[ParallelMesh]:
-    """Deal the processes into rings of `ring`, and part from them in order at the end.
+    """Arrange the processes in rings of `ring`, and leave the process group in order at the end.
 
         with parallel_mesh(ring=8) as mesh:         # under torchrun, or in a plain process
             train(mesh)

@@ -47,10 +47,10 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
-def meet() -> tuple[int, int, Callable[[], Any]]:
-    """Return this process's rank, how many there are, and a barrier between them.
+def init_ranks() -> tuple[int, int, Callable[[], Any]]:
+    """Join the processes of torchrun; return this one's rank, their number, and a barrier.
 
-    Ranks finish hours apart, so the barrier is patient, and on gloo: it keeps no GPU busy.
+    Ranks may finish hours apart: the barrier waits up to 30 days, on gloo, which keeps no GPU busy.
     """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     if world_size == 1:

@@ -29,7 +29,7 @@ WEIGHT_BYTES = {"int8": 1.01, "int4": 0.5625}
 
 
 TEXT_TOKENS = 1280
-"""Room that is planned for the text of a prompt and its answer, in tokens."""
+"""Tokens reserved for the prompt's text and the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)

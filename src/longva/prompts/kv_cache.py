@@ -233,7 +233,7 @@ class CachedSequence(SymbolSequence):
             layer.length = min(layer.length, self.length)
 
     def _check_layers(self) -> None:
-        """A decoder that leaves a layer of its cache out would forget without a word."""
+        """Refuse a decoder that leaves a layer of its cache out, whose tokens would be lost."""
         if any(layer.length != self.length for layer in self._layers):
             raise LongVAError(
                 f"{type(self.model).__name__} does not keep every token of every layer in a cache "
@@ -297,7 +297,7 @@ def context_length(config: PreTrainedConfig) -> int | None:
 
 
 def check_readable(model: PreTrainedModel) -> int:
-    """Refuse a model whose layers forget or foresee, or whose logits are more than a projection.
+    """Refuse a model whose layers drop tokens or see later ones, or that changes its logits.
 
     Returns:
         The number of layers.
