@@ -35,7 +35,6 @@ def random_longva(
     *,
     seed: int = 0,
     grid_size: int = 56,
-    patch_size: int = 14,
     vision_width: int = 32,
     vision_layers: int = 3,
     hidden_size: int = 64,
@@ -53,7 +52,6 @@ def random_longva(
     Args:
         seed: of the weights.
         grid_size: pixels a side of a grid (56 px in patches of 14: 4 tokens a frame).
-        patch_size: pixels a side of a patch.
         vision_width: width of the vision tower.
         vision_layers: layers of the vision tower.
         hidden_size: width of the language model.
@@ -78,7 +76,7 @@ def random_longva(
             "num_hidden_layers": vision_layers,
             "num_attention_heads": 2,
             "image_size": grid_size,
-            "patch_size": patch_size,
+            "patch_size": 14,
         },
         text_config={
             "model_type": "qwen2",

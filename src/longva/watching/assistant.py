@@ -95,7 +95,8 @@ class LongVA:
         Args:
             name: `nano` (ships with the package), a folder or a hub id, in our format or in the
                 LLaVA format of the published LongVA checkpoints.
-            device: see `own_device`.
+            device: default: the GPU of this process, or the CPU where there is none; see
+                `own_device`.
             dtype: default: bfloat16 on a GPU, float32 on a CPU.
             quantization: precision of the language model's weights.
             kv: precision of the KV cache.
