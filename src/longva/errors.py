@@ -4,7 +4,8 @@ Every message says what was given, what is needed and what to type. The command 
 message alone and exits with code 2; Python callers catch `LongVAError` or one of its kinds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import requires
 from typing import Any
 
@@ -108,3 +109,31 @@ def first_line(error: BaseException) -> str:
     'no such file'
     """
     return str(error).strip().partition("\n")[0]
+
+
+def reason(error: BaseException) -> str:
+    """Kind and first line of an error.
+
+    >>> reason(KeyError("patch_size"))
+    "KeyError: 'patch_size'"
+    """
+    return ": ".join(filter(None, [type(error).__name__, first_line(error)]))
+
+
+@contextmanager
+def loading(what: str, **remedies: Any) -> Iterator[None]:
+    """Say in a line why a checkpoint, or a part of one, cannot be loaded.
+
+    Args:
+        what: the message, which the reason follows.
+        remedies: see `LongVAError`.
+
+    Raises:
+        CheckpointError: instead of whatever transformers and others raise on broken files.
+    """
+    try:
+        yield
+    except LongVAError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{what}: {reason(error)}", **remedies) from error

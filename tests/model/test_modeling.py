@@ -75,29 +75,29 @@ def test_an_image_and_a_video_of_the_same_grids_give_the_same_tokens(longva):
     assert torch.equal(image, video)
 
 
-def test_pool_stride_and_mode_can_be_set_in_one_call(longva):
-    model, _ = longva
+def test_grids_are_pooled_as_the_config_says():
+    model, _ = random_longva(dtype=torch.float64)
     pixels = torch.randn(2, 3, 56, 56)
-    thw = torch.tensor([[2, 1, 1]])
+
+    def features(stride, mode=None):
+        model.config.set_pooling(stride, mode)
+        return model.get_video_features(pixels, torch.tensor([[2, 1, 1]])).pooler_output[0]
+
     with torch.no_grad():
-        one = model.get_video_features(pixels, thw, pool_stride=4).pooler_output[0]
-        mean = model.get_video_features(pixels, thw, pool_stride=1).pooler_output[0]
-        top = model.get_video_features(pixels, thw, pool_stride=4, pool_mode="max").pooler_output[0]
-    torch.testing.assert_close(one, mean.view(2, 16, -1).mean(1), **CLOSE)
-    torch.testing.assert_close(top, mean.view(2, 16, -1).amax(1), **CLOSE)
+        patches, mean, largest = features(1), features(4), features(4, "max")
+    torch.testing.assert_close(mean, patches.view(2, 16, -1).mean(1), **CLOSE)
+    torch.testing.assert_close(largest, patches.view(2, 16, -1).amax(1), **CLOSE)
     with pytest.raises(LongVAError, match="pool_mode must be 'average' or 'max', got 'mean'"):
-        model.get_video_features(pixels, thw, pool_mode="mean")
+        model.config.set_pooling(mode="mean")
 
 
-def test_forward_with_other_pooling_takes_fewer_placeholders(longva):
-    model, processor = longva
+def test_forward_with_other_pooling_takes_fewer_placeholders():
+    model, processor = random_longva(pool_stride=4)
     frames = [torch.randint(0, 255, (3, 56, 56, 3), dtype=torch.uint8).numpy()]
-    inputs = processor(
-        text="<video> hi", videos=frames, num_frames=3, pool_stride=4, return_tensors="pt"
-    )
+    inputs = processor(text="<video> hi", videos=frames, num_frames=3, return_tensors="pt")
     assert int((inputs["input_ids"] == model.config.video_token_id).sum()) == 3
     with torch.no_grad():
-        assert model(**inputs, pool_stride=4).logits.shape[1] == inputs["input_ids"].shape[1]
+        assert model(**inputs).logits.shape[1] == inputs["input_ids"].shape[1]
 
 
 def test_features_computed_once_can_be_used_again(longva):

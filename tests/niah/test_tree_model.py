@@ -18,12 +18,11 @@ from transformers import (
     GPTNeoXConfig,
 )
 
-from longva.attention.rotary import forget_length
+from longva.attention.rotary import forget_length, set_rope_theta
 from longva.checkpoints.fingerprint import weights_fingerprint
 from longva.errors import CheckpointError, LongVAError, NonFiniteError, RecipeError
 from longva.model.random_model import byte_tokenizer, random_longva
 from longva.niah.cells import Grid
-from longva.niah.loading import set_rope_theta
 from longva.niah.log import read_rows
 from longva.niah.model import Prompt
 from longva.niah.needle_sets import PAPER_NEEDLES
@@ -391,14 +390,14 @@ def test_a_model_without_rope_reads_text_but_has_no_base_to_set(tmp_path):
     recipe = text_recipe_of("gpt2", tmp_path)
     recipe = replace(recipe, grid=Grid(lengths=(400,), depths=(0.5,)))
     assert run_text(recipe)["cells"] == 1
-    with pytest.raises(RecipeError, match="gpt2 has no single RoPE base but None"):
+    with pytest.raises(LongVAError, match="gpt2 has no single RoPE base but None"):
         run_text(replace(recipe, rope_theta=1e6))
 
 
 def test_a_model_of_windows_and_two_rope_bases_is_refused(tmp_path):
     with pytest.raises(LongVAError, match="gemma3_text has layers that do not keep every token"):
         run_text(text_recipe_of("gemma3_text", tmp_path))
-    with pytest.raises(RecipeError, match="gemma3_text has no single RoPE base but {'"):
+    with pytest.raises(LongVAError, match="gemma3_text has no single RoPE base but {'"):
         run_text(text_recipe_of("gemma3_text", tmp_path, rope_theta=1e6))
 
 
@@ -468,7 +467,7 @@ def forward_logprob(model, prompt, fed):
 
 @pytest.mark.parametrize("theta", [float("nan"), float("inf"), 0.0])
 def test_a_rope_base_that_is_none_is_refused(theta, tmp_path):
-    with pytest.raises(RecipeError, match="rope_theta must be a number above 0, got"):
+    with pytest.raises(LongVAError, match="rope_theta must be a number above 0, got"):
         tree_model(visual_recipe(tmp_path, rope_theta=theta))
 
 

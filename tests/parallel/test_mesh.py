@@ -2,8 +2,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from longva.errors import RecipeError
+from longva.errors import LongVAError, RecipeError
 from longva.parallel import parallel_mesh
+from longva.parallel.ranks import default_dtype, own_device
 from tests.distributed import run_distributed
 
 
@@ -57,3 +58,18 @@ def test_more_processes_than_gpus_are_refused_with_what_to_do(monkeypatch):
     with pytest.raises(RecipeError, match=r"sees 2 GPU\(s\). Start at most 2"), parallel_mesh():
         pass
     assert not dist.is_initialized()
+
+
+def test_a_process_takes_the_gpu_of_its_rank_or_the_device_that_is_named(monkeypatch):
+    assert own_device("cpu") == torch.device("cpu")
+    for absent in ("meta", "cuda:99", "gpu"):
+        with pytest.raises(LongVAError, match=f"device '{absent}' is not at hand.*device='cpu'"):
+            own_device(absent)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert own_device() == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert own_device() == torch.device("cuda:1")
+    assert default_dtype(own_device()) == torch.bfloat16
+    assert default_dtype(torch.device("cpu")) == torch.float32

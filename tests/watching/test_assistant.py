@@ -13,6 +13,7 @@ from longva.media.sampling import FrameSampling
 from longva.model.random_model import random_longva
 from longva.nano.film import write_film
 from longva.prompts.decoding import Sampling
+from longva.prompts.kv_cache import CachedSequence
 from longva.watching.assistant import LongVA
 from longva.watching.features import FrameSettings
 from tests.tolerance import SAME
@@ -144,13 +145,13 @@ def test_an_abandoned_stream_leaves_the_session_as_it_was(longva, video):
 def test_an_interrupt_before_the_question_is_noted_down_leaves_no_trace(longva, video, monkeypatch):
     session = longva.watch(video, frames=4)
     expected = session.ask(QUESTION, max_new_tokens=8).text
-    append = session._reader._sequence.append
+    append = CachedSequence.append
 
     def interrupted(*args, **kwargs):
         append(*args, **kwargs)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(session._reader._sequence, "append", interrupted)
+    monkeypatch.setattr(CachedSequence, "append", interrupted)
     with pytest.raises(KeyboardInterrupt):
         session.ask("Another question?")
     monkeypatch.undo()
@@ -270,11 +271,29 @@ def test_a_cache_on_a_full_disk_is_said_left_clean_and_does_without(longva, vide
     assert session.frames == 5
 
 
-def test_pool_stride_of_a_call_changes_the_tokens_a_frame(longva, video):
-    one = longva.watch(video, frames=5, settings=FrameSettings(pool_stride=4))
-    four = longva.watch(video, frames=5)
-    prompts = [session.ask(QUESTION, max_new_tokens=1).prompt_tokens for session in (one, four)]
-    assert prompts[1] - prompts[0] == 5 * (4 - 1)
+def test_pooling_set_at_load_changes_the_tokens_a_frame(longva, video, image, tmp_path):
+    longva.model.save_pretrained(tmp_path / "model")
+    longva.processor.save_pretrained(tmp_path / "model")
+    cache = tmp_path / "cache"
+    one = LongVA.from_pretrained(tmp_path / "model", device="cpu", pool_stride=4, cache_dir=cache)
+    four = LongVA.from_pretrained(tmp_path / "model", device="cpu", cache_dir=cache)
+
+    for medium in (video, image):
+        sessions = [model.watch(medium) for model in (four, one)]
+        more, fewer = (s.ask(QUESTION, max_new_tokens=1).prompt_tokens for s in sessions)
+        assert sessions[0].frames == sessions[1].frames
+        assert more - fewer == sessions[0].frames * (4 - 1)
+    assert one.plan(5).prompt_tokens == four.plan(5).prompt_tokens - 5 * (4 - 1)
+    with pytest.raises(LongVAError, match=r"must divide the 4 patches a side, got 3.*\[1, 2, 4\]"):
+        LongVA.from_pretrained(tmp_path / "model", device="cpu", pool_stride=3)
+
+
+def test_features_are_kept_apart_by_pooling(longva, video, tmp_path):
+    model, processor = random_longva(dtype=torch.float64)
+    cached = LongVA(model, processor, name="cached", cache_dir=tmp_path)
+    average, _ = cached.watch(video, frames=5), model.config.set_pooling(mode="max")
+    largest = cached.watch(video, frames=5)
+    assert len(list(tmp_path.iterdir())) == 2 and average.frames == largest.frames
 
 
 def test_an_answer_cut_by_the_context_says_so(video):

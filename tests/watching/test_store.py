@@ -73,8 +73,8 @@ def test_what_does_not_fit_the_memory_beside_others_is_watched_alone(longva, fil
     class Tight(LongVA):
         """Its device has room for one session."""
 
-        def plan(self, frames, pool_stride=None, **options):
-            plan = super().plan(frames, pool_stride, **options)
+        def plan(self, frames, **options):
+            plan = super().plan(frames, **options)
             return replace(plan, max_frames=0) if frames > 1 and len(store) else plan
 
     store = SessionStore(longva, max_bytes=2**30)

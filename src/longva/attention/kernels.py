@@ -1,4 +1,4 @@
-"""Attention of one block of queries on one block of keys: the part of the ring that is a kernel.
+"""Kernels for attention of one block of queries on one block of keys, which merge into a whole.
 
 A kernel is chosen by name and needs no mask, only "causal square" or "full rectangle". Forward also
 returns the log-sum-exp of each row of scores, with which blocks merge exactly. Backward is given

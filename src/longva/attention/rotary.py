@@ -1,4 +1,4 @@
-"""Rotary position embeddings (RoPE, arXiv 2104.09864): are the frequencies exact, do they stay put?
+"""Rotary position embeddings (RoPE, arXiv 2104.09864): their base, and are their frequencies exact?
 
     angle of channel pair i at position p  =  p * inv_freq[i]
 
@@ -13,13 +13,51 @@ makes another, `module(x, position_ids)` gives cos and sin, both [1, L, channels
 
 import copy
 import inspect
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from longva.errors import LongVAError
+
+
+def rope_theta(config: PreTrainedConfig) -> float | dict[str, float | None] | None:
+    """Return a decoder's RoPE base, by kind of layer where they differ, None without RoPE."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    kinds = {name: part for name, part in parameters.items() if isinstance(part, dict)}
+    if kinds:
+        return {name: part.get("rope_theta") for name, part in kinds.items()}
+    return parameters.get("rope_theta")
+
+
+def set_rope_theta(model: PreTrainedConfig | PreTrainedModel, theta: float) -> None:
+    """Give a language model another RoPE base.
+
+    Args:
+        model: the config of its decoder; or the loaded model, which is then as if it had been
+            loaded with that base.
+        theta: the base.
+
+    Raises:
+        LongVAError: the model has none, or several; or `theta` is no base.
+    """
+    decoder: Any = model.get_decoder() if isinstance(model, PreTrainedModel) else None
+    config = model if isinstance(model, PreTrainedConfig) else decoder.config
+    if not 0 < theta < math.inf:
+        raise LongVAError(f"rope_theta must be a number above 0, got {theta}.")
+    if not isinstance(had := rope_theta(config), float | int):
+        raise LongVAError(
+            f"rope_theta: {config.model_type} has no single RoPE base but {had}. Leave rope_theta "
+            "out."
+        )
+    config.rope_parameters = {**config.rope_parameters, "rope_theta": float(theta)}
+    if decoder is not None:
+        rotary = decoder.rotary_emb
+        decoder.rotary_emb = type(rotary)(config).to(rotary.inv_freq.device)
+
 
 FAR = 1 << 24
 """A position beyond every context: where frequencies that depend on the length have changed."""

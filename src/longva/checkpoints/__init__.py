@@ -1,1 +1,6 @@
 """Checkpoints: read, written and converted, in our format and in LLaVA's."""
+
+from typing import Literal
+
+Precision = Literal["model", "int8", "int4"]
+"""Of weights or of a KV cache: the model's dtype, or quantised."""

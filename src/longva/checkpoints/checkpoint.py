@@ -18,12 +18,12 @@ import torch
 from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig
 
+from longva.checkpoints import Precision
 from longva.checkpoints.llava_format import KEY_MAPPING, to_llava_name, to_longva_name
 from longva.checkpoints.remote_code import write_remote_code
 from longva.checkpoints.settings import (
     change_settings,
     read_checkpoint,
-    reason,
     write_llava_settings,
     write_longva_settings,
 )
@@ -33,12 +33,10 @@ from longva.checkpoints.weight_files import (
     tensor_shapes,
     write_tensors,
 )
-from longva.errors import CheckpointError, install_command
+from longva.errors import CheckpointError, install_command, loading, reason
 from longva.model.configuration_longva import LongVAConfig
 from longva.model.modeling_longva import LongVAForConditionalGeneration
 from longva.model.processing_longva import LongVAProcessor
-
-Quantization = Literal["int8", "int4"]
 
 NEVER_QUANTIZED = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
 """Few weights, which need their precision. Names must be whole: `vision_tower` matches nothing."""
@@ -49,7 +47,9 @@ def load_pretrained(
     *,
     dtype: torch.dtype | str | None = None,
     device: str | torch.device | None = None,
-    quantization: Quantization | None = None,
+    quantization: Precision = "model",
+    pool_stride: int | None = None,
+    pool_mode: str | None = None,
     revision: str | None = None,
     vision_tower: str | None = None,
     **kwargs,
@@ -60,7 +60,10 @@ def load_pretrained(
         id_or_path: a folder or a Hub id.
         dtype: of the weights; None or "auto" takes the checkpoint's.
         device: where to put the model; None leaves it on the CPU.
-        quantization: `int8` or `int4` weights of the language model's layers (bitsandbytes).
+        quantization: precision of the weights of the language model's layers; `int8` and `int4`
+            need bitsandbytes.
+        pool_stride: side of the pooling window in patches, instead of the config's.
+        pool_mode: `average` or `max`, instead of the config's.
         revision: of a Hub id.
         vision_tower: for LLaVA's format, where to read the tower's architecture instead of what
             `mm_vision_tower` names; see `read_vision_config`.
@@ -69,15 +72,17 @@ def load_pretrained(
     Raises:
         CheckpointError: for a folder that is not a LongVA checkpoint, tensors that do not match, or
             `quantization` without bitsandbytes.
+        LongVAError: for a pooling that the model cannot do.
     """
-    if isinstance(dtype, str):
-        dtype = None if dtype == "auto" else _torch_dtype(dtype)
+    dtype = _torch_dtype(dtype)
     source = read_checkpoint(id_or_path, revision=revision, vision_tower=vision_tower, weights=True)
+    source.config.set_pooling(pool_stride, pool_mode)
+    source.processor.pool_stride = source.config.pool_stride
     if getattr(source.config, "quantization_config", None) is None:
         check_tensors(source.folder, source.config)
     if device is not None:
         kwargs.setdefault("device_map", {"": device})
-    if quantization is not None:
+    if quantization != "model":
         compute_dtype = dtype or source.config.dtype or torch.bfloat16
         kwargs["quantization_config"] = _quantization_config(quantization, compute_dtype)
     model = LongVAForConditionalGeneration.from_pretrained(
@@ -148,8 +153,7 @@ def convert_checkpoint(
     if dst.resolve() in (source.folder.resolve(), *source.folder.resolve().parents):
         raise CheckpointError(f"{dst} holds the source; convert into another folder")
     check_tensors(source.folder, source.config)
-    if isinstance(dtype, str):
-        dtype = _torch_dtype(dtype)
+    dtype = _torch_dtype(dtype)
     change_settings(source, rope_theta, max_position_embeddings, max_grids, dtype)
 
     rename = to_llava_name if to == "llava" else str
@@ -184,13 +188,8 @@ def check_tensors(folder: Path, config: LongVAConfig) -> None:
         CheckpointError: naming the tensors that are missing, unexpected or of another shape.
     """
     found = {to_longva_name(name): shape for name, shape in tensor_shapes(folder).items()}
-    try:
-        with torch.device("meta"):
-            model = LongVAForConditionalGeneration(config)
-    except Exception as error:  # sizes that do not fit together, or are no numbers
-        raise CheckpointError(
-            f"config.json in {folder} describes no model: {reason(error)}"
-        ) from error
+    with loading(f"config.json in {folder} describes no model"), torch.device("meta"):
+        model = LongVAForConditionalGeneration(config)
     needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     problems = {
@@ -230,11 +229,13 @@ def _quantization_config(kind: str, compute_dtype) -> BitsAndBytesConfig:
             bnb_4bit_compute_dtype=compute_dtype,
             llm_int8_skip_modules=NEVER_QUANTIZED,
         )
-    raise CheckpointError(f"quantization must be 'int8' or 'int4', got {kind!r}")
+    raise CheckpointError(f"quantization must be 'model', 'int8' or 'int4', got {kind!r}")
 
 
-def _torch_dtype(name: str) -> torch.dtype:
-    dtype = getattr(torch, name, None)
+def _torch_dtype(name: torch.dtype | str | None) -> torch.dtype | None:
+    if name is None or name == "auto":
+        return None
+    dtype = getattr(torch, name, None) if isinstance(name, str) else name
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise CheckpointError(f"dtype must be float32, float16 or bfloat16, got {name!r}")
     return dtype

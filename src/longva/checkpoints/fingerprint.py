@@ -1,4 +1,4 @@
-"""Tell one model's weights from another's: what was measured with the old ones is not kept."""
+"""Fingerprints of weights: what other weights computed is not reused."""
 
 import hashlib
 

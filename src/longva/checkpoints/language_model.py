@@ -1,9 +1,11 @@
-"""Tokenizers as their folders describe them."""
+"""Language models, their configs and their tokenizers, as their folders describe them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import (
+    AddedToken,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -12,19 +14,38 @@ from transformers import (
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from longva.errors import CheckpointError, first_line
+from longva.attention.rotary import set_rope_theta
+from longva.errors import CheckpointError, loading
+
+WHOLE = ("TokenizersBackend", "PreTrainedTokenizerFast")
+"""Classes whose tokenizer.json says everything."""
 
 
-def read_tokenizer(id_or_path: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model.
+def load_tokenizer(id_or_path: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model: a folder or a Hub id.
+
+    Where the folder says that tokenizer.json is all there is, that is what is read. AutoTokenizer
+    then still takes the class usual for the model: for Qwen2 it rebuilds a byte-level BPE from the
+    vocabulary, and turns a tokenizer of words into one of a few letters, silently.
 
     Raises:
-        CheckpointError: when there is none.
+        CheckpointError: there is none, or it is of a kind that transformers does not know.
     """
-    try:
-        return load_tokenizer(id_or_path)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"no tokenizer in {id_or_path!r}: {first_line(error)}") from error
+    with loading(f"no tokenizer in {id_or_path!r}"):
+        if get_tokenizer_config(id_or_path).get("tokenizer_class") in WHOLE:
+            return PreTrainedTokenizerFast.from_pretrained(id_or_path)
+        return AutoTokenizer.from_pretrained(id_or_path)
+
+
+def add_control_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> list[int]:
+    """Give a tokenizer the control tokens that it lacks, and return the ids of `tokens`.
+
+    It will pad at the left, because a batch is generated at its right end.
+    """
+    added = [AddedToken(token, special=True, normalized=False) for token in tokens]
+    tokenizer.add_tokens(added, special_tokens=True)
+    tokenizer.padding_side = "left"
+    return tokenizer.convert_tokens_to_ids(list(tokens))  # pyright: ignore[reportReturnType]
 
 
 def read_language_config(id_or_path: str, architecture: dict[str, Any] | None = None) -> Any:
@@ -33,15 +54,10 @@ def read_language_config(id_or_path: str, architecture: dict[str, Any] | None = 
     Raises:
         CheckpointError: when there is none, or it is not that of a text model.
     """
-    try:
+    with loading(f"{id_or_path!r} is neither a folder with a language model nor one on the Hub"):
         if architecture is not None:
             return AutoConfig.for_model(**architecture)
         config = AutoConfig.from_pretrained(id_or_path)
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"{id_or_path!r} is neither a folder with a language model nor one on the Hub: "
-            + first_line(error)
-        ) from error
     if config.get_text_config() is not config:
         raise CheckpointError(
             f"{id_or_path!r} is a {config.model_type}, which sees more than text; needed a "
@@ -71,7 +87,7 @@ def load_language_model(
     Raises:
         CheckpointError: when a part is missing, or the tokenizer has more words than the model.
     """
-    tokenizer = read_tokenizer(id_or_path)
+    tokenizer = load_tokenizer(id_or_path)
     if architecture is not None:
         ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id")}
         architecture = {"vocab_size": len(tokenizer), **ids, **architecture}
@@ -82,35 +98,13 @@ def load_language_model(
             f"{config.vocab_size}: they do not belong together"
         )
     if rope_theta is not None:
-        config.rope_parameters = {**config.rope_parameters, "rope_theta": float(rope_theta)}
+        set_rope_theta(config, rope_theta)
     if context is not None:
         config.max_position_embeddings = tokenizer.model_max_length = context
     if architecture is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return AutoModelForCausalLM.from_config(config), tokenizer
-    try:
+    with loading(f"cannot load {id_or_path!r}"):
         model = AutoModelForCausalLM.from_pretrained(id_or_path, config=config, dtype="auto")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"cannot load {id_or_path!r}: {first_line(error)}") from error
     return model, tokenizer
-
-
-WHOLE = ("TokenizersBackend", "PreTrainedTokenizerFast")
-"""Classes whose tokenizer.json says everything."""
-
-
-def load_tokenizer(id_or_path: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model: a folder or a Hub id.
-
-    Where the folder says that tokenizer.json is all there is, that is what is read. AutoTokenizer
-    then still takes the class usual for the model: for Qwen2 it rebuilds a byte-level BPE from the
-    vocabulary, and turns a tokenizer of words into one of a few letters, silently.
-
-    Raises:
-        OSError: there is none.
-        ValueError: it is of a kind that transformers does not know.
-    """
-    if get_tokenizer_config(id_or_path).get("tokenizer_class") in WHOLE:
-        return PreTrainedTokenizerFast.from_pretrained(id_or_path)
-    return AutoTokenizer.from_pretrained(id_or_path)

@@ -12,31 +12,30 @@ loaded over it.
 """
 
 import ast
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from transformers import CLIPVisionConfig, Qwen2Config
 
-from longva.errors import CheckpointError, first_line
+from longva.attention.rotary import rope_theta
+from longva.errors import CheckpointError, loading
 from longva.model.configuration_longva import CLIP_L_336, LongVAConfig
 from longva.model.unires import candidate_grids
 
-KEY_MAPPING = {
-    r"^model\.vision_tower\.vision_tower\.(?:vision_model\.)?": "model.vision_tower.",
-    r"^model\.mm_projector\.0\.": "model.multi_modal_projector.linear_1.",
-    r"^model\.mm_projector\.2\.": "model.multi_modal_projector.linear_2.",
-    r"^model\.(embed_tokens|layers|norm)\.": r"model.language_model.\1.",
+PREFIXES = {
+    "model.vision_tower.vision_tower.vision_model.": "model.vision_tower.",
+    "model.vision_tower.vision_tower.": "model.vision_tower.",  # of some files, read only
+    "model.mm_projector.0.": "model.multi_modal_projector.linear_1.",
+    "model.mm_projector.2.": "model.multi_modal_projector.linear_2.",
+    "model.embed_tokens.": "model.language_model.embed_tokens.",
+    "model.layers.": "model.language_model.layers.",
+    "model.norm.": "model.language_model.norm.",
 }
-"""Regular expression -> replacement, as `from_pretrained(key_mapping=...)` takes it."""
+"""How names begin: LLaVA's and ours."""
 
-LLAVA_PREFIXES = {
-    "model.vision_tower.": "model.vision_tower.vision_tower.vision_model.",
-    "model.multi_modal_projector.linear_1.": "model.mm_projector.0.",
-    "model.multi_modal_projector.linear_2.": "model.mm_projector.2.",
-    "model.language_model.": "model.",
-}
+KEY_MAPPING = {f"^{re.escape(theirs)}": ours for theirs, ours in PREFIXES.items()}
+"""Regular expression -> replacement, as `from_pretrained(key_mapping=...)` takes it."""
 
 CLIP_L_336_ID = "openai/clip-vit-large-patch14-336"
 
@@ -79,11 +78,7 @@ def to_longva_name(name: str) -> str:
     >>> to_longva_name("model.mm_projector.2.bias")
     'model.multi_modal_projector.linear_2.bias'
     """
-    for pattern, replacement in KEY_MAPPING.items():
-        name, found = re.subn(pattern, replacement, name)
-        if found:
-            break
-    return name
+    return _renamed(name, PREFIXES.items())
 
 
 def to_llava_name(name: str) -> str:
@@ -92,10 +87,12 @@ def to_llava_name(name: str) -> str:
     >>> to_llava_name("model.language_model.norm.weight")
     'model.norm.weight'
     """
-    for ours, llava in LLAVA_PREFIXES.items():
-        if name.startswith(ours):
-            return llava + name.removeprefix(ours)
-    return name
+    return _renamed(name, ((ours, theirs) for theirs, ours in PREFIXES.items()))
+
+
+def _renamed(name: str, prefixes: Iterable[tuple[str, str]]) -> str:
+    found = (new + name.removeprefix(old) for old, new in prefixes if name.startswith(old))
+    return next(found, name)
 
 
 def parse_pinpoints(pinpoints: str | list, grid_size: int) -> list[tuple[int, int]]:
@@ -164,21 +161,15 @@ def read_vision_config(tower: str) -> dict:
         CheckpointError: for a tower that is not there or is not a CLIP vision model.
     """
     folder = Path(tower).expanduser()
-    try:
-        if (folder / "config.json").is_file():
-            values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            values = values.get("vision_config", values)
-        elif folder.name == CLIP_L_336_ID.split("/")[1]:
-            return dict(CLIP_L_336)
-        else:
-            values = CLIPVisionConfig.get_config_dict(tower)[0]
-            values = values.get("vision_config", values)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"no architecture for the vision tower {tower!r} ({first_line(error)}). Give a folder "
-            f"with its config.json, or {CLIP_L_336_ID}.",
-            vision_tower="FOLDER",
-        ) from error
+    if folder.name == CLIP_L_336_ID.split("/")[1] and not (folder / "config.json").is_file():
+        return dict(CLIP_L_336)
+    with loading(
+        f"no architecture for the vision tower {tower!r}, needed a folder with its config.json, or "
+        + CLIP_L_336_ID,
+        vision_tower="FOLDER",
+    ):
+        values = CLIPVisionConfig.get_config_dict(folder if folder.is_dir() else tower)[0]
+        values = values.get("vision_config", values)
     if values.get("model_type", "clip_vision_model") != "clip_vision_model":
         raise CheckpointError(
             f"the vision tower {tower!r} is a {values['model_type']}; LongVA checkpoints have a "
@@ -238,7 +229,7 @@ def config_to_llava(config: LongVAConfig, grids: Sequence[Sequence[int]], tower:
         "model_type": "llava_qwen",
         "torch_dtype": str(config.dtype).removeprefix("torch."),
         **{name: getattr(text, name) for name in TEXT_FIELDS},
-        "rope_theta": text.rope_parameters["rope_theta"],
+        "rope_theta": rope_theta(text),
         "tie_word_embeddings": config.tie_word_embeddings,
         **SUPPORTED,
         "image_grid_pinpoints": str([(columns * size, rows * size) for columns, rows in grids]),

@@ -1,4 +1,4 @@
-"""The small model that ships inside the package and is the default of every command."""
+"""Models known by name: LongVA-7B's config, and `nano`, which ships with the package."""
 
 from importlib.resources import files
 from pathlib import Path

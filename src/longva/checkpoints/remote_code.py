@@ -45,8 +45,8 @@ def write_remote_code(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     package = Path(longva.__file__).parent
-    waiting = {f"model/{target.split('.')[0]}" for target in ENTRY_POINTS.values()}
-    waiting |= {f"model/{target.split('.')[0]}" for target in PROCESSOR_ENTRY_POINTS.values()}
+    targets = (ENTRY_POINTS | PROCESSOR_ENTRY_POINTS).values()
+    waiting = {f"model/{target.split('.')[0]}" for target in targets}
     written: dict[str, Path] = {}
     while waiting:
         module = waiting.pop()

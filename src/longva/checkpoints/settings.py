@@ -4,15 +4,16 @@ They are read from our format or from LLaVA's into the same `Checkpoint`, and wr
 """
 
 import json
-import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AddedToken, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
+from longva.attention.rotary import set_rope_theta
+from longva.checkpoints.language_model import add_control_tokens
 from longva.checkpoints.llava_format import (
     CLIP_L_336_ID,
     config_from_llava,
@@ -21,17 +22,17 @@ from longva.checkpoints.llava_format import (
     parse_pinpoints,
     read_vision_config,
 )
-from longva.errors import CheckpointError, LongVAError
+from longva.errors import CheckpointError, loading
 from longva.finite import to_json
 from longva.model.chat_format import stop_at_turn_end
 from longva.model.configuration_longva import CLIP_L_336, LongVAConfig
-from longva.model.image_processing_longva import LongVAImageProcessor
 from longva.model.processing_longva import LongVAProcessor
 from longva.model.unires import candidate_grids
-from longva.model.video_processing_longva import LongVAVideoProcessor
 
 ORIGIN = "llava"
 """Folder inside a converted checkpoint: the source's small files as they were, for the way back."""
+
+MEDIA_TOKENS = ("<image>", "<video>")
 
 SMALL_FILES = (".json", ".txt", ".jinja", ".model")
 
@@ -74,36 +75,20 @@ def read_checkpoint(
     """
     folder = _find_folder(id_or_path, revision, weights)
     values = _read_json(folder / "config.json")
-    try:
-        return _read_folder(folder, values, vision_tower)
-    except LongVAError:
-        raise
-    except Exception as error:  # transformers and tokenizers raise anything on broken files
-        raise CheckpointError(
-            f"the settings or the tokenizer in {folder} are broken: {reason(error)}. Copy them "
-            "again from where the checkpoint came from."
-        ) from error
-
-
-def reason(error: Exception) -> str:
-    """Kind and first line of an error.
-
-    >>> reason(KeyError("patch_size"))
-    "KeyError: 'patch_size'"
-    """
-    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
-
-
-def _read_folder(folder: Path, values: dict, vision_tower: str | None) -> Checkpoint:
-    if values.get("model_type") == LongVAConfig.model_type:
-        return _read_longva(folder)
-    if values.get("model_type") != "llava_qwen":
+    if values.get("model_type") not in ("longva", "llava_qwen"):
         raise CheckpointError(
             f"{folder} is not a LongVA checkpoint: its config.json has model_type "
             f"{values.get('model_type')!r}, needed 'longva' (ours) or 'llava_qwen' (LongVA-7B and "
             "others in LLaVA's format). A language model becomes a LongVA by longva align."
         )
-    return _read_llava(folder, values, vision_tower or values.get("mm_vision_tower"))
+    with loading(
+        f"the settings or the tokenizer in {folder} are broken or not complete (our format needs "
+        "config.json, processor_config.json, tokenizer.json and tokenizer_config.json). Copy them "
+        "again from where the checkpoint came from"
+    ):
+        if values["model_type"] == "longva":
+            return _read_longva(folder)
+        return _read_llava(folder, values, vision_tower or values.get("mm_vision_tower"))
 
 
 def change_settings(
@@ -116,11 +101,9 @@ def change_settings(
     """Change what is not None; see `convert_checkpoint`.
 
     Raises:
-        CheckpointError: for a value out of range.
+        LongVAError: for a value out of range.
     """
     text, images = source.config.text_config, source.processor.image_processor
-    if rope_theta is not None and not 0 < rope_theta < math.inf:
-        raise CheckpointError(f"rope_theta must be greater than 0, got {rope_theta}")
     if max_position_embeddings is not None and max_position_embeddings < 1:
         raise CheckpointError(
             f"max_position_embeddings must be 1 token or more, got {max_position_embeddings}"
@@ -128,7 +111,7 @@ def change_settings(
     if max_grids is not None and max_grids < 2:
         raise CheckpointError(f"max_grids must be 2 or more, got {max_grids}")
     if rope_theta is not None:
-        text.rope_parameters = {**text.rope_parameters, "rope_theta": float(rope_theta)}
+        set_rope_theta(text, rope_theta)
     if max_position_embeddings is not None:
         text.max_position_embeddings = max_position_embeddings
         source.processor.tokenizer.model_max_length = max_position_embeddings
@@ -183,44 +166,29 @@ def _find_folder(id_or_path: str | Path, revision: str | None, weights: bool) ->
         path = snapshot_download(id_or_path, revision=revision, allow_patterns=list(patterns))
         return Path(path)
 
-    try:
+    with loading(f"{id_or_path!r} is no folder here and could not be had from the Hub"):
         found = download(*(f"*{suffix}" for suffix in SMALL_FILES))
         if weights and not any(download("model*.safetensors").glob("model*.safetensors")):
             download("pytorch_model*.bin")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{id_or_path!r} is no folder here and could not be had from the Hub: "
-            + str(error).strip().splitlines()[0]
-        ) from error
-    return found
+        return found
 
 
 def _read_json(path: Path) -> dict:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.is_file():
         raise CheckpointError(
             f"{path.parent} is not a checkpoint: it has no {path.name}. Needed: config.json, a "
             "tokenizer, and model*.safetensors or pytorch_model*.bin."
-        ) from None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
+        )
+    with loading(f"{path} is not JSON"):
+        values = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds a {type(values).__name__}, needed {{...}}")
     return values
 
 
 def _read_longva(folder: Path) -> Checkpoint:
-    try:
-        config = LongVAConfig.from_pretrained(folder)
-        processor = LongVAProcessor.from_pretrained(folder)
-    except LongVAError:
-        raise
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder} is not complete. Needed: config.json, processor_config.json, tokenizer.json "
-            f"and tokenizer_config.json. {reason(error)}"
-        ) from error
+    config = LongVAConfig.from_pretrained(folder)
+    processor = LongVAProcessor.from_pretrained(folder)
     # A broken chat template is noticed only where it is used.
     question = {"role": "user", "content": [{"type": "text", "text": "?"}]}
     processor.apply_chat_template([question], add_generation_prompt=True)
@@ -240,23 +208,15 @@ def _read_longva(folder: Path) -> Checkpoint:
 def _read_llava(folder: Path, values: dict, vision_tower: str | None) -> Checkpoint:
     config = config_from_llava(values, read_vision_config(vision_tower or CLIP_L_336_ID))
     tokenizer = _llava_tokenizer(folder, config)
-    ids = [tokenizer.convert_tokens_to_ids(token) for token in ("<image>", "<video>")]
-    config.image_token_id, config.video_token_id = ids
-    size = config.vision_config.image_size
-    processor = LongVAProcessor(
-        LongVAImageProcessor(size, **grid_settings(values.get("image_grid_pinpoints"), size)),
-        tokenizer,
-        LongVAVideoProcessor(size),
-        patches_per_grid=config.patches_per_side**2,
-        pool_stride=config.pool_stride,
-    )
+    grids = grid_settings(values.get("image_grid_pinpoints"), config.vision_config.image_size)
+    processor = LongVAProcessor.for_model(config, tokenizer, **grids)
     tokenizer.chat_template = processor.chat_template
     generation = _generation_config(folder, config)
     stops = [token for token in ("<|im_end|>", "<|endoftext|>") if token in tokenizer.get_vocab()]
     generation.eos_token_id = tokenizer.convert_tokens_to_ids(stops)
     generation.pad_token_id = tokenizer.pad_token_id
     # These two stand for media in a prompt; the original cuts their rows off and cannot say them.
-    generation.suppress_tokens = ids
+    generation.suppress_tokens = [config.image_token_id, config.video_token_id]
     return Checkpoint(
         folder=folder, is_llava=True, config=config, processor=processor, generation=generation
     )
@@ -282,15 +242,14 @@ def _llava_tokenizer(folder: Path, config: LongVAConfig) -> PreTrainedTokenizerB
         )
     # Without a config it would look up llava_qwen, which transformers does not know.
     tokenizer = AutoTokenizer.from_pretrained(folder, config=text)
-    media = [AddedToken(token, special=True, normalized=False) for token in ("<image>", "<video>")]
-    tokenizer.add_tokens(media, special_tokens=True)
+    media = add_control_tokens(tokenizer, MEDIA_TOKENS)
+    config.image_token_id, config.video_token_id = media
     if len(tokenizer) > text.vocab_size:
         raise CheckpointError(
             f"{folder} has {text.vocab_size} rows of embeddings, but its tokenizer needs "
             f"{len(tokenizer)} with <image> and <video>. The published checkpoints have 152064."
         )
     tokenizer.model_max_length = text.max_position_embeddings
-    tokenizer.padding_side = "left"  # a batch is generated at its right end
     return tokenizer
 
 

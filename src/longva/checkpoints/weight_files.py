@@ -7,16 +7,15 @@ Safetensors are written. `.bin` files are read with `weights_only=True`: no code
 """
 
 import json
-import pickle
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from longva.errors import CheckpointError
+from longva.errors import CheckpointError, loading
 from longva.finite import to_json
 
 STEMS = ("model.safetensors", "pytorch_model.bin")
@@ -115,27 +114,18 @@ def write_tensors(tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:
-    try:
+    with loading(f"{index} is not an index of weight files"):
         return json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{index} is not an index of weight files: {error!r}") from error
 
 
 def _open_safetensors(path: Path):
-    try:
+    with loading(f"{path} is broken or cut off"):
         return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is broken or cut off: {error}") from error
 
 
 def _load_bin(path: Path, device: str) -> dict[str, Tensor]:
-    try:
+    with loading(f"{path} is broken, or holds more than tensors, which is never loaded"):
         try:
             return torch.load(path, map_location=device, mmap=True, weights_only=True)
         except RuntimeError:  # the format before torch 1.6 cannot be mapped
             return torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(
-            f"{path} is broken, or holds more than tensors, which is never loaded: "
-            + str(error).strip().splitlines()[0]
-        ) from error

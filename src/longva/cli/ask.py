@@ -3,8 +3,7 @@
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -56,12 +55,7 @@ def open_all(media: list[str], allow_truncated: bool, **sampling) -> list:
 def watch(
     media: list,
     *,
-    model: str,
-    device: str | None,
-    dtype: str | None,
-    weights: Literal["model", "int8", "int4"],
-    kv: Literal["model", "int8", "int4"],
-    cache: Path | None,
+    loading: dict,
     settings: dict,
     sampling: dict,
     quiet: bool,
@@ -70,7 +64,7 @@ def watch(
     """Load the model and watch opened media; what `ask` and `chat` share."""
     from longva.watching.features import FrameSettings
 
-    longva = load_assistant(model, device, dtype, weights, kv, cache)
+    longva = load_assistant(**loading)
     for question in questions:
         longva.check_question(question)
     with progress_bar(show=not quiet) as progress:
@@ -137,20 +131,12 @@ def ask(
     from longva.prompts.decoding import Sampling
 
     choice = Sampling(temperature=temperature, top_p=top_p, seed=seed)
+    loading = {"model": model, "device": device, "dtype": dtype, "weights": weights, "kv": kv}
+    pooling = {"pool_stride": pool_stride, "pool_mode": pool_mode}
     session = watch(
         opened,
-        model=model,
-        device=device,
-        dtype=dtype,
-        weights=weights,
-        kv=kv,
-        cache=cache,
-        settings={
-            "fit": fit,
-            "resize": resize,
-            "pool_stride": pool_stride,
-            "pool_mode": pool_mode,
-        },
+        loading={**loading, "cache": cache, **pooling},
+        settings={"fit": fit, "resize": resize},
         sampling=sampling,
         quiet=as_json,
         questions=questions,
@@ -211,14 +197,10 @@ def chat(
     from longva.prompts.decoding import Sampling
 
     choice = Sampling(temperature=temperature, top_p=top_p)
+    loading = {"model": model, "device": device, "dtype": dtype, "weights": weights, "kv": kv}
     session = watch(
         opened,
-        model=model,
-        device=device,
-        dtype=dtype,
-        weights=weights,
-        kv=kv,
-        cache=cache,
+        loading={**loading, "cache": cache},
         settings={"fit": fit},
         sampling=sampling,
         quiet=False,

@@ -87,20 +87,11 @@ def worded(error: LongVAError) -> str:
     return error.worded(option)
 
 
-def load_assistant(
-    model: str, device: str | None, dtype: str | None, weights: Any, kv: Any, cache: Path | None
-) -> Any:
+def load_assistant(model: str, *, weights: Any, cache: Path | None, **loading: Any) -> Any:
     """Load the model that the options of a command name, and say what is to be known of it."""
     from longva.watching.assistant import LongVA
 
-    longva = LongVA.from_pretrained(
-        model,
-        device=device,
-        dtype=dtype,
-        quantization=None if weights == "model" else weights,
-        kv=kv,
-        cache_dir=cache,
-    )
+    longva = LongVA.from_pretrained(model, quantization=weights, cache_dir=cache, **loading)
     if longva.notice:
         err.print(f"Note: {longva.notice}.")
     return longva

@@ -60,7 +60,7 @@ def demo(
         session_bytes=None if session_memory is None else session_bytes(session_memory),
         feedback=feedback,
     )
-    longva = load_assistant(model, device, dtype, weights, kv, cache)
+    longva = load_assistant(model, device=device, dtype=dtype, weights=weights, kv=kv, cache=cache)
     try:
         with running(longva, settings) as address:
             out.print(f"LongVA listens at {address}   (Ctrl-C ends)")

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from longva.checkpoints import Precision
 from longva.errors import LongVAError
 
 GIB = 2**30
@@ -28,10 +29,8 @@ Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
     typer.Option(help="Default: float32 on a CPU, bfloat16 on a GPU."),
 ]
-Weights = Annotated[
-    Literal["model", "int8", "int4"], typer.Option(help="Quantise the language model's weights.")
-]
-Kv = Annotated[Literal["model", "int8", "int4"], typer.Option(help="Quantise the KV cache.")]
+Weights = Annotated[Precision, typer.Option(help="Quantise the language model's weights.")]
+Kv = Annotated[Precision, typer.Option(help="Quantise the KV cache.")]
 Cache = Annotated[Path | None, typer.Option("--cache", help="Keep encoded videos in this folder.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
 Temperature = Annotated[float, typer.Option(help="0 takes the most probable token.")]

@@ -52,14 +52,15 @@ def plan(
         raise LongVAError(f"--memory needs GiB greater than 0, got {memory}.")
     gib, rate = DEVICES[device] if device else (memory, None)
     gib = memory if memory is not None else gib
+    config = load_config(model)
+    config.set_pooling(pool_stride)
     result = make_plan(
-        load_config(model),
+        config,
         frames=frames,
         dtype=getattr(torch, dtype),
         weights=weights,
         kv=kv,
         chunk_tokens=chunk_tokens,
-        pool_stride=pool_stride,
         device_memory=None if gib is None else usable_bytes(gib),
         flops_per_second=rate and rate * UTILISATION,
     )

@@ -108,7 +108,7 @@ def serve(
         model=model,
         device=device,
         dtype=dtype,
-        quantization=None if weights == "model" else weights,
+        quantization=weights,
         kv=kv,
         cache_dir=cache,
     )

@@ -127,7 +127,9 @@ class Reader:
         self.watched = 0
         """Media encoded so far."""
 
-        self._reader = PromptReader(longva.model, chunk_tokens=longva.chunk_tokens, kv=longva.kv)
+        self._reader = PromptReader(
+            longva.model, chunk_tokens=longva.chunk_tokens, kv_dtype=longva.kv
+        )
         self._media: tuple[Medium, ...] = ()
         self._sizes: list[int] = []
 
@@ -210,7 +212,7 @@ class Reader:
     def _encode(self, medium: Medium) -> VisualFeatures:
         opened = open_media(medium.source)
         if opened.kind == "image":
-            return encode_image(self.longva.model, self.longva.processor, opened, self.settings)
+            return encode_image(self.longva.model, self.longva.processor, opened)
         try:
             return self._encode_video(opened)
         except MisnumberedError as error:  # the container lied about its frames: choose again

@@ -106,7 +106,7 @@ class LongVAChat(lmms):
             model,
             device=device,
             dtype=dtype,
-            quantization=None if weights == "model" else weights,  # pyright: ignore
+            quantization=weights,  # pyright: ignore[reportArgumentType]
             kv=kv,  # pyright: ignore[reportArgumentType]
             chunk_tokens=chunk_tokens,
         )

@@ -1,4 +1,4 @@
-"""The model, in transformers' native form, and its checkpoints.
+"""The model and its processors, in transformers' native form.
 
 Importing this package registers LongVA with the Auto classes.
 """

@@ -1,7 +1,5 @@
 """The shape of a LongVA model: a vision tower, a projector with pooling, a language model."""
 
-import math
-
 from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto import CONFIG_MAPPING
 
@@ -73,16 +71,12 @@ class LongVAConfig(PretrainedConfig):
         self.video_token_id = video_token_id
         self.projector_hidden_act = projector_hidden_act
         self.vision_feature_layer = vision_feature_layer
-        self.pool_stride = pool_stride
-        self.pool_mode = pool_mode
-        self.image_packing = image_packing
+        self.image_packing: Packing = image_packing
         self.vision_batch_size = vision_batch_size
         self.evidence_heads = evidence_heads
-        if pool_mode not in ("average", "max"):
-            raise LongVAError(f"pool_mode must be 'average' or 'max', got {pool_mode!r}")
+        self.set_pooling(pool_stride, pool_mode)
         if image_packing not in ("unires", "anyres"):
             raise LongVAError(f"image_packing must be 'unires' or 'anyres', got {image_packing!r}")
-        self.tokens_per_grid(pool_stride)
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)  # pyright: ignore
 
     @property
@@ -90,17 +84,29 @@ class LongVAConfig(PretrainedConfig):
         """Patches along one side of a grid: 24 for CLIP at 336 px."""
         return self.vision_config.image_size // self.vision_config.patch_size
 
-    def tokens_per_grid(self, pool_stride: int | None = None) -> int:
+    def set_pooling(self, stride: int | None = None, mode: str | None = None) -> None:
+        """Change the pooling of grids; None leaves it. The processor's `pool_stride` must follow.
+
+        Raises:
+            LongVAError: for an unknown mode, or a stride that does not divide the patches a side.
+        """
+        side = self.patches_per_side
+        if stride is not None:
+            if stride < 1 or side % stride:
+                sides = [n for n in range(1, side + 1) if side % n == 0]
+                raise LongVAError(
+                    f"pool_stride must divide the {side} patches a side, got {stride}. "
+                    f"Choose one of {sides}."
+                )
+            self.pool_stride = stride
+        if mode is not None:
+            if mode not in ("average", "max"):
+                raise LongVAError(f"pool_mode must be 'average' or 'max', got {mode!r}")
+            self.pool_mode = mode
+
+    def tokens_per_grid(self) -> int:
         """Tokens of one pooled grid, which is one video frame: 144 for CLIP at 336 px, stride 2."""
-        stride = self.pool_stride if pool_stride is None else pool_stride
-        if stride < 1 or self.patches_per_side % stride:
-            side = self.patches_per_side
-            sides = [n for n in range(1, side + 1) if side % n == 0]
-            raise LongVAError(
-                f"pool_stride must divide the {side} patches a side, got {stride}. "
-                f"Choose one of {sides}."
-            )
-        return math.prod([self.patches_per_side // stride] * 2)
+        return (self.patches_per_side // self.pool_stride) ** 2
 
 
 def _sub_config(config, default_type: str):

@@ -47,6 +47,11 @@ class Flops:
         return (end - start) * self.per_token + pairs * self.per_pair
 
 
+def head_dim(config: PreTrainedConfig) -> int:
+    """Channels of one attention head."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
 @lru_cache(maxsize=64)
 def _flops(kind: type[PreTrainedConfig], values: str) -> Flops | None:
     try:
@@ -60,9 +65,8 @@ def _flops(kind: type[PreTrainedConfig], values: str) -> Flops | None:
     layers = max(stacks, key=lambda stack: sum(w.numel() for w in stack.parameters()))
     if any(weight.ndim > 2 for weight in layers.parameters()):  # experts, or a convolution
         return None
-    head_dim = getattr(config, "head_dim", None) or width // heads
     return Flops(
         per_token=2 * sum(w.numel() for w in layers.parameters() if w.ndim == 2),
-        per_pair=4 * len(layers) * heads * head_dim,
+        per_pair=4 * len(layers) * heads * head_dim(config),
         per_logits=2 * width * config.vocab_size,
     )

@@ -29,7 +29,6 @@ class LongVAImagesKwargs(ImagesKwargs, total=False):
 
     max_grids: int | None
     grid_rule: str | None
-    pool_stride: int | None  # read by LongVAProcessor, which counts tokens
 
 
 class LongVAImageProcessor(BaseImageProcessor):

@@ -9,10 +9,11 @@ and their tokens replace the placeholder tokens of the prompt. Letters used in t
     G grids (a frame is a grid)   S pixels a side    N patches a grid (576)    T tokens a grid (144)
     Dv width of the tower         D width of the language model                B batch, L sequence
 
-The files of this folder that `remote_code.py` names also travel with a checkpoint, so that people
-without this package can load it; they import transformers and one another, nothing else of ours.
+This file and those that it imports can travel with a checkpoint, so that people without this
+package can load it; see `longva.checkpoints.remote_code`.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,9 +27,17 @@ from transformers.modeling_outputs import (
     CausalLMOutputWithPast,
 )
 
-from longva.errors import LongVAError
-from longva.model.cache_argument import cache_argument
 from longva.model.configuration_longva import LongVAConfig
+
+
+def cache_argument(decoder: nn.Module) -> str:
+    """Name the argument by which a decoder takes its key-value cache.
+
+    It is `cache` where transformers 5.24 or newer wrote the decoder, before that `past_key_values`;
+    a checkpoint may bring its own code, so the installed version does not tell.
+    """
+    named = "cache" in inspect.signature(decoder.forward).parameters
+    return "cache" if named else "past_key_values"
 
 
 @dataclass
@@ -75,8 +84,6 @@ def pool_patches(patches: Tensor, stride: int, mode: str) -> Tensor:
     """
     side = round(patches.shape[1] ** 0.5)
     pools = {"average": nn.functional.avg_pool2d, "max": nn.functional.max_pool2d}
-    if mode not in pools:
-        raise LongVAError(f"pool_mode must be 'average' or 'max', got {mode!r}")
     x = patches.transpose(1, 2).unflatten(2, (side, side))  # [G, D, side, side]
     return pools[mode](x, stride).flatten(2).transpose(1, 2)  # [G, T, D]
 
@@ -148,67 +155,53 @@ class LongVAModel(LongVAPreTrainedModel):
         """Replace the embedding table of the language model."""
         self.language_model.set_input_embeddings(value)
 
-    def _encode(self, pixels: Tensor, stride: int, mode: str) -> Tensor:
-        projector = self.multi_modal_projector
-        tokens = self.config.tokens_per_grid(stride)
-        width, weight = self.config.text_config.hidden_size, projector.linear_1.weight
-        features = torch.empty(
-            pixels.shape[0], tokens, width, dtype=self.dtype, device=weight.device
-        )
-        for start in range(0, pixels.shape[0], self.config.vision_batch_size):
-            chunk = pixels[start : start + self.config.vision_batch_size]
-            states = self.vision_tower(
-                chunk.to(weight.device, self.dtype), output_hidden_states=True
-            ).hidden_states
-            patches = states[self.config.vision_feature_layer]
-            patches = patches[:, -(self.config.patches_per_side**2) :]  # without a class token
-            features[start : start + len(chunk)] = pool_patches(projector(patches), stride, mode)
-        return features
-
-    def encode_grids(
-        self, pixels: Tensor, pool_stride: int | None = None, pool_mode: str | None = None
-    ) -> Tensor:
+    def encode_grids(self, pixels: Tensor, *, pool: bool = True) -> Tensor:
         """Encode grids (or frames) a chunk of `config.vision_batch_size` at a time.
 
         Args:
             pixels: [G, 3, S, S], normalised.
-            pool_stride: side of the pooling window in patches; None takes the config's.
-            pool_mode: `average` or `max`; None takes the config's.
+            pool: as the config says; otherwise T = N, the patches as they are.
 
         Returns:
             [G, T, D] in the model's dtype. Memory beyond this tensor does not grow with G.
         """
-        stride = self.config.pool_stride if pool_stride is None else pool_stride
-        return self._encode(pixels, stride, pool_mode or self.config.pool_mode)
+        config, projector = self.config, self.multi_modal_projector
+        stride = config.pool_stride if pool else 1
+        patches_per_grid = config.patches_per_side**2
+        size = len(pixels), patches_per_grid // stride**2, config.text_config.hidden_size
+        device = projector.linear_1.weight.device
+        features = torch.empty(size, dtype=self.dtype, device=device)
+        for start in range(0, len(pixels), config.vision_batch_size):
+            chunk = pixels[start : start + config.vision_batch_size].to(device, self.dtype)
+            states = self.vision_tower(chunk, output_hidden_states=True).hidden_states
+            patches = states[config.vision_feature_layer][:, -patches_per_grid:]  # no class token
+            pooled = pool_patches(projector(patches), stride, config.pool_mode)
+            features[start : start + len(chunk)] = pooled
+        return features
 
     def get_image_features(
         self,
         pixel_values: Tensor,
         image_grid_thw: Tensor | None = None,
-        pool_stride: int | None = None,
-        pool_mode: str | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
-        """Visual tokens of images.
+        """Visual tokens of images, pooled as the config says; those of AnyRes are not pooled.
 
         Args:
             pixel_values: [G, 3, S, S], the grids of all images one after another.
             image_grid_thw: [images, 3] = (1, rows, columns) in grids. None: a single image.
-            pool_stride: see `encode_grids`. Not used by AnyRes, which does not pool.
-            pool_mode: see `encode_grids`.
             **kwargs: ignored; transformers passes `return_dict` here.
 
         Returns:
             `pooler_output`: a tuple with one [tokens, D] an image.
         """
         if self.config.image_packing == "unires":
-            features = self.encode_grids(pixel_values, pool_stride, pool_mode)
-            return _pack(features, _counts(image_grid_thw, len(features)))
+            return _pack(self.encode_grids(pixel_values), image_grid_thw)
         if image_grid_thw is None:
             raise ValueError(
                 "AnyRes images need image_grid_thw, the (1, rows, columns) of each image"
             )
-        features = self._encode(pixel_values, 1, "average")
+        features = self.encode_grids(pixel_values, pool=False)
         shapes = [(int(rows), int(columns)) for _, rows, columns in image_grid_thw]
         images = features.split([1 + rows * columns for rows, columns in shapes])
         return BaseModelOutputWithPooling(
@@ -221,8 +214,6 @@ class LongVAModel(LongVAPreTrainedModel):
         self,
         pixel_values_videos: Tensor,
         video_grid_thw: Tensor | None = None,
-        pool_stride: int | None = None,
-        pool_mode: str | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Visual tokens of videos: each frame is a grid.
@@ -230,15 +221,12 @@ class LongVAModel(LongVAPreTrainedModel):
         Args:
             pixel_values_videos: [G, 3, S, S], the frames of all videos one after another.
             video_grid_thw: [videos, 3] = (frames, 1, 1). None: a single video.
-            pool_stride: see `encode_grids`.
-            pool_mode: see `encode_grids`.
             **kwargs: ignored; transformers passes `return_dict` here.
 
         Returns:
             `pooler_output`: a tuple with one [tokens, D] a video.
         """
-        features = self.encode_grids(pixel_values_videos, pool_stride, pool_mode)
-        return _pack(features, _counts(video_grid_thw, len(features)))
+        return _pack(self.encode_grids(pixel_values_videos), video_grid_thw)
 
     def _placeholders(self, input_ids: Tensor | None, embeddings: Tensor, token_id: int) -> Tensor:
         if input_ids is not None:
@@ -291,16 +279,13 @@ class LongVAModel(LongVAPreTrainedModel):
         pixel_values_videos: Tensor | None,
         video_grid_thw: Tensor | None,
         mm_encoder_outputs: dict | None,
-        **pooling,
     ) -> dict[str, tuple[Tensor, ...]]:
         """Collect visual tokens by kind, encoding what the caller has not encoded before."""
         outputs = {kind: out for kind, out in (mm_encoder_outputs or {}).items() if out is not None}
         if pixel_values is not None and "image" not in outputs:
-            outputs["image"] = self.get_image_features(pixel_values, image_grid_thw, **pooling)
+            outputs["image"] = self.get_image_features(pixel_values, image_grid_thw)
         if pixel_values_videos is not None and "video" not in outputs:
-            outputs["video"] = self.get_video_features(
-                pixel_values_videos, video_grid_thw, **pooling
-            )
+            outputs["video"] = self.get_video_features(pixel_values_videos, video_grid_thw)
         return {kind: tuple(out.pooler_output) for kind, out in outputs.items()}
 
     def forward(
@@ -315,8 +300,6 @@ class LongVAModel(LongVAPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         mm_encoder_outputs: dict | None = None,
-        pool_stride: int | None = None,
-        pool_mode: str | None = None,
         **kwargs,
     ) -> LongVAModelOutputWithPast:
         """Run the model; see `get_image_features` and `get_video_features` for the visual inputs.
@@ -335,8 +318,6 @@ class LongVAModel(LongVAPreTrainedModel):
             pixel_values_videos=pixel_values_videos,
             video_grid_thw=video_grid_thw,
             mm_encoder_outputs=mm_encoder_outputs,
-            pool_stride=pool_stride,
-            pool_mode=pool_mode,
         )
         outputs = self.language_model(
             inputs_embeds=self.embed(input_ids, features, inputs_embeds),
@@ -364,18 +345,6 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
         self.post_init()
 
-    def get_input_embeddings(self):
-        """Embedding table of the language model."""
-        return self.model.get_input_embeddings()
-
-    def set_input_embeddings(self, value):
-        """Replace the embedding table of the language model."""
-        self.model.set_input_embeddings(value)
-
-    def get_output_embeddings(self):
-        """The output layer."""
-        return self.lm_head
-
     def get_image_features(self, *args, **kwargs) -> BaseModelOutputWithPooling:
         """See `LongVAModel.get_image_features`."""
         return self.model.get_image_features(*args, **kwargs)
@@ -398,8 +367,6 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         mm_encoder_outputs: dict | None = None,
-        pool_stride: int | None = None,
-        pool_mode: str | None = None,
         **kwargs,
     ):
         """Run the model and, for `labels` [B, L] (-100 where there is no target), its loss.
@@ -419,8 +386,6 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             mm_encoder_outputs=mm_encoder_outputs,
-            pool_stride=pool_stride,
-            pool_mode=pool_mode,
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -473,8 +438,8 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
             cache = DynamicCache(config=self.config.text_config)
         cached = {cache_argument(self.model.language_model): cache}
         media = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
-        given = (*media, "mm_encoder_outputs", "pool_stride", "pool_mode")
-        features = self.model.encode_media(**{name: kwargs.pop(name, None) for name in given})
+        given = {name: kwargs.pop(name, None) for name in (*media, "mm_encoder_outputs")}
+        features = self.model.encode_media(**given)
         mask = kwargs.setdefault("attention_mask", torch.ones_like(input_ids))
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         embeddings = self.model.embed(input_ids, features)
@@ -490,11 +455,8 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
         return super().generate(input_ids, **cached, **kwargs)
 
 
-def _counts(grid_thw: Tensor | None, num_grids: int) -> list[int]:
-    return [num_grids] if grid_thw is None else [int(n) for n in grid_thw.prod(-1)]
-
-
-def _pack(features: Tensor, counts: list[int]) -> BaseModelOutputWithPooling:
+def _pack(features: Tensor, grid_thw: Tensor | None) -> BaseModelOutputWithPooling:
+    counts = [len(features)] if grid_thw is None else grid_thw.prod(-1).tolist()
     if sum(counts) != len(features):
         raise ValueError(
             f"grid_thw announces {sum(counts)} grids, but {len(features)} were given. Was the "

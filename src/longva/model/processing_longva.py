@@ -6,6 +6,10 @@ from typing import Any
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.video_processing_utils import VideoProcessorMixin
 
+from longva.model.configuration_longva import LongVAConfig
+from longva.model.image_processing_longva import LongVAImageProcessor
+from longva.model.video_processing_longva import LongVAVideoProcessor
+
 
 class LongVAProcessor(ProcessorMixin):
     """An image processor, a tokenizer and a video processor behind one call.
@@ -43,6 +47,24 @@ class LongVAProcessor(ProcessorMixin):
             chat_template = file.read_text(encoding="utf-8")
         super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template)
 
+    @classmethod
+    def for_model(cls, config: LongVAConfig, tokenizer: Any, **images) -> "LongVAProcessor":
+        """Put the processor of a model together.
+
+        Args:
+            config: of the model, which tells the size of grids, their packing and their pooling.
+            tokenizer: of the model.
+            **images: further arguments of `LongVAImageProcessor`, such as `max_grids`.
+        """
+        size = config.vision_config.image_size
+        return cls(
+            LongVAImageProcessor(size, packing=config.image_packing, **images),
+            tokenizer,
+            LongVAVideoProcessor(size),
+            patches_per_grid=config.patches_per_side**2,
+            pool_stride=config.pool_stride,
+        )
+
     def check_argument_for_proper_class(self, argument_name, argument):
         """Check a part's class; without torchvision transformers cannot name the video one."""
         if argument_name != "video_processor":
@@ -51,25 +73,25 @@ class LongVAProcessor(ProcessorMixin):
             raise TypeError(f"video_processor must be a VideoProcessorMixin, got {type(argument)}")
         return VideoProcessorMixin
 
-    def image_tokens(self, rows: int, columns: int, pool_stride: int | None = None) -> int:
+    def image_tokens(self, rows: int, columns: int) -> int:
         """Tokens of an image of `rows` x `columns` grids."""
         if self.image_processor.packing == "anyres":
             return (1 + rows * columns) * self.patches_per_grid
-        return rows * columns * self.tokens_per_grid(pool_stride)
+        return rows * columns * self.tokens_per_grid()
 
-    def tokens_per_grid(self, pool_stride: int | None = None) -> int:
+    def tokens_per_grid(self) -> int:
         """Tokens of one pooled grid, which is one video frame."""
-        return self.patches_per_grid // (pool_stride or self.pool_stride) ** 2
+        return self.patches_per_grid // self.pool_stride**2
 
-    def replace_image_token(self, image_inputs, image_idx: int, pool_stride=None, **kwargs) -> str:
+    def replace_image_token(self, image_inputs, image_idx: int, **kwargs) -> str:
         """Return the text that stands for image number `image_idx`."""
         _, rows, columns = (int(n) for n in image_inputs["image_grid_thw"][image_idx])
-        return self.image_token * self.image_tokens(rows, columns, pool_stride)
+        return self.image_token * self.image_tokens(rows, columns)
 
-    def replace_video_token(self, video_inputs, video_idx: int, pool_stride=None, **kwargs) -> str:
+    def replace_video_token(self, video_inputs, video_idx: int, **kwargs) -> str:
         """Return the text that stands for video number `video_idx`."""
         num_frames = int(video_inputs["video_grid_thw"][video_idx].prod())
-        return self.video_token * (num_frames * self.tokens_per_grid(pool_stride))
+        return self.video_token * (num_frames * self.tokens_per_grid())
 
     def _get_num_multimodal_tokens(self, image_sizes=None, video_sizes=None, **kwargs):
         """Token counts of media by size, for serving engines that plan before they process.

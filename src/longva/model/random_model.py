@@ -9,11 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from longva.model.configuration_longva import LongVAConfig
-from longva.model.image_processing_longva import LongVAImageProcessor
 from longva.model.modeling_longva import LongVAForConditionalGeneration
 from longva.model.processing_longva import LongVAProcessor
-from longva.model.unires import Packing
-from longva.model.video_processing_longva import LongVAVideoProcessor
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
 
@@ -38,7 +35,6 @@ def random_longva(
     *,
     seed: int = 0,
     grid_size: int = 56,
-    patch_size: int = 14,
     vision_width: int = 32,
     vision_layers: int = 3,
     hidden_size: int = 64,
@@ -56,7 +52,6 @@ def random_longva(
     Args:
         seed: of the weights.
         grid_size: pixels a side of a grid (56 px in patches of 14: 4 tokens a frame).
-        patch_size: pixels a side of a patch.
         vision_width: width of the vision tower.
         vision_layers: layers of the vision tower.
         hidden_size: width of the language model.
@@ -81,7 +76,7 @@ def random_longva(
             "num_hidden_layers": vision_layers,
             "num_attention_heads": 2,
             "image_size": grid_size,
-            "patch_size": patch_size,
+            "patch_size": 14,
         },
         text_config={
             "model_type": "qwen2",
@@ -112,12 +107,5 @@ def random_longva(
     model.generation_config.eos_token_id = [im_end, pad]
     model.generation_config.pad_token_id = pad
     model.generation_config.suppress_tokens = [ids["<image>"], ids["<video>"]]
-    packing: Packing = longva_config.image_packing  # pyright: ignore[reportAssignmentType]
-    processor = LongVAProcessor(
-        LongVAImageProcessor(grid_size, max_grids=max_grids, packing=packing),
-        tokenizer,
-        LongVAVideoProcessor(grid_size),
-        patches_per_grid=longva_config.patches_per_side**2,
-        pool_stride=longva_config.pool_stride,
-    )
+    processor = LongVAProcessor.for_model(longva_config, tokenizer, max_grids=max_grids)
     return model.to(dtype), processor  # pyright: ignore[reportArgumentType]

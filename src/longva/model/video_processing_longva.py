@@ -28,7 +28,6 @@ class LongVAVideosKwargs(VideosKwargs, total=False):
     fit: str | None
     resize: str | None
     allow_truncated: bool | None
-    pool_stride: int | None  # read by LongVAProcessor, which counts tokens
 
 
 class LongVAVideoProcessor(VideoProcessorMixin):
@@ -141,14 +140,13 @@ class LongVAVideoProcessor(VideoProcessorMixin):
                 frames = read_frames(video, sampling, allow_truncated=allow_truncated, **geometry)
                 if frames.truncated:
                     warnings.warn(f"{video}: {frames.truncated}", stacklevel=2)
+                count, duration = frames.num_frames_in_media, frames.duration
                 pixels.append(frames.pixels)
                 metadata.append(
                     VideoMetadata(
-                        total_num_frames=frames.num_frames_in_media,
-                        duration=frames.duration,
-                        fps=frames.num_frames_in_media / frames.duration
-                        if frames.duration
-                        else None,
+                        total_num_frames=count,
+                        duration=duration,
+                        fps=count / duration if duration else None,
                         frames_indices=frames.indices.tolist(),
                         video_backend="pyav",
                     )

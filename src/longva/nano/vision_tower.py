@@ -27,6 +27,7 @@ from longva.finite import check_finite
 from longva.model.unires import normalize_pixels
 from longva.nano.words import word_tokenizer
 from longva.nano.world import Layout, Scene, draw_scene, random_layout, random_scene
+from longva.parallel.ranks import own_device
 from longva.train.models import assemble_longva
 
 GRID_SIZE = 48
@@ -68,7 +69,7 @@ def train_vision_tower(
     longva, processor = assemble_longva(
         language_model, dict(VISION), vision_feature_layer=-1, seed=seed
     )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     core = longva.to(device).model
     words = longva.get_input_embeddings().weight.detach().float()  # [V, D]
     trained = [*core.vision_tower.parameters(), *core.multi_modal_projector.parameters()]

@@ -26,7 +26,7 @@ from longva.niah.log import CellLog
 from longva.niah.model import Model, Prompt, Reply
 from longva.niah.recipe import MeasurementRecipe
 from longva.niah.scoring import Frames, Protocol, answers_match, details, summarise
-from longva.parallel.ranks import meet
+from longva.parallel.ranks import init_ranks
 from longva.recipes import save_recipe
 
 EVIDENCE_FRAMES = 5
@@ -83,7 +83,7 @@ def measure(
             the model has no words for what is asked.
     """
     check_words(model, questions)
-    rank, world_size, wait = meet()
+    rank, world_size, wait = init_ranks()
     output_dir, features = recipe.output_dir, recipe.features or recipe.output_dir / "features"
     settings = settings | {"max_new_tokens": recipe.max_new_tokens}
     fingerprint = {"model": model.fingerprint(), "settings": settings, "haystack": haystack}

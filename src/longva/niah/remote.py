@@ -18,12 +18,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from longva.chat_endpoint import ChatEndpoint, EndpointError
 from longva.checkpoints.fingerprint import weights_fingerprint
 from longva.checkpoints.language_model import load_tokenizer
-from longva.errors import LongVAError
+from longva.errors import LongVAError, loading
 from longva.finite import check_finite
 from longva.niah.frames import Pictures
-from longva.niah.loading import loading, local_device
 from longva.niah.model import Model, Prompt, Reply
 from longva.niah.recipe import MeasurementRecipe
+from longva.parallel.ranks import default_dtype, own_device
 from longva.prompts.kv_cache import context_length
 
 ATTEMPTS = 4
@@ -53,9 +53,9 @@ class ImageTextModel(Model):
     @classmethod
     def from_recipe(cls, recipe: MeasurementRecipe) -> "ImageTextModel":
         """Load it from a folder or the hub."""
-        device = recipe.device or local_device()
-        dtype = recipe.dtype or ("float32" if device == "cpu" else "bfloat16")
-        with loading(recipe.model):
+        device = own_device(recipe.device)
+        dtype = recipe.dtype or default_dtype(device)
+        with loading(f"cannot load {recipe.model!r}"):
             processor = AutoProcessor.from_pretrained(recipe.model)
             model: Any = AutoModelForImageTextToText.from_pretrained(recipe.model, dtype=dtype)
         return cls(model.to(device), processor, recipe)

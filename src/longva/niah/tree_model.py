@@ -23,20 +23,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from longva.attention.evidence import EvidenceCollector
-from longva.attention.rotary import length_dependence
+from longva.attention.rotary import length_dependence, rope_theta
 from longva.checkpoints.fingerprint import vision_fingerprint, weights_fingerprint
 from longva.errors import RecipeError
 from longva.finite import check_finite, to_json
 from longva.model.chat_format import template_ids, text_ids
 from longva.model.unires import normalize_pixels
 from longva.niah.frames import Pictures
-from longva.niah.loading import (
-    is_longva,
-    load_language_model,
-    load_longva,
-    prepare,
-    rope_theta,
-)
+from longva.niah.loading import is_longva, load_language_model, load_longva, prepare
 from longva.niah.model import Model, Prompt, PromptKey, Reply
 from longva.niah.recipe import MeasurementRecipe
 from longva.prompts import tree as prompt_tree

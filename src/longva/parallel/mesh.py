@@ -1,7 +1,7 @@
-"""Processes, their device, and how they are dealt into rings.
+"""The mesh of processes: data-parallel rows, each of them a ring.
 
-W processes form a grid of data x ring; a row of the grid is a ring, whose ranks are neighbours, so
-that keys travel inside a node:
+W processes form a grid of data x ring. The ranks of a ring are consecutive, so that keys travel
+inside a node:
 
     8 processes, ring = 4    data 0   ring  0  1  2  3
                              data 1   ring  4  5  6  7
@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from longva.errors import RecipeError
+from longva.parallel.ranks import own_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,22 +61,6 @@ class ParallelMesh:
         return self.mesh.get_group("ring")
 
 
-def _own_device() -> torch.device:
-    """The GPU of this process, chosen for all that follows; the CPU where there is none."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if number >= count:
-        raise RecipeError(
-            f"process {number} of this machine sees {count} GPU(s). Start at most {count} "
-            "process(es) on it; where each process sees a GPU of its own, set LOCAL_RANK=0; to "
-            "train on the CPU, set CUDA_VISIBLE_DEVICES= to nothing."
-        )
-    device = torch.device("cuda", number)
-    torch.cuda.set_device(device)
-    return device
-
-
 def _join(device_type: str) -> None:
     """Join the processes that torchrun started; without torchrun, this one is all there are."""
     # FSDP's CPU offload clips gradients on the CPU, hence gloo beside NCCL.
@@ -88,7 +73,7 @@ def _join(device_type: str) -> None:
 
 @contextmanager
 def parallel_mesh(ring: int = 1) -> Iterator[ParallelMesh]:
-    """Deal the processes into rings of `ring`, and part from them in order at the end.
+    """Arrange the processes in rings of `ring`, and leave the process group in order at the end.
 
         with parallel_mesh(ring=8) as mesh:         # under torchrun, or in a plain process
             train(mesh)
@@ -101,7 +86,9 @@ def parallel_mesh(ring: int = 1) -> Iterator[ParallelMesh]:
         RecipeError: when the number of processes is not a multiple of `ring`, or there are more of
             them on a machine than GPUs.
     """
-    device = _own_device()
+    device = own_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     ours = not dist.is_initialized()
     if ours:
         _join(device.type)

@@ -1,17 +1,56 @@
-"""The processes of torchrun: this one's rank, how many there are, and a barrier."""
+"""The processes of torchrun: this one's rank and device, how many there are, and a barrier."""
 
 import os
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
+from longva.errors import LongVAError, RecipeError, first_line
 
-def meet() -> tuple[int, int, Callable[[], None]]:
-    """Return this process's rank, how many there are, and a barrier between them.
 
-    Ranks finish hours apart, so the barrier is patient, and on gloo: it keeps no GPU busy.
+def own_device(name: str | torch.device | None = None) -> torch.device:
+    """Return the device of this process.
+
+    Args:
+        name: default: the GPU of its rank, or the CPU where there is no CUDA GPU. Apple's GPU
+            ("mps") is taken by name only, as nothing was measured on it.
+
+    Raises:
+        LongVAError: this machine has no such device, or more processes than GPUs.
+    """
+    if name is not None:
+        try:
+            device = torch.device(name)
+            torch.empty(1, device=device).item()  # which "meta" has none of
+        except (RuntimeError, AssertionError) as error:
+            raise LongVAError(
+                f"device {str(name)!r} is not at hand: {first_line(error)}.", device="cpu"
+            ) from error
+        return device
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= count:
+        raise RecipeError(
+            f"process {number} of this machine sees {count} GPU(s). Start at most {count} "
+            "process(es) on it; where each process sees a GPU of its own, set LOCAL_RANK=0; to "
+            "compute on the CPU, set CUDA_VISIBLE_DEVICES= to nothing."
+        )
+    return torch.device("cuda", number)
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype of weights where none is named: float32 on a CPU, else bfloat16."""
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def init_ranks() -> tuple[int, int, Callable[[], Any]]:
+    """Join the processes of torchrun; return this one's rank, their number, and a barrier.
+
+    Ranks may finish hours apart: the barrier waits up to 30 days, on gloo, which keeps no GPU busy.
     """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     if world_size == 1:
@@ -19,8 +58,4 @@ def meet() -> tuple[int, int, Callable[[], None]]:
     if not dist.is_initialized():
         dist.init_process_group("gloo")
     group: Any = dist.new_group(backend="gloo", timeout=timedelta(days=30))
-
-    def wait() -> None:
-        dist.barrier(group=group)
-
-    return dist.get_rank(), world_size, wait
+    return dist.get_rank(), world_size, lambda: dist.barrier(group=group)

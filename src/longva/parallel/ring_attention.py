@@ -27,7 +27,6 @@ from longva.parallel.zigzag import (
     chunk_length,
     zigzag_positions,
     zigzag_shard,
-    zigzag_unshard,
 )
 
 
@@ -100,14 +99,6 @@ class RingSequence:
         """
         last = labels.new_full((labels.shape[0], 1), IGNORE_INDEX)
         return self.shard(torch.cat([labels[:, 1:], last], dim=1), fill=IGNORE_INDEX)
-
-    def gather(self, x: Tensor, dim: int = 1) -> Tensor:
-        """Put the ranks' parts back together, without padding. Not differentiable."""
-        parts = [x.detach()]
-        if self.group is not None:
-            parts = [torch.empty_like(x) for _ in range(self.world_size)]
-            dist.all_gather(parts, x.detach().contiguous(), group=self.group)
-        return zigzag_unshard(parts, self.length, dim)
 
     @cached_property
     def blocks(self) -> list[list[Block]]:

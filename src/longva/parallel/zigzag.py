@@ -103,7 +103,7 @@ class Block(NamedTuple):
 def attention_blocks(
     rank: int, source: int, world_size: int, c: int, document_starts: Sequence[int] | None = None
 ) -> list[Block]:
-    """List what `rank` owes to the keys of rank `source`, as slices of the two shards.
+    """List the blocks of `rank`'s queries and `source`'s keys to compute, as slices of the shards.
 
     Without documents there are three cases, equal in work, and none needs a mask:
 

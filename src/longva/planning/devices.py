@@ -65,7 +65,7 @@ NAMES = {
     "": ("", "memory.max", "memory.current", "inactive_file"),
     "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
-"""By the controllers of a line: folder, limit, usage, and the cached files that go first."""
+"""By the controllers of a line: folder, limit, usage, and the cached files that can be dropped."""
 
 
 def free_host_memory(root: Path = Path("/")) -> int | None:

@@ -11,24 +11,25 @@ The peak is the largest of the three. `benchmarks/planner.py` compares it with m
 Letters: F frames, T tokens a frame, L prompt tokens, c tokens a prefill chunk, D hidden size.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from longva.checkpoints import Precision
 from longva.errors import ContextLengthError, LongVAError
 from longva.model.configuration_longva import LongVAConfig
-from longva.model.flops import Flops
+from longva.model.flops import Flops, head_dim
 from longva.model.modeling_longva import LongVAForConditionalGeneration
 from longva.planning.devices import GIB
-from longva.prompts.kv_cache import Precision
 
 WEIGHT_BYTES = {"int8": 1.01, "int4": 0.5625}
 """Bytes a quantised weight, scales included: one a row (int8), float32 for 64 weights (int4)."""
 
 
 TEXT_TOKENS = 1280
-"""Room that is planned for the text of a prompt and its answer, in tokens."""
+"""Tokens reserved for the prompt's text and the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,16 +101,14 @@ class _Shape:
     weights: Precision
     kv: Precision
     chunk_tokens: int
-    pool_stride: int | None
 
     @property
     def tokens_per_frame(self) -> int:
-        return self.config.tokens_per_grid(self.pool_stride)
+        return self.config.tokens_per_grid()
 
     @property
     def head_dim(self) -> int:
-        text = self.config.text_config
-        return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        return head_dim(self.config.text_config)
 
     def weight_bytes(self) -> int:
         with torch.device("meta"):
@@ -129,9 +128,6 @@ class _Shape:
             "int4": self.head_dim / 2 + 2 * max(1, self.head_dim // 32),  # one for 32 channels
         }
         return values * per_head[self.kv]
-
-    def feature_bytes_per_frame(self) -> int:
-        return self.tokens_per_frame * self.config.text_config.hidden_size * self.dtype_bytes
 
     def vision_chunk(self, frames: int) -> int:
         vision, text = self.config.vision_config, self.config.text_config
@@ -178,7 +174,6 @@ def plan(
     kv: Precision = "model",
     text_tokens: int = TEXT_TOKENS,
     chunk_tokens: int = 4096,
-    pool_stride: int | None = None,
     weight_bytes: int | None = None,
     device_memory: int | None = None,
     flops_per_second: float | None = None,
@@ -193,7 +188,6 @@ def plan(
         kv: `int8` or `int4` when the KV cache is quantised.
         text_tokens: room for the prompt's text and the answer.
         chunk_tokens: tokens prefilled at a time.
-        pool_stride: instead of the config's.
         weight_bytes: of the weights, when they are loaded already and need not be computed.
         device_memory: bytes that may be used; None leaves only the context as a limit.
         flops_per_second: rate for the time estimate.
@@ -203,26 +197,23 @@ def plan(
             f"a plan needs frames of 0 or more and chunk_tokens of 1 or more, got {frames} and "
             f"{chunk_tokens}."
         )
-    shape = _Shape(config, dtype.itemsize, weights, kv, chunk_tokens, pool_stride)
+    shape = _Shape(config, dtype.itemsize, weights, kv, chunk_tokens)
     text = config.text_config
     weight_bytes = shape.weight_bytes() if weight_bytes is None else weight_bytes
     logits = 4 * text.vocab_size * 4  # float32, and the copies that sampling makes
 
     def sizes(n: int) -> dict[str, int]:
         tokens = n * shape.tokens_per_frame + text_tokens
-        features, kv_cache = (
-            n * shape.feature_bytes_per_frame(),
-            tokens * shape.kv_bytes_per_token(),
-        )
+        features = n * shape.tokens_per_frame * text.hidden_size * dtype.itemsize
+        kv_cache = int(tokens * shape.kv_bytes_per_token())
         vision, prefill = shape.vision_chunk(n), shape.prefill_chunk(tokens)
-        held = weight_bytes + features
         return {
             "prompt_tokens": tokens,
             "features": features,
-            "kv_cache": int(kv_cache),
+            "kv_cache": kv_cache,
             "vision_chunk": vision,
             "prefill_chunk": prefill,
-            "peak": int(max(held + vision, held + kv_cache + max(prefill, logits))),
+            "peak": weight_bytes + features + int(max(vision, kv_cache + max(prefill, logits))),
         }
 
     def fits(n: int) -> bool:
@@ -230,11 +221,8 @@ def plan(
         small_enough = device_memory is None or size["peak"] <= device_memory
         return small_enough and size["prompt_tokens"] <= text.max_position_embeddings
 
-    low, high = 0, text.max_position_embeddings // shape.tokens_per_frame + 1
-    while high - low > 1:  # fits(low), or low is 0; not fits(high)
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-
+    numbers = range(1, text.max_position_embeddings // shape.tokens_per_frame + 1)
+    max_frames = bisect_left(numbers, True, key=lambda n: not fits(n))  # how many of them fit
     size = sizes(frames)
     flops = shape.prefill_flops(frames, size["prompt_tokens"])
     return Plan(
@@ -243,7 +231,7 @@ def plan(
         weights=weight_bytes,
         logits=logits,
         device_memory=device_memory,
-        max_frames=low,
+        max_frames=max_frames,
         prefill_flops=flops,
         seconds=flops / flops_per_second if flops and flops_per_second else None,
         **size,

@@ -19,7 +19,6 @@ from transformers import (
 
 from longva.errors import LongVAError
 from longva.prompts.kv_cache import SymbolSequence, most_probable
-from longva.prompts.reader import PromptReader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ def chooser(
     if generation is not None and generation.suppress_tokens:
         steps.append(SuppressTokensLogitsProcessor(generation.suppress_tokens, device=str(device)))
     if sampling.temperature > 0:
-        # The temperature is a whole number for people, and a float for transformers.
+        # Callers may give a whole number; transformers insists on a float.
         steps.append(TemperatureLogitsWarper(float(sampling.temperature)))
         if sampling.top_k:
             steps.append(TopKLogitsWarper(sampling.top_k))
@@ -74,7 +73,7 @@ def chooser(
 
 
 def decode(
-    sequence: SymbolSequence | PromptReader,
+    sequence: SymbolSequence,
     hidden: Tensor,
     choose: Callable[[Tensor], Tensor] = most_probable,
     *,

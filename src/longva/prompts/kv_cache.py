@@ -15,7 +15,7 @@ and shared as plain integers, and embeddings are looked up one chunk at a time.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +28,12 @@ from longva.attention.rotary import (
     restore_frequencies,
     rotary_embeddings,
 )
+from longva.checkpoints import Precision
 from longva.errors import ContextLengthError, LongVAError, NonFiniteError
 from longva.finite import check_finite
-from longva.model.cache_argument import cache_argument
+from longva.model.modeling_longva import cache_argument
 from longva.prompts.kv_layers import BufferedLayer
 from longva.prompts.symbols import embed_symbols
-
-Precision = Literal["model", "int8", "int4"]
-
 
 LOGITS = "its logits"
 
@@ -103,7 +101,13 @@ class SymbolSequence(ABC):
     def _check_append(self, n: int, keep: int) -> None:
         if not 0 <= keep <= n:
             raise ValueError(f"keep must be between 0 and the {n} appended symbols, got {keep}.")
-        check_context(self.length + n, self.max_length)
+        length, most = self.length + n, self.max_length
+        if most is not None and length > most:
+            raise ContextLengthError(
+                f"The sequence would be {length:,} tokens long, but the model's context is "
+                f"{most:,} tokens. Shorten it by {length - most:,} tokens: fewer frames or a "
+                "shorter question."
+            )
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -159,7 +163,7 @@ class CachedSequence(SymbolSequence):
         model: PreTrainedModel,
         *,
         chunk_tokens: int = 4096,
-        kv_dtype: Literal["model", "int8", "int4"] = "model",
+        kv_dtype: Precision = "model",
         allow_beyond_context: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
@@ -229,7 +233,7 @@ class CachedSequence(SymbolSequence):
             layer.length = min(layer.length, self.length)
 
     def _check_layers(self) -> None:
-        """A decoder that leaves a layer of its cache out would forget without a word."""
+        """Refuse a decoder that leaves a layer of its cache out, whose tokens would be lost."""
         if any(layer.length != self.length for layer in self._layers):
             raise LongVAError(
                 f"{type(self.model).__name__} does not keep every token of every layer in a cache "
@@ -292,18 +296,8 @@ def context_length(config: PreTrainedConfig) -> int | None:
     return next((getattr(config, n) for n in names if getattr(config, n, None)), None)
 
 
-def check_context(length: int, max_length: int | None) -> None:
-    """Refuse a sequence of more than `max_length` tokens. None allows any."""
-    if max_length is not None and length > max_length:
-        raise ContextLengthError(
-            f"The sequence would be {length:,} tokens long, but the model's context is "
-            f"{max_length:,} tokens. Shorten it by {length - max_length:,} tokens: fewer frames "
-            "or a shorter question."
-        )
-
-
 def check_readable(model: PreTrainedModel) -> int:
-    """Refuse a model whose layers forget or foresee, or whose logits are more than a projection.
+    """Refuse a model whose layers drop tokens or see later ones, or that changes its logits.
 
     Returns:
         The number of layers.

@@ -11,7 +11,7 @@ from longva.prompts.tree import TOKENS_ALONE, Prompt, visits
 def partition(
     prompts: Iterable[Prompt], world_size: int, config: PreTrainedConfig
 ) -> list[list[Prompt]]:
-    """Share prompts out over ranks, each with a cache of its own, so that the slowest is fastest.
+    """Share prompts out over ranks so that the slowest of them is done as early as possible.
 
     Every rank gets a run of the walk's order, and computes for itself what its first prompt shares
     with the run before. A run costs more the longer it is, so the smallest limit under which
@@ -19,7 +19,7 @@ def partition(
 
     Returns:
         `world_size` lists in the order of the walk, some empty if there are fewer distinct prompts.
-        Every rank that deals the same prompts gets the same lists.
+        Every rank computes the same lists of the same prompts.
     """
     flops = Flops.of(config) or TOKENS_ALONE
     stops = visits(prompts)

@@ -12,47 +12,30 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from longva.prompts.kv_cache import CachedSequence, Precision, most_probable
+from longva.prompts.kv_cache import CachedSequence
 from longva.prompts.symbols import common_prefix
 
 
-class PromptReader:
-    """A KV cache that is brought to hold any prompt, appending only what it does not hold.
+class PromptReader(CachedSequence):
+    """A cached sequence that is brought to hold any prompt, appending only what it does not hold.
 
     Args:
         model: see `CachedSequence`.
-        chunk_tokens: tokens read at a time.
-        kv: precision of the cache.
+        **options: see `CachedSequence`.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, *, chunk_tokens: int = 4096, kv: Precision = "model"
-    ):
+    def __init__(self, model: PreTrainedModel, **options):
+        super().__init__(model, **options)
         self.rows: Tensor | None = None
         """[R, D], the rows that negative symbols name; None once they are all in the cache."""
 
-        self._sequence = CachedSequence(model, chunk_tokens=chunk_tokens, kv_dtype=kv)
         self._held = torch.empty(0, dtype=torch.long)
-
-    @property
-    def length(self) -> int:
-        """Tokens held."""
-        return self._sequence.length
 
     @property
     def room(self) -> int:
         """Tokens that the model's context still takes."""
-        assert self._sequence.max_length is not None
-        return self._sequence.max_length - self.length
-
-    @property
-    def kv_bytes(self) -> int:
-        """Bytes of the KV cache, the room to spare included."""
-        return self._sequence.kv_bytes
-
-    def reserve(self, length: int) -> None:
-        """Make the next append allocate room for `length` tokens at once."""
-        self._sequence.reserve(length)
+        assert self.max_length is not None
+        return self.max_length - self.length
 
     def read(
         self, prompt: Tensor, progress: Callable[[str, int, int], None] | None = None, **kwargs
@@ -69,15 +52,15 @@ class PromptReader:
         """
         # The last position is always computed: its hidden state is what the caller wants.
         self.crop(min(common_prefix(self._held, prompt), len(prompt) - 1))
-        self._sequence.progress = partial(progress, "prefill") if progress else None
+        self.progress = partial(progress, "prefill") if progress else None
         try:
             return self.append(prompt[len(self._held) :], **kwargs)
         finally:
-            self._sequence.progress = None
+            self.progress = None
 
     def append(self, symbols: Tensor, **kwargs) -> Tensor:
-        """Add symbols [n] to the end; see `CachedSequence.append`."""
-        hidden = self._sequence.append(symbols, embeddings=self.rows, **kwargs)
+        """Add symbols [n] to the end; negative ones name `rows`. See `CachedSequence.append`."""
+        hidden = super().append(symbols, embeddings=self.rows, **kwargs)
         self._held = torch.cat([self._held, symbols])
         return hidden
 
@@ -85,12 +68,4 @@ class PromptReader:
         """Forget all but the first `length` tokens."""
         # Wherever an interrupt falls, the cache begins with what `_held` says, and may hold more.
         self._held = self._held[:length]
-        self._sequence.crop(len(self._held))
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Vocabulary logits of hidden states, [n, D] -> [n, V]; see `SymbolSequence.logits`."""
-        return self._sequence.logits(hidden)
-
-    def next_token(self, hidden: Tensor, choose: Callable[[Tensor], Tensor] = most_probable) -> int:
-        """Choose the token that follows a hidden state; see `SymbolSequence.next_token`."""
-        return self._sequence.next_token(hidden, choose)
+        super().crop(len(self._held))

@@ -19,6 +19,7 @@ from longva.finite import check_finite
 from longva.parallel.registered_attention import ring_forward
 from longva.parallel.ring_attention import RingSequence
 from longva.parallel.zigzag import zigzag_index
+from longva.prompts.kv_cache import LOGITS, project
 from longva.prompts.symbols import embed_symbols
 
 
@@ -30,7 +31,6 @@ def ring_logits(
     *,
     embeddings: Tensor | None = None,
     group: dist.ProcessGroup | None = None,
-    kernel: str | None = None,
 ) -> Tensor:
     """Logits at a few positions of one long sequence, which is spread over a ring.
 
@@ -42,7 +42,6 @@ def ring_logits(
             answer symbols[a:], ask at a - 1, a, ..., S - 2.
         embeddings: [R, D], the table that negative symbols refer to.
         group: the ring. None: this process alone.
-        kernel: name in `BLOCK_KERNELS`; None takes the fastest that runs.
 
     Returns:
         [N, V] float32 (float64 for a float64 model), the same on every rank.
@@ -52,8 +51,8 @@ def ring_logits(
             decoder does not attend by `zigzag_ring`.
         NonFiniteError: NaN or infinity among the logits.
     """
-    length, output_layer = len(symbols), model.get_output_embeddings()
-    if output_layer is None:
+    length = len(symbols)
+    if model.get_output_embeddings() is None:
         raise ValueError(
             f"{type(model).__name__} has no output layer; pass the causal model itself"
         )
@@ -61,16 +60,15 @@ def ring_logits(
         raise ValueError(
             f"positions must lie in [0, {length}), the prompt's, got {positions.tolist()}"
         )
-    ring = RingSequence(length=length, group=group, kernel=kernel)
+    ring = RingSequence(length=length, group=group)
     local = ring.shard(symbols.to(model.device), dim=0)[None]  # [1, L]
     embedded = embed_symbols(local, model.get_input_embeddings(), embeddings)
     hidden = ring_forward(model.get_decoder(), ring, inputs_embeds=embedded)[0]  # [L, D]
 
     held, index = zigzag_index(positions.to(hidden.device), length, ring.rank, ring.world_size)
-    local_logits = output_layer(hidden[index])  # [held, V]
-    local_logits = local_logits.to(torch.promote_types(local_logits.dtype, torch.float32))
+    local_logits = project(model, hidden[index])  # [held, V]
     logits = local_logits.new_zeros(len(positions), local_logits.shape[1])
     logits[held] = local_logits
     if group is not None:
         dist.all_reduce(logits, group=group)  # each position comes from one rank, 0 from the rest
-    return check_finite(logits, "its logits")
+    return check_finite(logits, LOGITS)

@@ -80,7 +80,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     parents, last = key.split(".")[:-1], key.split(".")[-1]
     if not equals or not all([*parents, last]):
-        raise RecipeError(f"--set needs key=value such as optim.lr=1.0e-5, got {override!r}.")
+        raise RecipeError(f"A change needs key=value such as optim.lr=1.0e-5, got {override!r}.")
     for depth, name in enumerate(parents):
         if values.get(name) is None:
             values[name] = {}
@@ -88,15 +88,14 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(values, dict):
             parent = ".".join(parents[: depth + 1])
             raise RecipeError(
-                f"--set {override}: {parent} holds a {type(values).__name__}, which has no keys. "
-                f"Set it whole: --set {parent}=..."
+                f"{override}: {parent} holds a {type(values).__name__}, which has no keys. Set it "
+                f"whole: {parent}=..."
             )
     try:
         values[last] = read_yaml(text)
     except yaml.YAMLError:
         raise RecipeError(
-            f"--set {override}: {text!r} is no YAML with each key once. Quote text that holds : or "
-            "#."
+            f"{override}: {text!r} is no YAML with each key once. Quote text that holds : or #."
         ) from None
 
 

@@ -3,22 +3,19 @@
 from typing import Any
 
 import torch
-from transformers import AddedToken, CLIPVisionConfig, CLIPVisionModel
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+)
 
 from longva.checkpoints.checkpoint import load_pretrained
-from longva.checkpoints.language_model import load_language_model
-from longva.errors import CheckpointError, first_line
-from longva.model import (
-    LongVAConfig,
-    LongVAForConditionalGeneration,
-    LongVAImageProcessor,
-    LongVAProcessor,
-    LongVAVideoProcessor,
-)
+from longva.checkpoints.language_model import add_control_tokens, load_language_model
+from longva.checkpoints.settings import MEDIA_TOKENS
+from longva.errors import CheckpointError, loading
+from longva.model import LongVAConfig, LongVAForConditionalGeneration, LongVAProcessor
 from longva.model.chat_format import stop_at_turn_end
 from longva.model.unires import Packing
 
-MEDIA_TOKENS = ["<image>", "<video>"]
 TURN_TOKENS = ["<|im_start|>", "<|im_end|>"]
 """Of the chat template that comes with this package."""
 
@@ -50,27 +47,15 @@ def assemble_longva(
         CheckpointError: when a part is missing or does not fit the others.
     """
     text, tokenizer = load_language_model(language_model)
-    tokenizer.add_tokens(
-        [
-            AddedToken(token, special=True, normalized=False)
-            for token in (*TURN_TOKENS, *MEDIA_TOKENS)
-        ],
-        special_tokens=True,
-    )
-    tokenizer.padding_side = "left"  # a batch is generated at its right end; training pads at it
-    ids: Any = tokenizer.convert_tokens_to_ids(MEDIA_TOKENS)
-    image_token_id, video_token_id = ids
+    ids = add_control_tokens(tokenizer, (*TURN_TOKENS, *MEDIA_TOKENS))
+    image_token_id, video_token_id = ids[-2:]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if len(tokenizer) > text.config.vocab_size:
             text.resize_token_embeddings(len(tokenizer))  # draws the new words' vectors
         if isinstance(vision_tower, str):
-            try:
+            with loading(f"no CLIP model in {vision_tower!r}"):
                 tower = CLIPVisionModel.from_pretrained(vision_tower, dtype="auto")
-            except (OSError, ValueError) as error:
-                raise CheckpointError(
-                    f"no CLIP model in {vision_tower!r}: {first_line(error)}"
-                ) from error
         else:
             tower = CLIPVisionModel(CLIPVisionConfig(**vision_tower))
         config = LongVAConfig(
@@ -100,13 +85,6 @@ def assemble_longva(
             ) from error
     model.generation_config = text.generation_config
     model.generation_config.suppress_tokens = [image_token_id, video_token_id]
-    size = config.vision_config.image_size
-    processor = LongVAProcessor(
-        LongVAImageProcessor(size, max_grids=max_grids, packing=image_packing),
-        tokenizer,
-        LongVAVideoProcessor(size),
-        patches_per_grid=config.patches_per_side**2,
-        pool_stride=pool_stride,
-    )
+    processor = LongVAProcessor.for_model(config, tokenizer, max_grids=max_grids)
     stop_at_turn_end(model.generation_config, processor)
     return model, processor

@@ -18,18 +18,20 @@ import numpy as np
 import torch
 
 from longva.attention.rotary import restore_frequencies
-from longva.checkpoints.checkpoint import Quantization, load_pretrained
+from longva.checkpoints import Precision
+from longva.checkpoints.checkpoint import load_pretrained
 from longva.checkpoints.fingerprint import vision_fingerprint
 from longva.checkpoints.published import EMBEDDED_MODEL, NOTICE, embedded_folder
-from longva.errors import LongVAError, first_line
+from longva.errors import LongVAError
 from longva.media.medium import Media, MisnumberedError, open_media
 from longva.media.sampling import FrameSampling, choose_frames
 from longva.media.source import Source
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
 from longva.model.chat_format import stop_at_turn_end
+from longva.parallel.ranks import default_dtype, own_device
 from longva.planning.devices import usable_memory
 from longva.planning.watching import Plan, plan
-from longva.prompts.kv_cache import Precision, check_cacheable
+from longva.prompts.kv_cache import check_cacheable
 from longva.watching.feature_cache import FeatureCache
 from longva.watching.features import (
     FrameSettings,
@@ -73,7 +75,7 @@ class LongVA:
         self.kv: Precision = kv
         self.chunk_tokens, self.notice = chunk_tokens, notice
         self.cache = FeatureCache(cache_dir) if cache_dir is not None else None
-        self._fingerprint: str | None = None
+        self._fingerprints: dict[tuple[int, str], str] = {}
 
     @classmethod
     def from_pretrained(
@@ -82,40 +84,38 @@ class LongVA:
         *,
         device: str | torch.device | None = None,
         dtype: torch.dtype | str | None = None,
-        quantization: Quantization | None = None,
+        quantization: Precision = "model",
         kv: Precision = "model",
         chunk_tokens: int = 4096,
         cache_dir: Path | None = None,
-        revision: str | None = None,
+        **loading,
     ) -> "LongVA":
         """Load a model.
 
         Args:
             name: `nano` (ships with the package), a folder or a hub id, in our format or in the
                 LLaVA format of the published LongVA checkpoints.
-            device: default: the CUDA GPU where there is one. Apple's ("mps") is taken by name only,
-                as nothing was measured on it.
+            device: default: the GPU of this process, or the CPU where there is none; see
+                `own_device`.
             dtype: default: bfloat16 on a GPU, float32 on a CPU.
-            quantization: `int8` or `int4` weights of the language model.
+            quantization: precision of the language model's weights.
             kv: precision of the KV cache.
             chunk_tokens: tokens prefilled at a time.
             cache_dir: keep encoded media in this folder.
-            revision: of a hub id.
+            **loading: see `load_pretrained`: `revision`, `pool_stride`, `pool_mode` and more.
 
         Raises:
             CheckpointError: when the checkpoint is not what its format promises.
             LongVAError: for a device that this machine does not have.
         """
-        device = _device(device)
-        if dtype is None:
-            dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+        device = own_device(device)
         is_embedded = name == EMBEDDED_MODEL
         model, processor = load_pretrained(
             embedded_folder() if is_embedded else name,
-            dtype=dtype,
+            dtype=dtype or default_dtype(device),
             device=device,
             quantization=quantization,
-            revision=revision,
+            **loading,
         )
         return cls(
             model,
@@ -131,12 +131,11 @@ class LongVA:
         """Refuse a question that cannot be asked, before anything is watched; see `Session.ask`."""
         check_question(question)
 
-    def plan(self, frames: int, pool_stride: int | None = None, *, reclaimable: int = 0) -> Plan:
+    def plan(self, frames: int, *, reclaimable: int = 0) -> Plan:
         """Return what watching `frames` frames takes on this model's device.
 
         Args:
             frames: to watch.
-            pool_stride: instead of the config's.
             reclaimable: bytes in use that would be freed for it.
         """
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
@@ -147,7 +146,6 @@ class LongVA:
             dtype=self.model.dtype,
             kv=self.kv,
             chunk_tokens=self.chunk_tokens,
-            pool_stride=pool_stride,
             weight_bytes=weights,
             device_memory=None if free is None else free + weights + reclaimable,
         )
@@ -174,7 +172,7 @@ class LongVA:
             max_frames: cap for `fps` and `keyframes`; above it frames are spread uniformly.
             keyframes: take the frames that the encoder chose as key frames.
             allow_truncated: take what can be decoded of a video whose tail is broken.
-            settings: how frames are made and pooled.
+            settings: how frames are made.
             progress: called with the stage ("watch", "prefill"), what is done and what there is.
 
         Raises:
@@ -194,12 +192,12 @@ class LongVA:
         if frames is None and fps is None and not keyframes:
             fps = 1.0
             if max_frames is None:
-                max_frames, as_many_as_fit = self._frames_that_fit(opened, settings), True
+                max_frames, as_many_as_fit = self._frames_that_fit(opened), True
         sampling = FrameSampling(
             num_frames=frames, fps=fps, max_frames=max_frames, keyframes=keyframes
         )
-        chosen = [self.frames_of(medium, sampling, settings) for medium in opened]
-        self.plan(sum(len(indices) for indices in chosen), settings.pool_stride).check()
+        chosen = [self.frames_of(medium, sampling) for medium in opened]
+        self.plan(sum(len(indices) for indices in chosen)).check()
         features = [
             self._features(medium, indices, sampling, settings, progress)
             for medium, indices in zip(opened, chosen, strict=True)
@@ -216,44 +214,45 @@ class LongVA:
             progress=progress,
         )
 
-    def _frames_that_fit(self, opened: list[Media], settings: FrameSettings) -> int:
+    def _frames_that_fit(self, opened: list[Media]) -> int:
         """Frames that each video may take when no number was asked for."""
-        least = self.plan(1, settings.pool_stride)
+        least = self.plan(1)
         least.check()
         images = [medium for medium in opened if medium.kind == "image"]
         everything = FrameSampling()
-        taken = sum(len(self.frames_of(image, everything, settings)) for image in images)
+        taken = sum(len(self.frames_of(image, everything)) for image in images)
         return max(1, (least.max_frames - taken) // max(1, len(opened) - len(images)))
 
-    def frames_of(
-        self, medium: Media, sampling: FrameSampling, settings: FrameSettings
-    ) -> np.ndarray:
+    def frames_of(self, medium: Media, sampling: FrameSampling) -> np.ndarray:
         """Frames to take of a video; of an image, as many as it has frames' worth of tokens."""
         if medium.kind != "image":
             return choose_frames(
                 medium.seconds, medium.keyframes, sampling, duration=medium.duration
             )
         columns, rows = self.processor.image_processor.grid_of(medium.width, medium.height)
-        tokens = self.processor.image_tokens(rows, columns, settings.pool_stride)
-        return np.arange(-(-tokens // self.model.config.tokens_per_grid(settings.pool_stride)))
+        tokens = self.processor.image_tokens(rows, columns)
+        return np.arange(-(-tokens // self.model.config.tokens_per_grid()))
 
     def _features(self, medium, indices, sampling, settings, progress) -> VisualFeatures:
         try:
             return self._encode(medium, indices, settings, progress)
         except MisnumberedError as error:  # the container lied about its frames: choose again
-            indices = self.frames_of(error.exact, sampling, settings)
+            indices = self.frames_of(error.exact, sampling)
             return self._encode(error.exact, indices, settings, progress)
 
     def _encode(self, medium, indices, settings, progress) -> VisualFeatures:
         key = None
         if self.cache is not None:
-            self._fingerprint = self._fingerprint or vision_fingerprint(self.model)
-            key = self.cache.key(medium, indices, settings, self.processor, self._fingerprint)
+            pooling = self.model.config.pool_stride, self.model.config.pool_mode
+            if pooling not in self._fingerprints:
+                self._fingerprints[pooling] = vision_fingerprint(self.model)
+            model = self._fingerprints[pooling]
+            key = self.cache.key(medium, indices, settings, self.processor, model)
             found = self.cache.load(key, medium.name, self.model.device, medium.left_out)
             if found is not None:
                 return found
         if medium.kind == "image":
-            features = encode_image(self.model, self.processor, medium, settings)
+            features = encode_image(self.model, self.processor, medium)
         else:
             features = encode_video(self.model, self.processor, medium, indices, settings, progress)
         if self.cache is not None and key is not None:
@@ -276,16 +275,3 @@ def _told_if_thinned(features: VisualFeatures, medium: Media) -> VisualFeatures:
         return features
     note = f"{watched:,} frames, spread evenly: the {len(usual):,} of one a second do not fit"
     return replace(features, left_out="; ".join(filter(None, (features.left_out, note))))
-
-
-def _device(name: str | torch.device | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device).item()  # which "meta" has none of
-    except (RuntimeError, AssertionError) as error:
-        raise LongVAError(
-            f"device {str(name)!r} is not at hand: {first_line(error)}.", device="cpu"
-        ) from error
-    return device

@@ -36,16 +36,13 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class FrameSettings:
-    """How frames are made and pooled; everything that changes features besides the frames taken."""
+    """How frames are made, once they are chosen; the model's config says how they are pooled."""
 
     fit: Fit = "crop"
     """`crop`: shortest edge to the grid, centre crop. `pad`: the whole frame on a square."""
 
     resize: Resize = "torch"
     """`torch` is fast and within 2 of 255 levels of `pil`, which is bit-exact."""
-
-    pool_stride: int | None = None
-    pool_mode: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +70,7 @@ class VisualFeatures:
 
 
 def encode_image(
-    model: LongVAForConditionalGeneration,
-    processor: LongVAProcessor,
-    media: Media,
-    settings: FrameSettings,
+    model: LongVAForConditionalGeneration, processor: LongVAProcessor, media: Media
 ) -> VisualFeatures:
     """Encode one image: a grid is a frame (AnyRes: the whole image is one)."""
     started = time.perf_counter()
@@ -84,16 +78,11 @@ def encode_image(
     inputs = processor.image_processor(image)
     decoded = time.perf_counter()
     with torch.inference_mode():
-        outputs = model.get_image_features(
-            inputs["pixel_values"],
-            inputs["image_grid_thw"],
-            pool_stride=settings.pool_stride,
-            pool_mode=settings.pool_mode,
-        )
+        outputs = model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
     assert outputs.pooler_output is not None
     tokens = check_finite(outputs.pooler_output[0], FEATURES)
     if model.config.image_packing == "unires":
-        tokens = tokens.unflatten(0, (-1, model.config.tokens_per_grid(settings.pool_stride)))
+        tokens = tokens.unflatten(0, (-1, model.config.tokens_per_grid()))
     else:
         tokens = tokens[None]
     timings = {"decode": decoded - started, "encode": time.perf_counter() - decoded}
@@ -133,7 +122,7 @@ def encode_video(
     """
     tokens = torch.empty(
         len(indices),
-        model.config.tokens_per_grid(settings.pool_stride),
+        model.config.tokens_per_grid(),
         model.config.text_config.hidden_size,
         dtype=model.dtype,
         device=model.device,
@@ -154,7 +143,7 @@ def encode_video(
         started = time.perf_counter()
         with torch.inference_mode():
             grids = normalize_pixels(pixels.to(model.device), mean, std)
-            batch = model.model.encode_grids(grids, settings.pool_stride, settings.pool_mode)
+            batch = model.model.encode_grids(grids)
             tokens[done : done + len(grids)] = batch
             finite &= batch.isfinite().all()  # looked at when all is done, to wait only once
         done += len(pixels)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from longva.attention.evidence import EvidenceCollector
+from longva.checkpoints import Precision
 from longva.errors import LongVAError
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
 from longva.model.chat_format import chat_ids
@@ -28,7 +29,6 @@ from longva.prompts.decoding import (
     stop_tokens,
     until_stop,
 )
-from longva.prompts.kv_cache import Precision
 from longva.prompts.reader import PromptReader
 from longva.prompts.symbols import insert_rows
 from longva.watching.features import Progress, VisualFeatures
@@ -136,9 +136,9 @@ class Session:
         self.model, self.processor, self.name = model, processor, name
         self.history: list[dict] = []
         tokens = [medium.tokens.flatten(0, 1) for medium in media]
-        no_rows = model.get_input_embeddings().weight[:0]  # [0, D]
-        self._reader = PromptReader(model, chunk_tokens=chunk_tokens, kv=kv)
-        self._reader.rows = torch.cat(tokens or [no_rows]) if len(tokens) != 1 else tokens[0]
+        self._reader = PromptReader(model, chunk_tokens=chunk_tokens, kv_dtype=kv)
+        if tokens:
+            self._reader.rows = torch.cat(tokens) if len(tokens) > 1 else tokens[0]  # no copy
         # From here on only the shapes are needed; tensors on "meta" have no memory.
         self.media = media = [replace(m, tokens=m.tokens.to("meta")) for m in media]
         del tokens

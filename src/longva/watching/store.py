@@ -90,12 +90,12 @@ class SessionStore:
                 self.hits += 1
                 return found
         self.misses += 1
-        frames, stride = self.num_frames(media, watching), watching.settings.pool_stride
-        plan = self.longva.plan(frames, stride)
+        frames = self.num_frames(media, watching)
+        plan = self.longva.plan(frames)
         if plan.prompt_tokens > plan.context_length:
             plan.check()
         self._make_room(_kv_bytes(plan))
-        self.make_room_for(frames, stride).check()
+        self.make_room_for(frames).check()
         session = self.longva.watch(
             media,
             frames=watching.frames,
@@ -142,15 +142,15 @@ class SessionStore:
         sampling = FrameSampling(
             num_frames=watching.frames, fps=watching.fps, max_frames=watching.max_frames
         )
-        chosen = [self.longva.frames_of(medium, sampling, watching.settings) for medium in media]
+        chosen = [self.longva.frames_of(medium, sampling) for medium in media]
         return sum(len(frames) for frames in chosen)
 
-    def make_room_for(self, frames: int, pool_stride: int | None = None) -> Plan:
+    def make_room_for(self, frames: int) -> Plan:
         """Drop sessions until so many frames fit the device's memory, or until none is left."""
-        plan = self.longva.plan(frames, pool_stride)
+        plan = self.longva.plan(frames)
         while not plan.fits and self._sizes:
             self._drop_oldest()
-            plan = self.longva.plan(frames, pool_stride)
+            plan = self.longva.plan(frames)
         return plan
 
     def _drop_oldest(self) -> None:

@@ -336,7 +336,7 @@ def test_bad_sources_are_named_with_their_remedy(config, tmp_path):
         shutil.rmtree(config.output_dir, ignore_errors=True)
 
     refused("There is no /nowhere.*hub:owner/name", source="/nowhere")
-    refused("There is no tokenizer /nowhere", tokenizer="/nowhere")
+    refused("no tokenizer in '/nowhere'", tokenizer="/nowhere")
     refused("'<sep>' is no token of .*Name a separator that is one: <", separator="<sep>")
     refused("mixture names physics, the source has arxiv, books", mixture={"physics": 1.0})
     refused("share of .* of the budget is .* lower budget to", budget=10**9)

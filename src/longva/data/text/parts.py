@@ -28,7 +28,6 @@ from safetensors.numpy import save
 from longva.checkpoints.language_model import load_tokenizer
 from longva.data.text.documents import Piece, TextSource, read_documents
 from longva.data.text.upsampling import LengthStatistics, content_hash, is_kept
-from longva.errors import RecipeError
 from longva.files.writing import write_whole
 from longva.finite import to_json
 
@@ -54,17 +53,8 @@ class PartResult:
     """Of the documents kept, by domain."""
 
 
-@lru_cache(maxsize=1)
-def corpus_tokenizer(name: str) -> Any:
-    """Load a tokenizer by folder or hub id.
-
-    Raises:
-        RecipeError: there is none.
-    """
-    try:
-        return load_tokenizer(name)
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"There is no tokenizer {name}: {str(error).splitlines()[0]}") from None
+corpus_tokenizer: Callable[[str], Any] = lru_cache(maxsize=1)(load_tokenizer)
+"""Each process of a pool loads it once."""
 
 
 def token_dtype(tokenizer: Any) -> np.dtype:

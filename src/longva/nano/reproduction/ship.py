@@ -20,6 +20,7 @@ import typer
 from jinja2 import Template
 
 from longva import __version__
+from longva.attention.rotary import set_rope_theta
 from longva.checkpoints.checkpoint import load_pretrained
 from longva.errors import CheckpointError, LongVAError
 from longva.nano.language_model import sharpen
@@ -63,7 +64,7 @@ def ship(seed_folder: Path, destination: Path, *, context: int) -> Path:
     config = model.config.text_config
     trained = config.max_position_embeddings
     sharpen(model.model.language_model, SHARPEN)
-    config.rope_parameters["rope_theta"] *= context / trained
+    set_rope_theta(config, config.rope_parameters["rope_theta"] * context / trained)
     config.max_position_embeddings = context
     model = model.to(torch.bfloat16)
     model.config.vision_batch_size = VISION_BATCH
