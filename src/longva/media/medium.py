@@ -317,7 +317,7 @@ def open_media(
 
 
 def _open_images(
-    files: list[Path | bytes], name: str, kind: Literal["image", "frames"], max_pixels: int
+    files: Sequence[Path | bytes], name: str, kind: Literal["image", "frames"], max_pixels: int
 ) -> Media:
     if not files:
         raise VideoError("the list of images is empty. Give at least one.")

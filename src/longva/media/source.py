@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import av
@@ -47,7 +46,7 @@ def file_name(file: Path | bytes) -> str:
     return f"data of {len(file)} bytes" if isinstance(file, bytes) else str(file)
 
 
-def open_file(file: Path | bytes) -> BinaryIO:
+def open_file(file: Path | bytes) -> io.BufferedIOBase:
     """Open a file for reading."""
     return io.BytesIO(file) if isinstance(file, bytes) else file.open("rb")
 
@@ -279,7 +278,7 @@ def other_pages(image: Image.Image) -> str:
     return f"only the first of its {pages} pictures is read" if pages > 1 else ""
 
 
-def images_in(folder: Path) -> tuple[list[Path | bytes], str]:
+def images_in(folder: Path) -> tuple[list[Path], str]:
     """Find a folder's images in natural order: frame2.jpg before frame10.jpg.
 
     Returns:
@@ -290,15 +289,8 @@ def images_in(folder: Path) -> tuple[list[Path | bytes], str]:
     """
     inside = sorted(folder.iterdir(), key=lambda path: natural_order(path.name))
     inside = [path for path in inside if not path.name.startswith(".")]
-    images: list[Path | bytes] = []
-    others: list[str] = []
-    for path in inside:
-        if path.is_dir():
-            others.append(f"{path.name}/")
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
-            images.append(path)
-        else:
-            others.append(path.name)
+    images = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()]
+    others = [p.name + "/" * p.is_dir() for p in inside if p not in images]
     if not images:
         raise VideoError(
             f"the folder {folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}). "
