@@ -35,8 +35,8 @@ STILL_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif")
 """First words of MP4 files that hold one picture, which is often stored as a mosaic of tiles."""
 
 DECODE_ERRORS = (
-    *(OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error),
-    Image.DecompressionBombError,
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError),
+    *(struct.error, Image.DecompressionBombError),
 )
 """What Pillow raises on broken files."""
 
@@ -139,7 +139,7 @@ def is_animation(image: Image.Image) -> bool:
         return image.format in ANIMATED_FORMATS and getattr(image, "is_animated", False)
 
 
-def known_image(file: Path | bytes, max_pixels: int) -> Image.Image:
+def require_image(file: Path | bytes, max_pixels: int) -> Image.Image:
     """Open a picture without loading its pixels.
 
     Raises:
@@ -157,7 +157,7 @@ def upright_size(file: Path | bytes, max_pixels: int) -> tuple[int, int]:
     Raises:
         VideoError: not an image, too large or broken.
     """
-    with decoding(file_name(file)), known_image(file, max_pixels) as image:
+    with decoding(file_name(file)), require_image(file, max_pixels) as image:
         if image.format == "TIFF":  # whose size Pillow turns itself
             return image.size
         # A PNG may tell its orientation behind its pixels, which have to be decoded to get there.
@@ -188,7 +188,7 @@ def load_image(file: Path | bytes, max_pixels: int) -> np.ndarray:
     Raises:
         VideoError: not an image, too large or broken.
     """
-    with decoding(file_name(file)), known_image(file, max_pixels) as image:
+    with decoding(file_name(file)), require_image(file, max_pixels) as image:
         return np.array(to_rgb(ImageOps.exif_transpose(image)))
 
 
@@ -208,7 +208,7 @@ def animation_pictures(
     Raises:
         VideoError: broken.
     """
-    with decoding(file_name(file)), known_image(file, max_pixels) as image:
+    with decoding(file_name(file)), require_image(file, max_pixels) as image:
         for number in numbers:
             image.seek(number)
             yield np.array(image.convert("RGB"))
