@@ -8,7 +8,7 @@ from PIL import Image
 
 from longva.checkpoints.published import embedded_folder
 from longva.errors import ContextLengthError, LongVAError, NonFiniteError
-from longva.media.medium import read_frames
+from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling
 from longva.model.random_model import random_longva
 from longva.nano.film import write_film
@@ -16,6 +16,7 @@ from longva.prompts.decoding import Sampling
 from longva.prompts.kv_cache import CachedSequence
 from longva.watching.assistant import LongVA
 from longva.watching.features import FrameSettings
+from tests.hard_videos import change_packet, hide_vp9_keyframe, write_video
 from tests.tolerance import SAME
 
 QUESTION = "What happens?"
@@ -168,6 +169,23 @@ def test_sampling_follows_its_seed(longva, video):
     assert text(1) == text(1) != text(2)
 
 
+def test_a_rule_says_the_same_as_the_keywords_and_goes_without_them(longva, video):
+    rule = FrameSampling(num_frames=3)
+    by_rule, by_word = longva.watch(video, sampling=rule), longva.watch(video, frames=3)
+    assert by_rule.media[0].indices.tolist() == by_word.media[0].indices.tolist()
+    with pytest.raises(LongVAError, match="either sampling, or frames"):
+        longva.watch(video, sampling=rule, fps=1)
+
+
+def test_a_misnumbered_video_is_watched_by_its_true_frames(longva, tmp_path):
+    options = {"b": "300k", "deadline": "realtime", "cpu-used": "8", "g": "20"}
+    path = write_video(tmp_path / "vp9.webm", codec="libvpx-vp9", options=options)
+    path = change_packet(path, tmp_path / "hidden.webm", 40, hide_vp9_keyframe)
+    assert len(open_media(path)) == 60
+    session = longva.watch(path, sampling=FrameSampling(num_frames=2))
+    assert session.media[0].indices.tolist() == [0, 58]
+
+
 def test_evidence_is_the_attention_of_eager_softmax(longva, video):
     """One answer token: its query is the last position of the prompt.
 
@@ -188,10 +206,10 @@ def test_evidence_is_the_attention_of_eager_softmax(longva, video):
     last = torch.stack(attentions)[:, 0, :, -1].mean((0, 1))  # [L]
     visual = last[inputs["input_ids"][0] == model.config.video_token_id].view(6, 4).sum(1)
     expected = (visual / visual.sum()).tolist()
-    times = read_frames(video, FrameSampling(num_frames=6), size=56)
+    times = open_media(video).frames_at(FrameSampling(num_frames=6), size=56)
     by_frame = {e.frame: e for e in answer.evidence}
     assert sorted(by_frame) == times.indices.tolist()
-    for frame, seconds, weight in zip(times.indices, times.seconds, expected, strict=True):
+    for frame, seconds, weight in zip(times.indices, times.pts_seconds, expected, strict=True):
         assert by_frame[frame].weight == pytest.approx(weight, abs=SAME)
         assert by_frame[frame].seconds == pytest.approx(seconds)
 

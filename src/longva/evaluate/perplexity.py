@@ -11,7 +11,7 @@ has at least L - stride tokens before it; it costs a pass of L tokens for every 
 import csv
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +37,7 @@ from longva.prompts.kv_cache import (
 )
 from longva.recipes import save_recipe
 from longva.reporting.figure import save_figure, short
+from longva.reporting.progress import Progress
 
 LOSS_CHUNK = 1024
 """Positions whose logits are held at a time."""
@@ -91,7 +92,7 @@ class Point:
 
 def run_perplexity(
     recipe: PerplexityRecipe,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     *,
     text: str | None = None,
 ) -> list[Point]:
@@ -145,7 +146,7 @@ def run_perplexity(
             ]
             sums += torch.stack([total(losses) for losses in windows])
         if progress:
-            progress(done, len(documents))
+            progress("documents", done, len(documents))
     perplexities = check_finite((sums[:, 0] / sums[:, 1]).exp(), "its perplexity")
     points = [
         Point(tokens=length, perplexity=perplexity, scored_tokens=int(count))

@@ -8,12 +8,15 @@ import binascii
 import io
 import re
 import struct
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import av
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from longva.errors import VideoError, first_few
 
@@ -21,6 +24,9 @@ Source = str | Path | bytes
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
+DEMUXERS = {"GIF": "gif", "PNG": "apng", "AVIF": "mov"}
+"""FFmpeg's names of animated formats. It reads no animations in WebP."""
+
 IMAGE_SUFFIXES = {
     *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2"),
     *(".avif", ".heic", ".heif"),
@@ -29,8 +35,8 @@ STILL_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif")
 """First words of MP4 files that hold one picture, which is often stored as a mosaic of tiles."""
 
 DECODE_ERRORS = (
-    *(OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error),
-    Image.DecompressionBombError,
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError),
+    *(struct.error, Image.DecompressionBombError),
 )
 """What Pillow raises on broken files."""
 
@@ -40,12 +46,20 @@ def file_name(file: Path | bytes) -> str:
     return f"data of {len(file)} bytes" if isinstance(file, bytes) else str(file)
 
 
-def file_head(file: Path | bytes) -> bytes:
-    """The first 12 bytes, which tell most formats."""
-    if isinstance(file, bytes):
-        return file[:12]
-    with file.open("rb") as opened:
-        return opened.read(12)
+def open_file(file: Path | bytes) -> io.BufferedIOBase:
+    """Open a file for reading."""
+    return io.BytesIO(file) if isinstance(file, bytes) else file.open("rb")
+
+
+@contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Turn what Pillow raises on a broken file into a `VideoError`."""
+    try:
+        yield
+    except VideoError:
+        raise
+    except DECODE_ERRORS as error:
+        raise VideoError(f"{name} is broken: {error}. Copy it again.") from error
 
 
 def locate(source: Source) -> Path | bytes:
@@ -99,7 +113,8 @@ def open_image(file: Path | bytes, max_pixels: int) -> Image.Image | None:
     try:
         image = Image.open(source, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN])
     except UnidentifiedImageError as error:
-        head = file_head(file)
+        with open_file(file) as opened:
+            head = opened.read(12)
         if head[4:8] == b"ftyp" and head[8:] in STILL_BRANDS:  # FFmpeg would show its first tile
             raise VideoError(
                 f"{file_name(file)} is a HEIC or AVIF picture that longva cannot read. Convert it "
@@ -120,12 +135,51 @@ def open_image(file: Path | bytes, max_pixels: int) -> Image.Image | None:
 
 def is_animation(image: Image.Image) -> bool:
     """Whether an image moves. Other files of many pictures, such as TIFF, show their first."""
-    try:  # a GIF is searched for its second frame
+    with decoding(f"a {image.format} animation"):  # a GIF is searched for its second frame
         return image.format in ANIMATED_FORMATS and getattr(image, "is_animated", False)
-    except DECODE_ERRORS as error:
-        raise VideoError(
-            f"a {image.format} animation is broken: {error}. Copy it again."
-        ) from error
+
+
+def require_image(file: Path | bytes, max_pixels: int) -> Image.Image:
+    """Open a picture without loading its pixels.
+
+    Raises:
+        VideoError: not an image, or too large.
+    """
+    image = open_image(file, max_pixels)
+    if image is None:
+        raise VideoError(f"{file_name(file)} is not an image. Take it out or replace it.")
+    return image
+
+
+def upright_size(file: Path | bytes, max_pixels: int) -> tuple[int, int]:
+    """Width and height of a picture once turned upright, from its header.
+
+    Raises:
+        VideoError: not an image, too large or broken.
+    """
+    with decoding(file_name(file)), require_image(file, max_pixels) as image:
+        if image.format == "TIFF":  # whose size Pillow turns itself
+            return image.size
+        # A PNG may tell its orientation behind its pixels, which have to be decoded to get there.
+        late = image.format == "PNG" and any(
+            kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt") for kind in _png_chunks_at_end(file)
+        )
+        exif = image.getexif() if late else Image.Image.getexif(image)
+        turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return (image.height, image.width) if turned else image.size
+
+
+def _png_chunks_at_end(file: Path | bytes) -> list[bytes]:
+    """Kinds of the chunks after the first with pixels."""
+    kinds: list[bytes] = []
+    with open_file(file) as opened:
+        opened.seek(8)  # the signature
+        while len(head := opened.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kinds or kind == b"IDAT":
+                kinds.append(kind)
+            opened.seek(length + 4, io.SEEK_CUR)  # a checksum follows the data
+    return kinds
 
 
 def load_image(file: Path | bytes, max_pixels: int) -> np.ndarray:
@@ -134,14 +188,8 @@ def load_image(file: Path | bytes, max_pixels: int) -> np.ndarray:
     Raises:
         VideoError: not an image, too large or broken.
     """
-    image = open_image(file, max_pixels)
-    if image is None:
-        raise VideoError(f"{file_name(file)} is not an image. Take it out or replace it.")
-    try:
-        with image:
-            return np.array(to_rgb(ImageOps.exif_transpose(image)))
-    except DECODE_ERRORS as error:
-        raise VideoError(f"{file_name(file)} is broken: {error}. Copy it again.") from error
+    with decoding(file_name(file)), require_image(file, max_pixels) as image:
+        return np.array(to_rgb(ImageOps.exif_transpose(image)))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -152,32 +200,85 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def load_animation(file: Path | bytes, max_pixels: int) -> Iterator[tuple[np.ndarray, float]]:
-    """Yield each complete picture of an animation, and the seconds it is shown."""
-    image = open_image(file, max_pixels)
-    assert image is not None
-    try:
-        with image:
-            for number in range(getattr(image, "n_frames", 1)):
+def animation_pictures(
+    file: Path | bytes, max_pixels: int, numbers: Sequence[int]
+) -> Iterator[np.ndarray]:
+    """Yield pictures of an animation by increasing number; those after the last are not composed.
+
+    Raises:
+        VideoError: broken.
+    """
+    with decoding(file_name(file)), require_image(file, max_pixels) as image:
+        for number in numbers:
+            image.seek(number)
+            yield np.array(image.convert("RGB"))
+
+
+def animation_durations(file: Path | bytes, image: Image.Image) -> list[float]:
+    """Seconds that each picture of an animation is shown, from headers; none is composed.
+
+    Browsers show a picture without a useful duration for a tenth of a second.
+
+    Args:
+        file: the animation.
+        image: the same, opened.
+
+    Raises:
+        VideoError: broken.
+    """
+    with decoding(file_name(file)):
+        count = getattr(image, "n_frames", 1)
+        if image.format == "WEBP":
+            durations = _webp_durations(file)
+        else:
+            durations = _packet_durations(file, DEMUXERS[str(image.format)], count)
+        if len(durations) != count:  # a container that no header describes: compose them
+            durations = []
+            for number in range(count):
                 image.seek(number)
-                picture = np.array(image.convert("RGB"))
-                milliseconds = image.info.get("duration", 0)
-                # Browsers show a picture without a useful duration for a tenth of a second.
-                yield picture, (milliseconds if milliseconds > 10 else 100) / 1000
-    except DECODE_ERRORS as error:
-        raise VideoError(f"{file_name(file)} is broken: {error}. Copy it again.") from error
+                image.load()
+                durations.append(image.info.get("duration", 0) / 1000)
+    return [seconds if seconds > 0.010 else 0.1 for seconds in durations]
+
+
+def _packet_durations(file: Path | bytes, demuxer: str, count: int) -> list[float]:
+    """Durations in a file's track of `count` packets; nothing if there is no such track."""
+    durations: dict[int, list[float]] = defaultdict(list)  # by track
+    options = {"default_fps": "10"} if demuxer == "apng" else {}
+    try:
+        with open_file(file) as opened, av.open(opened, format=demuxer, options=options) as tracks:
+            for packet in tracks.demux():
+                if packet.size:
+                    seconds = (packet.duration or 0) * (packet.time_base or 0)
+                    durations[packet.stream_index].append(round(float(seconds), 5))
+    except av.FFmpegError:
+        return []
+    return next((track for track in durations.values() if len(track) == count), [])
+
+
+def _webp_durations(file: Path | bytes) -> list[float]:
+    """Durations in the frames' headers of a WebP file."""
+    durations = []
+    with open_file(file) as opened:
+        opened.seek(12)  # the file's own header
+        while len(head := opened.read(8)) == 8:
+            kind, length = struct.unpack("<4sI", head)
+            end = opened.tell() + length + length % 2
+            if kind == b"ANMF":
+                opened.seek(12, io.SEEK_CUR)  # place and size
+                durations.append(int.from_bytes(opened.read(3), "little") / 1000)
+            opened.seek(end)
+    return durations
 
 
 def other_pages(image: Image.Image) -> str:
     """Say that only the first picture of a TIFF of several is read; nothing of other files."""
-    try:
+    with decoding("a TIFF picture"):
         pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
-    except DECODE_ERRORS as error:
-        raise VideoError(f"a TIFF picture is broken: {error}. Copy it again.") from error
     return f"only the first of its {pages} pictures is read" if pages > 1 else ""
 
 
-def images_in(folder: Path) -> tuple[list[Path | bytes], str]:
+def images_in(folder: Path) -> tuple[list[Path], str]:
     """Find a folder's images in natural order: frame2.jpg before frame10.jpg.
 
     Returns:
@@ -188,15 +289,8 @@ def images_in(folder: Path) -> tuple[list[Path | bytes], str]:
     """
     inside = sorted(folder.iterdir(), key=lambda path: natural_order(path.name))
     inside = [path for path in inside if not path.name.startswith(".")]
-    images: list[Path | bytes] = []
-    others: list[str] = []
-    for path in inside:
-        if path.is_dir():
-            others.append(f"{path.name}/")
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
-            images.append(path)
-        else:
-            others.append(path.name)
+    images = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()]
+    others = [p.name + "/" * p.is_dir() for p in inside if p not in images]
     if not images:
         raise VideoError(
             f"the folder {folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}). "

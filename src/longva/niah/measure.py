@@ -8,7 +8,7 @@ output_dir/
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from longva.niah.recipe import MeasurementRecipe
 from longva.niah.scoring import Frames, Protocol, answers_match, details, summarise
 from longva.parallel.ranks import init_ranks
 from longva.recipes import save_recipe
+from longva.reporting.progress import Progress
 
 EVIDENCE_FRAMES = 5
 """Best frames kept in a row."""
@@ -38,9 +39,6 @@ ASK_NANO = (
     "nano/niah_visual, or measure a checkpoint, such as lmms-lab/LongVA-7B."
 )
 """What to do about words that a model lacks."""
-
-Progress = Callable[[int, int], None]
-"""Called with the cells done by this process and all that it has to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +71,7 @@ def measure(
         settings: all that changes an answer besides model and haystack; `unit` and `grid` among it.
         haystack: what identifies it.
         albums: the pictures that the questions name by number, one album after another.
-        progress: see `Progress`.
+        progress: called with ("cells", questions asked, questions to ask).
 
     Returns:
         `summary.json` on rank 0, None on the others.
@@ -104,7 +102,7 @@ def measure(
             if rank == 0 or not model.in_unison:
                 log.append(row)
             if progress:
-                progress(done, len(mine))
+                progress("cells", done, len(mine))
         wait()
         if rank != 0:
             return None

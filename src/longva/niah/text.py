@@ -17,7 +17,7 @@ The book is tokenised once; every prompt is a list of views of that one tensor.
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from longva.niah.measure import Question, measure
 from longva.niah.model import Model, Prompt
 from longva.niah.open_model import open_model
 from longva.niah.recipe import MeasurementRecipe
+from longva.reporting.progress import Progress
 
 PREFIX = "This is a very long story book: <book>"
 QUESTION = (
@@ -263,7 +264,7 @@ class TextRecipe(MeasurementRecipe):
 
 def run_text(
     recipe: TextRecipe,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     *,
     text: str | None = None,
 ) -> dict[str, Any] | None:
@@ -282,7 +283,7 @@ def measure_text(
     recipe: TextRecipe,
     *,
     text: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any] | None:
     """Measure a model that is already there, on the recipe's haystack or a text of the caller."""
     if model.tokenizer is None:

@@ -10,7 +10,7 @@ beside teacher forcing, further pictures may be hidden (`needles`), and the mode
 the time.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from longva.niah.needle_sets import make_needles
 from longva.niah.needles import Needle, NeedleRecipe
 from longva.niah.open_model import open_model
 from longva.niah.recipe import MeasurementRecipe
+from longva.reporting.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class VisualRecipe(MeasurementRecipe):
 
 def run_visual(
     recipe: VisualRecipe,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     *,
     haystack: Pictures | None = None,
     needles: Sequence[Needle] | None = None,
@@ -70,7 +71,7 @@ def measure_visual(
     *,
     haystack: Pictures | None = None,
     needles: Sequence[Needle] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any] | None:
     """Measure a model that is already there, on pictures of the recipe or of the caller."""
     longest = recipe.grid.all_lengths[-1]

@@ -5,15 +5,13 @@ decode                                                     . answer 1
 read      [ held                             ] question 2
 """
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from longva.prompts.kv_cache import CachedSequence
 from longva.prompts.symbols import common_prefix
+from longva.reporting.progress import Progress
 
 
 class PromptReader(CachedSequence):
@@ -37,9 +35,7 @@ class PromptReader(CachedSequence):
         assert self.max_length is not None
         return self.max_length - self.length
 
-    def read(
-        self, prompt: Tensor, progress: Callable[[str, int, int], None] | None = None, **kwargs
-    ) -> Tensor:
+    def read(self, prompt: Tensor, progress: Progress | None = None, **kwargs) -> Tensor:
         """Bring the cache to hold `prompt`; return the hidden state [1, D] of its last position.
 
         Args:
@@ -52,7 +48,7 @@ class PromptReader(CachedSequence):
         """
         # The last position is always computed: its hidden state is what the caller wants.
         self.crop(min(common_prefix(self._held, prompt), len(prompt) - 1))
-        self.progress = partial(progress, "prefill") if progress else None
+        self.progress = progress
         try:
             return self.append(prompt[len(self._held) :], **kwargs)
         finally:
