@@ -26,7 +26,7 @@ def visual(recipe: Recipe, overrides: Overrides = None) -> None:
 
     longva niah visual niah_visual --set model=./longva-7b --set kv=int8
     """
-    from longva.nano.own_world import own_pictures
+    from longva.nano.needles import own_pictures
     from longva.niah.visual import VisualRecipe, run_visual
     from longva.recipes import load_recipe
 
@@ -48,7 +48,7 @@ def text(recipe: Recipe, overrides: Overrides = None) -> None:
 
     longva niah text niah_text --set distractors=3 --set output_dir=runs/three
     """
-    from longva.nano.own_world import own_text
+    from longva.nano.needles import own_text
     from longva.niah.text import TextRecipe, run_text
     from longva.recipes import load_recipe
 
@@ -120,7 +120,7 @@ def perplexity(recipe: Recipe, overrides: Overrides = None) -> None:
     longva perplexity perplexity --set text=book.txt --set documents=1
     """
     from longva.evaluate.perplexity import PerplexityRecipe, run_perplexity
-    from longva.nano.own_world import own_text
+    from longva.nano.needles import own_text
     from longva.recipes import load_recipe
 
     config = load_recipe(PerplexityRecipe, recipe, overrides or [])

@@ -26,9 +26,16 @@ def control_tokens(tokenizer: Any) -> list[str]:
     return sorted((token.content for token in tokens if token.special), key=len, reverse=True)
 
 
-def text_ids(tokenizer: Any, text: str) -> list[int]:
-    """Return the ids of a text without anything around it; it holds no control token."""
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)[
+def text_ids(tokenizer: Any, text: str, *, control_tokens: bool = False) -> list[int]:
+    """Return the ids of a text without anything around it.
+
+    Args:
+        tokenizer: of the model.
+        text: to read.
+        control_tokens: whether what spells a control token is one, else it is plain text.
+    """
+    split = not control_tokens
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=split, verbose=False)[
         "input_ids"
     ]
 

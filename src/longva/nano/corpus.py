@@ -67,8 +67,7 @@ def tell(scene: Scene, style: int) -> list[str]:
 
 def ask(scene: Scene, about: About) -> list[str]:
     """Ask about a scene and answer: the rest of a user's turn, then the assistant's."""
-    question = split_words(QUESTIONS[about].format(scene.object))
-    answer = scene.answer(about).split()
+    question, answer = split_words(scene.question(about)), scene.answer(about).split()
     return [*question, "<|im_end|>", *turn("assistant"), *answer, "<|im_end|>"]
 
 
@@ -284,3 +283,20 @@ def write_corpus(
         for _ in range(tokens // length):
             _, *words = writer.sequence(length)
             file.write(to_json({"text": " ".join(words)}) + "\n")
+
+
+def book(*, words: int, seed: int) -> str:
+    """Return sentences that nothing asks about, for text NIAH: `words` words or a few more."""
+    writer = Writer(seed)
+    lines: list[str] = []
+    while words > 0:
+        sentence = writer.sentence()
+        words -= len(sentence)
+        lines.append(" ".join(sentence[:-1]) + ".\n")
+    return "".join(lines)
+
+
+def long_documents(*, length: int, rows: int, seed: int) -> str:
+    """Return `rows` lines of `length` words whose facts are asked for later, for perplexity."""
+    writer = Writer(seed)
+    return "".join(" ".join(writer.sequence(length)) + "\n" for _ in range(rows))

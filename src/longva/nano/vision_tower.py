@@ -14,7 +14,6 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from longva.finite import check_finite
 from longva.model.unires import normalize_pixels
+from longva.nano.corpus import tell
 from longva.nano.words import word_tokenizer
 from longva.nano.world import Layout, Scene, draw_scene, random_layout, random_scene
 from longva.train.models import assemble_longva
@@ -110,7 +110,7 @@ def train_vision_tower(
 
 
 def naming_loss(tokens: Tensor, words: Tensor, right: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Compare pooled tokens with the words that they should mean.
+    """Compare pooled tokens with the words of their scenes.
 
     Args:
         tokens: [B, 4, D] float32.
@@ -130,20 +130,11 @@ def naming_loss(tokens: Tensor, words: Tensor, right: Tensor) -> tuple[Tensor, T
 def scene_words(scenes: Sequence[Scene]) -> Tensor:
     """Return the token ids of scenes told as a frame: int64 [B, 4]."""
     tokenizer = word_tokenizer()
-    return torch.tensor(
-        [
-            tokenizer.convert_tokens_to_ids([s.object, str(s.number), s.color, s.companion])
-            for s in scenes
-        ]
-    )
+    return torch.tensor([tokenizer.convert_tokens_to_ids(tell(scene, 0)) for scene in scenes])
 
 
-def seen_picture(rng: random.Random, scene: Scene, layout: Layout) -> np.ndarray:
-    """Draw a scene as a camera might: sometimes larger and reduced, sometimes through JPEG.
-
-    Returns:
-        uint8 [48, 48, 3].
-    """
+def seen_picture(rng: random.Random, scene: Scene, layout: Layout) -> Image.Image:
+    """Draw a scene as a camera might, RGB, 48 x 48: some are reduced, some compressed by JPEG."""
     side = rng.choice((96, 144, 240)) if rng.random() < 0.3 else GRID_SIZE
     picture = draw_scene(scene, side, side, layout)
     picture = picture.resize((GRID_SIZE, GRID_SIZE), Image.Resampling.BICUBIC)
@@ -151,17 +142,10 @@ def seen_picture(rng: random.Random, scene: Scene, layout: Layout) -> np.ndarray
         coded = BytesIO()
         picture.save(coded, "JPEG", quality=rng.randint(40, 95))
         picture = Image.open(coded)
-    return np.asarray(picture)
+    return picture
 
 
-def to_pixels(pictures: Sequence[np.ndarray]) -> Tensor:
-    """Normalise pictures, uint8 [48, 48, 3] each: float32 [B, 3, 48, 48]."""
-    stacked = torch.from_numpy(np.stack(pictures))
+def to_pixels(pictures: Sequence[Image.Image]) -> Tensor:
+    """Normalise pictures, RGB, 48 x 48: float32 [B, 3, 48, 48]."""
+    stacked = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
     return normalize_pixels(stacked.permute(0, 3, 1, 2))
-
-
-def save_vision_tower(longva: Any, processor: Any, folder: Path) -> None:
-    """Write the LongVA to `folder`/model and its tower alone to `folder`/clip."""
-    longva.save_pretrained(folder / "model")
-    processor.save_pretrained(folder / "model")
-    longva.model.vision_tower.save_pretrained(folder / "clip")

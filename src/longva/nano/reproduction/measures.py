@@ -142,11 +142,11 @@ def perplexity(budget: Budget, name: str) -> Callable[[], Any]:
         recipe = PerplexityRecipe(
             model=LANGUAGE_MODELS[name],
             output_dir=Path("perplexity") / name,
-            text=Path("text/long.txt"),
+            text=(text := Path("text/long.txt")),
             lengths=budget.text_lengths,
             documents=4,
         )
-        run_perplexity(recipe)
+        run_perplexity(recipe, text=text.read_text(encoding="utf-8"))
 
     return work
 
