@@ -31,7 +31,7 @@ def test_rows_come_back_as_they_were_written(tmp_path):
     assert {"is_greedy", "logprob", "evidence_frame"} <= set(fields)
 
 
-@pytest.mark.parametrize("cut", [1, 10, 200])
+@pytest.mark.parametrize("cut", [2, 10, 200])
 def test_a_torn_last_line_is_dropped_and_measured_again(tmp_path, cut):
     log = CellLog(tmp_path, {})
     log.append(row(10))
@@ -42,12 +42,13 @@ def test_a_torn_last_line_is_dropped_and_measured_again(tmp_path, cut):
     log = CellLog(tmp_path, {})
     assert [r.length for r in log.rows.values()] == [10]
     log.append(row(20))
+    assert list(read_rows(tmp_path).values()) == [row(10), row(20)]
+    log.merge()
     assert path.read_bytes() == whole
 
 
-@pytest.mark.parametrize("line", ['{"length": 10, "colour": "red"}', "\0\0\0"])
-def test_a_line_that_is_no_row_is_named(tmp_path, line):
-    (tmp_path / "cells.jsonl").write_text(f"{line}\n")
+def test_a_line_that_is_no_row_is_named(tmp_path):
+    (tmp_path / "cells.jsonl").write_text('{"length": 10, "colour": "red"}\n')
     with pytest.raises(RecipeError, match="cells.jsonl has a line that is no row"):
         read_rows(tmp_path)
 
@@ -63,7 +64,8 @@ def test_another_measurement_is_refused_with_what_differs(tmp_path):
         f"{tmp_path} holds the cells of another measurement:",
         "  model.weights: 'a' there, 'b' asked for",
         "  settings.seeds: [1, 2] there, None asked for",
-        "Set another output_dir, or delete that folder to start again.",
+        "Restore what was there to go on, or give another output folder, or delete that folder to "
+        "start again.",
     ]
 
 

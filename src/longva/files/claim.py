@@ -1,7 +1,7 @@
-"""A folder belongs to one run: what it was made from is written down, and compared on return."""
+"""Whose folder this is: what a run was made from is noted in its folder and compared on return."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,32 +9,72 @@ from longva.errors import RecipeError
 from longva.files.writing import write_whole
 from longva.finite import to_json
 
+SHOWN = 12
+"""Differences that a message lists."""
 
-def differences(saved: Any, asked: Any, name: str = "") -> Iterable[str]:
-    """Yield `key: saved, now asked` for every leaf at which two nested mappings differ.
+
+def claim(path: Path, asked: Any, what: str, *, empty: bool = False) -> None:
+    """Note in `path` what its folder is for, or refuse a folder that is for something else.
+
+    Args:
+        path: a JSON file in the folder.
+        asked: all that the folder's content depends on, as JSON has it.
+        what: else the folder holds, for the message: "the cells of another measurement".
+        empty: whether the folder holds nothing yet, so that an old note no longer counts.
+
+    Raises:
+        RecipeError: the note that is there already says something else.
+    """
+    asked = json.loads(to_json(asked))  # tuples become lists, as in the file
+    if empty or not path.is_file():
+        write_whole(path, to_json(asked, indent=2) + "\n")
+    else:
+        refuse_others(path.parent, json.loads(path.read_text(encoding="utf-8")), asked, what)
+
+
+def refuse_others(
+    folder: Path, saved: Any, asked: Any, what: str, *, may_change: Collection[str] = ()
+) -> None:
+    """Refuse a folder that was made from something else, with a list of what differs.
+
+    Args:
+        folder: of the run, for the message.
+        saved: what the folder was made from.
+        asked: what is to be put there now.
+        what: the folder holds if they differ.
+        may_change: dotted keys that are not compared.
+
+    Raises:
+        RecipeError: they differ.
+    """
+    if found := list(differences(saved, asked, may_change)):
+        more = [f"and {len(found) - SHOWN:,} more"] if len(found) > SHOWN else []
+        raise RecipeError(
+            "\n  ".join([f"{folder} holds {what}:", *found[:SHOWN], *more])
+            + "\nRestore what was there to go on, or give another output folder, or delete that "
+            "folder to start again."
+        )
+
+
+def differences(
+    saved: Any, asked: Any, may_change: Collection[str] = (), name: str = ""
+) -> Iterable[str]:
+    """Yield `key: saved, now asked` for every leaf at which nested mappings and lists differ.
 
     >>> list(differences({"model": {"dtype": "bf16"}}, {"model": {"dtype": "fp32"}}))
     ["model.dtype: 'bf16' there, 'fp32' asked for"]
+    >>> list(differences({"files": [{"size": 1}]}, {"files": [{"size": 2}], "x": 0}, {"x"}))
+    ['files.0.size: 1 there, 2 asked for']
     """
+    if isinstance(saved, list) and isinstance(asked, list) and not _is_flat(saved + asked):
+        saved, asked = dict(enumerate(saved)), dict(enumerate(asked))
     if isinstance(saved, dict) and isinstance(asked, dict):
         for key in sorted(saved.keys() | asked.keys()):
-            inner = f"{name}.{key}" if name else key
-            yield from differences(saved.get(key), asked.get(key), inner)
-    elif saved != asked:
+            inner = f"{name}.{key}" if name else str(key)
+            yield from differences(saved.get(key), asked.get(key), may_change, inner)
+    elif saved != asked and name not in may_change:
         yield f"{name}: {saved!r} there, {asked!r} asked for"
 
 
-def _claim(path: Path, fingerprint: dict[str, Any], *, empty: bool) -> None:
-    """Write the fingerprint, or make sure that the one already there is the same.
-
-    A folder without rows, of a run that failed at once, belongs to nobody.
-    """
-    asked = json.loads(to_json(fingerprint))  # tuples become lists, as in the file
-    if empty or not path.exists():
-        write_whole(path, to_json(asked, indent=2) + "\n")
-    found = list(differences(json.loads(path.read_text(encoding="utf-8")), asked))
-    if found:
-        raise RecipeError(
-            "\n  ".join([f"{path.parent} holds the cells of another measurement:", *found])
-            + "\nSet another output_dir, or delete that folder to start again."
-        )
+def _is_flat(values: list[Any]) -> bool:
+    return not any(isinstance(value, dict | list) for value in values)

@@ -1,13 +1,13 @@
 """Files that a killed process cannot spoil: written whole, or appended to one line at a time.
 
-`whole_file` and `write_whole` are for what is made at once: a reader finds the old file or the new
-one. `append_line` is for what grows: each line is on the disk before the next piece of work starts,
-and a line that a kill cut short is skipped by `read_lines`, so that this work is done again.
+`whole_file`, `write_whole` and `write_lines` replace a file at once: a reader finds the old file or
+the new one. `append_line` is for files that grow: each line is on the disk before the next piece of
+work starts. `read_lines` skips a line that a kill cut short, so that this work is done again.
 """
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk: a rename is none of its file's business.
+    """Wait until the names in a folder are on the disk: fsync of a file does not keep its rename.
 
     Some file systems (SMB) and folders (written but not read) do not let anyone wait.
     """
@@ -63,6 +63,11 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write a file of JSON lines, as `write_whole` writes a text."""
+    write_whole(path, "".join(to_json(row) + "\n" for row in rows))
 
 
 def append_line(path: Path, row: dict[str, Any], *, mode: int = 0o644) -> None:
@@ -76,8 +81,8 @@ def append_line(path: Path, row: dict[str, Any], *, mode: int = 0o644) -> None:
     Raises:
         LongVAError: the disk took only a part of it.
     """
-    # A reply that was cut within a character ends in half of a pair, which json reads again.
-    line = to_json(row, ensure_ascii=False).encode(errors="surrogatepass") + b"\n"
+    # ASCII: U+2028 ends no line of it, and half a surrogate pair, left by a cut reply, has a form.
+    line = to_json(row).encode() + b"\n"
     binary = getattr(os, "O_BINARY", 0)  # of Windows, which would write \r\n
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | binary, mode)
     try:

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from longva.files.writing import write_whole
-from longva.finite import to_json
+from longva.files.writing import write_lines
 from longva.model.unires import Packing
 from longva.nano.corpus import ask, tell
 from longva.nano.language_model import CONTEXT
@@ -71,11 +70,6 @@ def write_alignment(
             chats.append({"image": name, "conversations": turns})
     write_lines(folder / "captions.jsonl", captions)
     write_lines(folder / "chats.jsonl", chats)
-
-
-def write_lines(path: Path, samples: Sequence[dict]) -> None:
-    """Write samples as JSON lines, whole or not at all."""
-    write_whole(path, "".join(to_json(sample) + "\n" for sample in samples))
 
 
 def choose_scenes(rng: random.Random, count: int) -> tuple[list[Scene], list[Scene]]:

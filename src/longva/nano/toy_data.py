@@ -12,8 +12,9 @@ import numpy as np
 import typer
 
 from longva.data.text.packing import tokenizer_fingerprint, write_packed
+from longva.files.writing import write_lines
 from longva.model.random_model import byte_tokenizer
-from longva.nano.pictures import turns_of, write_lines
+from longva.nano.pictures import turns_of
 from longva.nano.world import QUESTIONS, Scene, draw_scene, random_scene
 
 DATA = Path("runs/toy/data")

@@ -1,4 +1,4 @@
-"""`cells.jsonl`: rows appended one by one, whole or not at all, whoever pulls the plug.
+"""The rows of a measurement in `cells.jsonl`, appended one by one; a torn last line is dropped.
 
     output_dir/
         fingerprint.json   model, settings and haystack; a run with others is refused
@@ -6,22 +6,18 @@
         cells.2.jsonl      what rank 2 of several has appended so far
         .lock              held by the run at work here; a second one is refused
 
-A row is one `write` of one line, flushed to the disk before the next cell starts. A process killed
-in the middle of a write leaves a last line without its newline: it is dropped, and that one cell is
-measured again. Several ranks append to a file each; after the last cell rank 0 merges all of them
-into `cells.jsonl` by one rename. Rows are found by their cell, so a run may be resumed with another
-number of ranks, and its grid may grow.
+A line that a killed process cut short is no row: that one cell is measured again. Several ranks
+append to a file each; after the last cell rank 0 merges all of them into `cells.jsonl` by one
+rename. Rows are found by their cell, so a run may be resumed with another number of ranks, and its
+grid may grow.
 """
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 from longva.errors import RecipeError
-from longva.files.claim import _claim
-from longva.files.writing import write_whole
-from longva.finite import to_json
+from longva.files.claim import claim
+from longva.files.writing import append_line, read_lines, write_lines
 from longva.niah.cells import Key, Row
 
 
@@ -48,20 +44,14 @@ class CellLog:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         own = "cells.jsonl" if world_size == 1 else f"cells.{rank}.jsonl"
         self._part = self.output_dir / own
-        _drop_torn_line(self._part)
         self.rows: dict[Key, Row] = read_rows(self.output_dir)
-        _claim(self.output_dir / "fingerprint.json", fingerprint, empty=not self.rows)
+        # A folder without rows, of a run that failed at once, belongs to nobody.
+        path, what = self.output_dir / "fingerprint.json", "the cells of another measurement"
+        claim(path, fingerprint, what, empty=not self.rows)
 
     def append(self, row: Row) -> None:
         """Add one row; when this returns, it survives a crash of the machine."""
-        line = to_json(row.as_json()).encode() + b"\n"
-        handle = os.open(self._part, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            if os.write(handle, line) != len(line):
-                raise OSError(f"the disk took only a part of a row of {self._part}: is it full?")
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        append_line(self._part, row.as_json())
         self.rows[row.key] = row
 
     def merge(self) -> list[Row]:
@@ -71,8 +61,7 @@ class CellLog:
         """
         self.rows = read_rows(self.output_dir)
         rows = [self.rows[key] for key in sorted(self.rows)]
-        lines = (to_json(row.as_json()) + "\n" for row in rows)
-        write_whole(self.output_dir / "cells.jsonl", "".join(lines))
+        write_lines(self.output_dir / "cells.jsonl", (row.as_json() for row in rows))
         for part in self.output_dir.glob("cells.*.jsonl"):
             part.unlink()
         return rows
@@ -87,22 +76,10 @@ def read_rows(output_dir: Path | str) -> dict[Key, Row]:
     folder = Path(output_dir)
     rows = {}
     for path in [folder / "cells.jsonl", *sorted(folder.glob("cells.*.jsonl"))]:
-        if path.is_file():
-            for line in path.read_bytes().splitlines(keepends=True):
-                if line.endswith(b"\n"):
-                    try:
-                        row = Row(**json.loads(line))
-                    except (TypeError, ValueError) as error:
-                        raise RecipeError(f"{path} has a line that is no row: {error}.") from None
-                    rows[row.key] = row
+        for fields in read_lines(path):
+            try:
+                row = Row(**fields)
+            except TypeError as error:
+                raise RecipeError(f"{path} has a line that is no row: {error}.") from None
+            rows[row.key] = row
     return rows
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cut a last line that a killed process left without its newline."""
-    if path.is_file():
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            with path.open("r+b") as file:
-                file.truncate(whole)

@@ -18,7 +18,7 @@ from longva.nano.reproduction.run import LOG_LINES, claim, describe, reproduce, 
 
 def test_a_folder_of_another_budget_is_refused(tmp_path):
     claim(tmp_path, describe("smoke", [0]))
-    with pytest.raises(LongVAError, match="budget smoke"):
+    with pytest.raises(LongVAError, match="budget: 'smoke' there, 'laptop' asked for"):
         claim(tmp_path, describe("laptop", [0]))
 
 

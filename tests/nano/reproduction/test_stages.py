@@ -177,7 +177,7 @@ def test_the_training_free_panel_differs_by_its_rope_base_alone(finished):
 
 
 def test_a_folder_of_another_seed_is_refused(finished):
-    with pytest.raises(LongVAError, match="holds budget tiny, seed 3"):
+    with pytest.raises(LongVAError, match="seed: 3 there, 4 asked for"):
         run_seed("tiny", 4)
 
 

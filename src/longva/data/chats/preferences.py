@@ -24,7 +24,6 @@ and a batch of B of them:
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +35,9 @@ from longva.data.chats.chat import encode_conversation, field_of, read_conversat
 from longva.data.chats.media import concatenate_media
 from longva.data.chats.media_dataset import MediaDataset
 from longva.data.chats.mixtures import MixtureConfig
-from longva.errors import LongVAError, RecipeError
-from longva.files.writing import append_line, read_lines, whole_file
-from longva.finite import to_json
+from longva.errors import LongVAError
+from longva.files.claim import claim
+from longva.files.writing import append_line, read_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +152,7 @@ class ReferenceLogProbs:
         reference.json            what the reference is; another one is refused
         log_probs.0.jsonl         rank 0's: {"key": ..., "chosen": -35.2, "rejected": -40.8} a line
 
-    Each line is written whole and flushed to the disk, so an interrupted pass goes on where it was;
-    a line torn by a crash is dropped. Floats keep every bit.
+    An interrupted pass goes on where it was. Floats keep every bit.
 
     Args:
         folder: made if need be.
@@ -167,17 +165,8 @@ class ReferenceLogProbs:
 
     def __init__(self, folder: Path | str, reference: Mapping[str, Any], *, rank: int = 0):
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "reference.json"
-        if not path.is_file():
-            with whole_file(path) as temporary:
-                temporary.write_text(to_json(reference, indent=2) + "\n", encoding="utf-8")
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found != json.loads(to_json(reference)):
-            raise RecipeError(
-                f"{self.folder} holds the log-probabilities of another reference, {found}. Give "
-                "another folder, or delete that one."
-            )
+        what = "the log-probabilities of another reference"
+        claim(self.folder / "reference.json", reference, what)
         self._path = self.folder / f"log_probs.{rank}.jsonl"
         self._values: dict[str, tuple[float, float]] = {}
         self.refresh()

@@ -11,13 +11,12 @@ the same bytes however often it was killed and however many processes took part.
 chosen: `length_upsampling.py`; the format on disk: `packing.py`.
 """
 
-import dataclasses
 import json
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,8 +36,9 @@ from longva.data.text.parts import (
 from longva.data.text.report import CorpusReport, draw_lengths
 from longva.data.text.upsampling import Choice, choose_documents
 from longva.errors import RecipeError
+from longva.files.claim import claim, refuse_others
 from longva.files.lock import only_run
-from longva.files.writing import whole_file
+from longva.files.writing import whole_file, write_whole
 from longva.finite import to_json
 from longva.recipes import STRICT, save_recipe
 
@@ -109,7 +109,11 @@ def prepare_text(config: CorpusConfig, progress: Progress | None = None) -> Corp
         return _finished(folder, settings)
     parts = plan_parts(config)
     with only_run(work):  # which goes at the end, and the lock with it
-        _claim(work, settings, [[dataclasses.asdict(piece) for piece in part] for part in parts])
+        plan = dict(settings["recipe"])
+        del plan["budget"], plan["mixture"]  # they matter after the parts
+        plan = {**settings, "recipe": plan, "parts": [list(map(asdict, part)) for part in parts]}
+        what = "parts of a set with other settings, or its source has changed since"
+        claim(work / "plan.json", plan, what)
         kept, choice, parts_read = _read_enough(config, parts, work, progress)
         report = CorpusReport(
             before=kept.before,
@@ -125,8 +129,7 @@ def prepare_text(config: CorpusConfig, progress: Progress | None = None) -> Corp
         staging = work / "packed"
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
-        with whole_file(staging / "report.json") as path:
-            path.write_text(to_json(report.as_json(), indent=2) + "\n", encoding="utf-8")
+        write_whole(staging / "report.json", to_json(report.as_json(), indent=2) + "\n")
         with whole_file(staging / "lengths.png") as path:
             draw_lengths(report, path)
         save_recipe(config, staging / "recipe.yaml")
@@ -174,32 +177,11 @@ def _settings(config: CorpusConfig, tokenizer: Any, separator: str) -> dict[str,
 
 def _finished(folder: Path, settings: dict[str, Any]) -> CorpusReport:
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    if {name: index.get(name) for name in settings} != settings:
-        raise RecipeError(
-            f"{folder} holds a packed set with other settings, see its recipe.yaml. Give another "
-            "folder, or delete that one."
-        )
+    made = {name: index.get(name) for name in settings}
+    refuse_others(folder, made, settings, "a packed set with other settings")
     shutil.rmtree(folder / ".parts", ignore_errors=True)  # of a run killed at its last line
     values = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     return CorpusReport.from_json(values)
-
-
-def _claim(work: Path, settings: dict[str, Any], parts: list) -> None:
-    """Note what the parts in the work folder are parts of, or refuse to mix two things."""
-    recipe = dict(settings["recipe"])
-    del recipe["budget"], recipe["mixture"]  # they matter after the parts
-    plan = {**settings, "recipe": recipe, "parts": parts}
-    plan = json.loads(to_json(plan))
-    path = work / "plan.json"
-    if not path.is_file():
-        work.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as temporary:
-            temporary.write_text(to_json(plan), encoding="utf-8")
-    elif json.loads(path.read_text(encoding="utf-8")) != plan:
-        raise RecipeError(
-            f"{work.parent} holds an unfinished set with other settings, or its source has changed "
-            f"since. Give another folder, or delete {work} to start again."
-        )
 
 
 def _read_enough(

@@ -23,6 +23,7 @@ import torch
 
 from longva import __version__
 from longva.errors import LongVAError
+from longva.files.claim import refuse_others
 from longva.files.writing import write_whole
 from longva.finite import to_json
 from longva.nano.language_model import CONTEXT
@@ -114,13 +115,9 @@ def claim(output: Path, about: dict[str, Any]) -> None:
     path = output / "about.json"
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found["budget"] != about["budget"]:
-            raise LongVAError(
-                f"{output} holds a run of budget {found['budget']}, asked for was "
-                f"{about['budget']}. Give another output folder."
-            )
+        asked = {"budget": about["budget"]}
+        refuse_others(output, {"budget": found["budget"]}, asked, "a run of another budget")
         about["seeds"] = sorted({*found["seeds"], *about["seeds"]})
-    output.mkdir(parents=True, exist_ok=True)
     write_whole(path, to_json(about, indent=1) + "\n")
 
 

@@ -28,7 +28,7 @@ import torch
 import yaml
 
 from longva.data.text.prepare import CorpusConfig, prepare_text
-from longva.errors import LongVAError
+from longva.files.claim import refuse_others
 from longva.files.lock import only_run
 from longva.files.writing import write_whole
 from longva.finite import to_json
@@ -169,15 +169,12 @@ def run_seed(budget_name: str, seed: int) -> None:
     torch.set_num_threads(1)
     with only_run(Path.cwd()):
         path = Path("stages.json")
-        state: dict[str, Any] = {"budget": budget_name, "seed": seed, "running": None, "stages": []}
+        asked = {"budget": budget_name, "seed": seed}
+        state: dict[str, Any] = {**asked, "running": None, "stages": []}
         if path.is_file():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if (found["budget"], found["seed"]) != (budget_name, seed):
-                raise LongVAError(
-                    f"{Path.cwd()} holds budget {found['budget']}, seed {found['seed']}; asked for "
-                    f"was {budget_name}, {seed}. Give another output folder."
-                )
-            state = found
+            state = json.loads(path.read_text(encoding="utf-8"))
+            begun = {name: state[name] for name in asked}
+            refuse_others(Path.cwd(), begun, asked, "a run of another budget or seed")
         work = stages(BUDGETS[budget_name], seed)
         state["names"] = [stage.name for stage in work]
         done = {stage["name"] for stage in state["stages"]}
