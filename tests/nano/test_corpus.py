@@ -3,7 +3,7 @@ from itertools import groupby
 
 import pytest
 
-from longva.nano.corpus import Mixture, Writer, ask, tell
+from longva.nano.corpus import Mixture, Writer, ask, book, long_documents, tell
 from longva.nano.words import SPECIAL, split_words, vocabulary, word_tokenizer
 from longva.nano.world import OBJECTS, QUESTIONS, Scene, random_scene
 
@@ -133,3 +133,16 @@ def test_numbers_of_the_world_are_single_words():
     for _ in range(50):
         assert len(tokenizer(str(random_scene(rng).number)).input_ids) == 1
     assert all(len(tokenizer(name).input_ids) == 1 for name in OBJECTS)
+
+
+def test_the_book_says_no_magic_number_and_is_long_enough():
+    text = book(words=500, seed=0)
+    ids = word_tokenizer()(text).input_ids
+    assert len(ids) >= 500
+    assert word_tokenizer().unk_token_id not in ids
+    assert "magic" not in text
+
+
+def test_long_text_has_rows_of_its_length():
+    text = long_documents(length=300, rows=2, seed=0)
+    assert len(word_tokenizer()(text).input_ids) == 600

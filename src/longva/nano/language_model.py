@@ -3,8 +3,8 @@
     3 layers, width 128, 4 heads of 64 (2 for keys and values), feed-forward 384: 0.8 M parameters
 
 Copying from the context needs a head that attends to the previous token, the first half of an
-induction circuit. Learned from nothing, it takes millions of tokens on a plateau; here the biases of
-layer 0's first heads start with it, and everything else starts at random. All of it is trained.
+induction circuit. Learned from nothing, it takes millions of tokens on a plateau; here the
+biases of layer 0's first heads start with it, and everything else at random. All of it is trained.
 """
 
 import math

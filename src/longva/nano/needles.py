@@ -1,5 +1,6 @@
-"""What the nano model is measured with: films, needles and texts of its own world, the only one that
-it knows. `write_needles` writes them as files, for `longva reproduce nano`:
+"""Films, needles and texts of the nano world, to measure the nano model with: it knows no other.
+
+`write_needles` writes files, for `longva reproduce nano`:
 
     haystack.mp4     shots of scenes, one frame a second, never of the needles' objects
     needles.json     questions about the pictures beside it, for needles.source: json

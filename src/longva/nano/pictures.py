@@ -34,9 +34,7 @@ TURN_WORDS = 24
 """At most, of the system's turn and the opening of the first user's."""
 
 
-def write_alignment(
-    folder: Path, *, samples: int, seed: int, packing: Packing = "unires"
-) -> None:
+def write_alignment(folder: Path, *, samples: int, seed: int, packing: Packing = "unires") -> None:
     """Write `captions.jsonl` (stage 1), `chats.jsonl` (stage 2) and `pictures/` into `folder`.
 
     Args:

@@ -86,13 +86,15 @@ def train_vision_tower(
         {"params": list(core.multi_modal_projector.parameters()), "lr": PROJECTOR_LR},
     ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    rates = [group["lr"] for group in optimizer.param_groups]
+
+    def factor(step: int) -> float:
+        warm_up, cosine = min(1.0, (step + 1) / 50), (1 + math.cos(math.pi * step / steps)) / 2
+        return max(warm_up * cosine, 0.01)
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     rng = random.Random(seed)
     longva.train()
     for step in range(steps):
-        factor = min(1.0, (step + 1) / 50) * (1 + math.cos(math.pi * step / steps)) / 2
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * max(factor, 0.01)
         scenes = [random_scene(rng) for _ in range(BATCH)]
         pixels = to_pixels([seen_picture(rng, scene, random_layout(rng)) for scene in scenes])
         with torch.autocast(device.type, dtype=torch.bfloat16):
@@ -102,6 +104,7 @@ def train_vision_tower(
         (distance + loss).backward()
         check_finite(nn.utils.clip_grad_norm_(trained, 1.0), "the gradient of the tower")
         optimizer.step()
+        schedule.step()
         optimizer.zero_grad()
         if progress:
             metrics = {"distance": float(distance.detach()), "loss": float(loss.detach())}
