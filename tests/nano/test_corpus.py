@@ -3,13 +3,13 @@ from itertools import groupby
 
 import pytest
 
-from longva.nano.corpus import Mixture, Writer, ask, book, long_documents, tell
+from longva.nano.corpus import SHARES, Writer, ask, book, long_documents, tell
 from longva.nano.words import SPECIAL, split_words, vocabulary, word_tokenizer
 from longva.nano.world import OBJECTS, QUESTIONS, Scene, random_scene
 
 ANCHOR = Scene(object="anchor", number=42, color="red", companion="club")
 ASIDE = ("?", "number", "color", "beside")
-KINDS = list(vars(Mixture()))
+KINDS = list(SHARES)
 
 
 def test_a_seed_says_what_is_written():
@@ -30,7 +30,7 @@ def test_sequences_have_their_length_and_only_known_words(length):
 @pytest.mark.parametrize("kind", KINDS)
 def test_documents_fill_the_length_they_are_given(kind):
     shares = {name: float(name == kind) for name in KINDS}
-    writer = Writer(1, Mixture(**shares))
+    writer = Writer(1, shares)
     for length in (60, 300, 3000):
         lengths = [len(writer.document(length)) for _ in range(20)]
         assert min(lengths) > 0.6 * length

@@ -13,12 +13,10 @@ a pooled grid's four tokens. A language model that finds facts there knows where
 """
 
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from longva.files.writing import whole_file
-from longva.finite import to_json
+from longva.files.writing import write_lines
 from longva.nano.words import (
     CITIES,
     MEETINGS,
@@ -47,15 +45,8 @@ BOOK_END = split_words("</book>. based on the content of the book, question:")
 _ALL_WORDS = vocabulary()[len(SPECIAL) :]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mixture:
-    """Shares of the kinds of documents."""
-
-    album: float = 0.4
-    quiz: float = 0.15
-    retell: float = 0.15
-    magic: float = 0.2
-    copy: float = 0.1
+SHARES = {"album": 0.4, "quiz": 0.15, "retell": 0.15, "magic": 0.2, "copy": 0.1}
+"""Shares of the kinds of documents."""
 
 
 def tell(scene: Scene, style: int) -> list[str]:
@@ -92,15 +83,15 @@ class Writer:
 
     Args:
         seed: of everything.
-        mixture: of the kinds of documents.
+        shares: of the kinds of documents, by name.
         longest_shot: most times in a row that half of the albums tell a scene which nothing asks
             about. What is told twenty times draws twenty times the attention: to find what was told
             once, a model must tell the two apart much better.
     """
 
-    def __init__(self, seed: int, mixture: Mixture = Mixture(), longest_shot: int = 1):
+    def __init__(self, seed: int, shares: Mapping[str, float] = SHARES, longest_shot: int = 1):
         self.rng = random.Random(seed)
-        self.shares = asdict(mixture)
+        self.shares = shares
         self.longest_shot = longest_shot
 
     def sequence(self, length: int) -> list[str]:
@@ -114,7 +105,7 @@ class Writer:
         return words[:length]
 
     def document(self, length: int) -> list[str]:
-        """Write at most `length` words, and not many less, of a kind drawn from the mixture."""
+        """Write at most `length` words, and not many less, of a kind drawn by the shares."""
         kind = self.rng.choices(list(self.shares), list(self.shares.values()))[0]
         return getattr(self, kind)(length)[:length]
 
@@ -271,18 +262,22 @@ class Writer:
 
 
 def write_corpus(
-    path: Path, *, tokens: int, length: int, seed: int, mixture: Mixture, longest_shot: int = 1
+    path: Path,
+    *,
+    tokens: int,
+    length: int,
+    seed: int,
+    shares: Mapping[str, float],
+    longest_shot: int = 1,
 ) -> None:
     """Write JSON lines for `longva prepare-text`: `tokens` words, a line a row of `length`.
 
     With the separator before it a line has exactly `length` tokens, so that rows of that length are
     whole, in whatever order the lines are packed. Needs `special_tokens`.
     """
-    writer = Writer(seed, mixture, longest_shot)
-    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for _ in range(tokens // length):
-            _, *words = writer.sequence(length)
-            file.write(to_json({"text": " ".join(words)}) + "\n")
+    writer = Writer(seed, shares, longest_shot)
+    rows = (writer.sequence(length) for _ in range(tokens // length))
+    write_lines(path, ({"text": " ".join(words)} for _, *words in rows))
 
 
 def book(*, words: int, seed: int) -> str:

@@ -110,33 +110,27 @@ def read_results(run: Path) -> Results:
     """
     if not (run / "about.json").is_file():
         raise LongVAError(
-            f"{run} holds no about.json, so it is no run of `longva reproduce nano`. Start one: "
-            f"longva reproduce nano --budget smoke --output {run}"
+            f"{run} holds no about.json, so it is no run of `longva reproduce nano`. Give the "
+            "output folder of one."
         )
-    about = json.loads((run / "about.json").read_text(encoding="utf-8"))
+    about = _json(run / "about.json")
     if missing := [name for name in LENGTHS if name not in about]:
         raise LongVAError(f"{run / 'about.json'} lacks {', '.join(missing)}.")
     there = (int(path.name.removeprefix("seed_")) for path in run.glob("seed_*") if path.is_dir())
     folders = {seed: run / f"seed_{seed}" for seed in sorted({*there, *about.get("seeds", ())})}
 
-    def files(name: str) -> dict[int, Path]:
-        return {s: path for s, folder in folders.items() if (path := folder / name).is_file()}
+    def read(name: str, reader: Callable[[Path], Any]) -> dict[int, Any]:
+        paths = {seed: folder / name for seed, folder in folders.items()}
+        return {seed: reader(path) for seed, path in paths.items() if path.is_file()}
 
-    perplexities = {name: files(f"perplexity/{name}/perplexity.csv") for name in LANGUAGE_MODELS}
+    perplexities = {n: read(f"perplexity/{n}/perplexity.csv", read_csv) for n in LANGUAGE_MODELS}
     return Results(
         about=about,
         seeds=list(folders),
         needles={n: found for n in PANELS if (found := _measurement(folders, f"needles/{n}"))},
         texts={n: found for n in TEXTS if (found := _measurement(folders, f"text/{n}"))},
-        perplexities={
-            name: {seed: read_csv(path) for seed, path in paths.items()}
-            for name, paths in perplexities.items()
-            if paths
-        },
-        stages={
-            seed: json.loads(path.read_text(encoding="utf-8"))["stages"]
-            for seed, path in files("stages.json").items()
-        },
+        perplexities={name: by_seed for name, by_seed in perplexities.items() if by_seed},
+        stages=read("stages.json", lambda path: _json(path)["stages"]),
     )
 
 
@@ -145,8 +139,12 @@ def _measurement(folders: Mapping[int, Path], name: str) -> Measurement | None:
     rows = {seed: measured for seed, measured in rows.items() if measured}
     if not rows:
         return None
-    path = folders[next(iter(rows))] / name / "fingerprint.json"
-    return Measurement(by_seed=rows, fingerprint=json.loads(path.read_text(encoding="utf-8")))
+    first = folders[next(iter(rows))] / name
+    return Measurement(by_seed=rows, fingerprint=_json(first / "fingerprint.json"))
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def score(of: Measurement) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from longva.files.claim import refuse_others
 from longva.files.lock import only_run
 from longva.files.writing import write_whole
 from longva.finite import to_json
-from longva.nano.corpus import Mixture, write_corpus
+from longva.nano.corpus import write_corpus
 from longva.nano.language_model import save_initial_language_model, save_sharpened
 from longva.nano.pictures import write_alignment
 from longva.nano.reproduction.budget import Budget, budget_of
@@ -100,7 +100,7 @@ def write_text(budget: Budget, seed: int) -> None:
             tokens=int(words * budget.text_scale),
             length=length,
             seed=seed * 100 + number,
-            mixture=Mixture(**about),
+            shares=about,
             longest_shot=shot,
         )
         config = CorpusConfig(

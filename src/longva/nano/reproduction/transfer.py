@@ -66,12 +66,10 @@ def judge(results: Results) -> Verdict:
     shown: Shown = "in part" if _extension_helps(results) else "no"
     if False not in passed:
         shown = "open" if None in passed else "yes"
-    parts = [HEADLINES[shown], *(check.found for check in checks)]
+    told = " ".join(check.found for check in checks)
     if len(results.seeds) == 1:
-        parts.append("This is one seed: how far another would be from it is not known.")
-    return Verdict(
-        shown=shown, headline=HEADLINES[shown], paragraph=" ".join(parts[1:]), checks=checks
-    )
+        told += " This is one seed: how far another would be from it is not known."
+    return Verdict(shown=shown, headline=HEADLINES[shown], paragraph=told, checks=checks)
 
 
 def reach(results: Results) -> Check:
