@@ -17,19 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from longva.files.writing import write_lines
-from longva.nano.words import (
-    CITIES,
-    MEETINGS,
-    NAMES,
-    PEOPLE,
-    PLACES,
-    QUALITIES,
-    SEASONS,
-    SPECIAL,
-    VERBS,
-    split_words,
-    vocabulary,
-)
+from longva.nano.words import LISTS, SPECIAL, split_words, vocabulary
 from longva.nano.world import COLOURS, NUMBERS, OBJECTS, QUESTIONS, About, Scene, random_scene
 
 INTROS = ("", "look at these pictures:", "a book of pictures.", "this is a long list:")
@@ -38,6 +26,16 @@ STYLE_WORDS = (4, 5, 15)
 
 ASK_WORDS = 16
 """Words of a question, its answer and the opening of the next turn."""
+
+SENTENCES = (
+    "the QUALITY PERSON VERB WHERE",
+    "WHO MEETING the QUALITY PERSON WHERE",
+    "one SEASON NAME VERB WHERE",
+    "NAME and NAME MEETING WHO .",
+    "NAME was very QUALITY because WHO VERB .",
+    "later they VERB and VERB WHERE",
+)
+"""Sentences that nothing asks about: words, and in capitals what is drawn for its place."""
 
 SYSTEM_TURN = split_words("<|im_start|> system you are a helpful assistant. <|im_end|>")
 BOOK_START = split_words("this is a very long story book: <book>")
@@ -194,7 +192,7 @@ class Writer:
         rng = self.rng
         is_told_again = rng.random() < 0.5
         most = max(1, min(12, length // (28 if is_told_again else 56)))
-        cities = rng.sample(CITIES, rng.randint(1, most))
+        cities = rng.sample(LISTS["CITY"], rng.randint(1, most))
         facts = {city: self._magic_number() for city in cities}
         if is_told_again:
             tail = ["again", ":"]
@@ -228,7 +226,9 @@ class Writer:
         """Write different words, then all of them or spans of them again."""
         rng = self.rng
         numbers = [str(number) for number in NUMBERS]
-        pool = rng.choice((list(OBJECTS), NAMES + CITIES, _ALL_WORDS, numbers + list(COLOURS)))
+        pool = rng.choice(
+            (list(OBJECTS), LISTS["NAME"] + LISTS["CITY"], _ALL_WORDS, numbers + list(COLOURS))
+        )
         most = min(length // 2 - 4, len(pool), 100)
         told = rng.sample(pool, rng.randint(3, max(4, most)))
         words = ["repeat", ":", *told, "."]
@@ -244,21 +244,12 @@ class Writer:
     def sentence(self) -> list[str]:
         """Write a sentence of 7 to 10 words that nothing asks about."""
         pick = self.rng.choice
-        who, where = ["the", pick(PEOPLE)], ["in", "the", pick(PLACES), "."]
-        match self.rng.randrange(6):
-            case 0:
-                return ["the", pick(QUALITIES), pick(PEOPLE), pick(VERBS), *where]
-            case 1:
-                return [*who, pick(MEETINGS), "the", pick(QUALITIES), pick(PEOPLE), *where]
-            case 2:
-                return ["one", pick(SEASONS), pick(NAMES), pick(VERBS), *where]
-            case 3:
-                return [pick(NAMES), "and", pick(NAMES), pick(MEETINGS), *who, "."]
-            case 4:
-                named = [pick(NAMES), "was", "very", pick(QUALITIES)]
-                return [*named, "because", *who, pick(VERBS), "."]
-            case _:
-                return ["later", "they", pick(VERBS), "and", pick(VERBS), *where]
+        groups = {"WHO": ["the", pick(LISTS["PERSON"])]}
+        groups["WHERE"] = ["in", "the", pick(LISTS["PLACE"]), "."]
+        words = []
+        for part in SENTENCES[self.rng.randrange(len(SENTENCES))].split():
+            words += [pick(LISTS[part])] if part in LISTS else groups.get(part, [part])
+        return words
 
 
 def write_corpus(

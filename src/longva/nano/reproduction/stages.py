@@ -116,13 +116,10 @@ def write_text(budget: Budget, seed: int) -> None:
 
 def tower(budget: Budget, seed: int) -> None:
     """Train the vision tower against the base model's words."""
-    losses: list[dict[str, float]] = []
 
     def note(step: int, metrics: dict[str, float]) -> None:
-        losses.append(metrics)
         if step % 100 == 0:
-            mean = {key: sum(m[key] for m in losses[-100:]) / 100 for key in metrics}
-            print_line(f"tower {step}/{budget.tower_steps} {to_json(mean)}")
+            print_line(f"tower {step}/{budget.tower_steps} {to_json(metrics)}")
 
     longva, processor = train_vision_tower(
         "base/model", steps=budget.tower_steps, seed=seed, progress=note
