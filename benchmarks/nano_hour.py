@@ -34,7 +34,7 @@ def ask_about_film(longva: LongVA, number: int, seconds: int) -> dict:
         scene, second = write_film(film, seconds=seconds, hide=hidden, seed=FIRST_SEED + number)
         began = time.perf_counter()
         session = longva.watch(str(film), fps=1, max_frames=seconds)
-        answer = session.ask(QUESTIONS[about].format(hidden))
+        answer = session.ask(scene.question(about))
         elapsed = time.perf_counter() - began
     return {
         "film": number,

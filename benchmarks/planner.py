@@ -78,14 +78,14 @@ def main() -> None:
         return
 
     from longva.media.write import write_video
-    from longva.nano.world import random_scene, scene_frames
+    from longva.nano.world import draw_scene, random_scene
 
     print(f"Device: {platform.processor() or platform.machine()} CPU, date: {date.today()}\n")
     print("| setting | planned MiB | measured MiB | planned / measured |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "video.mp4"
-        scene = random_scene(random.Random(0))
-        write_video(video, scene_frames([scene], frames_each=1000), Fraction(25))
+        picture = draw_scene(random_scene(random.Random(0)))
+        write_video(video, [picture] * 1000, Fraction(25))
         for name in SETTINGS:
             command = [sys.executable, __file__, "--child", name, str(video)]
             # glibc keeps freed blocks resident up to a threshold that grows to 32 MiB; held at 1

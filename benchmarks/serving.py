@@ -29,7 +29,7 @@ import uvicorn
 from openai import OpenAI
 
 from longva.media.write import write_video
-from longva.nano.world import random_scene, scene_frames
+from longva.nano.world import draw_scene, random_scene
 from longva.serve.app import create_app
 from longva.serve.limits import Limits
 from longva.serve.media.fetch import MediaFetcher
@@ -192,8 +192,8 @@ def measure(folder: Path, arguments) -> str:
 def film(path: Path, seed: int, frames: int) -> Path:
     """Write a film of `frames` frames whose scene changes every eighth."""
     rng = random.Random(seed)
-    scenes = [random_scene(rng) for _ in range(-(-frames // 8))]
-    write_video(path, scene_frames(scenes, frames_each=8), fps=Fraction(8))
+    pictures = (draw_scene(random_scene(rng)) for _ in range(-(-frames // 8)))
+    write_video(path, (shown for one in pictures for shown in [one] * 8), fps=Fraction(8))
     return path
 
 

@@ -89,13 +89,13 @@ def main() -> None:
         return encode(args.encode[0], int(args.encode[1]))
 
     from longva.media.write import write_video
-    from longva.nano.world import random_scene, scene_frames
+    from longva.nano.world import draw_scene, random_scene
 
     print(f"Device: {platform.processor() or platform.machine()} CPU, date: {date.today()}\n")
     with tempfile.TemporaryDirectory() as folder:
         video = str(Path(folder) / "video.mp4")
-        scene = random_scene(random.Random(0))
-        write_video(Path(video), scene_frames([scene], frames_each=2000), Fraction(25))
+        picture = draw_scene(random_scene(random.Random(0)))
+        write_video(Path(video), [picture] * 2000, Fraction(25))
         row = child("--questions", video)
         print("| frames | tokens | first answer s | second answer s | second / first |")
         print("|---|---|---|---|---|")

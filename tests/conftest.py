@@ -11,9 +11,10 @@ import torch
 
 from longva import chat_endpoint
 from longva.media.write import write_video
-from longva.nano.world import random_scene, scene_frames
+from longva.nano.world import random_scene
 from tests import hard_videos
 from tests.clock import Clock
+from tests.scenes import scene_frames
 
 # Many small processes and threads on few cores wait for one another more than they compute.
 torch.set_num_threads(1)

@@ -24,10 +24,11 @@ from typer.testing import CliRunner
 from longva.checkpoints.published import embedded_folder
 from longva.cli import app
 from longva.evaluate.perplexity import PerplexityRecipe
+from longva.files.writing import write_whole
 from longva.media.write import write_video
 from longva.model.random_model import random_longva
-from longva.nano.needles import write_book
-from longva.nano.world import draw_scene, random_scene, scene_frames
+from longva.nano.corpus import book
+from longva.nano.world import draw_scene, random_scene
 from longva.niah.text import TextRecipe
 from longva.niah.visual import VisualRecipe
 from longva.recipes import load_recipe
@@ -35,6 +36,7 @@ from longva.recipes.shipped import shipped_recipes
 from longva.train.align import AlignConfig
 from longva.train.dpo import DPOConfig
 from longva.train.extend import ExtendConfig
+from tests.scenes import scene_frames
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -196,9 +198,9 @@ def folder(tmp_path_factory) -> Path:
     (folder / "frames").mkdir()
     for number, picture in enumerate([first, *others]):
         picture.save(folder / "frames" / f"{number}.png")
-    write_book(folder / "book.txt", words=200, seed=0)
-    write_book(folder / "data" / "books" / "one.txt", words=200, seed=1)
-    write_book(folder / "corpus" / "one.txt", words=5000, seed=2)  # longer ones are all kept
+    write_whole(folder / "book.txt", book(words=200, seed=0))
+    write_whole(folder / "data" / "books" / "one.txt", book(words=200, seed=1))
+    write_whole(folder / "corpus" / "one.txt", book(words=5000, seed=2))  # longer: all kept
     for part in random_longva():
         part.save_pretrained(folder / "runs" / "random")
     measured = invoke(

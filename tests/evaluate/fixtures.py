@@ -23,10 +23,11 @@ import pyarrow.parquet as parquet
 
 from longva.evaluate.vniah_export import export
 from longva.media.write import write_video
-from longva.nano.world import draw_scene, random_scene, scene_frames
+from longva.nano.world import draw_scene, random_scene
 from longva.niah.cells import Grid
 from longva.niah.needles import NeedleRecipe
 from longva.niah.visual import VisualRecipe
+from tests.scenes import scene_frames
 
 LETTERS = "ABCDE"
 

@@ -3,13 +3,13 @@ from itertools import groupby
 
 import pytest
 
-from longva.nano.corpus import Mixture, Writer, ask, tell
+from longva.nano.corpus import SHARES, Writer, ask, book, long_documents, tell
 from longva.nano.words import SPECIAL, split_words, vocabulary, word_tokenizer
 from longva.nano.world import OBJECTS, QUESTIONS, Scene, random_scene
 
 ANCHOR = Scene(object="anchor", number=42, color="red", companion="club")
 ASIDE = ("?", "number", "color", "beside")
-KINDS = list(vars(Mixture()))
+KINDS = list(SHARES)
 
 
 def test_a_seed_says_what_is_written():
@@ -30,7 +30,7 @@ def test_sequences_have_their_length_and_only_known_words(length):
 @pytest.mark.parametrize("kind", KINDS)
 def test_documents_fill_the_length_they_are_given(kind):
     shares = {name: float(name == kind) for name in KINDS}
-    writer = Writer(1, Mixture(**shares))
+    writer = Writer(1, shares)
     for length in (60, 300, 3000):
         lengths = [len(writer.document(length)) for _ in range(20)]
         assert min(lengths) > 0.6 * length
@@ -133,3 +133,16 @@ def test_numbers_of_the_world_are_single_words():
     for _ in range(50):
         assert len(tokenizer(str(random_scene(rng).number)).input_ids) == 1
     assert all(len(tokenizer(name).input_ids) == 1 for name in OBJECTS)
+
+
+def test_the_book_says_no_magic_number_and_is_long_enough():
+    text = book(words=500, seed=0)
+    ids = word_tokenizer()(text).input_ids
+    assert len(ids) >= 500
+    assert word_tokenizer().unk_token_id not in ids
+    assert "magic" not in text
+
+
+def test_long_text_has_rows_of_its_length():
+    text = long_documents(length=300, rows=2, seed=0)
+    assert len(word_tokenizer()(text).input_ids) == 600

@@ -14,13 +14,11 @@ from longva.nano.world import (
     OBJECTS,
     QUESTIONS,
     Layout,
-    Needle,
     Scene,
     draw_scene,
     haystack,
     mosaic,
     random_layout,
-    random_needle,
     random_scene,
 )
 
@@ -36,16 +34,15 @@ def test_a_seed_says_what_is_shown_and_how():
     assert first[0] != first[1]
 
 
-def test_a_needle_knows_its_answer():
+def test_a_scene_knows_its_questions_and_answers():
     assert ANCHOR.caption == "a anchor with the number 42 on a red background next to a club."
-    answers = {about: Needle(scene=ANCHOR, about=about).answer for about in QUESTIONS}
+    answers = {about: ANCHOR.answer(about) for about in QUESTIONS}
     assert answers == {
         "number": "anchor number 42",
         "color": "anchor color red",
         "companion": "anchor beside club",
     }
-    needle = Needle(scene=ANCHOR, about="number")
-    assert needle.question == "what number is with the anchor?"
+    assert ANCHOR.question("number") == "what number is with the anchor?"
 
 
 def cell(picture, row, column):
@@ -110,10 +107,9 @@ def test_a_haystack_drifts_within_a_shot_and_leaves_out_what_it_is_told_to():
     assert frames[0][0] == frames[1][0]
 
 
-def test_thousands_of_frames_do_not_repeat_a_needle():
+def test_thousands_of_scenes_do_not_repeat_one():
     rng = random.Random(0)
-    needle = random_needle(rng, "number").scene
-    assert needle not in {random_scene(rng) for _ in range(5000)}
+    assert random_scene(rng) not in {random_scene(rng) for _ in range(5000)}
     assert len(OBJECTS) * len(NUMBERS) * len(COLOURS) * len(COMPANIONS) == 691_200
 
 

@@ -200,7 +200,7 @@ def vniah_export(
     longva vniah-export niah_visual data --set grid.lengths=[100,200]
     """
     from longva.evaluate.vniah_export import export
-    from longva.nano.own_world import own_pictures
+    from longva.nano.needles import own_pictures
     from longva.niah.visual import VisualRecipe
     from longva.recipes import load_recipe
 

@@ -1,7 +1,6 @@
 """`longva niah ...` and `longva perplexity`: how far a model sees and reads."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +26,7 @@ def visual(recipe: Recipe, overrides: Overrides = None) -> None:
 
     longva niah visual niah_visual --set model=./longva-7b --set kv=int8
     """
-    from longva.nano.own_world import own_pictures
+    from longva.nano.needles import own_pictures
     from longva.niah.visual import VisualRecipe, run_visual
     from longva.recipes import load_recipe
 
@@ -49,7 +48,7 @@ def text(recipe: Recipe, overrides: Overrides = None) -> None:
 
     longva niah text niah_text --set distractors=3 --set output_dir=runs/three
     """
-    from longva.nano.own_world import own_text
+    from longva.nano.needles import own_text
     from longva.niah.text import TextRecipe, run_text
     from longva.recipes import load_recipe
 
@@ -121,13 +120,11 @@ def perplexity(recipe: Recipe, overrides: Overrides = None) -> None:
     longva perplexity perplexity --set text=book.txt --set documents=1
     """
     from longva.evaluate.perplexity import PerplexityRecipe, run_perplexity
-    from longva.nano.own_world import own_text
+    from longva.nano.needles import own_text
     from longva.recipes import load_recipe
 
     config = load_recipe(PerplexityRecipe, recipe, overrides or [])
     text = own_text(config)
-    if text is not None:  # its documents begin with a control token
-        config = replace(config, special_tokens=True)
     tell_own_world(text is not None)
     with progress_bar() as progress:
         points = run_perplexity(config, progress, text=text)

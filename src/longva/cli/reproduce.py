@@ -21,7 +21,7 @@ def nano(
     output: Annotated[Path, typer.Option(help="Folder of the run; the same one goes on.")] = Path(
         "runs/reproduce_nano"
     ),
-    budget: Annotated[str, typer.Option(help="smoke, laptop or gpu.")] = "laptop",
+    budget: Annotated[str, typer.Option(help="smoke or laptop.")] = "laptop",
     seeds: Annotated[
         list[int] | None, typer.Option(min=0, help="Seeds; repeat. Default: 0 1 2.")
     ] = None,

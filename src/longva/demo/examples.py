@@ -18,7 +18,6 @@ from longva.nano.world import (
     OBJECTS,
     About,
     Layout,
-    Needle,
     Scene,
     draw_scene,
     haystack,
@@ -77,12 +76,11 @@ def make_examples(folder: Path, *, grid_size: int, seed: int = 7) -> list[Exampl
 
 
 def _example(path: Path, scene: Scene, about: About, card: Image.Image) -> Example:
-    asked = Needle(scene=scene, about=about)
     return Example(
         title=path.stem.capitalize(),
         path=path,
-        question=asked.question,
-        answer=asked.answer,
+        question=scene.question(about),
+        answer=scene.answer(about),
         picture=picture(np.asarray(card)),
     )
 

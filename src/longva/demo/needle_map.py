@@ -14,7 +14,7 @@ from shutil import rmtree
 from typing import Any
 
 from longva.demo.asking import PAGE_SECONDS, problem
-from longva.nano.own_world import own_pictures
+from longva.nano.needles import own_pictures
 from longva.niah.cells import Grid
 from longva.niah.heatmap import COLOURS
 from longva.niah.log import read_rows

@@ -59,10 +59,6 @@ class PerplexityRecipe(ModelRecipe):
     text: Path | None = None
     """A text file, or a folder of .txt files that are joined. Default: longva's own text."""
 
-    special_tokens: bool = False
-    """Read control tokens that the text spells as control tokens, as `prepare-text
-    --special-tokens` does. Otherwise they are letters."""
-
     mode: Literal["full", "sliding"] = "full"
 
     stride: int = 256
@@ -100,17 +96,22 @@ def run_perplexity(
 
     Writes `perplexity.csv`, `perplexity.png` and `recipe.yaml`.
 
+    Args:
+        recipe: of the measurement.
+        progress: called with documents done and documents.
+        text: of the caller, in which `<|im_start|>` and its like are control tokens; in a text of
+            the recipe they are plain text.
+
     Raises:
         RecipeError: there is no text, it is shorter than the longest length, or the model's
             tokenizer has no words for it.
         NonFiniteError: the model computes NaN or infinity; then nothing is written.
     """
     # A missing one is found before the model is loaded.
-    text = read_text(recipe.text, key="text") if text is None else text
+    told = read_text(recipe.text, key="text") if text is None else text
     model, tokenizer = load_language_model(recipe)
-    ids = torch.tensor(
-        beginning(tokenizer) + text_ids(tokenizer, text, special_tokens=recipe.special_tokens)
-    )
+    ids = text_ids(tokenizer, told, control_tokens=text is not None)
+    ids = torch.tensor(beginning(tokenizer) + ids)
     unknown = float((ids == tokenizer.unk_token_id).float().mean()) if tokenizer.unk_token else 0
     if unknown > MOST_UNKNOWN:
         raise RecipeError(

@@ -26,16 +26,18 @@ def control_tokens(tokenizer: Any) -> list[str]:
     return sorted((token.content for token in tokens if token.special), key=len, reverse=True)
 
 
-def text_ids(tokenizer: Any, text: str, *, special_tokens: bool = False) -> list[int]:
+def text_ids(tokenizer: Any, text: str, *, control_tokens: bool = False) -> list[int]:
     """Return the ids of a text without anything around it.
 
     Args:
         tokenizer: of the model.
-        text: what it spells like a control token stays text.
-        special_tokens: read it as a control token all the same.
+        text: to read.
+        control_tokens: whether what spells a control token is one, else it is plain text.
     """
-    options = {"add_special_tokens": False, "split_special_tokens": not special_tokens}
-    return tokenizer(text, verbose=False, **options)["input_ids"]
+    split = not control_tokens
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=split, verbose=False)[
+        "input_ids"
+    ]
 
 
 def beginning(tokenizer: Any) -> list[int]:

@@ -13,25 +13,11 @@ a pooled grid's four tokens. A language model that finds facts there knows where
 """
 
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from longva.files.writing import whole_file
-from longva.finite import to_json
-from longva.nano.words import (
-    CITIES,
-    MEETINGS,
-    NAMES,
-    PEOPLE,
-    PLACES,
-    QUALITIES,
-    SEASONS,
-    SPECIAL,
-    VERBS,
-    split_words,
-    vocabulary,
-)
+from longva.files.writing import write_lines
+from longva.nano.words import LISTS, SPECIAL, split_words, vocabulary
 from longva.nano.world import COLOURS, NUMBERS, OBJECTS, QUESTIONS, About, Scene, random_scene
 
 INTROS = ("", "look at these pictures:", "a book of pictures.", "this is a long list:")
@@ -41,21 +27,24 @@ STYLE_WORDS = (4, 5, 15)
 ASK_WORDS = 16
 """Words of a question, its answer and the opening of the next turn."""
 
+SENTENCES = (
+    "the QUALITY PERSON VERB WHERE",
+    "WHO MEETING the QUALITY PERSON WHERE",
+    "one SEASON NAME VERB WHERE",
+    "NAME and NAME MEETING WHO .",
+    "NAME was very QUALITY because WHO VERB .",
+    "later they VERB and VERB WHERE",
+)
+"""Sentences that nothing asks about: words, and in capitals what is drawn for its place."""
+
 SYSTEM_TURN = split_words("<|im_start|> system you are a helpful assistant. <|im_end|>")
 BOOK_START = split_words("this is a very long story book: <book>")
 BOOK_END = split_words("</book>. based on the content of the book, question:")
 _ALL_WORDS = vocabulary()[len(SPECIAL) :]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mixture:
-    """Shares of the kinds of documents."""
-
-    album: float = 0.4
-    quiz: float = 0.15
-    retell: float = 0.15
-    magic: float = 0.2
-    copy: float = 0.1
+SHARES = {"album": 0.4, "quiz": 0.15, "retell": 0.15, "magic": 0.2, "copy": 0.1}
+"""Shares of the kinds of documents."""
 
 
 def tell(scene: Scene, style: int) -> list[str]:
@@ -67,8 +56,7 @@ def tell(scene: Scene, style: int) -> list[str]:
 
 def ask(scene: Scene, about: About) -> list[str]:
     """Ask about a scene and answer: the rest of a user's turn, then the assistant's."""
-    question = split_words(QUESTIONS[about].format(scene.object))
-    answer = scene.answer(about).split()
+    question, answer = split_words(scene.question(about)), scene.answer(about).split()
     return [*question, "<|im_end|>", *turn("assistant"), *answer, "<|im_end|>"]
 
 
@@ -93,15 +81,15 @@ class Writer:
 
     Args:
         seed: of everything.
-        mixture: of the kinds of documents.
+        shares: of the kinds of documents, by name.
         longest_shot: most times in a row that half of the albums tell a scene which nothing asks
             about. What is told twenty times draws twenty times the attention: to find what was told
             once, a model must tell the two apart much better.
     """
 
-    def __init__(self, seed: int, mixture: Mixture = Mixture(), longest_shot: int = 1):
+    def __init__(self, seed: int, shares: Mapping[str, float] = SHARES, longest_shot: int = 1):
         self.rng = random.Random(seed)
-        self.shares = asdict(mixture)
+        self.shares = shares
         self.longest_shot = longest_shot
 
     def sequence(self, length: int) -> list[str]:
@@ -115,7 +103,7 @@ class Writer:
         return words[:length]
 
     def document(self, length: int) -> list[str]:
-        """Write at most `length` words, and not many less, of a kind drawn from the mixture."""
+        """Write at most `length` words, and not many less, of a kind drawn by the shares."""
         kind = self.rng.choices(list(self.shares), list(self.shares.values()))[0]
         return getattr(self, kind)(length)[:length]
 
@@ -204,7 +192,7 @@ class Writer:
         rng = self.rng
         is_told_again = rng.random() < 0.5
         most = max(1, min(12, length // (28 if is_told_again else 56)))
-        cities = rng.sample(CITIES, rng.randint(1, most))
+        cities = rng.sample(LISTS["CITY"], rng.randint(1, most))
         facts = {city: self._magic_number() for city in cities}
         if is_told_again:
             tail = ["again", ":"]
@@ -238,7 +226,9 @@ class Writer:
         """Write different words, then all of them or spans of them again."""
         rng = self.rng
         numbers = [str(number) for number in NUMBERS]
-        pool = rng.choice((list(OBJECTS), NAMES + CITIES, _ALL_WORDS, numbers + list(COLOURS)))
+        pool = rng.choice(
+            (list(OBJECTS), LISTS["NAME"] + LISTS["CITY"], _ALL_WORDS, numbers + list(COLOURS))
+        )
         most = min(length // 2 - 4, len(pool), 100)
         told = rng.sample(pool, rng.randint(3, max(4, most)))
         words = ["repeat", ":", *told, "."]
@@ -254,33 +244,45 @@ class Writer:
     def sentence(self) -> list[str]:
         """Write a sentence of 7 to 10 words that nothing asks about."""
         pick = self.rng.choice
-        who, where = ["the", pick(PEOPLE)], ["in", "the", pick(PLACES), "."]
-        match self.rng.randrange(6):
-            case 0:
-                return ["the", pick(QUALITIES), pick(PEOPLE), pick(VERBS), *where]
-            case 1:
-                return [*who, pick(MEETINGS), "the", pick(QUALITIES), pick(PEOPLE), *where]
-            case 2:
-                return ["one", pick(SEASONS), pick(NAMES), pick(VERBS), *where]
-            case 3:
-                return [pick(NAMES), "and", pick(NAMES), pick(MEETINGS), *who, "."]
-            case 4:
-                named = [pick(NAMES), "was", "very", pick(QUALITIES)]
-                return [*named, "because", *who, pick(VERBS), "."]
-            case _:
-                return ["later", "they", pick(VERBS), "and", pick(VERBS), *where]
+        groups = {"WHO": ["the", pick(LISTS["PERSON"])]}
+        groups["WHERE"] = ["in", "the", pick(LISTS["PLACE"]), "."]
+        words = []
+        for part in SENTENCES[self.rng.randrange(len(SENTENCES))].split():
+            words += [pick(LISTS[part])] if part in LISTS else groups.get(part, [part])
+        return words
 
 
 def write_corpus(
-    path: Path, *, tokens: int, length: int, seed: int, mixture: Mixture, longest_shot: int = 1
+    path: Path,
+    *,
+    tokens: int,
+    length: int,
+    seed: int,
+    shares: Mapping[str, float],
+    longest_shot: int = 1,
 ) -> None:
     """Write JSON lines for `longva prepare-text`: `tokens` words, a line a row of `length`.
 
     With the separator before it a line has exactly `length` tokens, so that rows of that length are
     whole, in whatever order the lines are packed. Needs `special_tokens`.
     """
-    writer = Writer(seed, mixture, longest_shot)
-    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for _ in range(tokens // length):
-            _, *words = writer.sequence(length)
-            file.write(to_json({"text": " ".join(words)}) + "\n")
+    writer = Writer(seed, shares, longest_shot)
+    rows = (writer.sequence(length) for _ in range(tokens // length))
+    write_lines(path, ({"text": " ".join(words)} for _, *words in rows))
+
+
+def book(*, words: int, seed: int) -> str:
+    """Return sentences that nothing asks about, for text NIAH: `words` words or a few more."""
+    writer = Writer(seed)
+    lines: list[str] = []
+    while words > 0:
+        sentence = writer.sentence()
+        words -= len(sentence)
+        lines.append(" ".join(sentence[:-1]) + ".\n")
+    return "".join(lines)
+
+
+def long_documents(*, length: int, rows: int, seed: int) -> str:
+    """Return `rows` lines of `length` words whose facts are asked for later, for perplexity."""
+    writer = Writer(seed)
+    return "".join(" ".join(writer.sequence(length)) + "\n" for _ in range(rows))

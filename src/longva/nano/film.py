@@ -1,20 +1,42 @@
-"""A film of the nano world that shows one object for a single second: what `make ask` watches.
+"""Films of the nano world; as a program, one that shows an object for a single second only.
 
 python -m longva.nano.film out/hour.mp4 --hide anchor
 """
 
 import random
+from collections.abc import Iterable
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from PIL import Image
 
 from longva.errors import LongVAError
 from longva.media.write import write_video
-from longva.nano.needles import SIDE
-from longva.nano.world import OBJECTS, Scene, draw_scene, haystack, random_layout, random_scene
+from longva.nano.world import (
+    OBJECTS,
+    Layout,
+    Scene,
+    draw_scene,
+    haystack,
+    random_layout,
+    random_scene,
+)
+
+SIDE = 144
+"""Pixels a side of a film's frames and of the needles hidden in it."""
+
+
+def draw_frame(scene: Scene, layout: Layout) -> Image.Image:
+    """Draw a frame of a film, RGB, 144 x 144."""
+    return draw_scene(scene, SIDE, SIDE, layout)
+
+
+def write_frames(path: Path, film: Iterable[tuple[Scene, Layout]]) -> None:
+    """Write an MP4 file of one frame a second."""
+    write_video(path, (draw_frame(*shown) for shown in film), fps=Fraction(1))
 
 
 def write_film(
@@ -43,9 +65,7 @@ def write_film(
     scene, second = random_scene(rng, [hide]), rng.randrange(seconds)
     film = list(islice(haystack(rng, without=[hide]), seconds))
     film[second] = (scene, random_layout(rng))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pictures = (draw_scene(shown, SIDE, SIDE, layout) for shown, layout in film)
-    write_video(path, pictures, fps=Fraction(1))
+    write_frames(path, film)
     return scene, second
 
 

@@ -1,10 +1,10 @@
-"""The nano language model before training: Qwen2's architecture with three heads that look back.
+"""The nano language model before training: a small Qwen2 with three previous-token heads.
 
     3 layers, width 128, 4 heads of 64 (2 for keys and values), feed-forward 384: 0.8 M parameters
 
-Copying from the context needs a head that knows the token before (an induction circuit's first
-half). Found by training alone it takes millions of tokens, a long plateau; here the first heads of
-layer 0 begin with it, as biases, and everything else by lot. All of it is trained.
+Copying from the context needs a head that attends to the previous token, the first half of an
+induction circuit. Learned from nothing, it takes millions of tokens on a plateau; here the
+biases of layer 0's first heads start with it, and everything else at random. All of it is trained.
 """
 
 import math
@@ -22,7 +22,7 @@ CONTEXT = 256
 
 ROPE_THETA = 1e4
 LOOK_BACK = (1, 2, 3)
-"""How far the first heads of layer 0 look back at the start, in tokens."""
+"""How many tokens back the first heads of layer 0 attend at the start."""
 
 _SHARPNESS = 4.0
 
@@ -67,7 +67,7 @@ def initial_language_model(seed: int) -> Qwen2ForCausalLM:
 
 @torch.no_grad()
 def look_back(model: Any, offsets: tuple[int, ...]) -> None:
-    """Let the first heads of layer 0 look `offsets` tokens back, whatever the tokens are.
+    """Let the first heads of layer 0 attend `offsets` tokens back, whatever the tokens are.
 
     Rotary position embedding turns the pair (i, i + d/2) of a query at m and a key at n by m f_i
     and n f_i. A key bias c (1, 0) and a query bias c (cos(o f_i), -sin(o f_i)) give the score

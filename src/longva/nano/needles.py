@@ -1,35 +1,53 @@
-"""What the nano model is measured with: a film with needles, a book, and long documents.
+"""Films, needles and texts of the nano world, to measure the nano model with: it knows no other.
 
-needles/haystack.mp4     shots of scenes, one frame a second, never of the needles' objects
-needles/needles.json     questions about the pictures beside it, for needles.source: json
-text/book.txt            sentences that nothing asks about, for text NIAH
-text/long.txt            documents whose facts are asked for later, for perplexity
+`write_needles` writes files, for `longva reproduce nano`:
+
+    haystack.mp4     shots of scenes, one frame a second, never of the needles' objects
+    needles.json     questions about the pictures beside it, for needles.source: json
+
+`own_pictures` and `own_text` draw them from a recipe's seeds where it names none:
+
+    run_visual(recipe, **own_pictures(recipe))          run_text(recipe, text=own_text(recipe))
 """
 
 import random
-from fractions import Fraction
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from longva.checkpoints.published import EMBEDDED_MODEL
+from longva.errors import RecipeError
+from longva.evaluate.perplexity import PerplexityRecipe
+from longva.files.writing import write_whole
 from longva.finite import to_json
-from longva.media.write import write_video
-from longva.nano.corpus import Writer
+from longva.media.resize import resize_picture
+from longva.nano.corpus import book, long_documents
+from longva.nano.film import draw_frame, write_frames
 from longva.nano.world import (
     CHANCE,
     OBJECTS,
     QUESTIONS,
-    Needle,
-    draw_scene,
+    Scene,
     haystack,
     random_layout,
     random_scene,
 )
-
-SIDE = 144
-"""Pixels a side of the film's frames and of the needles' pictures."""
+from longva.niah.cells import values_of
+from longva.niah.frames import BATCH, Pictures
+from longva.niah.needles import Needle, NeedleRecipe
+from longva.niah.text import TextRecipe
+from longva.niah.visual import VisualRecipe
 
 NEEDLE_OBJECTS = 12
 """Objects kept out of the film, drawn by the seed."""
+
+BOOK_WORDS = 16_384
+"""Words of the text haystack; a longer haystack repeats them."""
 
 
 def write_needles(folder: Path, *, frames: int, needles: int, seed: int) -> None:
@@ -38,49 +56,94 @@ def write_needles(folder: Path, *, frames: int, needles: int, seed: int) -> None
     hidden = rng.sample(list(OBJECTS), NEEDLE_OBJECTS)
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
-    for number in range(needles):
-        about = list(QUESTIONS)[number % len(QUESTIONS)]
-        needle = Needle(scene=random_scene(rng, hidden), about=about)
-        name = f"needle_{number:02}.png"
-        draw_scene(needle.scene, SIDE, SIDE, random_layout(rng)).save(folder / name)
-        entries.append(
-            {
-                "path": name,
-                "prompt": needle.question,
-                "answer": needle.answer,
-                "chance": CHANCE[about],
-            }
+    for trial in range(needles):
+        needle = needle_of([random_scene(rng, hidden)], rng, seed, trial)
+        name = f"needle_{trial:02}.png"
+        needle.pictures[0].save(folder / name)
+        asked = {"prompt": needle.prompt, "answer": needle.answer, "chance": needle.chance}
+        entries.append({"path": name, **asked})
+    write_frames(folder / "haystack.mp4", islice(haystack(rng, without=hidden), frames))
+    write_whole(folder / "needles.json", to_json(entries, indent=1) + "\n")
+
+
+def needle_of(scenes: Sequence[Scene], rng: random.Random, seed: int, trial: int) -> Needle:
+    """Draw pictures of scenes and ask about the first; the kinds of questions take turns."""
+    about = list(QUESTIONS)[trial % len(QUESTIONS)]
+    return Needle(
+        name=f"{about}-{seed}-{trial}",
+        prompt=scenes[0].question(about),
+        answer=scenes[0].answer(about),
+        chance=CHANCE[about],
+        pictures=tuple(draw_frame(scene, random_layout(rng)) for scene in scenes),
+    )
+
+
+class WorldFilm(Pictures):
+    """A film of the nano world, from a seed, in which no frame shows the objects `without`."""
+
+    def __init__(self, seed: int, num_frames: int, without: Sequence[str]):
+        self.seed, self.count, self.without = seed, num_frames, without
+        self.fingerprint = {"drawn": "nano", "seed": seed, "without": list(without)}
+
+    def __len__(self) -> int:
+        """How many frames there are."""
+        return self.count
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """Draw them in order, uint8 [n, 3, size, size]."""
+        film = islice(haystack(random.Random(f"film {self.seed}"), self.without), self.count)
+        while pictures := [np.array(draw_frame(*shown)) for shown in islice(film, BATCH)]:
+            yield torch.stack([resize_picture(p, size=size, fit="pad") for p in pictures])
+
+
+def hidden_objects(seed: int) -> list[str]:
+    """Return the objects of the needles, which no film of them shows."""
+    return random.Random(f"objects {seed}").sample(list(OBJECTS), NEEDLE_OBJECTS)
+
+
+def draw_needle(recipe: NeedleRecipe, trial: int) -> Needle:
+    """Draw the scenes of one trial, each of another object, and ask about the first.
+
+    Raises:
+        RecipeError: there are not so many objects.
+    """
+    if recipe.distractors >= NEEDLE_OBJECTS:
+        raise RecipeError(
+            f"needles.distractors: nano's needles are of {NEEDLE_OBJECTS} objects, so at most "
+            f"{NEEDLE_OBJECTS - 1} others can be hidden beside one, got {recipe.distractors}."
         )
-    film = islice(haystack(rng, without=hidden), frames)
-    pictures = (draw_scene(scene, SIDE, SIDE, layout) for scene, layout in film)
-    write_video(folder / "haystack.mp4", pictures, fps=Fraction(1))
-    (folder / "needles.json").write_text(to_json(entries, indent=1) + "\n", encoding="utf-8")
+    rng = random.Random(f"needle {recipe.seed} {trial}")
+    objects = rng.sample(hidden_objects(recipe.seed), 1 + recipe.distractors)
+    return needle_of([random_scene(rng, [name]) for name in objects], rng, recipe.seed, trial)
 
 
-def book(*, words: int, seed: int) -> str:
-    """Return sentences for text NIAH, at least `words` words of them, a line each."""
-    writer = Writer(seed)
-    lines: list[str] = []
-    while words > 0:
-        sentence = writer.sentence()
-        words -= len(sentence)
-        lines.append(" ".join(sentence[:-1]) + ".")
-    return "\n".join(lines) + "\n"
+def own_pictures(recipe: VisualRecipe) -> dict[str, Any]:
+    """Return what nano is shown where its recipe has generated needles, to find one at a time.
+
+    Returns:
+        `needles` and, unless the recipe names videos, `haystack`: for `run_visual`. Nothing for
+        other models, other needles and other tasks.
+    """
+    kind = recipe.needles
+    if (recipe.model, kind.source, kind.task) != (EMBEDDED_MODEL, "generated", "find"):
+        return {}
+    shown: dict[str, Any] = {"needles": [draw_needle(kind, trial) for trial in range(kind.count)]}
+    if not recipe.haystack.videos:
+        shown["haystack"] = WorldFilm(
+            recipe.haystack.seed, recipe.grid.all_lengths[-1], without=hidden_objects(kind.seed)
+        )
+    return shown
 
 
-def long_documents(*, length: int, rows: int, seed: int) -> str:
-    """Return `rows` lines of `length` words, as the extension trains on them."""
-    writer = Writer(seed)
-    return "\n".join(" ".join(writer.sequence(length)) for _ in range(rows)) + "\n"
+def own_text(recipe: TextRecipe | PerplexityRecipe) -> str | None:
+    """Return the text that nano reads where its recipe names none; None for other models.
 
-
-def write_book(path: Path, *, words: int, seed: int) -> None:
-    """Write a `book`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(book(words=words, seed=seed), encoding="utf-8")
-
-
-def write_long_text(path: Path, *, length: int, rows: int, seed: int) -> None:
-    """Write `long_documents`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(long_documents(length=length, rows=rows, seed=seed), encoding="utf-8")
+    For needles sentences that nothing asks about, for perplexity documents of the longest length
+    whose facts are asked for later.
+    """
+    if recipe.model != EMBEDDED_MODEL:
+        return None
+    if isinstance(recipe, TextRecipe):
+        return None if recipe.haystack else book(words=BOOK_WORDS, seed=0)
+    longest = int(values_of(recipe.lengths)[-1])
+    return None if recipe.text else long_documents(length=longest, rows=recipe.documents, seed=0)

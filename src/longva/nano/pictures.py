@@ -11,7 +11,6 @@ mixes text without pictures in. No sample is longer than the base model's contex
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -21,7 +20,6 @@ from longva.nano.corpus import ask, tell
 from longva.nano.language_model import CONTEXT
 from longva.nano.vision_tower import seen_picture
 from longva.nano.world import OBJECTS, QUESTIONS, Scene, mosaic, random_layout, random_scene
-from longva.reporting.progress import Progress
 
 GRIDS: dict[Packing, tuple[int, ...]] = {
     "unires": (2, 3, 4, 6, 8, 9, 12, 16, 20, 25, 30, 36, 42, 49),
@@ -29,19 +27,14 @@ GRIDS: dict[Packing, tuple[int, ...]] = {
 }
 """Scenes of a mosaic, as many as the context has room for."""
 
+TEXT_SHARE = 0.25
+"""Share of the chats that tell the scenes in words instead of showing them."""
+
 TURN_WORDS = 24
 """At most, of the system's turn and the opening of the first user's."""
 
 
-def write_alignment(
-    folder: Path,
-    *,
-    samples: int,
-    seed: int,
-    packing: Packing = "unires",
-    text_share: float = 0.25,
-    progress: Progress | None = None,
-) -> None:
+def write_alignment(folder: Path, *, samples: int, seed: int, packing: Packing = "unires") -> None:
     """Write `captions.jsonl` (stage 1), `chats.jsonl` (stage 2) and `pictures/` into `folder`.
 
     Args:
@@ -49,8 +42,6 @@ def write_alignment(
         samples: of each file.
         seed: the same seed writes the same files.
         packing: of the model, which decides how many scenes fit.
-        text_share: share of the chats that tell the scenes in words instead of showing them.
-        progress: called with ("pictures", samples written, samples).
     """
     if (folder / "chats.jsonl").is_file():
         return
@@ -65,27 +56,22 @@ def write_alignment(
         captions.append({"image": name, "conversations": caption_turns(rng, scenes)})
 
         scenes, askable = choose_scenes(rng, rng.choice(GRIDS[packing]))
-        if rng.random() < text_share:
+        if rng.random() < TEXT_SHARE:
             told = " ".join(word for scene in scenes for word in tell(scene, 0))
             chats.append({"conversations": question_turns(rng, askable, told, 4 * len(scenes))})
         else:
             name = f"pictures/chat_{number:05}.png"
             draw_mosaic(rng, scenes).save(folder / name)
-            turns = question_turns(rng, askable, "<image>", tokens_of(len(scenes), packing))
+            # AnyRes gives a grid 16 tokens, and adds a base grid.
+            tokens = 4 * len(scenes) if packing == "unires" else 16 * (len(scenes) + 1)
+            turns = question_turns(rng, askable, "<image>", tokens)
             chats.append({"image": name, "conversations": turns})
-        if progress:
-            progress("pictures", number + 1, samples)
-    for name, lines in (("captions", captions), ("chats", chats)):
-        write_lines(folder / f"{name}.jsonl", lines)
-
-
-def tokens_of(count: int, packing: Packing) -> int:
-    """Tokens of a mosaic of `count` scenes: 4 each, or 16 of AnyRes, which adds a base grid."""
-    return 4 * count if packing == "unires" else 16 * (count + 1)
+    write_lines(folder / "captions.jsonl", captions)
+    write_lines(folder / "chats.jsonl", chats)
 
 
 def choose_scenes(rng: random.Random, count: int) -> tuple[list[Scene], list[Scene]]:
-    """Draw `count` scenes, and say which of them may be asked about.
+    """Draw `count` scenes at random, and say which of them may be asked about.
 
     Objects of the second list occur once. Half of the mosaics have scenes that are shown several
     times in a row, as the shots of a film.
@@ -103,8 +89,8 @@ def choose_scenes(rng: random.Random, count: int) -> tuple[list[Scene], list[Sce
 
 
 def draw_mosaic(rng: random.Random, scenes: Sequence[Scene]) -> Image.Image:
-    """Draw scenes as one image whose grids they are."""
-    pictures = [Image.fromarray(seen_picture(rng, scene, random_layout(rng))) for scene in scenes]
+    """Draw scenes as the UniRes grids of one image."""
+    pictures = [seen_picture(rng, scene, random_layout(rng)) for scene in scenes]
     rows = max(n for n in range(1, int(len(scenes) ** 0.5) + 1) if len(scenes) % n == 0)
     columns = len(scenes) // rows
     return mosaic(pictures, columns if rng.random() < 0.5 else rows)
@@ -114,7 +100,7 @@ def caption_turns(rng: random.Random, scenes: Sequence[Scene]) -> list[dict[str,
     """Ask for all that is shown, and tell it: as frames, or, of up to four scenes, in sentences."""
     style = 2 if len(scenes) <= 4 and rng.random() < 0.5 else 0
     told = [word for scene in scenes for word in tell(scene, style)]
-    return [_human("<image>\ntell what the pictures show."), _gpt(" ".join(["again", ":", *told]))]
+    return turns_of("<image>\ntell what the pictures show.", " ".join(["again", ":", *told]))
 
 
 def question_turns(
@@ -128,15 +114,11 @@ def question_turns(
         room -= len(ask(scene, about)) + 2
         if room < 0:
             break
-        question = QUESTIONS[about].format(scene.object)
-        turns.append(_human(f"{shown}\n{question}" if number == 0 else question))
-        turns.append(_gpt(scene.answer(about)))
+        question = scene.question(about)
+        turns += turns_of(f"{shown}\n{question}" if number == 0 else question, scene.answer(about))
     return turns
 
 
-def _human(text: str) -> dict[str, Any]:
-    return {"from": "human", "value": text}
-
-
-def _gpt(text: str) -> dict[str, Any]:
-    return {"from": "gpt", "value": text}
+def turns_of(question: str, answer: str) -> list[dict[str, str]]:
+    """Return a question and its answer as LLaVA's conversations have them."""
+    return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]

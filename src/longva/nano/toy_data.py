@@ -12,12 +12,13 @@ import numpy as np
 import typer
 
 from longva.data.text.packing import tokenizer_fingerprint, write_packed
-from longva.finite import to_json
+from longva.files.writing import write_lines
 from longva.model.random_model import byte_tokenizer
+from longva.nano.pictures import turns_of
 from longva.nano.world import QUESTIONS, Scene, draw_scene, random_scene
 
 DATA = Path("runs/toy/data")
-"""Where the recipes look for it, from the folder in which they are run."""
+"""Where the toy recipes look for it."""
 
 
 def write_text(folder: Path, tokenizer: Any, scenes: list[Scene], per_document: int) -> None:
@@ -28,7 +29,7 @@ def write_text(folder: Path, tokenizer: Any, scenes: list[Scene], per_document: 
         lines = []
         for scene in scenes[start : start + per_document]:
             lines.append(scene.caption)
-            lines += [f"{QUESTIONS[k].format(scene.object)} {scene.answer(k)}" for k in QUESTIONS]
+            lines += [f"{scene.question(about)} {scene.answer(about)}" for about in QUESTIONS]
         documents.append(np.array(tokenizer("\n".join(lines))["input_ids"]))
     write_packed(
         folder,
@@ -48,24 +49,14 @@ def write_pictures(folder: Path, scenes: list[Scene], name: str) -> None:
         image = f"{name}_{number}.png"
         draw_scene(scene, width=64, height=48).save(folder / image)
         about = rng.choice(list(QUESTIONS))
-        question = "<image>\n" + QUESTIONS[about].format(scene.object)
-        human = {"from": "human", "value": question}
-        captions.append(
-            {
-                "image": image,
-                "conversations": [
-                    {"from": "human", "value": "<image>\nDescribe the picture."},
-                    {"from": "gpt", "value": scene.caption},
-                ],
-            }
-        )
-        answer = {"from": "gpt", "value": scene.answer(about)}
-        chats.append({"image": image, "conversations": [human, answer]})
-        long, short = f"It is {scene.answer(about)}.", "I cannot tell from this picture."
+        question, answer = "<image>\n" + scene.question(about), scene.answer(about)
+        told = turns_of("<image>\nDescribe the picture.", scene.caption)
+        captions.append({"image": image, "conversations": told})
+        chats.append({"image": image, "conversations": turns_of(question, answer)})
+        long, short = f"It is {answer}.", "I cannot tell from this picture."
         pairs.append({"image": image, "prompt": question, "chosen": long, "rejected": short})
     for kind, samples in {"captions": captions, "chats": chats, "pairs": pairs}.items():
-        lines = "".join(to_json(sample) + "\n" for sample in samples)
-        (folder / f"{kind}_{name}.jsonl").write_text(lines, encoding="utf-8")
+        write_lines(folder / f"{kind}_{name}.jsonl", samples)
 
 
 def write_toy_data(folder: Path = DATA) -> None:

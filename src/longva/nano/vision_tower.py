@@ -14,7 +14,6 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from longva.finite import check_finite
 from longva.model.unires import normalize_pixels
+from longva.nano.corpus import tell
 from longva.nano.words import word_tokenizer
 from longva.nano.world import Layout, Scene, draw_scene, random_layout, random_scene
 from longva.parallel.ranks import own_device
@@ -87,13 +87,15 @@ def train_vision_tower(
         {"params": list(core.multi_modal_projector.parameters()), "lr": PROJECTOR_LR},
     ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    rates = [group["lr"] for group in optimizer.param_groups]
+
+    def factor(step: int) -> float:
+        warm_up, cosine = min(1.0, (step + 1) / 50), (1 + math.cos(math.pi * step / steps)) / 2
+        return max(warm_up * cosine, 0.01)
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     rng = random.Random(seed)
     longva.train()
     for step in range(steps):
-        factor = min(1.0, (step + 1) / 50) * (1 + math.cos(math.pi * step / steps)) / 2
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * max(factor, 0.01)
         scenes = [random_scene(rng) for _ in range(BATCH)]
         pixels = to_pixels([seen_picture(rng, scene, random_layout(rng)) for scene in scenes])
         with torch.autocast(device.type, dtype=torch.bfloat16):
@@ -103,6 +105,7 @@ def train_vision_tower(
         (distance + loss).backward()
         check_finite(nn.utils.clip_grad_norm_(trained, 1.0), "the gradient of the tower")
         optimizer.step()
+        schedule.step()
         optimizer.zero_grad()
         if progress:
             metrics = {"distance": float(distance.detach()), "loss": float(loss.detach())}
@@ -111,7 +114,7 @@ def train_vision_tower(
 
 
 def naming_loss(tokens: Tensor, words: Tensor, right: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Compare pooled tokens with the words that they should mean.
+    """Compare pooled tokens with the words of their scenes.
 
     Args:
         tokens: [B, 4, D] float32.
@@ -131,20 +134,11 @@ def naming_loss(tokens: Tensor, words: Tensor, right: Tensor) -> tuple[Tensor, T
 def scene_words(scenes: Sequence[Scene]) -> Tensor:
     """Return the token ids of scenes told as a frame: int64 [B, 4]."""
     tokenizer = word_tokenizer()
-    return torch.tensor(
-        [
-            tokenizer.convert_tokens_to_ids([s.object, str(s.number), s.color, s.companion])
-            for s in scenes
-        ]
-    )
+    return torch.tensor([tokenizer.convert_tokens_to_ids(tell(scene, 0)) for scene in scenes])
 
 
-def seen_picture(rng: random.Random, scene: Scene, layout: Layout) -> np.ndarray:
-    """Draw a scene as a camera might: sometimes larger and reduced, sometimes through JPEG.
-
-    Returns:
-        uint8 [48, 48, 3].
-    """
+def seen_picture(rng: random.Random, scene: Scene, layout: Layout) -> Image.Image:
+    """Draw a scene as a camera might, RGB, 48 x 48: some are reduced, some compressed by JPEG."""
     side = rng.choice((96, 144, 240)) if rng.random() < 0.3 else GRID_SIZE
     picture = draw_scene(scene, side, side, layout)
     picture = picture.resize((GRID_SIZE, GRID_SIZE), Image.Resampling.BICUBIC)
@@ -152,17 +146,10 @@ def seen_picture(rng: random.Random, scene: Scene, layout: Layout) -> np.ndarray
         coded = BytesIO()
         picture.save(coded, "JPEG", quality=rng.randint(40, 95))
         picture = Image.open(coded)
-    return np.asarray(picture)
+    return picture
 
 
-def to_pixels(pictures: Sequence[np.ndarray]) -> Tensor:
-    """Normalise pictures, uint8 [48, 48, 3] each: float32 [B, 3, 48, 48]."""
-    stacked = torch.from_numpy(np.stack(pictures))
+def to_pixels(pictures: Sequence[Image.Image]) -> Tensor:
+    """Normalise pictures, RGB, 48 x 48: float32 [B, 3, 48, 48]."""
+    stacked = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
     return normalize_pixels(stacked.permute(0, 3, 1, 2))
-
-
-def save_vision_tower(longva: Any, processor: Any, folder: Path) -> None:
-    """Write the LongVA to `folder`/model and its tower alone to `folder`/clip."""
-    longva.save_pretrained(folder / "model")
-    processor.save_pretrained(folder / "model")
-    longva.model.vision_tower.save_pretrained(folder / "clip")

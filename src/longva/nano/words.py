@@ -34,9 +34,9 @@ frame frames picture pictures image video book story long list system user assis
 number color object behind beside background magic special question answer based content new york
 beginning end first last before after
 """
-CITIES, NAMES, PLACES, QUALITIES, PEOPLE, VERBS, MEETINGS, SEASONS, PLAIN = (
-    block.split() for block in _LISTS.split("\n\n")
-)
+KINDS = ("CITY", "NAME", "PLACE", "QUALITY", "PERSON", "VERB", "MEETING", "SEASON", "PLAIN")
+LISTS = dict(zip(KINDS, map(str.split, _LISTS.split("\n\n")), strict=True))
+"""The words of text besides those of scenes, by kind."""
 
 _SPLIT = pre_tokenizers.Sequence(
     [
@@ -63,9 +63,8 @@ def split_words(text: str) -> list[str]:
 def vocabulary() -> list[str]:
     """Every word, special tokens first; the index is the token id."""
     digits = [str(n) for n in range(10)] + [f"{n:02d}" for n in range(100)]
-    groups = [OBJECTS, COMPANIONS, COLOURS, CITIES, NAMES, PLACES, QUALITIES, PEOPLE, VERBS]
-    words = [word for group in [*groups, MEETINGS, SEASONS, PLAIN] for word in group]
-    return list(dict.fromkeys([*SPECIAL, *digits, *words]))
+    words = [*SPECIAL, *digits, *OBJECTS, *COMPANIONS, *COLOURS, *_LISTS.split()]
+    return list(dict.fromkeys(words))
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:

@@ -1,4 +1,4 @@
-"""The nano world: seeded scenes, drawn by code, written as real video files.
+"""The nano world: scenes from a seed, drawn by code.
 
 A scene is an object on a coloured background with a two-digit number and a small companion. Each
 has its place, up to jitter, so that a picture of 4 x 4 patches, pooled 2 x 2, has a cell for each:
@@ -9,12 +9,12 @@ has its place, up to jitter, so that a picture of 4 x 4 patches, pooled 2 x 2, h
     |  (color)  | companion |
     +-----------+-----------+
 
-From a seed come the scene, its picture and its words, so that what a video shows is known exactly.
+The seed decides the scene, its picture and its words, so what a video shows is known exactly.
 Signs are drawn with DejaVu Sans, which comes with matplotlib under a free licence.
 """
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
@@ -88,8 +88,16 @@ class Scene:
             f"next to a {self.companion}."
         )
 
+    def question(self, about: About) -> str:
+        """Return a question of `QUESTIONS` that names the object."""
+        return QUESTIONS[about].format(self.object)
+
     def answer(self, about: About) -> str:
-        """Return the right answer to a question of `QUESTIONS`: "anchor color red"."""
+        """Return its answer: three words, of which the last is not in the question.
+
+        >>> Scene(object="anchor", number=42, color="red", companion="club").answer("color")
+        'anchor color red'
+        """
         what = "beside" if about == "companion" else about
         return f"{self.object} {what} {getattr(self, about)}"
 
@@ -110,26 +118,8 @@ class Layout:
     """Added to the background's colour."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Needle:
-    """One scene to hide, and what to ask about it."""
-
-    scene: Scene
-    about: About
-
-    @property
-    def question(self) -> str:
-        """Question that names the object."""
-        return QUESTIONS[self.about].format(self.scene.object)
-
-    @property
-    def answer(self) -> str:
-        """Three words, of which the question gives away all but the last."""
-        return self.scene.answer(self.about)
-
-
 def random_scene(rng: random.Random, objects: Sequence[str] = tuple(OBJECTS)) -> Scene:
-    """Draw a scene by lot, its object one of `objects`."""
+    """Draw a scene at random, its object one of `objects`."""
     return Scene(
         object=rng.choice(objects),
         number=rng.choice(NUMBERS),
@@ -139,7 +129,7 @@ def random_scene(rng: random.Random, objects: Sequence[str] = tuple(OBJECTS)) ->
 
 
 def random_layout(rng: random.Random) -> Layout:
-    """Draw the jitter of positions, sizes and shade by lot."""
+    """Draw positions, sizes and shade at random."""
 
     def near(x: float, y: float) -> tuple[float, float]:
         return x + rng.uniform(-JITTER, JITTER), y + rng.uniform(-JITTER, JITTER)
@@ -152,11 +142,6 @@ def random_layout(rng: random.Random) -> Layout:
         companion_at=near(*Layout.companion_at),
         shade=(red, green, blue),
     )
-
-
-def random_needle(rng: random.Random, about: About) -> Needle:
-    """Draw a scene by lot and ask about it."""
-    return Needle(scene=random_scene(rng), about=about)
 
 
 @cache
@@ -203,7 +188,7 @@ def draw_scene(
 
 
 def mosaic(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Lay pictures of one size out row by row: the image whose UniRes grids they are."""
+    """Lay pictures of one size out row by row, as the UniRes grids of one image."""
     width, height = pictures[0].size
     canvas = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height))
     for index, picture in enumerate(pictures):
@@ -215,7 +200,7 @@ def haystack(rng: random.Random, without: Sequence[str] = ()) -> Iterator[tuple[
     """Yield an endless film, frame by frame: shots of 4 to 24 frames in which the object drifts.
 
     Args:
-        rng: where it comes from.
+        rng: decides everything.
         without: objects that no frame shows.
     """
     objects = tuple(name for name in OBJECTS if name not in without)
@@ -229,10 +214,3 @@ def haystack(rng: random.Random, without: Sequence[str] = ()) -> Iterator[tuple[
                 for start, stop in zip(layout.object_at, end, strict=True)
             )
             yield scene, replace(layout, object_at=(x, y))
-
-
-def scene_frames(scenes: Iterable[Scene], frames_each: int) -> Iterator[Image.Image]:
-    """Show every scene for a number of frames."""
-    for scene in scenes:
-        picture = draw_scene(scene)
-        yield from [picture] * frames_each

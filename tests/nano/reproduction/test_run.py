@@ -30,9 +30,14 @@ def test_seeds_of_earlier_runs_stay_in_the_report(tmp_path):
 
 
 def test_an_unknown_budget_is_named_before_anything_starts(tmp_path):
-    with pytest.raises(LongVAError, match="smoke, laptop, gpu"):
+    with pytest.raises(LongVAError, match="one of smoke, laptop, got .huge"):
         reproduce(tmp_path / "run", budget="huge")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_budget_gpu_of_earlier_versions_is_said_to_be_laptop(tmp_path):
+    with pytest.raises(LongVAError, match="Take laptop: it was the same"):
+        reproduce(tmp_path / "run", budget="gpu")
 
 
 def test_a_seed_given_twice_is_run_once_and_its_failure_shows_the_end_of_its_log(

@@ -1,11 +1,14 @@
-"""How much of everything a run of `longva reproduce nano` trains and measures."""
+"""Budgets of `longva reproduce nano`: how much a run trains and measures."""
 
 from dataclasses import dataclass, field
+
+from longva.errors import LongVAError
+from longva.niah.cells import Grid
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How much of everything."""
+    """How much a run trains and measures; the defaults are those of `laptop`."""
 
     context: int = 4096
     """Tokens of the extended model."""
@@ -18,16 +21,21 @@ class Budget:
 
     tower_steps: int = 5000
     samples: int = 1000
-    """Of each file of alignment."""
+    """Captions, and as many chats, of alignment."""
 
     frames: tuple[int, ...] = (32, 64, 128, 256, 512, 1024, 2048, 3600)
     depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     needles: int = 20
     calibration_needles: int = 12
-    """By which the evidence heads are found."""
+    """Needles by which the evidence heads are found."""
 
     text_lengths: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192)
     text_trials: int = 4
+
+    @property
+    def frame_grid(self) -> Grid:
+        """Cells of a V-NIAH measurement."""
+        return Grid(lengths=self.frames, depths=self.depths)
 
 
 SMOKE = Budget(
@@ -53,4 +61,18 @@ SMOKE = Budget(
     text_lengths=(128, 256, 512),
     text_trials=3,
 )
-BUDGETS = {"smoke": SMOKE, "laptop": Budget(), "gpu": Budget()}
+BUDGETS = {"smoke": SMOKE, "laptop": Budget()}
+
+
+def budget_of(name: str) -> Budget:
+    """Return a budget by its name.
+
+    Raises:
+        LongVAError: there is none.
+    """
+    if name not in BUDGETS:
+        told = f"budget must be one of {', '.join(BUDGETS)}, got {name!r}."
+        if name == "gpu":
+            told += " Take laptop: it was the same, and uses a GPU where there is one."
+        raise LongVAError(told)
+    return BUDGETS[name]

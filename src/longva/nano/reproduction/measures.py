@@ -6,16 +6,15 @@ than those of training, the same for all models of the seed.
 
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from longva.evaluate.perplexity import PerplexityRecipe, run_perplexity
 from longva.files.writing import write_whole
 from longva.finite import to_json
+from longva.nano.corpus import book, long_documents
 from longva.nano.language_model import CONTEXT
-from longva.nano.needles import write_book, write_long_text, write_needles
+from longva.nano.needles import write_needles
 from longva.nano.reproduction.budget import Budget
 from longva.niah.cells import Grid
 from longva.niah.evidence_heads import choose_evidence_heads, frame_attention
@@ -27,6 +26,8 @@ from longva.niah.tree_model import TreeModel
 from longva.niah.visual import VisualRecipe, ask, run_visual
 from longva.reporting.progress import Progress
 
+NEEDLES, BOOK, LONG_TEXT = Path("needles"), Path("text/book.txt"), Path("text/long.txt")
+
 TRAINING_FREE_THETA = 1e6
 """RoPE base of panel (iv), set when measuring only. The extension's, 1.2e8, is too far from the 1e4
 that the base model was trained with: untrained, it costs answers at every length."""
@@ -37,36 +38,34 @@ PANELS = {
     "not_extended": {"model": "not_extended/model"},
     "training_free": {"model": "not_extended/model", "rope_theta": TRAINING_FREE_THETA},
 }
+"""Panels of figure 4: model, and RoPE base if another."""
+
 LANGUAGE_MODELS = {"extended": "extend/model", "base": "base/model"}
+TEXTS = {f"{model}_{n}": (model, n) for model in LANGUAGE_MODELS for n in (0, 3)}
+"""Panels of figure 7: model and number of distractors."""
 
 
 def write_measures(budget: Budget, seed: int) -> None:
     """Write what the models are measured with, other scenes than those of training."""
-    write_needles(
-        Path("needles"), frames=budget.frames[-1] + 100, needles=budget.needles, seed=seed + 1000
-    )
-    write_needles(
-        Path("needles/calibration"),
-        frames=64,
-        needles=budget.calibration_needles,
-        seed=seed + 2000,
-    )
-    write_book(Path("text/book.txt"), words=2 * budget.context, seed=seed + 3000)
-    write_long_text(Path("text/long.txt"), length=budget.context, rows=4, seed=seed + 4000)
+    write_needles(NEEDLES, frames=budget.frames[-1] + 100, needles=budget.needles, seed=seed + 1000)
+    calibration = budget.calibration_needles
+    write_needles(NEEDLES / "calibration", frames=64, needles=calibration, seed=seed + 2000)
+    write_whole(BOOK, book(words=2 * budget.context, seed=seed + 3000))
+    write_whole(LONG_TEXT, long_documents(length=budget.context, rows=4, seed=seed + 4000))
 
 
-def calibrate(seed: int) -> None:
+def calibrate() -> None:
     """Name the evidence heads in the configs of all models, each by its own needles.
 
     Films of at most 48 frames, the length of the longest image of alignment.
     """
+    grid = Grid(lengths=(24, 48), depths=(0.1, 0.5, 0.9))
     for name in ("unires", "anyres", "not_extended"):
-        recipe = visual_recipe("needles/calibration", f"{name}/model", Path("unused"), (24, 48))
-        recipe = replace(recipe, grid=Grid(lengths=(24, 48), depths=(0.1, 0.5, 0.9)))
+        recipe = visual_recipe(NEEDLES / "calibration", f"{name}/model", Path("unused"), grid)
         model = TreeModel.from_recipe(recipe, video=True)
         film, needles = make_haystack(recipe.haystack, 48), make_needles(recipe.needles)
         album = NeedlePictures([p for n in needles for p in n.pictures], recipe.haystack.fit)
-        model.look([film, album], Path("needles/features"))
+        model.look([film, album], NEEDLES / "features")
         questions = ask(recipe, needles, num_pictures=len(film))
         targets = [question.row.targets or [] for question in questions]
         heads, hits = choose_evidence_heads(frame_attention(model, questions), targets)
@@ -77,80 +76,63 @@ def calibrate(seed: int) -> None:
 
 
 def visual_recipe(
-    folder: str,
-    model: str,
-    output: Path,
-    frames: tuple[int, ...],
-    depths: tuple[float, ...] = (0.5,),
-    **changes: Any,
+    folder: Path, model: str, output: Path, grid: Grid, **changes: Any
 ) -> VisualRecipe:
-    """Write the recipe of a V-NIAH measurement on a film and needles in `folder`."""
+    """Return the recipe of a V-NIAH measurement on the film and the needles in `folder`."""
     return VisualRecipe(
         model=model,
         output_dir=output,
-        grid=Grid(lengths=frames, depths=depths),
-        haystack=HaystackRecipe(videos=(Path(folder) / "haystack.mp4",)),
-        needles=NeedleRecipe(source="json", file=Path(folder) / "needles.json"),
+        grid=grid,
+        haystack=HaystackRecipe(videos=(folder / "haystack.mp4",)),
+        needles=NeedleRecipe(source="json", file=folder / "needles.json"),
         max_new_tokens=0,
-        features=Path("needles/features"),
+        features=folder / "features",
         **changes,
     )
 
 
-def panel(budget: Budget, name: str) -> Callable[[], Any]:
+def text_recipe(
+    book: Path, model: str, output: Path, budget: Budget, distractors: int
+) -> TextRecipe:
+    """Return the recipe of a text NIAH measurement in the text `book`."""
+    return TextRecipe(
+        model=model,
+        output_dir=output,
+        grid=Grid(lengths=budget.text_lengths, depths=budget.depths),
+        haystack=book,
+        trials=budget.text_trials,
+        distractors=distractors,
+        max_new_tokens=0,
+    )
+
+
+def panel(budget: Budget, name: str) -> None:
     """Measure one panel of figure 4."""
-
-    def work() -> None:
-        changes = dict(PANELS[name])
-        model = changes.pop("model")
-        context = CONTEXT if "not_extended" in model else budget.context
-        recipe = visual_recipe(
-            "needles",
-            model,
-            Path("needles") / name,
-            budget.frames,
-            budget.depths,
-            training_length=context,
-            **changes,
-        )
-        run_visual(recipe, progress=printed(f"needles {name}"))
-
-    return work
+    changes = dict(PANELS[name])
+    model = changes.pop("model")
+    changes["training_length"] = CONTEXT if "not_extended" in model else budget.context
+    recipe = visual_recipe(NEEDLES, model, NEEDLES / name, budget.frame_grid, **changes)
+    run_visual(recipe, progress=printed(f"needles {name}"))
 
 
-def text_niah(budget: Budget, name: str, distractors: int) -> Callable[[], Any]:
+def text_niah(budget: Budget, name: str) -> None:
     """Measure one panel of figure 7."""
-
-    def work() -> None:
-        recipe = TextRecipe(
-            model=LANGUAGE_MODELS[name],
-            output_dir=Path("text") / f"{name}_{distractors}",
-            grid=Grid(lengths=budget.text_lengths, depths=budget.depths),
-            haystack=Path("text/book.txt"),
-            trials=budget.text_trials,
-            distractors=distractors,
-            max_new_tokens=0,
-        )
-        run_text(recipe, progress=printed(f"text {name} {distractors}"))
-
-    return work
+    model, distractors = TEXTS[name]
+    output = Path("text") / name
+    recipe = text_recipe(BOOK, LANGUAGE_MODELS[model], output, budget, distractors)
+    run_text(recipe, progress=printed(f"text {name}"))
 
 
-def perplexity(budget: Budget, name: str) -> Callable[[], Any]:
+def perplexity(budget: Budget, name: str) -> None:
     """Measure perplexity by length on documents whose facts are asked for later."""
-
-    def work() -> None:
-        recipe = PerplexityRecipe(
-            model=LANGUAGE_MODELS[name],
-            output_dir=Path("perplexity") / name,
-            text=Path("text/long.txt"),
-            special_tokens=True,  # documents begin with <|endoftext|>, as in training
-            lengths=budget.text_lengths,
-            documents=4,
-        )
-        run_perplexity(recipe)
-
-    return work
+    recipe = PerplexityRecipe(
+        model=LANGUAGE_MODELS[name],
+        output_dir=Path("perplexity") / name,
+        text=LONG_TEXT,
+        lengths=budget.text_lengths,
+        documents=4,
+    )
+    run_perplexity(recipe, text=LONG_TEXT.read_text(encoding="utf-8"))
 
 
 def printed(name: str) -> Progress:

@@ -1,12 +1,14 @@
-"""The lines of the nano report: accuracy by frames, perplexity by tokens.
+"""Line plots of the nano report: accuracy by frames, perplexity by tokens.
 
 Thick lines are over all seeds, thin ones are single seeds. Colours are Okabe and Ito's, which
 colour-blind readers can tell apart, and each line has its own marker.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from longva.reporting.figure import save_figure
 
@@ -21,6 +23,7 @@ LOOKS = {
 """Colour and marker of each line."""
 
 INCHES, DPI = (7.4, 4.4), 200
+THICK = {"markersize": 5.5, "linewidth": 2}
 GREY = "#6b7280"
 GUESSING = "guessing"
 
@@ -39,28 +42,14 @@ def draw_accuracy(
     for name, panel in panels.items():
         points, (colour, marker) = panel["by_length"], LOOKS[name]
         xs = [point["length"] for point in points]
-        means, intervals = ([100 * p["mean"] for p in points], [p["interval95"] for p in points])
-        lows, highs = ([100 * interval[end] for interval in intervals] for end in (0, 1))
-        for seed in panel["by_seed"] if len(panel["by_seed"]) > 1 else ():
-            own = [(p["length"], p["by_seed"][seed]) for p in points if seed in p["by_seed"]]
-            ys = [100 * score["mean"] for _, score in own]
-            ax.plot([x for x, _ in own], ys, color=colour, linewidth=0.7, alpha=0.55)
+        means = 100 * np.array([point["mean"] for point in points])
+        lows, highs = 100 * np.array([point["interval95"] for point in points]).T
+        _draw_seeds(ax, points, "length", lambda score: 100 * score["mean"], colour)
         if len(xs) > 1:
             ax.fill_between(xs, lows, highs, color=colour, alpha=0.15, linewidth=0)
-        bars = [[m - low for m, low in zip(means, lows, strict=True)]]
-        bars.append([high - m for m, high in zip(means, highs, strict=True)])
-        ax.errorbar(
-            xs,
-            means,
-            yerr=bars,
-            color=colour,
-            marker=marker,
-            markersize=5.5,
-            linewidth=2,
-            elinewidth=1,
-            capsize=2.5,
-            label=panel["label"],
-        )
+        bars = [means - lows, highs - means]
+        looks = {"color": colour, "marker": marker, "label": panel["label"], **THICK}
+        ax.errorbar(xs, means, yerr=bars, elinewidth=1, capsize=2.5, **looks)
     chance = 100 * sum(panel["chance"] for panel in panels.values()) / len(panels)
     ax.axhline(chance, color=GREY, linewidth=1.2, linestyle=(0, (5, 3)), label=GUESSING)
     lengths = sorted({point["length"] for panel in panels.values() for point in panel["by_length"]})
@@ -86,12 +75,9 @@ def draw_perplexity(
     figure, ax = _figure()
     for name, points in lines.items():
         colour, marker = LOOKS[name]
-        for seed in {seed for point in points for seed in point["by_seed"]}:
-            own = [point for point in points if seed in point["by_seed"]]
-            ys = [point["by_seed"][seed] for point in own]
-            ax.plot([p["tokens"] for p in own], ys, color=colour, linewidth=0.7, alpha=0.55)
+        _draw_seeds(ax, points, "tokens", float, colour)
         xs, ys = [p["tokens"] for p in points], [p["perplexity"] for p in points]
-        ax.plot(xs, ys, color=colour, marker=marker, markersize=5.5, linewidth=2, label=name)
+        ax.plot(xs, ys, color=colour, marker=marker, label=name, **THICK)
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
@@ -103,12 +89,22 @@ def draw_perplexity(
 
 
 def _figure() -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=INCHES, layout="constrained")
-    FigureCanvasAgg(figure)
     return figure, figure.subplots()
+
+
+def _draw_seeds(
+    ax: Any, points: Sequence[dict[str, Any]], x: str, y: Callable[[Any], float], colour: str
+) -> None:
+    """Draw a thin line for each seed if there are several."""
+    seeds = dict.fromkeys(seed for point in points for seed in point["by_seed"])
+    for seed in seeds if len(seeds) > 1 else ():
+        own = [
+            (point[x], y(point["by_seed"][seed])) for point in points if seed in point["by_seed"]
+        ]
+        ax.plot(*zip(*own, strict=True), color=colour, linewidth=0.7, alpha=0.55)
 
 
 def _lengths(ax: Any, lengths: Sequence[int], marks: Mapping[float, str]) -> None:

@@ -12,16 +12,14 @@ import base64
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from longva.files.writing import write_whole
 from longva.finite import to_json
+from longva.nano.reproduction.measures import PANELS, TEXTS
 from longva.nano.reproduction.plots import draw_accuracy, draw_perplexity
 from longva.nano.reproduction.results import (
-    PANELS,
-    TEXTS,
     Measurement,
     Results,
     by_question,
@@ -47,15 +45,16 @@ NAMES = {
 }
 """Number, name and meaning of every heatmap."""
 
-PAPER: dict[str, tuple[float, int, str]] = {
-    "unires": (0.9089, 450, "LongVA-7B"),
-    "not_extended": (0.1467, 450, "LLaVA-NeXT-Video-7B-32K"),
-    "training_free": (0.2844, 450, "the same, RoPE base 1e8"),
-    "extended_0": (0.9977, 880, "Qwen2-7B-Instruct-224K"),
-    "extended_3": (0.9352, 880, "Qwen2-7B-Instruct-224K"),
+PAPER = {
+    "unires": {"mean": 0.9089, "trials": 450, "model": "LongVA-7B"},
+    "not_extended": {"mean": 0.1467, "trials": 450, "model": "LLaVA-NeXT-Video-7B-32K"},
+    "training_free": {"mean": 0.2844, "trials": 450, "model": "the same, RoPE base 1e8"},
+    "extended_0": {"mean": 0.9977, "trials": 880, "model": "Qwen2-7B-Instruct-224K"},
+    "extended_3": {"mean": 0.9352, "trials": 880, "model": "Qwen2-7B-Instruct-224K"},
 }
 """Published mean, answers behind it and model, figures 4 and 7: averages of the result files
-`all_accuracies.json` in the paper's repository. It has none for the other panels."""
+`all_accuracies.json` in the paper's repository. It has none for the other panels. The means have no
+interval: five needles' answers hang together, and which needle was missed is not published."""
 
 PAPER_CHANCE = 0.15
 """Of guessing the paper's five visual needles, three of which offer four options."""
@@ -91,42 +90,30 @@ def write_report(run: Path) -> Path:
 
 def report_numbers(results: Results) -> dict[str, Any]:
     """Return every number of the page, as `report.json` has it."""
+    stages = [stage for of_seed in results.stages.values() for stage in of_seed]
     numbers: dict[str, Any] = {
         "about": results.about,
         "seeds": results.seeds,
         "frames": {n: results.frames(n) for n in ("training_length", "base_length")},
         "verdict": asdict(judge(results)),
+        "needles": {name: _heatmap(results, name, results.needles.get(name)) for name in PANELS},
+        "texts": {name: _heatmap(results, name, results.texts.get(name)) for name in TEXTS},
+        "localisation": {name: located(of) for name, of in results.needles.items()},
+        "by_question": {name: by_question(of) for name, of in results.needles.items()},
+        "perplexity": {name: perplexity_numbers(of) for name, of in results.perplexities.items()},
+        "stages": stage_table(results.stages),
+        "commands": sorted({stage["command"] for stage in stages}),
+        "seconds": {s: sum(one["seconds"] for one in of) for s, of in results.stages.items()},
     }
-    for kind, measurements, names in (
-        ("needles", results.needles, PANELS),
-        ("texts", results.texts, TEXTS),
-    ):
-        numbers[kind] = {}
-        for name in names:
-            of = measurements.get(name)
-            label, title, meaning = NAMES[name]
-            numbers[kind][name] = {
-                "label": label,
-                "title": title,
-                "meaning": meaning,
-                "ours": measured(of, training_length(results, name)) if of else None,
-                "paper": paper(name),
-            }
-    numbers["localisation"] = {name: located(of) for name, of in results.needles.items()}
-    numbers["by_question"] = {name: by_question(of) for name, of in results.needles.items()}
-    numbers["perplexity"] = {
-        name: perplexity_numbers(points) for name, points in results.perplexities.items()
-    }
-    numbers["stages"] = stage_table(results.stages)
-    numbers["commands"] = sorted(
-        {stage["command"] for of in results.stages.values() for stage in of if stage.get("command")}
-    )
-    numbers["seconds"] = {
-        seed: sum(stage.get("seconds") or 0 for stage in stages)
-        for seed, stages in results.stages.items()
-    }
-    numbers["shows"], numbers["does_not_show"] = meaning_of(results)
+    numbers["shows"], numbers["does_not_show"] = meaning_of(results, numbers)
     return json.loads(to_json(numbers))  # keys as in the file
+
+
+def _heatmap(results: Results, name: str, of: Measurement | None) -> dict[str, Any]:
+    label, title, meaning = NAMES[name]
+    ours = measured(of, training_length(results, name)) if of else None
+    told = {"label": label, "title": title, "meaning": meaning}
+    return {**told, "ours": ours, "paper": PAPER.get(name)}
 
 
 def training_length(results: Results, name: str) -> float:
@@ -134,18 +121,6 @@ def training_length(results: Results, name: str) -> float:
     extended = name in ("unires", "anyres", "extended_0", "extended_3")
     length = "training_length" if extended else "base_length"
     return results.frames(length) if name in PANELS else results.about[length]
-
-
-def paper(name: str) -> dict[str, Any] | None:
-    """Return the published mean of a heatmap.
-
-    It has no interval: five needles' answers hang together, and which needle was missed is not
-    published.
-    """
-    if name not in PAPER:
-        return None
-    mean, trials, model = PAPER[name]
-    return {"mean": mean, "trials": trials, "model": model}
 
 
 def draw_pictures(results: Results, numbers: dict[str, Any], out: Path) -> dict[str, str]:
@@ -193,12 +168,13 @@ def _panel(results: Results, name: str, of: Measurement) -> Panel:
     )
 
 
-def meaning_of(results: Results) -> tuple[list[str], list[str]]:
+def meaning_of(results: Results, numbers: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Say what the run shows and what it does not, beyond the verdict."""
-    about, shows = results.about, []
+    about, shows, ours = results.about, [], ""
     if panel := results.needles.get("unires"):
         tokens = about["longest_alignment_frames"] * about["tokens_per_frame"]
         longest = panel.lengths[-1]
+        ours = f", ours at {longest / results.frames('training_length'):.1f} times"
         shows.append(
             f"In alignment no image had more than {about['longest_alignment_frames']} grids "
             f"({tokens:,} tokens) and there was no video; the longest haystack here has "
@@ -213,7 +189,7 @@ def meaning_of(results: Results) -> tuple[list[str], list[str]]:
                 f"Scores are teacher-forced, as the paper's: {percent(scored)} of the answers of "
                 f"(i). Generating freely, {percent(spoken)} are right."
             )
-        found = located(panel)
+        found = numbers["localisation"]["unires"]
         if found and found["right"]["trials"]:
             hit = found["right"]["hit@1"]
             low, high = map(percent, hit["interval95"])
@@ -222,26 +198,25 @@ def meaning_of(results: Results) -> tuple[list[str], list[str]]:
                 f"{percent(hit['mean'])} ({low[:-2]} to {high}; a guesser: "
                 f"{percent(found['chance']['hit@1'])})."
             )
-    if points := [perplexity_numbers(of) for of in results.perplexities.values()]:
-        at = min(points[0][-1]["tokens"], points[-1][-1]["tokens"])
-        values = {
-            name: next(p["perplexity"] for p in perplexity_numbers(of) if p["tokens"] == at)
-            for name, of in results.perplexities.items()
-            if any(p["tokens"] == at for p in perplexity_numbers(of))
+    if numbers["perplexity"]:
+        lines = {
+            name: {point["tokens"]: point["perplexity"] for point in points}
+            for name, points in numbers["perplexity"].items()
         }
-        said = ", ".join(f"{value:.3g} ({name})" for name, value in values.items())
+        at = min(map(max, lines.values()))
+        said = ", ".join(f"{of[at]:.3g} ({name})" for name, of in lines.items() if at in of)
         shows.append(f"Perplexity of text at {at:,} tokens: {said}.")
     seeds = len(results.seeds)
     does_not = [
         f"The world is small: drawn frames of {about['tokens_per_frame']} tokens, a few hundred "
-        f"words, a language model of about {_parameters(about)} parameters. The mechanism can be "
+        "words, a language model of about 0.8 million parameters. The mechanism can be "
         "seen at work here; how far it carries a 7B model on films cannot.",
         "Finding one frame is not understanding a video: nothing here asks for order, change, "
         "counting or reasons.",
         "Our means and the paper's are of different models, needles and haystacks: compare the "
         "order of the panels, not the numbers. The paper's guessing level is "
         f"{percent(PAPER_CHANCE)}, and its haystacks end at {PAPER_REACH:.1f} times its training "
-        f"length{_reach(results)}.",
+        f"length{ours}.",
         "Answers about one needle hang together, and the intervals count them as a cluster. All "
         "answers of one seed also share a model and a film, which no interval here holds"
         + (
@@ -258,21 +233,9 @@ def meaning_of(results: Results) -> tuple[list[str], list[str]]:
     if about.get("budget") == "smoke":
         does_not.append(
             "The smoke budget trains for minutes, to see every stage run. Its scores say nothing "
-            "about the method: use the budget laptop or gpu for that."
+            "about the method: use the budget laptop for that."
         )
     return shows, does_not
-
-
-def _parameters(about: Mapping[str, Any]) -> str:
-    count = about.get("parameters")
-    return f"{count / 1e6:.1f} million" if count else "0.8 million"
-
-
-def _reach(results: Results) -> str:
-    if "unires" not in results.needles:
-        return ""
-    ours = results.needles["unires"].lengths[-1] / results.frames("training_length")
-    return f", ours at {ours:.1f} times"
 
 
 def duration(seconds: float | None) -> str:
@@ -314,7 +277,5 @@ def _page(numbers: dict[str, Any], out: Path) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
     environment.filters |= {"percent": percent, "duration": duration, "final": final}
-    template = (
-        files("longva.nano.reproduction").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    )
+    template = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
     return environment.from_string(template).render(numbers, picture=pictures)

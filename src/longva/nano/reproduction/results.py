@@ -1,4 +1,4 @@
-"""What `longva reproduce nano` has measured: found in its folders, turned into numbers.
+"""Results of `longva reproduce nano`: read from its folders, turned into numbers.
 
     <run>/about.json                      budget, seeds, the lengths that were trained at
     <run>/seed_<s>/needles/<panel>/       V-NIAH       cells.jsonl, fingerprint.json
@@ -21,6 +21,7 @@ from typing import Any
 from longva.errors import LongVAError
 from longva.evaluate.perplexity import Point, read_csv
 from longva.nano import world
+from longva.nano.reproduction.measures import LANGUAGE_MODELS, PANELS, TEXTS
 from longva.niah.cells import Row
 from longva.niah.log import read_rows
 from longva.niah.scoring import (
@@ -31,11 +32,8 @@ from longva.niah.scoring import (
 )
 from longva.reporting.intervals import clustered_interval
 
-PANELS = ("unires", "anyres", "not_extended", "training_free")
-TEXTS = ("extended_0", "extended_3", "base_0", "base_3")
-PERPLEXITIES = ("extended", "base")
 UNSHOWN = ("lr", "grad_norm", "tokens_per_second", "memory_gib")
-"""Metrics of training that say nothing about its end."""
+"""Metrics of training that say nothing about how it ended."""
 
 LENGTHS = ("training_length", "base_length", "tokens_per_frame", "longest_alignment_frames")
 
@@ -112,38 +110,27 @@ def read_results(run: Path) -> Results:
     """
     if not (run / "about.json").is_file():
         raise LongVAError(
-            f"{run} holds no about.json, so it is no run of `longva reproduce nano`. Start one: "
-            f"longva reproduce nano --budget smoke --output {run}"
+            f"{run} holds no about.json, so it is no run of `longva reproduce nano`. Give the "
+            "output folder of one."
         )
-    about = json.loads((run / "about.json").read_text(encoding="utf-8"))
+    about = _json(run / "about.json")
     if missing := [name for name in LENGTHS if name not in about]:
         raise LongVAError(f"{run / 'about.json'} lacks {', '.join(missing)}.")
     there = (int(path.name.removeprefix("seed_")) for path in run.glob("seed_*") if path.is_dir())
     folders = {seed: run / f"seed_{seed}" for seed in sorted({*there, *about.get("seeds", ())})}
-    stages = {}
-    for seed, folder in folders.items():
-        if (folder / "stages.json").is_file():
-            text = (folder / "stages.json").read_text(encoding="utf-8")
-            stages[seed] = json.loads(text)["stages"]
-    found = {
-        kind: {name: _measurement(folders, f"{kind}/{name}") for name in names}
-        for kind, names in (("needles", PANELS), ("text", TEXTS))
-    }
-    perplexities = {
-        name: {
-            seed: read_csv(path)
-            for seed, folder in folders.items()
-            if (path := folder / "perplexity" / name / "perplexity.csv").is_file()
-        }
-        for name in PERPLEXITIES
-    }
+
+    def read(name: str, reader: Callable[[Path], Any]) -> dict[int, Any]:
+        paths = {seed: folder / name for seed, folder in folders.items()}
+        return {seed: reader(path) for seed, path in paths.items() if path.is_file()}
+
+    perplexities = {n: read(f"perplexity/{n}/perplexity.csv", read_csv) for n in LANGUAGE_MODELS}
     return Results(
         about=about,
         seeds=list(folders),
-        needles={name: m for name, m in found["needles"].items() if m},
-        texts={name: m for name, m in found["text"].items() if m},
-        perplexities={name: points for name, points in perplexities.items() if points},
-        stages=stages,
+        needles={n: found for n in PANELS if (found := _measurement(folders, f"needles/{n}"))},
+        texts={n: found for n in TEXTS if (found := _measurement(folders, f"text/{n}"))},
+        perplexities={name: by_seed for name, by_seed in perplexities.items() if by_seed},
+        stages=read("stages.json", lambda path: _json(path)["stages"]),
     )
 
 
@@ -152,8 +139,12 @@ def _measurement(folders: Mapping[int, Path], name: str) -> Measurement | None:
     rows = {seed: measured for seed, measured in rows.items() if measured}
     if not rows:
         return None
-    path = folders[next(iter(rows))] / name / "fingerprint.json"
-    return Measurement(by_seed=rows, fingerprint=json.loads(path.read_text(encoding="utf-8")))
+    first = folders[next(iter(rows))] / name
+    return Measurement(by_seed=rows, fingerprint=_json(first / "fingerprint.json"))
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def score(of: Measurement) -> dict[str, Any]:
@@ -255,11 +246,10 @@ def stage_table(by_seed: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[dict
     lines: dict[str, dict[str, Any]] = {}
     for seed, stages in by_seed.items():
         for stage in stages:
-            new = {"name": stage["name"], "seconds": {}, "metrics": {}}
+            new = {"name": stage["name"], "seconds": {}, "metrics": {}, "device": stage["device"]}
             line = lines.setdefault(stage["name"], new)
-            line.setdefault("device", stage.get("device"))
-            line["seconds"][seed] = stage.get("seconds")
-            for name, value in (stage.get("metrics") or {}).items():
+            line["seconds"][seed] = stage["seconds"]
+            for name, value in stage["metrics"].items():
                 if name not in UNSHOWN:
                     line["metrics"].setdefault(name, {})[seed] = value
     return list(lines.values())

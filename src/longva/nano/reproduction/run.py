@@ -27,7 +27,7 @@ from longva.files.claim import refuse_others
 from longva.files.writing import write_whole
 from longva.finite import to_json
 from longva.nano.language_model import CONTEXT
-from longva.nano.reproduction.budget import BUDGETS
+from longva.nano.reproduction.budget import budget_of
 from longva.nano.reproduction.report import write_report
 from longva.reporting.progress import Progress
 
@@ -47,7 +47,7 @@ def reproduce(
 
     Args:
         output: folder of the run, a new one or one to go on with.
-        budget: `smoke`, `laptop` or `gpu`, see `budget.BUDGETS`.
+        budget: `smoke` or `laptop`, see `budget.BUDGETS`.
         seeds: each is trained and measured from nothing.
         jobs: processes at a time; each computes with one thread. Default: one a CPU.
         progress: called with ("seed 0: extend", stages done, stages).
@@ -59,8 +59,6 @@ def reproduce(
         LongVAError: unknown budget, a folder of another one, or a seed that failed; the others are
             finished first.
     """
-    if budget not in BUDGETS or not seeds:
-        raise LongVAError(f"budget must be one of {', '.join(BUDGETS)}, got {budget!r}")
     seeds = list(dict.fromkeys(seeds))  # two processes of one seed would share its folder
     about = describe(budget, seeds)
     claim(output, about)
@@ -88,13 +86,11 @@ def reproduce(
         raise LongVAError(
             f"seed {', '.join(map(str, failed))} failed. The end of {log}:\n" + "\n".join(last)
         )
-    write_whole(output / "about.json", to_json(about, indent=1) + "\n")
     return write_report(output)
 
 
 def describe(budget: str, seeds: Sequence[int]) -> dict[str, Any]:
     """Say what a run is, for its report."""
-    values = BUDGETS[budget]
     gpu = torch.cuda.is_available()
     return {
         "budget": budget,
@@ -102,7 +98,7 @@ def describe(budget: str, seeds: Sequence[int]) -> dict[str, Any]:
         "version": __version__,
         "date": date.today().isoformat(),
         "device": torch.cuda.get_device_name() if gpu else f"{platform.machine()} CPU, 1 thread",
-        "training_length": values.context,
+        "training_length": budget_of(budget).context,
         "base_length": CONTEXT,
         "tokens_per_frame": 4,
         "longest_alignment_frames": 49,

@@ -11,7 +11,6 @@ What is shipped is then measured anew; that is what its card says.
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,12 +23,11 @@ from longva.attention.rotary import set_rope_theta
 from longva.checkpoints.checkpoint import load_pretrained
 from longva.errors import CheckpointError, LongVAError
 from longva.nano.language_model import sharpen
-from longva.nano.reproduction.budget import BUDGETS, Budget
-from longva.nano.reproduction.measures import printed, visual_recipe
+from longva.nano.reproduction.budget import Budget, budget_of
+from longva.nano.reproduction.measures import BOOK, NEEDLES, printed, text_recipe, visual_recipe
 from longva.nano.vision_tower import GRID_SIZE
 from longva.nano.world import OBJECTS
-from longva.niah.cells import Grid
-from longva.niah.text import TextRecipe, run_text
+from longva.niah.text import run_text
 from longva.niah.visual import run_visual
 
 SHARPEN = 1.5
@@ -73,7 +71,7 @@ def ship(seed_folder: Path, destination: Path, *, context: int) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
     processor.save_pretrained(partial)
-    measure(partial, seed_folder, BUDGETS[state["budget"]])
+    measure(partial, seed_folder, budget_of(state["budget"]))
     scores = summaries(seed_folder / "shipped")
     card = model_card(state, scores, trained=trained, context=context)
     (partial / "README.md").write_text(card, encoding="utf-8")
@@ -86,21 +84,12 @@ def ship(seed_folder: Path, destination: Path, *, context: int) -> Path:
 
 def measure(model: Path, seed_folder: Path, budget: Budget) -> None:
     """Measure a model as its seed's panel (i) and text needles were measured."""
-    haystack = str(seed_folder / "needles")
-    shipped = seed_folder / "shipped"
-    recipe = visual_recipe(haystack, str(model), shipped / "needles", budget.frames, budget.depths)
-    recipe = replace(recipe, features=seed_folder / "needles" / "features")
+    shipped, needles = seed_folder / "shipped", seed_folder / NEEDLES
+    recipe = visual_recipe(needles, str(model), shipped / "needles", budget.frame_grid)
     run_visual(recipe, progress=printed("needles"))
     for distractors in (0, 3):
-        text = TextRecipe(
-            model=str(model),
-            output_dir=shipped / f"text_{distractors}",
-            grid=Grid(lengths=budget.text_lengths, depths=budget.depths),
-            haystack=seed_folder / "text" / "book.txt",
-            trials=budget.text_trials,
-            distractors=distractors,
-            max_new_tokens=0,
-        )
+        output = shipped / f"text_{distractors}"
+        text = text_recipe(seed_folder / BOOK, str(model), output, budget, distractors)
         run_text(text, progress=printed(f"text, {distractors} distractors"))
 
 

@@ -11,8 +11,8 @@ trials of a seed share a model, so it is also said in how many seeds an order ho
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 from longva.nano.reproduction.results import Measurement, Results, score, scores_by_seed
@@ -66,12 +66,10 @@ def judge(results: Results) -> Verdict:
     shown: Shown = "in part" if _extension_helps(results) else "no"
     if False not in passed:
         shown = "open" if None in passed else "yes"
-    parts = [HEADLINES[shown], *(check.found for check in checks)]
+    told = " ".join(check.found for check in checks)
     if len(results.seeds) == 1:
-        parts.append("This is one seed: how far another would be from it is not known.")
-    return Verdict(
-        shown=shown, headline=HEADLINES[shown], paragraph=" ".join(parts[1:]), checks=checks
-    )
+        told += " This is one seed: how far another would be from it is not known."
+    return Verdict(shown=shown, headline=HEADLINES[shown], paragraph=told, checks=checks)
 
 
 def reach(results: Results) -> Check:
@@ -143,7 +141,7 @@ def between(results: Results) -> Check:
     """(iv) is surely above (iii) and surely below (i) on the lengths that only (i) was taught."""
     base, trained = results.frames("base_length"), results.frames("training_length")
     expected = f"(iv) between (iii) and (i) from {base:,.0f} to {trained:,.0f} frames"
-    panels = _common(results, ("not_extended", "training_free", "unires"), _between(base, trained))
+    panels = _common(results, ("not_extended", "training_free", "unires"), base, trained)
     if panels is None:
         text = "Panels (i), (iii) and (iv) were not measured at the same lengths there."
         return Check(expected=expected, passed=None, found=text)
@@ -187,7 +185,7 @@ def beyond(results: Results) -> Check:
     """(i) is surely above (iii) on lengths that neither was taught."""
     trained = results.frames("training_length")
     expected = f"(i) above (iii) beyond {trained:,.0f} frames"
-    panels = _common(results, ("not_extended", "unires"), _between(trained, math.inf))
+    panels = _common(results, ("not_extended", "unires"), trained, math.inf)
     if panels is None:
         text = f"Beyond {trained:,.0f} frames, (i) and (iii) were not both measured."
         return Check(expected=expected, passed=None, found=text)
@@ -239,37 +237,28 @@ def _span(lengths: list[int]) -> str:
     return f"{ends} frames"
 
 
-def _between(low: float, high: float) -> Callable[[int], bool]:
-    return lambda length: low < length <= high
-
-
 def _common(
-    results: Results, names: tuple[str, ...], wanted: Callable[[int], bool]
+    results: Results, names: tuple[str, ...], above: float, most: float
 ) -> list[Measurement] | None:
-    """Return some panels at the wanted lengths that all of them have, None if there are none."""
+    """Return panels at the lengths in (above, most] that all have, None if there are none."""
     panels = [results.needles[name] for name in names if name in results.needles]
     if len(panels) < len(names):
         return None
     shared = set.intersection(*(set(panel.lengths) for panel in panels))
-    lengths = [length for length in shared if wanted(length)]
+    lengths = [length for length in shared if above < length <= most]
     return [panel.at(lengths) for panel in panels] if lengths else None
 
 
 def _seeds_in_order(panels: list[Measurement]) -> tuple[int, int]:
     """Return in how many of the seeds that all panels have their scores strictly rise."""
-    seeds = set.intersection(*(set(panel.by_seed) for panel in panels))
-    rising = 0
-    for seed in seeds:
-        means = [score(panel.seed(seed))["mean"] for panel in panels]
-        rising += all(a < b for a, b in zip(means, means[1:], strict=False))
-    return rising, len(seeds)
+    scores = [scores_by_seed(panel) for panel in panels]
+    seeds = set.intersection(*map(set, scores))
+    rising = [all(a[s]["mean"] < b[s]["mean"] for a, b in pairwise(scores)) for s in seeds]
+    return sum(rising), len(seeds)
 
 
 def _extension_helps(results: Results) -> bool:
     """Whether (i) is surely above (iii) between the base context and the text training length."""
-    lengths = _between(results.frames("base_length"), results.frames("training_length"))
-    panels = _common(results, ("unires", "not_extended"), lengths)
-    if panels is None:
-        return False
-    best, worst = (score(panel) for panel in panels)
-    return difference(best, worst)[0] > 0
+    base, trained = results.frames("base_length"), results.frames("training_length")
+    panels = _common(results, ("unires", "not_extended"), base, trained)
+    return panels is not None and difference(*map(score, panels))[0] > 0
