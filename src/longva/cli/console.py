@@ -1,10 +1,9 @@
-"""What commands share: the application, where they print, their progress bars, loading a model."""
+"""What commands share: the application, where they print, and their progress bars."""
 
 import shlex
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -85,22 +84,3 @@ def worded(error: LongVAError) -> str:
         return f"--{name.replace('_', '-')} {value}"
 
     return error.worded(option)
-
-
-def load_assistant(
-    model: str, device: str | None, dtype: str | None, weights: Any, kv: Any, cache: Path | None
-) -> Any:
-    """Load the model that the options of a command name, and say what is to be known of it."""
-    from longva.watching.assistant import LongVA
-
-    longva = LongVA.from_pretrained(
-        model,
-        device=device,
-        dtype=dtype,
-        quantization=None if weights == "model" else weights,
-        kv=kv,
-        cache_dir=cache,
-    )
-    if longva.notice:
-        err.print(f"Note: {longva.notice}.")
-    return longva

@@ -6,14 +6,15 @@ from typing import Annotated
 
 import typer
 
-from longva.cli.console import app, err, load_assistant, out
-from longva.cli.options import Cache, Device, Dtype, Kv, Model, Weights, session_bytes
+from longva.cli.console import app, err, out
+from longva.cli.options import LoadingOptions, grouped, session_bytes
 from longva.errors import LongVAError, install_command
 
 
 @app.command()
+@grouped
 def demo(
-    model: Model = "nano",
+    loading: LoadingOptions,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for everyone.")] = (
         "127.0.0.1"
     ),
@@ -33,11 +34,6 @@ def demo(
     feedback: Annotated[
         Path, typer.Option(help="File to which likes and dislikes are appended.")
     ] = Path("longva_feedback.jsonl"),
-    device: Device = None,
-    dtype: Dtype = None,
-    weights: Weights = "model",
-    kv: Kv = "model",
-    cache: Cache = None,
 ) -> None:
     """Watch and ask in the browser: timeline, evidence, heatmap.
 
@@ -60,7 +56,7 @@ def demo(
         session_bytes=None if session_memory is None else session_bytes(session_memory),
         feedback=feedback,
     )
-    longva = load_assistant(model, device, dtype, weights, kv, cache)
+    longva = loading.load()
     try:
         with running(longva, settings) as address:
             out.print(f"LongVA listens at {address}   (Ctrl-C ends)")

@@ -1,13 +1,14 @@
 """`longva niah ...` and `longva perplexity`: how far a model sees and reads."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from longva.cli.console import app, err, out, progress_bar
-from longva.cli.options import Overrides, Recipe
+from longva.cli.options import RecipeOptions, grouped
 
 niah = typer.Typer(
     help="Needle in a haystack: how far a model finds things.",
@@ -17,7 +18,8 @@ app.add_typer(niah, name="niah")
 
 
 @niah.command()
-def visual(recipe: Recipe, overrides: Overrides = None) -> None:
+@grouped
+def visual(recipe: RecipeOptions) -> None:
     """Hide frames in a long video and ask about them (V-NIAH).
 
     Cells are appended to cells.jsonl as they are known; run again to resume.
@@ -28,18 +30,18 @@ def visual(recipe: Recipe, overrides: Overrides = None) -> None:
     """
     from longva.nano.own_world import own_pictures
     from longva.niah.visual import VisualRecipe, run_visual
-    from longva.recipes import load_recipe
 
-    config = load_recipe(VisualRecipe, recipe, overrides or [])
+    config = recipe.read(VisualRecipe)
     pictures = own_pictures(config)
     tell_own_world(bool(pictures))
     with progress_bar() as progress:
-        summary = run_visual(config, lambda done, total: progress("cells", done, total), **pictures)
+        summary = run_visual(config, partial(progress, "cells"), **pictures)
     report(summary, config.output_dir)
 
 
 @niah.command()
-def text(recipe: Recipe, overrides: Overrides = None) -> None:
+@grouped
+def text(recipe: RecipeOptions) -> None:
     """Hide a number in a long text and ask for it.
 
     With or without distractors.
@@ -50,13 +52,12 @@ def text(recipe: Recipe, overrides: Overrides = None) -> None:
     """
     from longva.nano.own_world import own_text
     from longva.niah.text import TextRecipe, run_text
-    from longva.recipes import load_recipe
 
-    config = load_recipe(TextRecipe, recipe, overrides or [])
+    config = recipe.read(TextRecipe)
     book = own_text(config)
     tell_own_world(book is not None)
     with progress_bar() as progress:
-        summary = run_text(config, lambda done, total: progress("cells", done, total), text=book)
+        summary = run_text(config, partial(progress, "cells"), text=book)
     report(summary, config.output_dir)
 
 
@@ -112,7 +113,8 @@ def plot(
 
 
 @app.command()
-def perplexity(recipe: Recipe, overrides: Overrides = None) -> None:
+@grouped
+def perplexity(recipe: RecipeOptions) -> None:
     """Measure a language model's perplexity by context length.
 
     longva perplexity nano/perplexity
@@ -121,15 +123,12 @@ def perplexity(recipe: Recipe, overrides: Overrides = None) -> None:
     """
     from longva.evaluate.perplexity import PerplexityRecipe, run_perplexity
     from longva.nano.own_world import own_text
-    from longva.recipes import load_recipe
 
-    config = load_recipe(PerplexityRecipe, recipe, overrides or [])
+    config = recipe.read(PerplexityRecipe)
     text = own_text(config)
     tell_own_world(text is not None)
     with progress_bar() as progress:
-        points = run_perplexity(
-            config, lambda done, total: progress("documents", done, total), text=text
-        )
+        points = run_perplexity(config, partial(progress, "documents"), text=text)
     for point in points:
         out.print(f"{point.tokens:>9,} tokens  perplexity {point.perplexity:.3f}")
     out.print(f"Wrote {config.output_dir}/perplexity.csv and perplexity.png")
