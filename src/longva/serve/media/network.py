@@ -23,7 +23,7 @@ import httpcore
 import httpx
 
 from longva import __version__
-from longva.serve.errors import ApiError
+from longva.serve.errors import MediaError
 
 MAX_REDIRECTS = 5
 REDIRECTS = {301, 302, 303, 307, 308}
@@ -118,10 +118,8 @@ class PublicNetwork(httpcore.AsyncNetworkBackend):
             raise httpcore.ConnectError("the name has no address") from error
         # One private address among public ones is an attack or a mistake: never pick the others.
         if not self._allow_private and not all(map(is_public, addresses)):
-            raise ApiError(
-                "media are fetched from public addresses only; send the file as a data: URI.",
-                code="address_not_allowed",
-                param="messages",
+            raise MediaError(
+                "media are fetched from public addresses only; send the file as a data: URI."
             )
         failure: Exception = httpcore.ConnectError("the name has no address")
         for address in addresses[:2]:
@@ -167,8 +165,7 @@ def check_url(url: str | httpx.URL, *, allow_private: bool) -> httpx.URL:
         elif port > 65535 or port not in (80, 443) and port < 1024 and not allow_private:
             problem = f"port {port} is not for the web"
     if problem:
-        message = f"an address of a medium cannot be used: {problem}."
-        raise ApiError(message, code="address_not_allowed", param="messages")
+        raise MediaError(f"an address of a medium cannot be used: {problem}.")
     return parsed
 
 
@@ -240,6 +237,5 @@ def _check_response(status: int, headers: dict[bytes, bytes]) -> None:
         raise _refused("the server compresses it; media are fetched as they are")
 
 
-def _refused(problem: str) -> ApiError:
-    message = f"a medium could not be fetched: {problem}."
-    return ApiError(message, code="media_not_fetched", param="messages")
+def _refused(problem: str) -> MediaError:
+    return MediaError(f"a medium could not be fetched: {problem}.", code="media_not_fetched")
