@@ -14,12 +14,10 @@ pytest.importorskip("gradio", reason="the demo needs Gradio: pip install gradio"
 from longva.demo import asking
 from longva.demo.estimate import Speed
 from longva.demo.medium import open_medium
-from longva.demo.setting import Setting
-from longva.demo.visitor import Options, Turn, Visitor
+from longva.demo.visitor import Setting, Turn, Visitor
 from longva.model.random_model import random_longva
-from longva.prompts.decoding import Sampling
 from longva.watching.assistant import LongVA
-from longva.watching.engine import Engine
+from longva.watching.engine import Engine, Question
 from longva.watching.store import Watching
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -27,7 +25,6 @@ FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 ]
-OPTIONS = Options(watching=Watching(fps=1.0), tokens=Sampling(), max_new_tokens=4)
 PATIENCE = 180_000
 """Milliseconds that a page may take on a busy machine."""
 
@@ -76,10 +73,16 @@ def a_visitor(setting, path) -> Visitor:
     return visitor
 
 
+def a_turn(question="what?", **fields) -> Turn:
+    asked = Question(text=question, max_new_tokens=4, evidence=None)
+    return Turn(**{"question": asked, "watching": Watching(fps=1.0)} | fields)
+
+
 async def answered(setting, visitor, question, **options) -> Turn:
     watching = Watching(digests=(visitor.medium.digest,), fps=1.0)
-    options = replace(OPTIONS, **{"watching": watching} | options)
-    visitor.turns.append(turn := Turn(question=question, options=options))
+    turn = a_turn(question, **{"watching": watching} | options)
+    turn.question = replace(turn.question, history=visitor.history if turn.remember else ())
+    visitor.turns.append(turn)
     async for _ in asking.answer(setting, visitor):
         pass
     return turn
@@ -109,12 +112,11 @@ def setting(longva, tmp_path):
 def demo(tmp_path_factory):
     """A demo at work. Its model is its own: the hooks stay on it."""
     pytest.importorskip("gradio", reason="the demo needs Gradio: pip install 'longva[demo]'")
-    from longva.demo.server import ServerSettings, running  # two seconds, for these tests alone
+    from longva.demo.server import running  # two seconds, for these tests alone
 
     longva = LongVA(*random_longva(), name="nano")
     feedback = tmp_path_factory.mktemp("votes") / "feedback.jsonl"
-    settings = ServerSettings(port=0, max_upload_mb=1, feedback=feedback)
-    with running(longva, settings) as address:
+    with running(longva, port=0, max_upload_mb=1, feedback=feedback) as address:
         yield Demo(address, longva, feedback)
 
 

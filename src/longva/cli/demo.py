@@ -42,23 +42,24 @@ def demo(
     longva demo --model lmms-lab/LongVA-7B-DPO
     """
     try:
-        from longva.demo.server import ServerSettings, running
+        from longva.demo.server import running
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
         raise LongVAError(f"the demo needs Gradio: {install_command('demo')}") from None
 
-    settings = ServerSettings(
+    room = None if session_memory is None else session_bytes(session_memory)
+    served = running(
+        loading.load(),
         host=host,
         port=port,
         share=share,
         max_upload_mb=max_upload_mb,
-        session_bytes=None if session_memory is None else session_bytes(session_memory),
+        session_bytes=room,
         feedback=feedback,
     )
-    longva = loading.load()
     try:
-        with running(longva, settings) as address:
+        with served as address:
             out.print(f"LongVA listens at {address}   (Ctrl-C ends)")
             signal.pause()
     except KeyboardInterrupt:

@@ -1,14 +1,17 @@
 """`longva niah ...` and `longva perplexity`: how far a model sees and reads."""
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from longva.cli.console import app, err, out, progress_bar
 from longva.cli.options import RecipeOptions, grouped
+
+T = TypeVar("T")
 
 niah = typer.Typer(
     help="Needle in a haystack: how far a model finds things.",
@@ -32,11 +35,7 @@ def visual(recipe: RecipeOptions) -> None:
     from longva.niah.visual import VisualRecipe, run_visual
 
     config = recipe.read(VisualRecipe)
-    pictures = own_pictures(config)
-    tell_own_world(bool(pictures))
-    with progress_bar() as progress:
-        summary = run_visual(config, partial(progress, "cells"), **pictures)
-    report(summary, config.output_dir)
+    report(measured(run_visual, config, "cells", **own_pictures(config)), config.output_dir)
 
 
 @niah.command()
@@ -54,17 +53,17 @@ def text(recipe: RecipeOptions) -> None:
     from longva.niah.text import TextRecipe, run_text
 
     config = recipe.read(TextRecipe)
-    book = own_text(config)
-    tell_own_world(book is not None)
-    with progress_bar() as progress:
-        summary = run_text(config, partial(progress, "cells"), text=book)
+    summary = measured(run_text, config, "cells", text=own_text(config))
     report(summary, config.output_dir)
 
 
-def tell_own_world(shown: bool) -> None:
-    """Say that the embedded model is measured with what it knows, where that is so."""
-    if shown and os.environ.get("RANK", "0") == "0":
+def measured(run: Callable[..., T], config: Any, unit: str, **own_world: Any) -> T:
+    """Run a measurement with a progress bar; say where the embedded model gets its own world."""
+    own = any(value is not None for value in own_world.values())
+    if own and os.environ.get("RANK", "0") == "0":
         err.print("Note: nano is measured in its own drawn world; it knows no other.")
+    with progress_bar() as progress:
+        return run(config, partial(progress, unit), **own_world)
 
 
 def report(summary: dict | None, folder: Path) -> None:
@@ -125,10 +124,6 @@ def perplexity(recipe: RecipeOptions) -> None:
     from longva.nano.own_world import own_text
 
     config = recipe.read(PerplexityRecipe)
-    text = own_text(config)
-    tell_own_world(text is not None)
-    with progress_bar() as progress:
-        points = run_perplexity(config, partial(progress, "documents"), text=text)
-    for point in points:
+    for point in measured(run_perplexity, config, "documents", text=own_text(config)):
         out.print(f"{point.tokens:>9,} tokens  perplexity {point.perplexity:.3f}")
     out.print(f"Wrote {config.output_dir}/perplexity.csv and perplexity.png")

@@ -65,18 +65,16 @@ def prepare_text(corpus: CorpusOptions, as_json: Json = False) -> None:
 
 
 def _shares(mixture: list[str] | None) -> dict[str, float] | None:
-    if not mixture:
-        return None
     shares = {}
-    for part in mixture:
-        name, equals, share = part.rpartition("=")
+    for part in mixture or []:
+        name, _, share = part.rpartition("=")
         try:
             shares[name] = float(share)
         except ValueError:
-            equals = ""
-        if not equals or not name:
+            name = ""
+        if not name:
             raise RecipeError(f"--mixture needs NAME=SHARE such as books=0.04, got {part!r}.")
-    return shares
+    return shares or None
 
 
 @dataclass(frozen=True, kw_only=True)

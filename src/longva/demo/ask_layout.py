@@ -15,7 +15,7 @@ from html import escape
 import gradio as gr
 
 from longva.demo.medium import Medium
-from longva.demo.setting import Setting
+from longva.demo.visitor import Setting
 
 CARD_CLICK = """element.addEventListener('click', event => {
   const card = event.target.closest('[data-example]');
@@ -80,6 +80,24 @@ class AskLayout:
             self.top_p = gr.Slider(0.05, 1, 1, step=0.05, label="Top p")
             self.seed = gr.Number(0, label="Seed", precision=0, minimum=0)
             self.forget = gr.Button("New conversation", size="sm", elem_id="lv-forget")
+
+
+class CallPanel:
+    """The components that show the latest question as an API request."""
+
+    def __init__(self):
+        gr.HTML(
+            '<p class="lv-words">The latest question, as a program would put it to '
+            "<code>longva serve</code>. The file's address is yours to fill in.</p>"
+        )
+        with gr.Row(elem_id="lv-call"):
+            with gr.Column(min_width=320):
+                self.body = gr.Code("{}", language="json", label="POST /v1/chat/completions")
+            with gr.Column(min_width=320):
+                self.code = gr.Code("", language="python", label="With OpenAI's client")
+                self.answer = gr.Code(
+                    "{}", language="json", label="Answer, as in longva ask --json"
+                )
 
 
 def _cards(setting: Setting) -> str:

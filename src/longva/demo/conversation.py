@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from longva.demo.timeline import clock
+from longva.demo.timeline import place
 from longva.demo.visitor import Turn
 from longva.watching.session import Evidence
 
@@ -24,7 +24,7 @@ def conversation(turns: Sequence[Turn]) -> str:
     """Draw every turn, oldest first."""
     return "".join(
         f'<article class="lv-turn lv-{turn.state}">'
-        f'<p class="lv-question">{escape(turn.question)}</p>{_reply(number, turn)}</article>'
+        f'<p class="lv-question">{escape(turn.question.text)}</p>{_reply(number, turn)}</article>'
         for number, turn in enumerate(turns)
     )
 
@@ -64,10 +64,9 @@ def _evidence(turn: Turn) -> str:
 
 
 def _chip(item: Evidence) -> str:
-    name = f"part {item.frame + 1}" if item.seconds is None else clock(item.seconds)
-    jump = "" if item.seconds is None else f' data-seconds="{item.seconds:.3f}"'
+    name, jump = place(item.frame, item.seconds)
     return (
-        f'<button type="button" class="lv-chip" data-frame="{item.frame}"{jump} '
+        f'<button type="button" class="lv-chip" {jump} '
         f'title="{100 * item.weight:.1f} % of the attention">{name}</button>'
     )
 

@@ -68,44 +68,43 @@ def open_medium(path: Path, longva: LongVA) -> Medium:
         VideoError: it is neither a video nor an image, or broken.
     """
     media = open_media(path)
-    if media.kind == "image":
-        return _image(path, media, longva)
-    everything = choose_frames(
-        media.seconds, media.keyframes, FrameSampling(fps=1), duration=media.duration
-    )
+    image, columns = media.kind == "image", 1
+    if image:
+        drawn, columns = _parts(path, media, longva)
+        pictures, frames = dict(enumerate(drawn)), len(drawn)
+        suggested = frames
+    else:
+        frames = media.num_frames
+        pictures = frame_pictures(path, evenly_spread(frames, STRIP_PICTURES).tolist())
+        every_second = FrameSampling(fps=1)
+        suggested = len(
+            choose_frames(media.seconds, media.keyframes, every_second, duration=media.duration)
+        )
     return Medium(
         path=path,
         name=path.name,
         digest=media.fingerprint(),
-        kind="video",
+        kind="image" if image else "video",
         moves_itself=media.kind == "animation",
         duration=media.duration,
-        frames=media.num_frames,
-        suggested=len(everything),
-        pictures=frame_pictures(path, evenly_spread(media.num_frames, STRIP_PICTURES).tolist()),
-        seconds=media.seconds,
+        frames=frames,
+        suggested=suggested,
+        columns=columns,
+        pictures=pictures,
+        seconds=None if image else media.seconds,
     )
 
 
-def _image(path: Path, media: Media, longva: LongVA) -> Medium:
+def _parts(path: Path, media: Media, longva: LongVA) -> tuple[list[str], int]:
+    """Draw the parts of an image that the model sees; return them and how many stand in a row."""
     processor = longva.processor.image_processor
     image = Image.fromarray(load_image(path, media.max_pixels))
+    if processor.packing != "unires":  # the whole image is one frame, however it is cut
+        return [picture(np.asarray(image))], 1
     grids, (_, columns) = image_to_grids(
         image, processor.grid_of, grid_size=processor.grid_size, packing=processor.packing
     )
-    pictures = [picture(grid.permute(1, 2, 0).numpy()) for grid in grids]
-    if processor.packing != "unires":  # the whole image is one frame, however it is cut
-        pictures, columns = [picture(np.asarray(image))], 1
-    return Medium(
-        path=path,
-        name=path.name,
-        digest=media.fingerprint(),
-        kind="image",
-        frames=len(pictures),
-        suggested=len(pictures),
-        columns=columns,
-        pictures=dict(enumerate(pictures)),
-    )
+    return [picture(grid.permute(1, 2, 0).numpy()) for grid in grids], columns
 
 
 def frame_pictures(path: Path, frames: Sequence[int]) -> dict[int, str]:

@@ -7,7 +7,6 @@ film and needles of the world that it was taught, other models what `niah` draws
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from shutil import rmtree
@@ -26,28 +25,15 @@ from longva.watching.events import EventStream, Failed, Finished, Progress
 from longva.watching.worker import QueueFullError
 
 
-@dataclass(frozen=True, kw_only=True)
-class MapSettings:
-    """Size of the map."""
+def even_grid(longest: int, steps: int) -> Grid:
+    """Return cells in equal steps of length up to the longest, and of depth from 0 to 1.
 
-    longest: int = 64
-    """Frames of the longest haystack."""
-
-    steps: int = 5
-    """Lengths, and depths."""
-
-    needles: int = 2
-    """Trials of a square."""
-
-    def grid(self) -> Grid:
-        """Return the cells: equal steps of length up to the longest, of depth from 0 to 1.
-
-        >>> MapSettings(longest=60, steps=3).grid().all_lengths
-        [20, 40, 60]
-        """
-        lengths = {max(1, self.longest * (i + 1) // self.steps) for i in range(self.steps)}
-        depths = tuple(round(i / max(1, self.steps - 1), 4) for i in range(self.steps))
-        return Grid(lengths=tuple(sorted(lengths)), depths=depths)
+    >>> even_grid(longest=60, steps=3).all_lengths
+    [20, 40, 60]
+    """
+    lengths = {max(1, longest * (i + 1) // steps) for i in range(steps)}
+    depths = tuple(round(i / max(1, steps - 1), 4) for i in range(steps))
+    return Grid(lengths=tuple(sorted(lengths)), depths=depths)
 
 
 class NeedleMap:
@@ -55,12 +41,13 @@ class NeedleMap:
 
     Args:
         engine: of the model that is measured.
-        settings: size of the map.
+        grid: lengths in frames, and depths.
+        needles: trials of a square.
         folder: new, for all that is written.
     """
 
-    def __init__(self, engine: Engine, settings: MapSettings, folder: Path):
-        self.engine, self.settings = engine, settings
+    def __init__(self, engine: Engine, grid: Grid, needles: int, folder: Path):
+        self.engine = engine
         self.done, self.problem = 0, ""
         self.summary: dict[str, Any] | None = None
         self.work: EventStream | None = None
@@ -68,13 +55,13 @@ class NeedleMap:
         self.recipe = VisualRecipe(
             model=longva.name,
             output_dir=folder / "run",
-            grid=settings.grid(),
-            needles=NeedleRecipe(count=settings.needles),
+            grid=grid,
+            needles=NeedleRecipe(count=needles),
             max_new_tokens=0,
             chunk_tokens=longva.chunk_tokens,
             kv=longva.kv,
         )
-        self.total = len(self.recipe.grid.all_lengths) * settings.steps * settings.needles
+        self.total = len(list(grid.cells(trials=needles)))
 
     @property
     def stopped(self) -> bool:
@@ -119,7 +106,7 @@ class NeedleMap:
     def _measure(self) -> dict[str, Any] | None:
         """Measure, in the model's thread; return the summary."""
         recipe, longva = self.recipe, self.engine.longva
-        self.engine.store.make_room_for(self.settings.longest)
+        self.engine.store.make_room_for(max(recipe.grid.all_lengths))
         try:
             model = TreeModel.of(longva, recipe)
             return measure_visual(model, recipe, progress=self._progress, **own_pictures(recipe))

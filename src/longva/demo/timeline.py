@@ -66,16 +66,15 @@ def _second(medium: Medium, frame: int) -> int | None:
 def _frame(
     frame: int, seconds: float | None, picture: str, weight: float | None = None, most: float = 1.0
 ) -> str:
-    name = f"part {frame + 1}" if seconds is None else clock(seconds)
+    name, jump = place(frame, seconds)
     classes, about, bar = "lv-frame", f"Jump to {name}", ""
     if weight is not None:
         classes += " lv-lit"
         about += f": {100 * weight:.1f} % of the attention"
         bar = f'<i style="--weight: {weight / most:.4f}"></i>'
-    jump = "" if seconds is None else f' data-seconds="{seconds:.3f}"'
     label = "" if seconds is None else f"<span>{name}</span>"
     return (
-        f'<li><button type="button" class="{classes}" data-frame="{frame}"{jump} '
+        f'<li><button type="button" class="{classes}" {jump} '
         f'title="{escape(about)}"><img src="{picture}" alt="{name}">{label}{bar}</button></li>'
     )
 
@@ -97,6 +96,13 @@ def _curve(medium: Medium, attention: Sequence[Evidence]) -> str:
         f'<svg viewBox="0 0 {CURVE_WIDTH} {CURVE_HEIGHT}" preserveAspectRatio="none" '
         f'aria-hidden="true"><path d="{path}"/></svg><b class="lv-now"></b></div>'
     )
+
+
+def place(frame: int, seconds: float | None) -> tuple[str, str]:
+    """Return what a frame or part of an image is called, and the attributes of a jump to it."""
+    if seconds is None:
+        return f"part {frame + 1}", f'data-frame="{frame}"'
+    return clock(seconds), f'data-frame="{frame}" data-seconds="{seconds:.3f}"'
 
 
 def clock(seconds: float) -> str:
