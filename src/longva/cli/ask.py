@@ -9,6 +9,7 @@ import typer
 
 from longva.cli.console import app, clock, err, out, printable, progress_bar, worded
 from longva.cli.options import (
+    AllowTruncated,
     AnswerOptions,
     Fps,
     FrameOptions,
@@ -53,12 +54,7 @@ def watch(
     """Load the model and watch opened media; what `ask` and `chat` share."""
     from longva.watching.features import FrameSettings
 
-    settings = FrameSettings(
-        fit=made.fit,
-        resize=made.resize,
-        pool_stride=made.pool_stride,
-        pool_mode=made.pool_mode,
-    )
+    settings = FrameSettings(**vars(made))
     longva = loading.load()
     for question in questions:
         longva.check_question(question)
@@ -98,6 +94,7 @@ def ask(
     fps: Fps = None,
     max_frames: MaxFrames = None,
     keyframes: Keyframes = False,
+    allow_truncated: AllowTruncated = False,
     evidence: Annotated[int, typer.Option(min=0, help="Evidence frames to report.")] = 5,
     as_json: Json = False,
 ) -> None:
@@ -108,7 +105,7 @@ def ask(
     longva ask film.mp4 "Who arrives?" --fps 1 --model lmms-lab/LongVA-7B-DPO
     """
     sampling = {"frames": frames, "fps": fps, "max_frames": max_frames, "keyframes": keyframes}
-    opened = open_all([media, *(also or [])], made.allow_truncated, **sampling)
+    opened = open_all([media, *(also or [])], allow_truncated, **sampling)
     options = {**answering.arguments(), "evidence": evidence}
     session = watch(opened, loading, made, sampling, quiet=as_json, questions=questions)
     if as_json:
@@ -142,6 +139,7 @@ def chat(
     frames: Frames = None,
     fps: Fps = None,
     max_frames: MaxFrames = None,
+    allow_truncated: AllowTruncated = False,
 ) -> None:
     """Talk about a video, which is watched once.
 
@@ -154,7 +152,7 @@ def chat(
     if sys.stdin is None:
         raise LongVAError("chat reads questions from standard input, which is closed. Use ask.")
     sampling = {"frames": frames, "fps": fps, "max_frames": max_frames}
-    opened = open_all([media], made.allow_truncated, **sampling)
+    opened = open_all([media], allow_truncated, **sampling)
     options = answering.arguments()
     session = watch(opened, loading, made, sampling)
     out.print(f"Watched {session.frames} frames. Ask away. {COMMANDS}")

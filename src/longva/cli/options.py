@@ -6,7 +6,7 @@ as one argument, and the command line shows each of its fields as an option.
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -27,29 +27,21 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         command: those of its parameters whose type is a dataclass become one option a field.
     """
     groups: dict[str, Any] = {}
-    parameters: list[inspect.Parameter] = []
+    flat: list[inspect.Parameter] = []
     for parameter in inspect.signature(command).parameters.values():
-        if is_dataclass(kind := parameter.annotation):
-            groups[parameter.name] = kind
-            parameters += [
-                parameter.replace(
-                    name=field.name,
-                    annotation=field.type,
-                    default=parameter.empty if field.default is MISSING else field.default,
-                )
-                for field in fields(kind)
-            ]
+        if is_dataclass(group := parameter.annotation):
+            groups[parameter.name] = group
+            flat += inspect.signature(group).parameters.values()
         else:
-            parameters.append(parameter)
+            flat.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
 
     @wraps(command)
     def call(**values: Any) -> None:
         for name, group in groups.items():
-            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+            values[name] = group(**{f.name: values.pop(f.name) for f in fields(group)})
         command(**values)
 
-    only_by_name = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
-    vars(call)["__signature__"] = inspect.Signature(only_by_name)
+    vars(call)["__signature__"] = inspect.Signature(flat)
     return call
 
 
@@ -59,6 +51,9 @@ Fps = Annotated[float | None, typer.Option(help="Take this many frames a second.
 MaxFrames = Annotated[int | None, typer.Option(help="Cap for --fps, --keyframes and the default.")]
 Keyframes = Annotated[bool, typer.Option("--keyframes", help="Take the video's key frames.")]
 Fit = Annotated[Literal["crop", "pad"], typer.Option(help="Centre crop, or pad the whole frame.")]
+AllowTruncated = Annotated[
+    bool, typer.Option("--allow-truncated", help="Use what can be decoded of a broken file.")
+]
 PoolStride = Annotated[int | None, typer.Option(help="Patches a side pooled into one token.")]
 Weights = Annotated[Precision, typer.Option(help="Quantise the language model's weights.")]
 Kv = Annotated[Precision, typer.Option(help="Quantise the KV cache.")]
@@ -108,15 +103,12 @@ class LoadingOptions(ModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class FrameOptions:
-    """How media are opened, and how a frame is made into tokens."""
+    """How a frame is made into tokens: the fields of `FrameSettings`."""
 
     fit: Fit = "crop"
     resize: Annotated[
         Literal["torch", "pil"], typer.Option(help="Fast, or bit-exact with PIL.")
     ] = "torch"
-    allow_truncated: Annotated[
-        bool, typer.Option("--allow-truncated", help="Use what can be decoded of a broken file.")
-    ] = False
     pool_stride: PoolStride = None
     pool_mode: Annotated[
         Literal["average", "max"] | None, typer.Option(help="How they are pooled.")

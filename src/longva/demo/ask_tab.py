@@ -114,7 +114,6 @@ class AskTab(AskLayout):
             visible=medium.kind == "video" and medium.frames > 1,
         )
         return {
-            self.visitor: visitor,
             self.welcome: gr.Column(visible=False),
             self.watch: gr.Column(visible=True),
             self.stage: stage(medium),
@@ -130,7 +129,6 @@ class AskTab(AskLayout):
         """Take the medium off the stage."""
         visitor.show(None)
         return {
-            self.visitor: visitor,
             self.welcome: gr.Column(visible=True),
             self.watch: gr.Column(visible=False),
             self.planned: gr.Column(visible=False),
@@ -150,7 +148,7 @@ class AskTab(AskLayout):
         visitor.stop()
         visitor.forget_conversation()
         drawn = timeline(visitor.medium) if visitor.medium else ""
-        return {self.visitor: visitor, self.timeline: drawn, **self._talk(visitor)}
+        return {self.timeline: drawn, **self._talk(visitor)}
 
     # Questions and answers
 
@@ -165,7 +163,7 @@ class AskTab(AskLayout):
             visitor.turns.append(_turn(visitor, visitor.medium, question.strip(), *values))
         except LongVAError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        return {self.visitor: visitor, self.question: "", **self._talk(visitor)}
+        return {self.question: "", **self._talk(visitor)}
 
     async def answer(self, visitor: Visitor) -> AsyncGenerator[dict]:
         """Answer the latest question, drawing the page as it comes.
@@ -174,7 +172,7 @@ class AskTab(AskLayout):
         """
         medium = visitor.medium
         if medium is None or not visitor.busy:  # stopped before this began
-            yield {self.visitor: visitor, **self._talk(visitor)}
+            yield self._talk(visitor)
             return
         turn = visitor.turns[-1]
         name = self.engine.longva.name
@@ -187,7 +185,7 @@ class AskTab(AskLayout):
         async with aclosing(asking.answer(self.setting, visitor)) as updates:
             async for _ in updates:
                 yield {self.talk: self._drawn(visitor)}
-        final: dict[Any, Any] = {self.visitor: visitor, **self._talk(visitor)}
+        final: dict[Any, Any] = self._talk(visitor)
         if turn.answer is not None and turn in visitor.turns:
             lit = turn.answer.shown_evidence
             final[self.timeline] = timeline(medium, visitor.attention, lit, visitor.pictures)
@@ -199,14 +197,15 @@ class AskTab(AskLayout):
     async def stop_answer(self, visitor: Visitor) -> dict:
         """End the answer in progress, or the wait for it."""
         visitor.stop()
-        return {self.visitor: visitor, **self._talk(visitor)}
+        return self._talk(visitor)
 
     def _drawn(self, visitor: Visitor) -> str:
         return conversation(visitor.turns) if visitor.turns else nothing_asked()
 
     def _talk(self, visitor: Visitor) -> dict:
-        """Draw the conversation and the one button that applies: ask, or stop."""
+        """Keep the visitor; draw the conversation and the one button that applies: ask, or stop."""
         return {
+            self.visitor: visitor,
             self.talk: self._drawn(visitor),
             self.ask: gr.Button(visible=not visitor.busy),
             self.stop: gr.Button(visible=visitor.busy),
@@ -243,7 +242,7 @@ def _turn(
     return Turn(
         question=Question(
             text=question,
-            history=visitor.history if remember else (),
+            history=tuple(visitor.history) if remember else (),
             sampling=Sampling(temperature=temperature, top_p=top_p, seed=int(seed or 0)),
             max_new_tokens=int(max_new_tokens),
             evidence=None,  # the timeline shows the attention on every frame

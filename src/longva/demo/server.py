@@ -137,16 +137,14 @@ def running(
 def private_uploads(folder: str) -> Iterator[None]:
     """Let Gradio keep its files in `folder`."""
     names = ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE")
-    before = {name: os.environ.get(name) for name in names}
+    before = {name: os.environ[name] for name in names if name in os.environ}
     os.environ.update(dict.fromkeys(names, folder))
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in names:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def theme() -> gr.themes.Base:

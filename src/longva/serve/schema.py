@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from longva.watching.session import Evidence
+
 Roles = Literal["system", "developer", "user", "assistant"]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 StopText = Annotated[str, Field(max_length=1000)]
@@ -168,26 +170,10 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
-class EvidenceFrame(BaseModel):
-    """A frame that the answer rests on."""
-
-    frame: int
-    """Index in the video, or of the grid in an image."""
-
-    seconds: float | None
-    """When it is shown; null for an image."""
-
-    weight: float
-    """Share of the attention on all frames that this one got."""
-
-    medium: int
-    """Which of the conversation's media."""
-
-
 class LongVAAnswer(BaseModel):
     """What the answer rests on."""
 
-    evidence: list[EvidenceFrame]
+    evidence: list[Evidence]
     frames: int
     """Frames, and grids of images, watched."""
 

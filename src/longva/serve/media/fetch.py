@@ -24,7 +24,7 @@ import httpcore
 from longva.serve.errors import MediaError
 from longva.serve.limits import Limits
 from longva.serve.media.kept import KeptMedia, StoredMedium
-from longva.serve.media.network import Conditions, PublicNetwork, open_url
+from longva.serve.media.network import NO_ANSWER, Conditions, PublicNetwork, open_url, refused
 
 REPORTED_BYTES = 4 * 2**20
 """Downloads report their progress so often."""
@@ -95,17 +95,9 @@ class MediaFetcher:
             async with asyncio.timeout(limits.fetch_seconds):
                 return await self._ask(url, self._kept.conditions, report)
         except TimeoutError as error:
-            message = f"a medium was not there within {limits.fetch_seconds:g} seconds."
-            raise MediaError(message, code="media_not_fetched") from error
-        except (
-            httpcore.NetworkError,
-            httpcore.TimeoutException,
-            httpcore.ProtocolError,
-            OSError,
-            ValueError,
-        ) as error:
-            message = "a medium could not be fetched: its server does not answer as it should."
-            raise MediaError(message, code="media_not_fetched") from error
+            raise refused(f"it was not there within {limits.fetch_seconds:g} seconds") from error
+        except NO_ANSWER as error:
+            raise refused("its server does not answer as it should") from error
 
     async def _ask(self, url: str, conditions: Conditions | None, report) -> StoredMedium:
         """Ask a medium's server for it; download it unless the server says that it is kept."""

@@ -25,6 +25,12 @@ import httpx
 from longva import __version__
 from longva.serve.errors import MediaError
 
+NO_ANSWER = (
+    *(httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError),
+    *(OSError, ValueError),
+)
+"""What is raised when a server cannot be reached, or breaks HTTP."""
+
 MAX_REDIRECTS = 5
 REDIRECTS = {301, 302, 303, 307, 308}
 MAX_URL = 8192
@@ -225,17 +231,18 @@ async def open_url(
             try:
                 joined = base.join(location)
             except (httpx.InvalidURL, ValueError) as error:
-                raise _refused("it redirects to an address that is not valid") from error
+                raise refused("it redirects to an address that is not valid") from error
             target = check_url(joined, allow_private=allow_private)
-        raise _refused(f"it redirects more than {MAX_REDIRECTS} times")
+        raise refused(f"it redirects more than {MAX_REDIRECTS} times")
 
 
 def _check_response(status: int, headers: dict[bytes, bytes]) -> None:
     if status != 200:
-        raise _refused(f"the server answered with status {status}")
+        raise refused(f"the server answered with status {status}")
     if headers.get(b"content-encoding", b"identity").lower() not in (b"", b"identity"):
-        raise _refused("the server compresses it; media are fetched as they are")
+        raise refused("the server compresses it; media are fetched as they are")
 
 
-def _refused(problem: str) -> MediaError:
+def refused(problem: str) -> MediaError:
+    """Say why a medium could not be fetched."""
     return MediaError(f"a medium could not be fetched: {problem}.", code="media_not_fetched")
