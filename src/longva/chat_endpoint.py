@@ -121,7 +121,7 @@ class ChatEndpoint:
     """How often a request is sent to a server that is busy or broken."""
 
     longest_wait: float = 120.0
-    """Seconds. A server that asks for more is taken to be closed for today."""
+    """Seconds. A server that asks for more is given up, as `EndpointError.closed`."""
 
     requests_per_minute: float | None = None
 

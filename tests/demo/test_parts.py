@@ -15,11 +15,11 @@ from PIL import Image
 from longva.demo import asking
 from longva.demo.api_call import client_code, request_of
 from longva.demo.ask_tab import record_vote
-from longva.demo.conversation import conversation
-from longva.demo.estimate import Speed, estimate
+from longva.demo.estimate import Speed
 from longva.demo.examples import FILM_SECONDS, NEEDLE_SECOND, make_examples
-from longva.demo.medium import STRIP_PICTURES, open_medium, stage
+from longva.demo.medium import STRIP_PICTURES, open_medium
 from longva.demo.needle_map import NeedleMap, draw_map, even_grid
+from longva.demo.parts import draw
 from longva.demo.timeline import timeline
 from longva.demo.visitor import Visitor
 from longva.media.medium import open_media, read_frames
@@ -49,6 +49,18 @@ def an_answer(**fields) -> Answer:
         "timings": {"answer": 0.26},
     }
     return Answer(**values | fields)
+
+
+def conversation(turns) -> str:
+    return draw("conversation", turns=turns)
+
+
+def estimate(plan, seconds) -> str:
+    return draw("estimate", plan=plan, seconds=seconds)
+
+
+def stage(medium) -> str:
+    return draw("stage", medium=medium)
 
 
 # asking

@@ -8,10 +8,10 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from longva.errors import LongVAError, RecipeError
 from longva.finite import to_json
+from longva.reporting.progress import progress_bars
 
 app = typer.Typer(
     name="longva",
@@ -29,15 +29,7 @@ err = Console(highlight=False, soft_wrap=True, emoji=False, markup=False, stderr
 @contextmanager
 def progress_bar(show: bool = True) -> Iterator:
     """Show a bar a stage on stderr; yields a function (stage, done, total)."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=err, transient=True, disable=not (show and err.is_terminal)
-    ) as bars:
+    with progress_bars(err, show=show, transient=True) as bars:
         stages = {}
 
         def report(stage: str, done: int, total: int) -> None:

@@ -21,10 +21,9 @@ import gradio as gr
 
 from longva.demo import asking
 from longva.demo.api_call import client_code, request_of
-from longva.demo.ask_layout import AskLayout, CallPanel, about_medium, nothing_asked
-from longva.demo.conversation import conversation
-from longva.demo.estimate import estimate
-from longva.demo.medium import Medium, open_medium, stage
+from longva.demo.ask_layout import AskLayout, CallPanel
+from longva.demo.medium import Medium, open_medium
+from longva.demo.parts import draw
 from longva.demo.timeline import timeline
 from longva.demo.visitor import Setting, Turn, Visitor
 from longva.errors import LongVAError
@@ -116,9 +115,9 @@ class AskTab(AskLayout):
         return {
             self.welcome: gr.Column(visible=False),
             self.watch: gr.Column(visible=True),
-            self.stage: stage(medium),
+            self.stage: draw("stage", medium=medium),
             self.timeline: timeline(medium),
-            self.about: about_medium(medium),
+            self.about: draw("about", medium=medium),
             self.planned: gr.Column(visible=True),
             self.frames: frames,
             self.estimate: self.plan(start),
@@ -141,7 +140,7 @@ class AskTab(AskLayout):
     def plan(self, frames: int) -> str:
         """Say what watching so many frames takes."""
         planned = self.engine.plan(int(frames))
-        return estimate(planned, self.setting.speed.seconds(planned))
+        return draw("estimate", plan=planned, seconds=self.setting.speed.seconds(planned))
 
     async def forget_conversation(self, visitor: Visitor) -> dict:
         """Start a new conversation about the same medium."""
@@ -200,7 +199,8 @@ class AskTab(AskLayout):
         return self._talk(visitor)
 
     def _drawn(self, visitor: Visitor) -> str:
-        return conversation(visitor.turns) if visitor.turns else nothing_asked()
+        turns = visitor.turns
+        return draw("conversation", turns=turns) if turns else draw("nothing_asked")
 
     def _talk(self, visitor: Visitor) -> dict:
         """Keep the visitor; draw the conversation and the one button that applies: ask, or stop."""
@@ -222,7 +222,7 @@ class AskTab(AskLayout):
                 gr.Warning(f"The vote could not be written: {error.strerror}.")
             except LongVAError:  # its message names a folder, which visitors need not know
                 gr.Warning("The vote could not be written: the disk is full.")
-        return conversation(visitor.turns)
+        return self._drawn(visitor)
 
 
 def _turn(

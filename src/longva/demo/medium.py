@@ -8,10 +8,8 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
@@ -121,16 +119,3 @@ def picture(pixels: np.ndarray) -> str:
     written = io.BytesIO()
     image.save(written, "JPEG", quality=82)
     return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode()}"
-
-
-def stage(medium: Medium) -> str:
-    """Return the player of a video, or the picture."""
-    address = f"gradio_api/file={quote(str(medium.path))}"
-    name = escape(medium.name, quote=True)
-    if medium.kind == "image" or medium.moves_itself:
-        return f'<div class="lv-stage"><img id="lv-picture" src="{address}" alt="{name}"></div>'
-    return (
-        f'<div class="lv-stage"><video id="lv-player" src="{address}" aria-label="{name}" controls '
-        'playsinline muted preload="auto"></video><p class="lv-unplayable" hidden>This browser '
-        "cannot play the file. The model can watch it all the same.</p></div>"
-    )

@@ -7,12 +7,12 @@ film and needles of the world that it was taught, other models what `niah` draws
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from html import escape
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
 from longva.demo.asking import PAGE_SECONDS, problem
+from longva.demo.parts import draw
 from longva.nano.own_world import own_pictures
 from longva.niah.cells import Grid
 from longva.niah.heatmap import COLOURS
@@ -121,27 +121,14 @@ class NeedleMap:
 
 def draw_map(measured: NeedleMap) -> str:
     """Draw the map: a square for each length and depth, empty until its first trial is known."""
-    grid, squares = measured.recipe.grid, measured.squares()
-    lengths = grid.all_lengths
-    depths = sorted({cell.depth for cell in grid.cells(trials=1)})
-    body = ""
-    for depth in depths:
-        cells = "".join(_square(squares.get((length, depth), [])) for length in lengths)
-        body += f'<tr><th scope="row">{100 * depth:.0f} %</th>{cells}</tr>'
-    columns = "".join(f'<th scope="col">{length:,}</th>' for length in lengths)
-    return (
-        f'<table class="lv-map"><caption>{_caption(measured)}</caption><tbody>{body}</tbody>'
-        f'<tfoot><tr><th scope="col">depth / frames</th>{columns}</tr></tfoot></table>'
-    )
-
-
-def _square(trials: list[bool]) -> str:
-    if not trials:
-        return '<td class="lv-unknown"></td>'
-    score = sum(trials) / len(trials)
-    return (
-        f'<td style="{_colour(score)}" '
-        f'title="{sum(trials)} of {len(trials)} found">{100 * score:.0f}</td>'
+    grid = measured.recipe.grid
+    return draw(
+        "needle_map",
+        measured=measured,
+        lengths=grid.all_lengths,
+        depths=sorted({cell.depth for cell in grid.cells(trials=1)}),
+        squares=measured.squares(),
+        colour=_colour,
     )
 
 
@@ -149,17 +136,4 @@ def _colour(score: float) -> str:
     """Mix the paper's colours: 0, a half and 1."""
     low, middle, high = COLOURS
     a, b, share = (low, middle, 2 * score) if score < 0.5 else (middle, high, 2 * score - 1)
-    return f"background: color-mix(in srgb, {b} {100 * share:.0f}%, {a})"
-
-
-def _caption(measured: NeedleMap) -> str:
-    summary = measured.summary
-    if summary is None:
-        ended = f"{escape(measured.problem.rstrip('.'))}: " if measured.problem else ""
-        return f"{ended}{measured.done} of {measured.total} answers"
-    low, high = summary["clustered95"]
-    return (
-        f"Found {100 * summary['mean']:.0f} % of {measured.total} "
-        f"(95 %: {100 * low:.0f} to {100 * high:.0f} %), by chance "
-        f"{100 * summary['chance']:.0f} %"
-    )
+    return f"color-mix(in srgb, {b} {100 * share:.0f}%, {a})"

@@ -7,13 +7,12 @@
 The switch in the header turns the page dark or light; until it is touched, the system decides.
 """
 
-from html import escape
-
 import gradio as gr
 
 from longva.demo.ask_layout import CallPanel
 from longva.demo.ask_tab import IDLE_SECONDS, AskTab
 from longva.demo.needle_tab import needle_tab
+from longva.demo.parts import draw
 from longva.demo.visitor import Setting
 
 
@@ -26,7 +25,7 @@ def build_page(setting: Setting) -> gr.Blocks:
         delete_cache=(3600, IDLE_SECONDS),  # all uploads go when the demo ends
     )
     with page:
-        gr.HTML(header(setting), elem_id="lv-header")
+        gr.HTML(draw("header", longva=setting.engine.longva), elem_id="lv-header")
         with gr.Tabs(elem_id="lv-tabs"):
             with gr.Tab("Ask"):
                 ask = AskTab(setting)
@@ -36,19 +35,3 @@ def build_page(setting: Setting) -> gr.Blocks:
                 call = CallPanel()
         ask.connect(call)
     return page
-
-
-def header(setting: Setting) -> str:
-    """Name, model and the switch between dark and light."""
-    longva = setting.engine.longva
-    dtype = str(longva.model.dtype).removeprefix("torch.")
-    model = escape(f"{longva.name} · {longva.model.device} · {dtype}")
-    notice = longva.notice or ""
-    if notice:
-        notice = f'<p class="lv-notice">{escape(notice[:1].upper() + notice[1:])}.</p>'
-    return (
-        '<header class="lv-header"><h1>LongVA</h1><p>Watch once, ask many.</p>'
-        f'<span class="lv-model" title="Model, device and precision">{model}</span>'
-        '<button type="button" id="lv-theme" aria-label="Dark or light"></button></header>'
-        f"{notice}"
-    )

@@ -1,1 +1,1 @@
-"""What measurements share when they report: intervals, and figures."""
+"""What measurements and long work share when they report: intervals, figures, progress bars."""

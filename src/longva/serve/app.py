@@ -63,7 +63,7 @@ def create_app(
         keys: API keys; none lets everybody in.
         hosts: names by which the server may be called; None allows any.
         cors_origins: web pages' origins that may call the API from a browser.
-        keep_alive: seconds of silence after which a waiting client is sent a sign of life.
+        keep_alive: seconds after which a client that waits is sent a comment or a blank line.
     """
 
     @asynccontextmanager

@@ -10,11 +10,11 @@ from uuid import uuid4
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from longva.errors import RecipeError
 from longva.files.writing import write_whole
 from longva.finite import to_json
+from longva.reporting.progress import progress_bars
 
 GIB = 2**30
 
@@ -113,14 +113,7 @@ class Report:
             _open_tracker(name, output_dir, first_step, recipe, self.opened) for name in track
         ]
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
-        columns = (
-            TextColumn(output_dir.name),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.description}"),
-        )
-        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self.bar = progress_bars(self.console, output_dir.name, "{task.description}")
         self.bar.start()
         self.task = self.bar.add_task("", total=num_steps, completed=first_step)
         self.started, self.first_step = time.monotonic(), first_step

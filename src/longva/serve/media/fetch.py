@@ -1,11 +1,11 @@
 """Fetch media: from an address to a file on disk and the hash of its content.
 
-    https://...    streamed to disk from public addresses       public_network.py
-                   or still there, if its server says so        kept_media.py
+    https://...    streamed to disk from public addresses       network.py
+                   or still there, if its server says so        kept.py
     data:...       decoded to disk
     file:///...    left where it is, if it lies in a folder that the operator shares
 
-The content alone decides what a medium is, never its name or a header: see `media_check.py`.
+The content alone decides what a medium is, never its name or a header: see `check.py`.
 """
 
 import asyncio
