@@ -12,8 +12,8 @@ import torch
 pytest.importorskip("gradio", reason="the demo needs Gradio: pip install gradio")
 
 from longva.demo import asking
-from longva.demo.estimate import Speed
 from longva.demo.medium import open_medium
+from longva.demo.speed import Speed
 from longva.demo.visitor import Setting, Turn, Visitor
 from longva.model.random_model import random_longva
 from longva.watching.assistant import LongVA

@@ -15,11 +15,11 @@ from PIL import Image
 from longva.demo import asking
 from longva.demo.api_call import client_code, request_of
 from longva.demo.ask_tab import record_vote
-from longva.demo.estimate import Speed
 from longva.demo.examples import FILM_SECONDS, NEEDLE_SECOND, make_examples
 from longva.demo.medium import STRIP_PICTURES, open_medium
 from longva.demo.needle_map import NeedleMap, draw_map, even_grid
 from longva.demo.parts import draw
+from longva.demo.speed import Speed
 from longva.demo.timeline import timeline
 from longva.demo.visitor import Visitor
 from longva.media.medium import open_media, read_frames

@@ -58,7 +58,7 @@ def text(recipe: RecipeOptions) -> None:
 
 
 def measured(run: Callable[..., T], config: Any, unit: str, **own_world: Any) -> T:
-    """Run a measurement with a progress bar; say where the embedded model gets its own world."""
+    """Run a measurement with a progress bar; say so if the embedded model gets its own world."""
     own = any(value is not None for value in own_world.values())
     if own and os.environ.get("RANK", "0") == "0":
         err.print("Note: nano is measured in its own drawn world; it knows no other.")

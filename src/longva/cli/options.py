@@ -85,7 +85,7 @@ class LoadingOptions(ModelOptions):
     cache: Annotated[Path | None, typer.Option(help="Keep encoded videos in this folder.")] = None
 
     def load(self) -> Any:
-        """Load it as `LongVA`, and say what is to be known of it."""
+        """Load it as `LongVA`, and print its notice if it has one."""
         from longva.watching.assistant import LongVA
 
         longva = LongVA.from_pretrained(

@@ -4,7 +4,7 @@
     visitor.py        what visitors share, and one visitor: the medium, the conversation, the answer
     asking.py         a question, and what its events change     needle_map.py   a heatmap, likewise
     parts.py          HTML of everything shown, from the macros of parts.html.jinja
-    medium.py  timeline.py  estimate.py               what is shown of a video; seconds it takes
+    medium.py  timeline.py  speed.py                  what is shown of a video; seconds it takes
     examples.py  api_call.py                          films to try, the question as a request
     server.py         private folder, headers, launch
 

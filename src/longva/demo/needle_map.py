@@ -65,7 +65,7 @@ class NeedleMap:
 
     @property
     def stopped(self) -> bool:
-        """Whether it was given up before its end."""
+        """Whether it was stopped before its end."""
         return self.problem == "Stopped"
 
     def stop(self) -> None:

@@ -16,9 +16,9 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from longva.demo.estimate import Speed
 from longva.demo.examples import make_examples
 from longva.demo.page import build_page
+from longva.demo.speed import Speed
 from longva.demo.visitor import Setting
 from longva.planning.devices import usable_memory
 from longva.watching.assistant import LongVA
@@ -27,7 +27,7 @@ from longva.watching.engine import Engine
 ASSETS = Path(__file__).parent
 
 MAX_THREADS = 40
-"""Events that Gradio handles at a time, those that wait for the model not counted."""
+"""Events that Gradio handles at a time, besides those that wait for the model."""
 
 HEADERS = {
     "content-security-policy": (

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-from longva.demo.estimate import Speed
 from longva.demo.examples import Example
 from longva.demo.medium import Medium
+from longva.demo.speed import Speed
 from longva.watching.engine import Engine, Question
 from longva.watching.events import EventStream
 from longva.watching.session import Answer, Evidence

@@ -1,4 +1,4 @@
-"""What a client is told when something is wrong, in the words and numbers of OpenAI's API."""
+"""Errors as OpenAI's API reports them: status, type and code."""
 
 import logging
 import math
@@ -12,7 +12,7 @@ logger = logging.getLogger("longva.serve")
 
 
 class ApiError(Exception):
-    """An answer that is an error.
+    """An error that a client is told.
 
     Args:
         message: for the client: what was given, what is needed; nothing about this machine.

@@ -13,7 +13,7 @@ from longva.watching.session import Evidence
 Roles = Literal["system", "developer", "user", "assistant"]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 StopText = Annotated[str, Field(max_length=1000)]
-"""The answer's end is compared with every beginning of it, at every token."""
+"""Bounded: after every token the answer's end is compared with each of its beginnings."""
 
 NOT_SERVED: dict[str, tuple] = {
     "tools": ([],),
@@ -35,7 +35,7 @@ NOT_SERVED: dict[str, tuple] = {
 
 
 class TextPart(BaseModel):
-    """Words."""
+    """Text."""
 
     type: Literal["text"]
     text: str
@@ -115,7 +115,7 @@ class LongVAOptions(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """What a stream tells at its end."""
+    """What a stream sends at its end."""
 
     include_usage: bool | None = None
 
@@ -210,7 +210,7 @@ class ModelCard(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All of them: one."""
+    """The list of models: one."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]

@@ -31,7 +31,7 @@ REPORTED_BYTES = 4 * 2**20
 
 
 class MediaFetcher:
-    """Brings media to disk.
+    """Brings media to disk and hashes them.
 
     Args:
         spool: folder of files that are deleted after use, or kept for the next question.
@@ -188,7 +188,7 @@ class MediaFetcher:
 
 @lru_cache(maxsize=1024)
 def _digest(path: Path, *_version: int) -> str:
-    """Hash a file, once a version of it."""
+    """Hash a file; each version of it is read once."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -138,7 +138,7 @@ class PublicNetwork(httpcore.AsyncNetworkBackend):
         raise failure
 
     async def connect_unix_socket(self, path, timeout=None, socket_options=None):
-        """Never."""
+        """Refuse: no medium lies behind a unix socket."""
         raise httpcore.ConnectError("unix sockets are not part of the internet")
 
     async def sleep(self, seconds: float) -> None:
