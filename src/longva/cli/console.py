@@ -11,7 +11,7 @@ from rich.console import Console
 
 from longva.errors import LongVAError, RecipeError
 from longva.finite import to_json
-from longva.reporting.progress import progress_bars
+from longva.reporting.bars import progress_bars
 
 app = typer.Typer(
     name="longva",

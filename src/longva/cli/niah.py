@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -124,6 +125,9 @@ def perplexity(recipe: RecipeOptions) -> None:
     from longva.nano.own_world import own_text
 
     config = recipe.read(PerplexityRecipe)
-    for point in measured(run_perplexity, config, "documents", text=own_text(config)):
+    text = own_text(config)
+    if text is not None:  # its documents begin with a control token
+        config = replace(config, special_tokens=True)
+    for point in measured(run_perplexity, config, "documents", text=text):
         out.print(f"{point.tokens:>9,} tokens  perplexity {point.perplexity:.3f}")
     out.print(f"Wrote {config.output_dir}/perplexity.csv and perplexity.png")

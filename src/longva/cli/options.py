@@ -26,12 +26,12 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     Args:
         command: those of its parameters whose type is a dataclass become one option a field.
     """
-    groups: dict[str, Any] = {}
+    taken = inspect.signature(command).parameters.values()
+    groups: dict[str, Any] = {p.name: p.annotation for p in taken if is_dataclass(p.annotation)}
     flat: list[inspect.Parameter] = []
-    for parameter in inspect.signature(command).parameters.values():
-        if is_dataclass(group := parameter.annotation):
-            groups[parameter.name] = group
-            flat += inspect.signature(group).parameters.values()
+    for parameter in taken:
+        if parameter.name in groups:
+            flat += inspect.signature(groups[parameter.name]).parameters.values()
         else:
             flat.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
 

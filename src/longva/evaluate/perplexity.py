@@ -58,6 +58,10 @@ class PerplexityRecipe(ModelRecipe):
     text: Path | None = None
     """A text file, or a folder of .txt files that are joined. Default: longva's own text."""
 
+    special_tokens: bool = False
+    """Read control tokens that the text spells as control tokens, as `prepare-text
+    --special-tokens` does. Otherwise they are letters."""
+
     mode: Literal["full", "sliding"] = "full"
 
     stride: int = 256
@@ -103,7 +107,9 @@ def run_perplexity(
     # A missing one is found before the model is loaded.
     text = read_text(recipe.text, key="text") if text is None else text
     model, tokenizer = load_language_model(recipe)
-    ids = torch.tensor(beginning(tokenizer) + text_ids(tokenizer, text))
+    ids = torch.tensor(
+        beginning(tokenizer) + text_ids(tokenizer, text, special_tokens=recipe.special_tokens)
+    )
     unknown = float((ids == tokenizer.unk_token_id).float().mean()) if tokenizer.unk_token else 0
     if unknown > MOST_UNKNOWN:
         raise RecipeError(

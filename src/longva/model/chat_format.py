@@ -26,11 +26,16 @@ def control_tokens(tokenizer: Any) -> list[str]:
     return sorted((token.content for token in tokens if token.special), key=len, reverse=True)
 
 
-def text_ids(tokenizer: Any, text: str) -> list[int]:
-    """Return the ids of a text without anything around it; it holds no control token."""
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)[
-        "input_ids"
-    ]
+def text_ids(tokenizer: Any, text: str, *, special_tokens: bool = False) -> list[int]:
+    """Return the ids of a text without anything around it.
+
+    Args:
+        tokenizer: of the model.
+        text: what it spells like a control token stays text.
+        special_tokens: read it as a control token all the same.
+    """
+    options = {"add_special_tokens": False, "split_special_tokens": not special_tokens}
+    return tokenizer(text, verbose=False, **options)["input_ids"]
 
 
 def beginning(tokenizer: Any) -> list[int]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from longva.errors import RecipeError
 from longva.files.writing import write_whole
 from longva.finite import to_json
-from longva.reporting.progress import progress_bars
+from longva.reporting.bars import progress_bars
 
 GIB = 2**30
 

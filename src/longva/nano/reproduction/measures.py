@@ -143,6 +143,7 @@ def perplexity(budget: Budget, name: str) -> Callable[[], Any]:
             model=LANGUAGE_MODELS[name],
             output_dir=Path("perplexity") / name,
             text=Path("text/long.txt"),
+            special_tokens=True,  # documents begin with <|endoftext|>, as in training
             lengths=budget.text_lengths,
             documents=4,
         )
