@@ -48,7 +48,7 @@ def clock(monkeypatch) -> Clock:
     clock = Clock()
     now = SimpleNamespace(monotonic=lambda: clock.now, time=lambda: clock.now)
     monkeypatch.setattr(chat_endpoint, "time", now)
-    monkeypatch.setattr(chat_endpoint.Pace, "sleep", lambda _, seconds: clock.sleep(seconds))
+    monkeypatch.setattr(chat_endpoint.RateLimiter, "sleep", lambda _, seconds: clock.sleep(seconds))
     return clock
 
 

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import warnings
 import wave
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -22,6 +23,7 @@ from longva.__main__ import main
 from longva.cli import app
 from longva.cli.ask import print_evidence
 from longva.cli.console import clock, out, printable
+from longva.cli.options import grouped
 from longva.model.random_model import random_longva
 from longva.watching.session import Answer, Evidence
 
@@ -335,3 +337,21 @@ def test_an_error_in_a_real_process_has_no_traceback(tmp_path):
     assert result.returncode == 2 and result.stdout == ""
     (message,) = result.stderr.splitlines()
     assert message.startswith("longva: ") and "none.mp4" in message
+
+
+def test_a_command_takes_options_that_belong_together_as_one_argument():
+    @dataclass(frozen=True, kw_only=True)
+    class Size:
+        width: int
+        height: int = 2
+
+    @grouped
+    def draw(name: str, size: Size, bold: bool = False) -> None:
+        typer.echo(f"{name} {size.width}x{size.height} {bold}")
+
+    drawing = typer.Typer()
+    drawing.command()(draw)
+    run = CliRunner().invoke
+    assert run(drawing, ["a", "3"]).output == "a 3x2 False\n"
+    assert run(drawing, ["a", "3", "--height", "4", "--bold"]).output == "a 3x4 True\n"
+    assert run(drawing, ["a"]).exit_code == 2  # the width has no default

@@ -1,4 +1,4 @@
-"""A model behind `POST {address}/chat/completions`: asked until it answers, at a pace it bears.
+"""A client of OpenAI-compatible chat completions, with retries and a rate limit.
 
 What a server may do, and what comes of it:
 
@@ -65,8 +65,8 @@ class Completion:
     reply_tokens: int | None = None
 
 
-class Pace:
-    """When requests may start, for all threads together."""
+class RateLimiter:
+    """Says when the next request may start, for all threads together."""
 
     def __init__(self, per_minute: float | None = None):
         self._gap = 60 / per_minute if per_minute else 0.0
@@ -121,11 +121,11 @@ class ChatEndpoint:
     """How often a request is sent to a server that is busy or broken."""
 
     longest_wait: float = 120.0
-    """Seconds. A server that asks for more is taken to be closed for today."""
+    """Seconds. A server that asks for more is given up, as `EndpointError.closed`."""
 
     requests_per_minute: float | None = None
 
-    pace: Pace = field(init=False, repr=False, compare=False)
+    rate_limiter: RateLimiter = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.address.startswith(("http://", "https://")):
@@ -137,7 +137,7 @@ class ChatEndpoint:
         if not (key.isascii() and key.isprintable()):
             raise LongVAError("an API key has printable ASCII characters only. Set it anew.")
         object.__setattr__(self, "key", key)
-        object.__setattr__(self, "pace", Pace(self.requests_per_minute))
+        object.__setattr__(self, "rate_limiter", RateLimiter(self.requests_per_minute))
 
     def complete(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Completion:
         """Send one conversation and return the reply.
@@ -153,7 +153,7 @@ class ChatEndpoint:
         problem = ""
         for attempt in range(self.attempts):
             wait = min(2.0**attempt, self.longest_wait)
-            self.pace.wait()
+            self.rate_limiter.wait()
             try:
                 return self._send(body)
             except urllib.error.HTTPError as error:
@@ -165,13 +165,13 @@ class ChatEndpoint:
                     problem += f" (asks to wait {wait:.0f} s)"
                     raise self._error(problem, closed=True) from error
                 if error.code in (429, 503):
-                    self.pace.hold(wait)
+                    self.rate_limiter.hold(wait)
             except (OSError, http.client.HTTPException) as error:
                 problem = str(getattr(error, "reason", error)) or type(error).__name__
             except (ValueError, LookupError, TypeError, RecursionError) as error:
                 problem = f"the answer is no chat completion ({error})"
             if attempt < self.attempts - 1:
-                self.pace.sleep(wait)
+                self.rate_limiter.sleep(wait)
         raise self._error(f"{problem} (asked {self.attempts} times)")
 
     def _error(self, problem: str, closed: bool = False) -> EndpointError:

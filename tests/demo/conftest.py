@@ -12,15 +12,13 @@ import torch
 pytest.importorskip("gradio", reason="the demo needs Gradio: pip install gradio")
 
 from longva.demo import asking
-from longva.demo.estimate import Speed
 from longva.demo.medium import open_medium
-from longva.demo.setting import Setting
-from longva.demo.visitor import Options, Turn, Visitor
+from longva.demo.speed import Speed
+from longva.demo.visitor import Setting, Turn, Visitor
 from longva.media.sampling import ONE_A_SECOND
 from longva.model.random_model import random_longva
-from longva.prompts.decoding import Sampling
 from longva.watching.assistant import LongVA
-from longva.watching.engine import Engine
+from longva.watching.engine import Engine, Question
 from longva.watching.store import Watching
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -28,7 +26,6 @@ FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 ]
-OPTIONS = Options(watching=Watching(sampling=ONE_A_SECOND), tokens=Sampling(), max_new_tokens=4)
 PATIENCE = 180_000
 """Milliseconds that a page may take on a busy machine."""
 
@@ -77,10 +74,16 @@ def a_visitor(setting, path) -> Visitor:
     return visitor
 
 
+def a_turn(question="what?", **fields) -> Turn:
+    asked = Question(text=question, max_new_tokens=4, evidence=None)
+    return Turn(**{"question": asked, "watching": Watching(sampling=ONE_A_SECOND)} | fields)
+
+
 async def answered(setting, visitor, question, **options) -> Turn:
     watching = Watching(digests=(visitor.medium.digest,), sampling=ONE_A_SECOND)
-    options = replace(OPTIONS, **{"watching": watching} | options)
-    visitor.turns.append(turn := Turn(question=question, options=options))
+    turn = a_turn(question, **{"watching": watching} | options)
+    turn.question = replace(turn.question, history=visitor.history if turn.remember else ())
+    visitor.turns.append(turn)
     async for _ in asking.answer(setting, visitor):
         pass
     return turn
@@ -110,12 +113,11 @@ def setting(longva, tmp_path):
 def demo(tmp_path_factory):
     """A demo at work. Its model is its own: the hooks stay on it."""
     pytest.importorskip("gradio", reason="the demo needs Gradio: pip install 'longva[demo]'")
-    from longva.demo.server import ServerSettings, running  # two seconds, for these tests alone
+    from longva.demo.server import running  # two seconds, for these tests alone
 
     longva = LongVA(*random_longva(), name="nano")
     feedback = tmp_path_factory.mktemp("votes") / "feedback.jsonl"
-    settings = ServerSettings(port=0, max_upload_mb=1, feedback=feedback)
-    with running(longva, settings) as address:
+    with running(longva, port=0, max_upload_mb=1, feedback=feedback) as address:
         yield Demo(address, longva, feedback)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from longva.demo.server import ServerSettings, running
+from longva.demo.server import running
 from longva.watching.assistant import LongVA
 from tests.demo.conftest import CHROMIUM, FLAGS, PATIENCE
 
@@ -52,8 +52,8 @@ def main() -> None:
     """Write every picture."""
     IMAGES.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp())
-    settings = ServerSettings(port=0, feedback=folder / "feedback.jsonl")
-    with running(LongVA.from_pretrained(), settings) as address, sync_playwright() as started:
+    demo = running(LongVA.from_pretrained(), port=0, feedback=folder / "feedback.jsonl")
+    with demo as address, sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         for name, width, height, dark in (
             ("demo", 1280, 800, False),

@@ -5,7 +5,6 @@ import json
 import shutil
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,27 +15,23 @@ from PIL import Image
 from longva.demo import asking
 from longva.demo.api_call import client_code, request_of
 from longva.demo.ask_tab import record_vote
-from longva.demo.conversation import conversation
-from longva.demo.estimate import Speed, estimate
 from longva.demo.examples import FILM_SECONDS, NEEDLE_SECOND, make_examples
-from longva.demo.medium import STRIP_PICTURES, open_medium, stage
-from longva.demo.needle_map import MapSettings, NeedleMap, draw_map
+from longva.demo.medium import STRIP_PICTURES, open_medium
+from longva.demo.needle_map import NeedleMap, draw_map, even_grid
+from longva.demo.parts import draw
+from longva.demo.speed import Speed
 from longva.demo.timeline import timeline
-from longva.demo.visitor import Turn, Visitor
+from longva.demo.visitor import Visitor
 from longva.media.medium import open_media
-from longva.media.sampling import FrameSampling
+from longva.media.sampling import ONE_A_SECOND, FrameSampling
 from longva.model.random_model import random_longva
 from longva.nano.world import COLOURS, OBJECTS
 from longva.prompts.decoding import Sampling
 from longva.watching.assistant import LongVA
-from longva.watching.engine import Engine
+from longva.watching.engine import Engine, Question
 from longva.watching.session import Answer, Evidence
 from longva.watching.store import Watching
-from tests.demo.conftest import OPTIONS, a_visitor, answered, ask
-
-
-def a_turn(**fields) -> Turn:
-    return Turn(**{"question": "what?", "options": OPTIONS} | fields)
+from tests.demo.conftest import a_turn, a_visitor, answered, ask
 
 
 def an_answer(**fields) -> Answer:
@@ -54,6 +49,18 @@ def an_answer(**fields) -> Answer:
         "timings": {"answer": 0.26},
     }
     return Answer(**values | fields)
+
+
+def conversation(turns) -> str:
+    return draw("conversation", turns=turns)
+
+
+def estimate(plan, seconds) -> str:
+    return draw("estimate", plan=plan, seconds=seconds)
+
+
+def stage(medium) -> str:
+    return draw("stage", medium=medium)
 
 
 # asking
@@ -305,10 +312,11 @@ def test_examples_are_the_same_each_time(examples, tmp_path):
 # request and log
 
 
-def request(**fields) -> dict:
+def request(watching=Watching(sampling=ONE_A_SECOND), **fields) -> dict:  # noqa: B008
     medium = SimpleNamespace(kind="video", name="film.mp4")
     history = [{"role": "user", "content": "First?"}, {"role": "assistant", "content": "Yes."}]
-    return request_of("nano", medium, history, "Second?", replace(OPTIONS, **fields))
+    question = Question(text="Second?", history=history, max_new_tokens=4, **fields)
+    return request_of("nano", medium, question, watching, evidence=3)
 
 
 def test_the_request_is_one_that_the_server_takes():
@@ -324,7 +332,7 @@ def test_the_request_is_one_that_the_server_takes():
 
 def test_the_request_says_how_tokens_are_chosen_only_where_it_matters():
     assert not {"top_p", "seed"} & set(request())
-    warm = request(tokens=Sampling(temperature=0.5, top_p=0.9, seed=3))
+    warm = request(sampling=Sampling(temperature=0.5, top_p=0.9, seed=3))
     assert (warm["temperature"], warm["top_p"], warm["seed"]) == (0.5, 0.9, 3)
     assert request(watching=Watching(sampling=FrameSampling(num_frames=20)))["longva"] == {
         "evidence": 3,
@@ -370,7 +378,7 @@ def engine():
     engine.worker.stop()
 
 
-SMALL = MapSettings(longest=8, steps=2, needles=2)
+SMALL = even_grid(longest=8, steps=2)
 
 
 def measure(measured, after_each=lambda: None):
@@ -384,7 +392,7 @@ def measure(measured, after_each=lambda: None):
 @pytest.mark.parametrize("name", ["nano", "another"])
 def test_a_map_fills_in_square_by_square(engine, tmp_path, name):
     engine.longva.name = name
-    measured = NeedleMap(engine, SMALL, tmp_path)
+    measured = NeedleMap(engine, SMALL, 2, tmp_path)
     assert draw_map(measured).count("lv-unknown") == 4
     measure(measured)
     assert draw_map(measured).count("lv-unknown") == 0
@@ -395,7 +403,7 @@ def test_a_map_fills_in_square_by_square(engine, tmp_path, name):
 
 
 def test_a_stopped_map_keeps_what_is_known(engine, tmp_path, monkeypatch):
-    measured, stopped = NeedleMap(engine, SMALL, tmp_path), threading.Event()
+    measured, stopped = NeedleMap(engine, SMALL, 2, tmp_path), threading.Event()
     tell = NeedleMap._progress
 
     def tell_and_wait(self, stage, done, total):
@@ -416,7 +424,7 @@ def test_a_stopped_map_keeps_what_is_known(engine, tmp_path, monkeypatch):
 
 
 def test_a_map_that_was_stopped_before_it_began_measures_nothing(engine, tmp_path):
-    measured = NeedleMap(engine, SMALL, tmp_path)
+    measured = NeedleMap(engine, SMALL, 2, tmp_path)
     measured.stop()
     measure(measured)
     assert list(tmp_path.iterdir()) == [] and "Stopped: 0 of 8" in draw_map(measured)
@@ -424,6 +432,6 @@ def test_a_map_that_was_stopped_before_it_began_measures_nothing(engine, tmp_pat
 
 def test_a_map_takes_a_place_in_the_queue_as_a_question_does(engine, tmp_path):
     engine.worker.reserve("somebody")
-    measured = NeedleMap(engine, SMALL, tmp_path)
+    measured = NeedleMap(engine, SMALL, 2, tmp_path)
     measure(measured)
     assert "Too many questions are waiting. Try again later: 0 of 8" in draw_map(measured)

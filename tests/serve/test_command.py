@@ -73,7 +73,7 @@ def test_the_spool_of_a_server_that_lives_is_left_alone(tmp_path):
 
 def test_the_budget_for_kept_media_is_given_in_gib(monkeypatch):
     budgets = []
-    monkeypatch.setattr(launch, "run", lambda options, limits, **_: budgets.append(limits))
+    monkeypatch.setattr(launch, "run", lambda load, limits, **_: budgets.append(limits))
     for options in ([], ["--keep-media", "0.5"], ["--keep-media", "0"]):
         assert CliRunner().invoke(app, ["serve", *options]).exit_code == 0
     assert [limits.kept_bytes for limits in budgets] == [4 * 2**30, 2**29, 0]

@@ -1,11 +1,18 @@
 import pytest
 
 from longva.errors import LongVAError
-from longva.serve.conversation import Message, read_conversation
+from longva.serve.conversation import read_conversation
+from longva.serve.schema import ChatMessage
 
 
-def talk(*pairs):
-    return [Message(role=role, text=text, media=tuple(media)) for role, text, *media in pairs]
+def message(role, text, *media):
+    parts = [{"type": "video_url", "video_url": {"url": url}} for url in media]
+    words = [{"type": "text", "text": text}] if text else []
+    return ChatMessage.model_validate({"role": role, "content": [*parts, *words]})
+
+
+def talk(*said):
+    return [message(*one) for one in said]
 
 
 def test_media_and_the_systems_words_move_to_the_first_turn():
@@ -32,24 +39,22 @@ def test_a_single_question_has_no_history():
 
 
 def test_users_are_checked_and_earlier_answers_cleaned():
-    seen = []
-    messages = talk(("system", "S"), ("user", "U"), ("assistant", "<x>"), ("user", "V"))
-    conversation = read_conversation(messages, seen.append, lambda text: text.strip("<>"))
-    assert seen == ["S", "U", "V"] and conversation.history[1]["content"] == "x"
+    half = "\ud83d"  # of a surrogate pair, as JSON can spell it
+    messages = talk(("system", "S"), ("user", "U"), ("assistant", f"<{half}>"), ("user", "V"))
+    assert read_conversation(messages).history[1]["content"] == "<?>"
+    for number in (0, 1, 3):
+        spoilt = [*messages]
+        spoilt[number] = message(messages[number].role, half)
+        with pytest.raises(LongVAError, match="not valid UTF-8"):
+            read_conversation(spoilt)
 
 
 def test_an_earlier_turn_may_be_media_alone_the_question_may_not():
-    shown = [Message(role="user", text="", media=("film",))]
-    refused = []
-
-    def check(text):
-        refused.extend([text] if not text else [])
-
-    conversation = read_conversation([*shown, *talk(("user", "What?"))], check)
+    shown = talk(("user", "", "film"))
+    conversation = read_conversation([*shown, *talk(("user", "What?"))])
     assert conversation.history[0]["content"] == "" and conversation.question == "What?"
-    assert not refused
-    read_conversation(shown, check)
-    assert refused == [""]
+    with pytest.raises(LongVAError, match="empty"):
+        read_conversation(shown)
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_planned_frames_are_those_that_are_watched(longva, films, video):
     ):
         how = watching(*media, **options)
         session = store.session(how, media)
-        assert session.frames == longva.num_frames(media, how.sampling, how.settings)
+        assert session.frames == longva.num_frames(media, how.sampling)
 
 
 def test_the_default_number_of_frames_fits_the_budget(longva, films, video):

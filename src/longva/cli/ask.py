@@ -3,32 +3,22 @@
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from longva.cli.console import app, clock, err, load_assistant, out, printable, progress_bar, worded
+from longva.cli.console import app, clock, err, out, printable, progress_bar, worded
 from longva.cli.options import (
     AllowTruncated,
-    Cache,
-    Device,
-    Dtype,
-    Fit,
+    AnswerOptions,
     Fps,
+    FrameOptions,
     Frames,
     Json,
     Keyframes,
-    Kv,
+    LoadingOptions,
     MaxFrames,
-    MaxNewTokens,
-    Model,
-    PoolMode,
-    PoolStride,
-    Resize,
-    Seed,
-    Temperature,
-    TopP,
-    Weights,
+    grouped,
 )
 from longva.errors import ContextLengthError, LongVAError, NonFiniteError
 from longva.finite import to_json
@@ -52,23 +42,22 @@ def open_all(media: list[str], allow_truncated: bool) -> list:
 
 def watch(
     media: list,
+    loading: LoadingOptions,
+    made: FrameOptions,
+    sampling: Any,
     *,
-    loading: dict,
-    settings: dict,
-    sampling,
-    quiet: bool,
+    quiet: bool = False,
     questions: Sequence[str] = (),
 ):
     """Load the model and watch opened media; what `ask` and `chat` share."""
     from longva.watching.features import FrameSettings
 
-    longva = load_assistant(**loading)
+    longva = loading.load(pool_stride=made.pool_stride, pool_mode=made.pool_mode)
     for question in questions:
         longva.check_question(question)
     with progress_bar(show=not quiet) as progress:
-        session = longva.watch(
-            media, sampling=sampling, settings=FrameSettings(**settings), progress=progress
-        )
+        settings = FrameSettings(fit=made.fit, resize=made.resize)
+        session = longva.watch(media, sampling=sampling, settings=settings, progress=progress)
     for note in session.notes:
         err.print(f"Note: {printable(note)}.")
     return session
@@ -89,10 +78,13 @@ def say(session, question: str, **options):
 
 
 @app.command()
+@grouped
 def ask(
     media: Annotated[str, typer.Argument(help="Video, image or folder of frames.")],
     questions: Annotated[list[str], typer.Argument(help="One or more questions.")],
-    model: Model = "nano",
+    loading: LoadingOptions,
+    made: FrameOptions,
+    answering: AnswerOptions,
     also: Annotated[
         list[str] | None, typer.Option("--also", help="A further medium in the same prompt.")
     ] = None,
@@ -100,21 +92,8 @@ def ask(
     fps: Fps = None,
     max_frames: MaxFrames = None,
     keyframes: Keyframes = False,
-    fit: Fit = "crop",
-    resize: Resize = "torch",
     allow_truncated: AllowTruncated = False,
-    pool_stride: PoolStride = None,
-    pool_mode: PoolMode = None,
     evidence: Annotated[int, typer.Option(min=0, help="Evidence frames to report.")] = 5,
-    max_new_tokens: MaxNewTokens = 1024,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    seed: Seed = 0,
-    device: Device = None,
-    dtype: Dtype = None,
-    weights: Weights = "model",
-    kv: Kv = "model",
-    cache: Cache = None,
     as_json: Json = False,
 ) -> None:
     """Answer questions about a video, image or folder of frames.
@@ -127,21 +106,8 @@ def ask(
 
     sampling = FrameSampling(num_frames=frames, fps=fps, max_frames=max_frames, keyframes=keyframes)
     opened = open_all([media, *(also or [])], allow_truncated)
-
-    from longva.prompts.decoding import Sampling
-
-    choice = Sampling(temperature=temperature, top_p=top_p, seed=seed)
-    loading = {"model": model, "device": device, "dtype": dtype, "weights": weights, "kv": kv}
-    pooling = {"pool_stride": pool_stride, "pool_mode": pool_mode}
-    session = watch(
-        opened,
-        loading={**loading, "cache": cache, **pooling},
-        settings={"fit": fit, "resize": resize},
-        sampling=sampling,
-        quiet=as_json,
-        questions=questions,
-    )
-    options = {"max_new_tokens": max_new_tokens, "sampling": choice, "evidence": evidence}
+    options = {**answering.arguments(), "evidence": evidence}
+    session = watch(opened, loading, made, sampling, quiet=as_json, questions=questions)
     if as_json:
         answers = [session.ask(question, **options) for question in questions]
         typer.echo(to_json([answer.to_json() for answer in answers], indent=2))
@@ -164,22 +130,16 @@ def print_evidence(answer) -> None:
 
 
 @app.command()
+@grouped
 def chat(
     media: Annotated[str, typer.Argument(help="Video, image or folder of frames.")],
-    model: Model = "nano",
+    loading: LoadingOptions,
+    made: FrameOptions,
+    answering: AnswerOptions,
     frames: Frames = None,
     fps: Fps = None,
     max_frames: MaxFrames = None,
-    fit: Fit = "crop",
     allow_truncated: AllowTruncated = False,
-    max_new_tokens: MaxNewTokens = 1024,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    device: Device = None,
-    dtype: Dtype = None,
-    weights: Weights = "model",
-    kv: Kv = "model",
-    cache: Cache = None,
 ) -> None:
     """Talk about a video, which is watched once.
 
@@ -195,18 +155,8 @@ def chat(
 
     sampling = FrameSampling(num_frames=frames, fps=fps, max_frames=max_frames)
     opened = open_all([media], allow_truncated)
-
-    from longva.prompts.decoding import Sampling
-
-    choice = Sampling(temperature=temperature, top_p=top_p)
-    loading = {"model": model, "device": device, "dtype": dtype, "weights": weights, "kv": kv}
-    session = watch(
-        opened,
-        loading={**loading, "cache": cache},
-        settings={"fit": fit},
-        sampling=sampling,
-        quiet=False,
-    )
+    options = answering.arguments()
+    session = watch(opened, loading, made, sampling)
     out.print(f"Watched {session.frames} frames. Ask away. {COMMANDS}")
     with suppress(ImportError):  # Windows has none
         import readline  # noqa: F401 - gives input() a history and the arrow keys
@@ -222,9 +172,7 @@ def chat(
             elif question.startswith("/"):
                 out.print(COMMANDS)
             elif question:
-                answer = say(
-                    session, question, max_new_tokens=max_new_tokens, sampling=choice, keep=True
-                )
+                answer = say(session, question, keep=True, **options)
                 times = [clock(e.seconds) for e in answer.shown_evidence if e.seconds is not None]
                 if times:
                     out.print(f"   evidence: {', '.join(times)}")

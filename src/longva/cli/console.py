@@ -1,18 +1,17 @@
-"""What commands share: the application, where they print, their progress bars, loading a model."""
+"""What commands share: the application, where they print, and their progress bars."""
 
 import shlex
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from longva.errors import LongVAError, RecipeError
 from longva.finite import to_json
+from longva.reporting.bars import progress_bars
 
 app = typer.Typer(
     name="longva",
@@ -30,15 +29,7 @@ err = Console(highlight=False, soft_wrap=True, emoji=False, markup=False, stderr
 @contextmanager
 def progress_bar(show: bool = True) -> Iterator:
     """Show a bar a stage on stderr; yields a function (stage, done, total)."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=err, transient=True, disable=not (show and err.is_terminal)
-    ) as bars:
+    with progress_bars(err, show=show, transient=True) as bars:
         stages = {}
 
         def report(stage: str, done: int, total: int) -> None:
@@ -85,13 +76,3 @@ def worded(error: LongVAError) -> str:
         return f"--{name.replace('_', '-')} {value}"
 
     return error.worded(option)
-
-
-def load_assistant(model: str, *, weights: Any, cache: Path | None, **loading: Any) -> Any:
-    """Load the model that the options of a command name, and say what is to be known of it."""
-    from longva.watching.assistant import LongVA
-
-    longva = LongVA.from_pretrained(model, quantization=weights, cache_dir=cache, **loading)
-    if longva.notice:
-        err.print(f"Note: {longva.notice}.")
-    return longva

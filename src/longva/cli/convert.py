@@ -1,32 +1,44 @@
 """`longva convert`: checkpoints from LLaVA's format to ours and back."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from longva.cli.console import app, out
+from longva.cli.options import grouped
 
 
-@app.command()
-def convert(
-    source: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
-    destination: Annotated[Path, typer.Argument(help="Folder to write.")],
-    to: Annotated[Literal["longva", "llava"], typer.Option(help="Format to write.")] = "longva",
-    rope_theta: Annotated[float | None, typer.Option(help="New RoPE base.")] = None,
-    context: Annotated[int | None, typer.Option(help="New context length in tokens.")] = None,
-    max_grids: Annotated[int | None, typer.Option(help="New cap of grids an image.")] = None,
+@dataclass(frozen=True, kw_only=True)
+class ConversionOptions:
+    """The arguments of `convert_checkpoint`, as the command line spells them."""
+
+    to: Annotated[Literal["longva", "llava"], typer.Option(help="Format to write.")] = "longva"
+    rope_theta: Annotated[float | None, typer.Option(help="New RoPE base.")] = None
+    max_position_embeddings: Annotated[
+        int | None, typer.Option("--context", help="New context length in tokens.")
+    ] = None
+    max_grids: Annotated[int | None, typer.Option(help="New cap of grids an image.")] = None
     vision_tower: Annotated[
         str | None, typer.Option(help="Folder or hub id of the tower's config; default CLIP-L/336.")
-    ] = None,
+    ] = None
     remote_code: Annotated[
         bool, typer.Option("--remote-code", help="Add the model's code, for people without longva.")
-    ] = False,
+    ] = False
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
         typer.Option(help="Of the weights; default: as they are."),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder.")] = False,
+    ] = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder.")] = False
+
+
+@app.command()
+@grouped
+def convert(
+    source: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
+    destination: Annotated[Path, typer.Argument(help="Folder to write.")],
+    options: ConversionOptions,
 ) -> None:
     """Rewrite a LLaVA-format checkpoint as ours, or back.
 
@@ -36,16 +48,5 @@ def convert(
     """
     from longva.checkpoints.checkpoint import convert_checkpoint
 
-    convert_checkpoint(
-        source,
-        destination,
-        to=to,
-        rope_theta=rope_theta,
-        max_position_embeddings=context,
-        max_grids=max_grids,
-        vision_tower=vision_tower,
-        remote_code=remote_code,
-        dtype=dtype,
-        overwrite=overwrite,
-    )
+    convert_checkpoint(source, destination, **vars(options))
     out.print(f"Wrote {destination}. Next: longva ask VIDEO QUESTION --model {destination}")

@@ -6,14 +6,15 @@ from typing import Annotated
 
 import typer
 
-from longva.cli.console import app, err, load_assistant, out
-from longva.cli.options import Cache, Device, Dtype, Kv, Model, Weights, session_bytes
+from longva.cli.console import app, err, out
+from longva.cli.options import LoadingOptions, grouped, session_bytes
 from longva.errors import LongVAError, install_command
 
 
 @app.command()
+@grouped
 def demo(
-    model: Model = "nano",
+    loading: LoadingOptions,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for everyone.")] = (
         "127.0.0.1"
     ),
@@ -33,11 +34,6 @@ def demo(
     feedback: Annotated[
         Path, typer.Option(help="File to which likes and dislikes are appended.")
     ] = Path("longva_feedback.jsonl"),
-    device: Device = None,
-    dtype: Dtype = None,
-    weights: Weights = "model",
-    kv: Kv = "model",
-    cache: Cache = None,
 ) -> None:
     """Watch and ask in the browser: timeline, evidence, heatmap.
 
@@ -46,23 +42,24 @@ def demo(
     longva demo --model lmms-lab/LongVA-7B-DPO
     """
     try:
-        from longva.demo.server import ServerSettings, running
+        from longva.demo.server import running
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
         raise LongVAError(f"the demo needs Gradio: {install_command('demo')}") from None
 
-    settings = ServerSettings(
+    room = None if session_memory is None else session_bytes(session_memory)
+    served = running(
+        loading.load(),
         host=host,
         port=port,
         share=share,
         max_upload_mb=max_upload_mb,
-        session_bytes=None if session_memory is None else session_bytes(session_memory),
+        session_bytes=room,
         feedback=feedback,
     )
-    longva = load_assistant(model, device=device, dtype=dtype, weights=weights, kv=kv, cache=cache)
     try:
-        with running(longva, settings) as address:
+        with served as address:
             out.print(f"LongVA listens at {address}   (Ctrl-C ends)")
             signal.pause()
     except KeyboardInterrupt:

@@ -1,13 +1,16 @@
 """`longva niah ...` and `longva perplexity`: how far a model sees and reads."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from longva.cli.console import app, err, out, progress_bar
-from longva.cli.options import Overrides, Recipe
+from longva.cli.options import RecipeOptions, grouped
+
+T = TypeVar("T")
 
 niah = typer.Typer(
     help="Needle in a haystack: how far a model finds things.",
@@ -17,7 +20,8 @@ app.add_typer(niah, name="niah")
 
 
 @niah.command()
-def visual(recipe: Recipe, overrides: Overrides = None) -> None:
+@grouped
+def visual(recipe: RecipeOptions) -> None:
     """Hide frames in a long video and ask about them (V-NIAH).
 
     Cells are appended to cells.jsonl as they are known; run again to resume.
@@ -28,18 +32,14 @@ def visual(recipe: Recipe, overrides: Overrides = None) -> None:
     """
     from longva.nano.needles import own_pictures
     from longva.niah.visual import VisualRecipe, run_visual
-    from longva.recipes import load_recipe
 
-    config = load_recipe(VisualRecipe, recipe, overrides or [])
-    pictures = own_pictures(config)
-    tell_own_world(bool(pictures))
-    with progress_bar() as progress:
-        summary = run_visual(config, progress, **pictures)
-    report(summary, config.output_dir)
+    config = recipe.read(VisualRecipe)
+    report(measured(run_visual, config, **own_pictures(config)), config.output_dir)
 
 
 @niah.command()
-def text(recipe: Recipe, overrides: Overrides = None) -> None:
+@grouped
+def text(recipe: RecipeOptions) -> None:
     """Hide a number in a long text and ask for it.
 
     With or without distractors.
@@ -50,20 +50,19 @@ def text(recipe: Recipe, overrides: Overrides = None) -> None:
     """
     from longva.nano.needles import own_text
     from longva.niah.text import TextRecipe, run_text
-    from longva.recipes import load_recipe
 
-    config = load_recipe(TextRecipe, recipe, overrides or [])
-    book = own_text(config)
-    tell_own_world(book is not None)
-    with progress_bar() as progress:
-        summary = run_text(config, progress, text=book)
+    config = recipe.read(TextRecipe)
+    summary = measured(run_text, config, text=own_text(config))
     report(summary, config.output_dir)
 
 
-def tell_own_world(shown: bool) -> None:
-    """Say that the embedded model is measured with what it knows, where that is so."""
-    if shown and os.environ.get("RANK", "0") == "0":
+def measured(run: Callable[..., T], config: Any, **own_world: Any) -> T:
+    """Run a measurement with a progress bar; say so if the embedded model gets its own world."""
+    own = any(value is not None for value in own_world.values())
+    if own and os.environ.get("RANK", "0") == "0":
         err.print("Note: nano is measured in its own drawn world; it knows no other.")
+    with progress_bar() as progress:
+        return run(config, progress, **own_world)
 
 
 def report(summary: dict | None, folder: Path) -> None:
@@ -112,7 +111,8 @@ def plot(
 
 
 @app.command()
-def perplexity(recipe: Recipe, overrides: Overrides = None) -> None:
+@grouped
+def perplexity(recipe: RecipeOptions) -> None:
     """Measure a language model's perplexity by context length.
 
     longva perplexity nano/perplexity
@@ -121,13 +121,9 @@ def perplexity(recipe: Recipe, overrides: Overrides = None) -> None:
     """
     from longva.evaluate.perplexity import PerplexityRecipe, run_perplexity
     from longva.nano.needles import own_text
-    from longva.recipes import load_recipe
 
-    config = load_recipe(PerplexityRecipe, recipe, overrides or [])
+    config = recipe.read(PerplexityRecipe)
     text = own_text(config)
-    tell_own_world(text is not None)
-    with progress_bar() as progress:
-        points = run_perplexity(config, progress, text=text)
-    for point in points:
+    for point in measured(run_perplexity, config, text=text):
         out.print(f"{point.tokens:>9,} tokens  perplexity {point.perplexity:.3f}")
     out.print(f"Wrote {config.output_dir}/perplexity.csv and perplexity.png")

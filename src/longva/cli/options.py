@@ -1,46 +1,154 @@
-"""Options that several commands take, with the words of their help."""
+"""Options that several commands take, with the words of their help.
 
+Options that are used together are a dataclass, a group: a command under `grouped` takes the group
+as one argument, and the command line shows each of its fields as an option.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
 from longva.checkpoints import Precision
+from longva.cli.console import err
 from longva.errors import LongVAError
 
 GIB = 2**30
+T = TypeVar("T")
 
-Model = Annotated[
-    str, typer.Option("--model", help="`nano` (embedded), a folder, or a hub id; LLaVA format too.")
-]
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take groups of options.
+
+    Args:
+        command: those of its parameters whose type is a dataclass become one option a field.
+    """
+    taken = inspect.signature(command).parameters.values()
+    groups: dict[str, Any] = {p.name: p.annotation for p in taken if is_dataclass(p.annotation)}
+    flat: list[inspect.Parameter] = []
+    for parameter in taken:
+        if parameter.name in groups:
+            flat += inspect.signature(groups[parameter.name]).parameters.values()
+        else:
+            flat.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @wraps(command)
+    def call(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{f.name: values.pop(f.name) for f in fields(group)})
+        command(**values)
+
+    vars(call)["__signature__"] = inspect.Signature(flat)
+    return call
+
+
 Frames = Annotated[int | None, typer.Option(help="Take this many frames, spread uniformly.")]
 Fps = Annotated[float | None, typer.Option(help="Take this many frames a second.")]
 MaxFrames = Annotated[int | None, typer.Option(help="Cap for --fps, --keyframes and the default.")]
 Keyframes = Annotated[bool, typer.Option("--keyframes", help="Take the video's key frames.")]
 Fit = Annotated[Literal["crop", "pad"], typer.Option(help="Centre crop, or pad the whole frame.")]
-Resize = Annotated[Literal["torch", "pil"], typer.Option(help="Fast, or bit-exact with PIL.")]
 AllowTruncated = Annotated[
     bool, typer.Option("--allow-truncated", help="Use what can be decoded of a broken file.")
 ]
 PoolStride = Annotated[int | None, typer.Option(help="Patches a side pooled into one token.")]
-PoolMode = Annotated[Literal["average", "max"] | None, typer.Option(help="How they are pooled.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda:1, mps ...; default: cuda if any.")]
-Dtype = Annotated[
-    Literal["float32", "bfloat16", "float16"] | None,
-    typer.Option(help="Default: float32 on a CPU, bfloat16 on a GPU."),
-]
 Weights = Annotated[Precision, typer.Option(help="Quantise the language model's weights.")]
 Kv = Annotated[Precision, typer.Option(help="Quantise the KV cache.")]
-Cache = Annotated[Path | None, typer.Option("--cache", help="Keep encoded videos in this folder.")]
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
-Temperature = Annotated[float, typer.Option(help="0 takes the most probable token.")]
-TopP = Annotated[float, typer.Option(help="Sample among tokens of this much probability.")]
-Seed = Annotated[int, typer.Option(help="Of the sampling.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-Recipe = Annotated[str, typer.Argument(help="A name of `longva recipes`, or a YAML file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="Change one key of the recipe: a.b=value.")
-]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """A model, its device and its precision."""
+
+    model: Annotated[
+        str, typer.Option(help="`nano` (embedded), a folder, or a hub id; LLaVA format too.")
+    ] = "nano"
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda:1, mps ...; default: cuda if any.")
+    ] = None
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Default: float32 on a CPU, bfloat16 on a GPU."),
+    ] = None
+    weights: Weights = "model"
+    kv: Kv = "model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadingOptions(ModelOptions):
+    """A model that the command itself loads."""
+
+    cache: Annotated[Path | None, typer.Option(help="Keep encoded videos in this folder.")] = None
+
+    def load(self, **pooling: Any) -> Any:
+        """Load it as `LongVA`, and print its notice if it has one."""
+        from longva.watching.assistant import LongVA
+
+        longva = LongVA.from_pretrained(
+            self.model,
+            device=self.device,
+            dtype=self.dtype,
+            quantization=self.weights,
+            kv=self.kv,
+            cache_dir=self.cache,
+            **pooling,
+        )
+        if longva.notice:
+            err.print(f"Note: {longva.notice}.")
+        return longva
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameOptions:
+    """How a frame is made into tokens: resized as `FrameSettings` says, pooled by the model."""
+
+    fit: Fit = "crop"
+    resize: Annotated[
+        Literal["torch", "pil"], typer.Option(help="Fast, or bit-exact with PIL.")
+    ] = "torch"
+    pool_stride: PoolStride = None
+    pool_mode: Annotated[
+        Literal["average", "max"] | None, typer.Option(help="How they are pooled.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerOptions:
+    """How an answer is written."""
+
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 1024
+    temperature: Annotated[float, typer.Option(help="0 takes the most probable token.")] = 0.0
+    top_p: Annotated[float, typer.Option(help="Sample among tokens of this much probability.")] = (
+        1.0
+    )
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `Session.ask`."""
+        from longva.prompts.decoding import Sampling
+
+        choice = Sampling(temperature=self.temperature, top_p=self.top_p, seed=self.seed)
+        return {"max_new_tokens": self.max_new_tokens, "sampling": choice}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions:
+    """A recipe and what is changed in it."""
+
+    recipe: Annotated[str, typer.Argument(help="A name of `longva recipes`, or a YAML file.")]
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Change one key of the recipe: a.b=value.")
+    ] = None
+
+    def read(self, kind: type[T]) -> T:
+        """Read the recipe into the dataclass `kind`."""
+        from longva.recipes import load_recipe
+
+        return load_recipe(kind, self.recipe, self.overrides or [])
 
 
 def session_bytes(gib: float) -> int:

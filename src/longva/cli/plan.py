@@ -12,6 +12,8 @@ from longva.cli.options import Json, Kv, PoolStride, Weights
 from longva.errors import LongVAError
 from longva.finite import to_json
 
+PARTS = ("weights", "features", "kv_cache", "vision_chunk", "prefill_chunk", "logits", "peak")
+
 
 @app.command()
 def plan(
@@ -40,7 +42,6 @@ def plan(
     """
     import torch
 
-    from longva.checkpoints.published import load_config
     from longva.planning.devices import DEVICES, UTILISATION, usable_bytes
     from longva.planning.watching import plan as make_plan
 
@@ -50,8 +51,8 @@ def plan(
         )
     if memory is not None and not 0 < memory < math.inf:
         raise LongVAError(f"--memory needs GiB greater than 0, got {memory}.")
-    gib, rate = DEVICES[device] if device else (memory, None)
-    gib = memory if memory is not None else gib
+    gib, rate = DEVICES[device] if device else (None, None)
+    gib = memory or gib
     config = load_config(model)
     config.set_pooling(pool_stride)
     result = make_plan(
@@ -75,15 +76,7 @@ def print_plan(model: str, plan) -> None:
     table = Table(title=f"{model}: {plan.frames:,} frames, {plan.prompt_tokens:,} tokens", box=None)
     table.add_column("part")
     table.add_column("GiB", justify="right")
-    for part in (
-        "weights",
-        "features",
-        "kv_cache",
-        "vision_chunk",
-        "prefill_chunk",
-        "logits",
-        "peak",
-    ):
+    for part in PARTS:
         table.add_row(part.replace("_", " "), f"{getattr(plan, part) / 2**30:.2f}")
     out.print(table)
     if plan.seconds is not None:

@@ -7,15 +7,16 @@ from typing import Annotated
 import typer
 
 from longva.cli.console import app, err
-from longva.cli.options import GIB, Cache, Device, Dtype, Kv, Model, Weights, session_bytes
+from longva.cli.options import GIB, LoadingOptions, grouped, session_bytes
 from longva.errors import LongVAError
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @app.command()
+@grouped
 def serve(
-    model: Model = "nano",
+    loading: LoadingOptions,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,
     name: Annotated[
@@ -54,11 +55,6 @@ def serve(
     spool: Annotated[
         Path | None, typer.Option(help="Folder for media, while they are watched and kept.")
     ] = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    weights: Weights = "model",
-    kv: Kv = "model",
-    cache: Cache = None,
 ) -> None:
     """Serve the assistant by an OpenAI-compatible API.
 
@@ -68,7 +64,7 @@ def serve(
 
     Then: OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="any").
     """
-    from longva.serve.launch import Options, run
+    from longva.serve.launch import run
     from longva.serve.limits import Limits
 
     keys = list(api_key or [])
@@ -90,25 +86,17 @@ def serve(
         waiting=max_waiting,
         waiting_per_client=max(1, max_waiting // 2),
     )
-    options = Options(
+    run(
+        loading.load,
+        limits,
         host=host,
         port=port,
-        name=name,
+        model_name=name or Path(loading.model).name,
         keys=keys,
         folders=media_folder or [],
-        allow_private_hosts=allow_private_hosts,
+        allow_private=allow_private_hosts,
         hosts=allowed_host,
         cors_origins=cors_origin or [],
         session_bytes=session_bytes(session_memory),
         spool=spool,
-    )
-    run(
-        options,
-        limits,
-        model=model,
-        device=device,
-        dtype=dtype,
-        quantization=weights,
-        kv=kv,
-        cache_dir=cache,
     )

@@ -1,44 +1,45 @@
 """`longva prepare-text`, `extend`, `align` and `dpo`: data and the stages of training."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from longva.cli.console import app, out, progress_bar
-from longva.cli.options import Json, Overrides, Recipe
+from longva.cli.options import Json, RecipeOptions, grouped
 from longva.errors import LongVAError, RecipeError
 from longva.finite import to_json
 
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the resolved recipe, memory and time; do nothing.")
-]
-Gpus = Annotated[int | None, typer.Option(help="Of a dry run: plan for so many GPUs.")]
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusOptions:
+    """The fields of `CorpusConfig`, as the command line spells them."""
+
+    source: Annotated[str, typer.Argument(help="File, folder, or hub:owner/name.")]
+    output_dir: Annotated[Path, typer.Option("--out", help="Folder of the packed set.")]
+    tokenizer: Annotated[str, typer.Option(help="Of the model: a folder or a hub id.")]
+    text_field: Annotated[str, typer.Option(help="Field of the text in a record.")] = "text"
+    domain_field: Annotated[str | None, typer.Option(help="Field of the domain: a.b.")] = None
+    subset: Annotated[str | None, typer.Option(help="Of a hub data set.")] = None
+    split: Annotated[str, typer.Option(help="Of a hub data set.")] = "train"
+    long_tokens: Annotated[int, typer.Option(help="Longer documents are all kept.")] = 4096
+    keep_short: Annotated[float, typer.Option(help="Share of the others that is kept.")] = 0.1
+    budget: Annotated[int | None, typer.Option(help="Tokens of the packed set.")] = None
+    mixture: Annotated[
+        list[str] | None, typer.Option(help="Share of a domain, NAME=SHARE; repeat.")
+    ] = None
+    separator: Annotated[str | None, typer.Option(help="Token before each document.")] = None
+    special_tokens: Annotated[
+        bool, typer.Option(help="Read <|im_end|> in a text as that token: for chats you wrote.")
+    ] = False
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one a CPU.")] = None
 
 
 @app.command()
-def prepare_text(
-    source: Annotated[str, typer.Argument(help="File, folder, or hub:owner/name.")],
-    output: Annotated[Path, typer.Option("--out", help="Folder of the packed set.")],
-    tokenizer: Annotated[str, typer.Option(help="Of the model: a folder or a hub id.")],
-    text_field: Annotated[str, typer.Option(help="Field of the text in a record.")] = "text",
-    domain_field: Annotated[str | None, typer.Option(help="Field of the domain: a.b.")] = None,
-    subset: Annotated[str | None, typer.Option(help="Of a hub data set.")] = None,
-    split: Annotated[str, typer.Option(help="Of a hub data set.")] = "train",
-    long_tokens: Annotated[int, typer.Option(help="Longer documents are all kept.")] = 4096,
-    keep_short: Annotated[float, typer.Option(help="Share of the others that is kept.")] = 0.1,
-    budget: Annotated[int | None, typer.Option(help="Tokens of the packed set.")] = None,
-    mixture: Annotated[
-        list[str] | None, typer.Option(help="Share of a domain, NAME=SHARE; repeat.")
-    ] = None,
-    separator: Annotated[str | None, typer.Option(help="Token before each document.")] = None,
-    special_tokens: Annotated[
-        bool, typer.Option(help="Read <|im_end|> in a text as that token: for chats you wrote.")
-    ] = False,
-    workers: Annotated[int | None, typer.Option(help="Processes; default: one a CPU.")] = None,
-    as_json: Json = False,
-) -> None:
+@grouped
+def prepare_text(corpus: CorpusOptions, as_json: Json = False) -> None:
     """Pack documents to train on, long ones up-sampled.
 
     The shares of the sources stay as they are. Run again to go on after a kill; the result has the
@@ -48,22 +49,7 @@ def prepare_text(
     """
     from longva.data.text.prepare import CorpusConfig, prepare_text
 
-    config = CorpusConfig(
-        source=source,
-        output_dir=output,
-        tokenizer=tokenizer,
-        text_field=text_field,
-        domain_field=domain_field,
-        subset=subset,
-        split=split,
-        long_tokens=long_tokens,
-        keep_short=keep_short,
-        budget=budget,
-        mixture=_shares(mixture),
-        separator=separator,
-        special_tokens=special_tokens,
-        workers=workers,
-    )
+    config = CorpusConfig(**{**vars(corpus), "mixture": _shares(corpus.mixture)})
     with progress_bar(show=not as_json) as progress:
         report = prepare_text(config, progress)
     values = report.as_json()
@@ -72,55 +58,61 @@ def prepare_text(
         return
     before, after = values["before"]["all"], values["after"]["all"]
     out.print(
-        f"Packed {values['packed_tokens']:,} tokens into {output}. Long documents hold "
+        f"Packed {values['packed_tokens']:,} tokens into {corpus.output_dir}. Long documents hold "
         f"{before['long_share']:.1%} of the tokens before, {after['long_share']:.1%} after "
-        f"({output}/lengths.png)."
+        f"({corpus.output_dir}/lengths.png)."
     )
 
 
 def _shares(mixture: list[str] | None) -> dict[str, float] | None:
-    if not mixture:
-        return None
     shares = {}
-    for part in mixture:
-        name, equals, share = part.rpartition("=")
+    for part in mixture or []:
+        name, _, share = part.rpartition("=")
         try:
             shares[name] = float(share)
         except ValueError:
-            equals = ""
-        if not equals or not name:
+            name = ""
+        if not name:
             raise RecipeError(f"--mixture needs NAME=SHARE such as books=0.04, got {part!r}.")
-    return shares
+    return shares or None
 
 
-def run_stage(stage: Any, kind: type, recipe: str, overrides, dry_run: bool, gpus) -> None:
-    """Read a recipe and run the stage, or say what it would take."""
-    from longva.recipes import load_recipe
+@dataclass(frozen=True, kw_only=True)
+class StageOptions(RecipeOptions):
+    """A stage's recipe, to be run or only planned."""
 
-    config = load_recipe(kind, recipe, overrides or [])
-    if dry_run:
-        out.print(stage.dry_run(config, gpus))
-        return
-    try:
-        saved = stage.run(config)
-    except LongVAError as error:
-        if Path(recipe).is_file():
-            raise
-        # Such as data or a model that another recipe makes.
-        head = f"What {recipe} needs first, its head says: longva recipes show {recipe}"
-        raise LongVAError(f"{error}\n{head}") from error
-    if os.environ.get("RANK", "0") != "0":  # under torchrun one process speaks for all
-        return
-    if saved is None:
-        out.print("Stopped and saved. The same command goes on.")
-    else:
-        out.print(f"Saved {saved}")
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the resolved recipe, memory and time; do nothing."),
+    ] = False
+    gpus: Annotated[int | None, typer.Option(help="Of a dry run: plan for so many GPUs.")] = None
+
+    def run(self, stage: Any, kind: type) -> None:
+        """Read the recipe and run the stage, or say what it would take."""
+        config = self.read(kind)
+        if self.dry_run:
+            out.print(stage.dry_run(config, self.gpus))
+            return
+        try:
+            saved = stage.run(config)
+        except LongVAError as error:
+            if Path(self.recipe).is_file():
+                raise
+            # Such as data or a model that another recipe makes.
+            show = f"longva recipes show {self.recipe}"
+            head = f"What {self.recipe} needs first, its head says: {show}"
+            raise LongVAError(f"{error}\n{head}") from error
+        if os.environ.get("RANK", "0") != "0":  # under torchrun one process speaks for all
+            return
+        if saved is None:
+            out.print("Stopped and saved. The same command goes on.")
+        else:
+            out.print(f"Saved {saved}")
 
 
 @app.command()
-def extend(
-    recipe: Recipe, overrides: Overrides = None, dry_run: DryRun = False, gpus: Gpus = None
-) -> None:
+@grouped
+def extend(options: StageOptions) -> None:
     """Lengthen a language model's context on text.
 
     Continued pre-training, paper section 3.1.
@@ -131,13 +123,12 @@ def extend(
     """
     from longva.train import extend as stage
 
-    run_stage(stage, stage.ExtendConfig, recipe, overrides, dry_run, gpus)
+    options.run(stage, stage.ExtendConfig)
 
 
 @app.command()
-def align(
-    recipe: Recipe, overrides: Overrides = None, dry_run: DryRun = False, gpus: Gpus = None
-) -> None:
+@grouped
+def align(options: StageOptions) -> None:
     """Align vision with language, in two stages.
 
     The projector first, then all of the model, paper section 3.2.
@@ -146,17 +137,16 @@ def align(
     """
     from longva.train import align as stage
 
-    run_stage(stage, stage.AlignConfig, recipe, overrides, dry_run, gpus)
+    options.run(stage, stage.AlignConfig)
 
 
 @app.command()
-def dpo(
-    recipe: Recipe, overrides: Overrides = None, dry_run: DryRun = False, gpus: Gpus = None
-) -> None:
+@grouped
+def dpo(options: StageOptions) -> None:
     """Train on preferences about images or videos.
 
     torchrun --nproc-per-node 8 -m longva dpo dpo
     """
     from longva.train import dpo as stage
 
-    run_stage(stage, stage.DPOConfig, recipe, overrides, dry_run, gpus)
+    options.run(stage, stage.DPOConfig)

@@ -4,66 +4,60 @@ Content parts `text`, `image_url` and `video_url` are OpenAI's and vLLM's; an ob
 `longva`, says how to watch and how many evidence frames to report. Media stand in the first turn.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from longva.demo.medium import Medium
-from longva.demo.visitor import Options
 from longva.finite import to_json
-from longva.watching.engine import with_media
+from longva.watching.engine import Question, with_media
+from longva.watching.store import Watching
 
 
 def request_of(
-    model: str, medium: Medium, history: Sequence[dict], question: str, options: Options
+    model: str, medium: Medium, question: Question, watching: Watching, evidence: int
 ) -> dict[str, Any]:
     """Return the body of the request.
 
     Args:
         model: name of the model.
         medium: on the stage; the file's address stands for its content.
-        history: earlier messages, if they are remembered; their contents are texts.
-        question: the latest.
-        options: how to watch and to answer.
+        question: the latest, with the earlier messages if they are remembered.
+        watching: how the medium is watched.
+        evidence: frames to report.
     """
     part = "video_url" if medium.kind == "video" else "image_url"
     first = {"type": part, part: {"url": f"file:///path/to/{medium.name}"}}
-    messages = with_media([*history, {"role": "user", "content": question}], [medium.kind])
+    turns = [*question.history, {"role": "user", "content": question.text}]
+    messages = with_media(turns, [medium.kind])
     messages[0]["content"][0] = first
-    tokens = options.tokens
+    sampling = question.sampling
     body: dict[str, Any] = {
         "model": model,
         "messages": messages,
-        "max_completion_tokens": options.max_new_tokens,
-        "temperature": tokens.temperature,
+        "max_completion_tokens": question.max_new_tokens,
+        "temperature": sampling.temperature,
         "stream": True,
     }
-    if tokens.temperature > 0:
-        body |= {"top_p": tokens.top_p, "seed": tokens.seed}
-    ours: dict[str, Any] = {"evidence": options.evidence}
+    if sampling.temperature > 0:
+        body |= {"top_p": sampling.top_p, "seed": sampling.seed}
+    ours: dict[str, Any] = {"evidence": evidence}
     if medium.kind == "video":
-        rule = options.watching.sampling
+        rule = watching.sampling
         ours |= {"frames": rule.num_frames} if rule.fps is None else {"fps": rule.fps}
     return body | {"longva": ours}
 
 
 def client_code(body: dict[str, Any]) -> str:
     """Return the request in Python, for OpenAI's client."""
-    theirs = {name: value for name, value in body.items() if name != "longva"}
-    ours = {"longva": body["longva"]}
-    lines = [f"    {name}={_python(value)}," for name, value in theirs.items()]
-    return "\n".join(
-        [
-            "from openai import OpenAI",
-            "",
-            'client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="unused")',
-            "stream = client.chat.completions.create(",
-            *lines,
-            f"    extra_body={_python(ours)},",
-            ")",
-            "for chunk in stream:",
-            '    print(chunk.choices[0].delta.content or "", end="")',
-        ]
-    )
+    arguments = {name: value for name, value in body.items() if name != "longva"}
+    arguments["extra_body"] = {"longva": body["longva"]}
+    lines = "".join(f"    {name}={_python(value)},\n" for name, value in arguments.items())
+    return f"""from openai import OpenAI
+
+client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="unused")
+stream = client.chat.completions.create(
+{lines})
+for chunk in stream:
+    print(chunk.choices[0].delta.content or "", end="")"""
 
 
 def _python(value: Any) -> str:

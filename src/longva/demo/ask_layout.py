@@ -10,12 +10,10 @@
 Until a medium is chosen, the drop zone and the examples stand in place of the stage.
 """
 
-from html import escape
-
 import gradio as gr
 
-from longva.demo.medium import Medium
-from longva.demo.setting import Setting
+from longva.demo.parts import draw
+from longva.demo.visitor import Setting
 
 CARD_CLICK = """element.addEventListener('click', event => {
   const card = event.target.closest('[data-example]');
@@ -45,7 +43,11 @@ class AskLayout:
                 height=190,
                 elem_id="lv-drop",
             )
-            self.cards = gr.HTML(_cards(setting), js_on_load=CARD_CLICK, elem_id="lv-examples")
+            self.cards = gr.HTML(
+                draw("cards", examples=setting.examples),
+                js_on_load=CARD_CLICK,
+                elem_id="lv-examples",
+            )
         with gr.Column(visible=False, elem_id="lv-watch") as self.watch:
             self.stage = gr.HTML(elem_id="lv-stage")
             self.timeline = gr.HTML(elem_id="lv-strip")
@@ -54,7 +56,7 @@ class AskLayout:
                 self.change = gr.Button("Change", size="sm", min_width=80, elem_id="lv-change")
 
     def _lay_out_talk(self) -> None:
-        self.talk = gr.HTML(nothing_asked(), js_on_load=VOTE_CLICK, elem_id="lv-talk")
+        self.talk = gr.HTML(draw("nothing_asked"), js_on_load=VOTE_CLICK, elem_id="lv-talk")
         with gr.Row(elem_id="lv-composer"):
             self.question = gr.Textbox(
                 placeholder="Ask about what is shown",
@@ -82,26 +84,19 @@ class AskLayout:
             self.forget = gr.Button("New conversation", size="sm", elem_id="lv-forget")
 
 
-def _cards(setting: Setting) -> str:
-    cards = "".join(
-        f'<button type="button" class="lv-card" data-example="{number}">'
-        f'<img src="{example.picture}" alt=""><span><b>{escape(example.title)}</b>'
-        f"{escape(example.question)}</span></button>"
-        for number, example in enumerate(setting.examples)
-    )
-    return f'<p class="lv-words">Or start with one of these</p><div class="lv-cards">{cards}</div>'
+class CallPanel:
+    """The components that show the latest question as an API request."""
 
-
-def about_medium(medium: Medium) -> str:
-    """Return the name and size of what is on the stage."""
-    what = f"{medium.frames:,} frames" if medium.kind == "video" else f"{medium.frames} parts"
-    length = f" · {medium.duration:.0f} s" if medium.kind == "video" else ""
-    return f"<p><b>{escape(medium.name)}</b><span>{what}{length}</span></p>"
-
-
-def nothing_asked() -> str:
-    """Return what is shown before the conversation begins."""
-    return (
-        '<div class="lv-empty"><p>Ask anything about what is shown.</p><p>It is watched once, with '
-        "your first question. Every answer lights up the frames it looked at.</p></div>"
-    )
+    def __init__(self):
+        gr.HTML(
+            '<p class="lv-words">The latest question, as a program would put it to '
+            "<code>longva serve</code>. The file's address is yours to fill in.</p>"
+        )
+        with gr.Row(elem_id="lv-call"):
+            with gr.Column(min_width=320):
+                self.body = gr.Code("{}", language="json", label="POST /v1/chat/completions")
+            with gr.Column(min_width=320):
+                self.code = gr.Code("", language="python", label="With OpenAI's client")
+                self.answer = gr.Code(
+                    "{}", language="json", label="Answer, as in longva ask --json"
+                )

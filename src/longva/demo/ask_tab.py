@@ -13,7 +13,6 @@ what `stop` drew, and Gradio would drop a question asked meanwhile.
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,18 +21,17 @@ import gradio as gr
 
 from longva.demo import asking
 from longva.demo.api_call import client_code, request_of
-from longva.demo.ask_layout import AskLayout, about_medium, nothing_asked
-from longva.demo.conversation import conversation
-from longva.demo.estimate import estimate
-from longva.demo.medium import Medium, open_medium, stage
-from longva.demo.setting import Setting
+from longva.demo.ask_layout import AskLayout, CallPanel
+from longva.demo.medium import Medium, open_medium
+from longva.demo.parts import draw
 from longva.demo.timeline import timeline
-from longva.demo.visitor import Options, Turn, Visitor
+from longva.demo.visitor import Setting, Turn, Visitor
 from longva.errors import LongVAError
 from longva.files.writing import append_line
 from longva.finite import to_json
 from longva.media.sampling import ONE_A_SECOND, FrameSampling
 from longva.prompts.decoding import Sampling
+from longva.watching.engine import Question
 from longva.watching.store import Watching
 
 IDLE_SECONDS = 24 * 3600
@@ -46,15 +44,6 @@ AT_ONCE: Any = {"queue": False, **QUIET}
 BESIDE_OTHERS: Any = {"concurrency_limit": None, **QUIET}
 """How events run. Messages (`gr.Error`, `gr.Warning`) reach the page from queued events only.
 Programs have `longva serve`, so no event is offered to them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CallPanel:
-    """The components of the API tab."""
-
-    body: gr.Code
-    code: gr.Code
-    answer: gr.Code
 
 
 class AskTab(AskLayout):
@@ -71,47 +60,32 @@ class AskTab(AskLayout):
 
     def connect(self, call: CallPanel) -> None:
         """Add the event handlers; `call` shows the latest question as a request."""
-        buttons = [self.ask, self.stop]
-        shown = [
-            *buttons,
+        self.call, visitor = call, [self.visitor]
+        # Handlers return what they change; the rest of this is left as it is.
+        page = [
             *(self.visitor, self.welcome, self.watch, self.file, self.stage, self.timeline),
             *(self.about, self.planned, self.frames, self.estimate, self.talk, self.question),
+            *(self.ask, self.stop, call.body, call.code, call.answer),
         ]
-        self.file.upload(self.show_upload, [self.visitor, self.file], shown, **FOR_THE_PAGE)
-        self.cards.select(self.show_example, [self.visitor], shown, **QUIET)
-        self.change.click(self.clear, [self.visitor], shown, **AT_ONCE)
-        self.frames.input(
-            self.plan, [self.frames], [self.estimate], trigger_mode="always_last", **AT_ONCE
-        )
-        self.forget.click(
-            self.forget_conversation,
-            [self.visitor],
-            [self.visitor, self.talk, self.timeline, *buttons],
-            **AT_ONCE,
-        )
         options = [
             *(self.frames, self.remember, self.evidence, self.max_new_tokens),
             *(self.temperature, self.top_p, self.seed),
         ]
-        begun = gr.on(
-            [self.ask.click, self.question.submit],
-            self.begin,
-            [self.visitor, self.question, *options],
-            [self.visitor, self.talk, self.question, *buttons],
-            **BESIDE_OTHERS,
+        self.file.upload(self.show_upload, [*visitor, self.file], page, **FOR_THE_PAGE)
+        self.cards.select(self.show_example, visitor, page, **QUIET)
+        self.change.click(self.clear, visitor, page, **AT_ONCE)
+        self.frames.input(
+            self.plan, [self.frames], [self.estimate], trigger_mode="always_last", **AT_ONCE
         )
-        self.call = call
-        answered = begun.success(
-            self.answer,
-            [self.visitor],
-            [self.visitor, self.talk, self.timeline, self.estimate, call.body, call.code]
-            + [call.answer, *buttons],
-            trigger_mode="multiple",  # a stopped one may not have ended yet
-            **BESIDE_OTHERS,
-        )
+        self.forget.click(self.forget_conversation, visitor, page, **AT_ONCE)
+        asked = [self.ask.click, self.question.submit]
+        inputs = [*visitor, self.question, *options]
+        begun = gr.on(asked, self.begin, inputs, page, **BESIDE_OTHERS)
+        multiple: Any = {"trigger_mode": "multiple"}  # a stopped one may not have ended yet
+        answered = begun.success(self.answer, visitor, page, **multiple, **BESIDE_OTHERS)
         for event in (self.stop.click, answered.failure):  # fails if Gradio's own queue is full
-            event(self.stop_answer, [self.visitor], [self.visitor, self.talk, *buttons], **AT_ONCE)
-        self.talk.like(self.vote, [self.visitor], [self.talk], **BESIDE_OTHERS)
+            event(self.stop_answer, visitor, page, **AT_ONCE)
+        self.talk.like(self.vote, visitor, [self.talk], **BESIDE_OTHERS)
 
     # What is on the stage
 
@@ -140,12 +114,11 @@ class AskTab(AskLayout):
             visible=medium.kind == "video" and medium.frames > 1,
         )
         return {
-            self.visitor: visitor,
             self.welcome: gr.Column(visible=False),
             self.watch: gr.Column(visible=True),
-            self.stage: stage(medium),
+            self.stage: draw("stage", medium=medium),
             self.timeline: timeline(medium),
-            self.about: about_medium(medium),
+            self.about: draw("about", medium=medium),
             self.planned: gr.Column(visible=True),
             self.frames: frames,
             self.estimate: self.plan(start),
@@ -156,7 +129,6 @@ class AskTab(AskLayout):
         """Take the medium off the stage."""
         visitor.show(None)
         return {
-            self.visitor: visitor,
             self.welcome: gr.Column(visible=True),
             self.watch: gr.Column(visible=False),
             self.planned: gr.Column(visible=False),
@@ -169,14 +141,14 @@ class AskTab(AskLayout):
     def plan(self, frames: int) -> str:
         """Say what watching so many frames takes."""
         planned = self.engine.plan(int(frames))
-        return estimate(planned, self.setting.speed.seconds(planned))
+        return draw("estimate", plan=planned, seconds=self.setting.speed.seconds(planned))
 
     async def forget_conversation(self, visitor: Visitor) -> dict:
         """Start a new conversation about the same medium."""
         visitor.stop()
         visitor.forget_conversation()
         drawn = timeline(visitor.medium) if visitor.medium else ""
-        return {self.visitor: visitor, self.timeline: drawn, **self._talk(visitor)}
+        return {self.timeline: drawn, **self._talk(visitor)}
 
     # Questions and answers
 
@@ -188,11 +160,10 @@ class AskTab(AskLayout):
             raise gr.Error("One question at a time: wait, or stop.", print_exception=False)
         try:
             self.engine.longva.check_question(question)
-            options = _options(visitor.medium, *values)
+            visitor.turns.append(_turn(visitor, visitor.medium, question.strip(), *values))
         except LongVAError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        visitor.turns.append(Turn(question=question.strip(), options=options))
-        return {self.visitor: visitor, self.question: "", **self._talk(visitor)}
+        return {self.question: "", **self._talk(visitor)}
 
     async def answer(self, visitor: Visitor) -> AsyncGenerator[dict]:
         """Answer the latest question, drawing the page as it comes.
@@ -201,13 +172,11 @@ class AskTab(AskLayout):
         """
         medium = visitor.medium
         if medium is None or not visitor.busy:  # stopped before this began
-            yield {self.visitor: visitor, **self._talk(visitor)}
+            yield self._talk(visitor)
             return
         turn = visitor.turns[-1]
-        history = visitor.history if turn.options.remember else []
-        visitor.request = request_of(
-            self.engine.longva.name, medium, history, turn.question, turn.options
-        )
+        name = self.engine.longva.name
+        visitor.request = request_of(name, medium, turn.question, turn.watching, turn.evidence)
         yield {
             self.call.body: to_json(visitor.request, indent=2, ensure_ascii=False),
             self.call.code: client_code(visitor.request),
@@ -216,7 +185,7 @@ class AskTab(AskLayout):
         async with aclosing(asking.answer(self.setting, visitor)) as updates:
             async for _ in updates:
                 yield {self.talk: self._drawn(visitor)}
-        final: dict[Any, Any] = {self.visitor: visitor, **self._talk(visitor)}
+        final: dict[Any, Any] = self._talk(visitor)
         if turn.answer is not None and turn in visitor.turns:
             lit = turn.answer.shown_evidence
             final[self.timeline] = timeline(medium, visitor.attention, lit, visitor.pictures)
@@ -228,14 +197,16 @@ class AskTab(AskLayout):
     async def stop_answer(self, visitor: Visitor) -> dict:
         """End the answer in progress, or the wait for it."""
         visitor.stop()
-        return {self.visitor: visitor, **self._talk(visitor)}
+        return self._talk(visitor)
 
     def _drawn(self, visitor: Visitor) -> str:
-        return conversation(visitor.turns) if visitor.turns else nothing_asked()
+        turns = visitor.turns
+        return draw("conversation", turns=turns) if turns else draw("nothing_asked")
 
     def _talk(self, visitor: Visitor) -> dict:
-        """Draw the conversation and the one button that applies: ask, or stop."""
+        """Keep the visitor; draw the conversation and the one button that applies: ask, or stop."""
         return {
+            self.visitor: visitor,
             self.talk: self._drawn(visitor),
             self.ask: gr.Button(visible=not visitor.busy),
             self.stop: gr.Button(visible=visitor.busy),
@@ -252,11 +223,13 @@ class AskTab(AskLayout):
                 gr.Warning(f"The vote could not be written: {error.strerror}.")
             except LongVAError:  # its message names a folder, which visitors need not know
                 gr.Warning("The vote could not be written: the disk is full.")
-        return conversation(visitor.turns)
+        return self._drawn(visitor)
 
 
-def _options(
+def _turn(
+    visitor: Visitor,
     medium: Medium,
+    question: str,
     frames: int,
     remember: bool,
     evidence: int,
@@ -264,16 +237,21 @@ def _options(
     temperature: float,
     top_p: float,
     seed: int | None,
-) -> Options:
-    """Read the options from the values of the page's controls."""
+) -> Turn:
+    """Make a turn of a question and the values of the page's controls."""
     by_clock = medium.kind == "image" or int(frames) == medium.suggested
-    return Options(
+    return Turn(
+        question=Question(
+            text=question,
+            history=tuple(visitor.history) if remember else (),
+            sampling=Sampling(temperature=temperature, top_p=top_p, seed=int(seed or 0)),
+            max_new_tokens=int(max_new_tokens),
+            evidence=None,  # the timeline shows the attention on every frame
+        ),
         watching=Watching(
             digests=(medium.digest,),
             sampling=ONE_A_SECOND if by_clock else FrameSampling(num_frames=int(frames)),
         ),
-        tokens=Sampling(temperature=temperature, top_p=top_p, seed=int(seed or 0)),
-        max_new_tokens=int(max_new_tokens),
         evidence=int(evidence),
         remember=remember,
     )

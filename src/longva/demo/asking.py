@@ -13,13 +13,10 @@ from dataclasses import replace
 import torch
 
 from longva.demo.medium import Medium, frame_pictures
-from longva.demo.setting import Setting
-from longva.demo.visitor import Turn, Visitor
+from longva.demo.visitor import Setting, Turn, Visitor
 from longva.errors import LongVAError, VideoError
-from longva.watching.engine import Question
 from longva.watching.events import Event, EventStream, Failed, Finished, Progress, Text, Watched
 from longva.watching.session import Answer
-from longva.watching.worker import QueueFullError
 
 logger = logging.getLogger(__name__)
 
@@ -31,18 +28,10 @@ async def answer(setting: Setting, visitor: Visitor) -> AsyncGenerator[None]:
     """Answer the visitor's latest question; yield whenever the page is to be drawn."""
     turn, medium = visitor.turns[-1], visitor.medium
     assert medium is not None
-    options = turn.options
-    question = Question(
-        text=turn.question,
-        history=visitor.history if options.remember else [],
-        sampling=options.tokens,
-        max_new_tokens=options.max_new_tokens,
-        evidence=None,  # the timeline shows the attention on every frame
-    )
-    setting.asked.setdefault(visitor.key, set()).add(options.watching)
+    setting.asked.setdefault(visitor.key, set()).add(turn.watching)
     try:
         work = visitor.work = EventStream(setting.engine.worker, visitor.key)
-        await setting.engine.answer(question, options.watching, lambda: [medium.media], work)
+        await setting.engine.answer(turn.question, turn.watching, lambda: [medium.media], work)
         async with aclosing(work.batches(PAGE_SECONDS)) as batches:
             async for events in batches:
                 for event in events:
@@ -77,7 +66,7 @@ async def _finish(
 ) -> None:
     """Show a whole answer, with pictures of its evidence."""
     # The session may have been watched from another visitor's file, of another name.
-    shown = replace(answer, evidence=answer.evidence[: turn.options.evidence], media=[medium.name])
+    shown = replace(answer, evidence=answer.evidence[: turn.evidence], media=[medium.name])
     have = {*medium.pictures, *visitor.pictures}
     missing = {item.frame for item in shown.shown_evidence} - have
     pictures = {}
@@ -86,9 +75,9 @@ async def _finish(
             pictures = await asyncio.to_thread(frame_pictures, medium.media, sorted(missing))
     if not turn.busy:  # stopped meanwhile, perhaps for another medium
         return
-    if turn.options.remember:
+    if turn.remember:
         visitor.history += [
-            {"role": "user", "content": turn.question},
+            {"role": "user", "content": turn.question.text},
             {"role": "assistant", "content": answer.text},
         ]
     visitor.attention = answer.evidence
@@ -101,8 +90,6 @@ def problem(error: Exception) -> str:
     """Return what a visitor reads about an error; an unexpected one is logged."""
     if isinstance(error, LongVAError):
         return error.message  # its remedies are settings that a visitor does not have
-    if isinstance(error, QueueFullError):
-        return "Too many questions are waiting. Try again later."
     if isinstance(error, torch.OutOfMemoryError):
         return "The device ran out of memory: watch fewer frames."
     logger.error("a visitor's work failed", exc_info=error)

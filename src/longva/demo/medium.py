@@ -8,10 +8,8 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
@@ -68,43 +66,41 @@ def open_medium(path: Path, longva: LongVA) -> Medium:
         VideoError: it is neither a video nor an image, or broken.
     """
     media = open_media(path)
-    if media.kind == "image":
-        return _image(path, media, longva)
+    image, columns = media.kind == "image", 1
+    if image:
+        drawn, columns = _parts(media, longva)
+        pictures, frames = dict(enumerate(drawn)), len(drawn)
+        suggested = frames
+    else:
+        frames = len(media)
+        pictures = frame_pictures(media, FrameSampling(num_frames=STRIP_PICTURES))
+        suggested = len(media.choose(ONE_A_SECOND))
     return Medium(
         path=path,
         media=media,
         name=path.name,
         digest=media.fingerprint(),
-        kind="video",
+        kind="image" if image else "video",
         moves_itself=media.kind == "animation",
         duration=media.duration,
-        frames=len(media),
-        suggested=len(media.choose(ONE_A_SECOND)),
-        pictures=frame_pictures(media, FrameSampling(num_frames=STRIP_PICTURES)),
-        seconds=media.pts_seconds,
+        frames=frames,
+        suggested=suggested,
+        columns=columns,
+        pictures=pictures,
+        seconds=None if image else media.pts_seconds,
     )
 
 
-def _image(path: Path, media: Media, longva: LongVA) -> Medium:
+def _parts(media: Media, longva: LongVA) -> tuple[list[str], int]:
+    """Draw the parts of an image that the model sees; return them and how many stand in a row."""
     processor = longva.processor.image_processor
     image = Image.fromarray(next(media.pictures([0])))
+    if processor.packing != "unires":  # the whole image is one frame, however it is cut
+        return [picture(np.asarray(image))], 1
     grids, (_, columns) = image_to_grids(
         image, processor.grid_of, grid_size=processor.grid_size, packing=processor.packing
     )
-    pictures = [picture(grid.permute(1, 2, 0).numpy()) for grid in grids]
-    if processor.packing != "unires":  # the whole image is one frame, however it is cut
-        pictures, columns = [picture(np.asarray(image))], 1
-    return Medium(
-        path=path,
-        media=media,
-        name=path.name,
-        digest=media.fingerprint(),
-        kind="image",
-        frames=len(pictures),
-        suggested=len(pictures),
-        columns=columns,
-        pictures=dict(enumerate(pictures)),
-    )
+    return [picture(grid.permute(1, 2, 0).numpy()) for grid in grids], columns
 
 
 def frame_pictures(media: Media, frames: FrameSampling | Sequence[int]) -> dict[int, str]:
@@ -121,16 +117,3 @@ def picture(pixels: np.ndarray) -> str:
     written = io.BytesIO()
     image.save(written, "JPEG", quality=82)
     return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode()}"
-
-
-def stage(medium: Medium) -> str:
-    """Return the player of a video, or the picture."""
-    address = f"gradio_api/file={quote(str(medium.path))}"
-    name = escape(medium.name, quote=True)
-    if medium.kind == "image" or medium.moves_itself:
-        return f'<div class="lv-stage"><img id="lv-picture" src="{address}" alt="{name}"></div>'
-    return (
-        f'<div class="lv-stage"><video id="lv-player" src="{address}" aria-label="{name}" controls '
-        'playsinline muted preload="auto"></video><p class="lv-unplayable" hidden>This browser '
-        "cannot play the file. The model can watch it all the same.</p></div>"
-    )

@@ -7,13 +7,12 @@ film and needles of the world that it was taught, other models what `niah` draws
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
 from longva.demo.asking import PAGE_SECONDS, problem
+from longva.demo.parts import draw
 from longva.nano.needles import own_pictures
 from longva.niah.cells import Grid
 from longva.niah.heatmap import COLOURS
@@ -26,28 +25,15 @@ from longva.watching.events import EventStream, Failed, Finished, Progress
 from longva.watching.worker import QueueFullError
 
 
-@dataclass(frozen=True, kw_only=True)
-class MapSettings:
-    """Size of the map."""
+def even_grid(longest: int, steps: int) -> Grid:
+    """Return cells in equal steps of length up to the longest, and of depth from 0 to 1.
 
-    longest: int = 64
-    """Frames of the longest haystack."""
-
-    steps: int = 5
-    """Lengths, and depths."""
-
-    needles: int = 2
-    """Trials of a square."""
-
-    def grid(self) -> Grid:
-        """Return the cells: equal steps of length up to the longest, of depth from 0 to 1.
-
-        >>> MapSettings(longest=60, steps=3).grid().all_lengths
-        [20, 40, 60]
-        """
-        lengths = {max(1, self.longest * (i + 1) // self.steps) for i in range(self.steps)}
-        depths = tuple(round(i / max(1, self.steps - 1), 4) for i in range(self.steps))
-        return Grid(lengths=tuple(sorted(lengths)), depths=depths)
+    >>> even_grid(longest=60, steps=3).all_lengths
+    [20, 40, 60]
+    """
+    lengths = {max(1, longest * (i + 1) // steps) for i in range(steps)}
+    depths = tuple(round(i / max(1, steps - 1), 4) for i in range(steps))
+    return Grid(lengths=tuple(sorted(lengths)), depths=depths)
 
 
 class NeedleMap:
@@ -55,12 +41,13 @@ class NeedleMap:
 
     Args:
         engine: of the model that is measured.
-        settings: size of the map.
+        grid: lengths in frames, and depths.
+        needles: trials of a square.
         folder: new, for all that is written.
     """
 
-    def __init__(self, engine: Engine, settings: MapSettings, folder: Path):
-        self.engine, self.settings = engine, settings
+    def __init__(self, engine: Engine, grid: Grid, needles: int, folder: Path):
+        self.engine = engine
         self.done, self.problem = 0, ""
         self.summary: dict[str, Any] | None = None
         self.work: EventStream | None = None
@@ -68,17 +55,17 @@ class NeedleMap:
         self.recipe = VisualRecipe(
             model=longva.name,
             output_dir=folder / "run",
-            grid=settings.grid(),
-            needles=NeedleRecipe(count=settings.needles),
+            grid=grid,
+            needles=NeedleRecipe(count=needles),
             max_new_tokens=0,
             chunk_tokens=longva.chunk_tokens,
             kv=longva.kv,
         )
-        self.total = len(self.recipe.grid.all_lengths) * settings.steps * settings.needles
+        self.total = len(list(grid.cells(trials=needles)))
 
     @property
     def stopped(self) -> bool:
-        """Whether it was given up before its end."""
+        """Whether it was stopped before its end."""
         return self.problem == "Stopped"
 
     def stop(self) -> None:
@@ -119,7 +106,7 @@ class NeedleMap:
     def _measure(self) -> dict[str, Any] | None:
         """Measure, in the model's thread; return the summary."""
         recipe, longva = self.recipe, self.engine.longva
-        self.engine.store.make_room_for(self.settings.longest)
+        self.engine.store.make_room_for(max(recipe.grid.all_lengths))
         try:
             model = TreeModel.of(longva, recipe)
             return measure_visual(model, recipe, progress=self._progress, **own_pictures(recipe))
@@ -134,27 +121,14 @@ class NeedleMap:
 
 def draw_map(measured: NeedleMap) -> str:
     """Draw the map: a square for each length and depth, empty until its first trial is known."""
-    grid, squares = measured.recipe.grid, measured.squares()
-    lengths = grid.all_lengths
-    depths = sorted({cell.depth for cell in grid.cells(trials=1)})
-    body = ""
-    for depth in depths:
-        cells = "".join(_square(squares.get((length, depth), [])) for length in lengths)
-        body += f'<tr><th scope="row">{100 * depth:.0f} %</th>{cells}</tr>'
-    columns = "".join(f'<th scope="col">{length:,}</th>' for length in lengths)
-    return (
-        f'<table class="lv-map"><caption>{_caption(measured)}</caption><tbody>{body}</tbody>'
-        f'<tfoot><tr><th scope="col">depth / frames</th>{columns}</tr></tfoot></table>'
-    )
-
-
-def _square(trials: list[bool]) -> str:
-    if not trials:
-        return '<td class="lv-unknown"></td>'
-    score = sum(trials) / len(trials)
-    return (
-        f'<td style="{_colour(score)}" '
-        f'title="{sum(trials)} of {len(trials)} found">{100 * score:.0f}</td>'
+    grid = measured.recipe.grid
+    return draw(
+        "needle_map",
+        measured=measured,
+        lengths=grid.all_lengths,
+        depths=sorted({cell.depth for cell in grid.cells(trials=1)}),
+        squares=measured.squares(),
+        colour=_colour,
     )
 
 
@@ -162,17 +136,4 @@ def _colour(score: float) -> str:
     """Mix the paper's colours: 0, a half and 1."""
     low, middle, high = COLOURS
     a, b, share = (low, middle, 2 * score) if score < 0.5 else (middle, high, 2 * score - 1)
-    return f"background: color-mix(in srgb, {b} {100 * share:.0f}%, {a})"
-
-
-def _caption(measured: NeedleMap) -> str:
-    summary = measured.summary
-    if summary is None:
-        ended = f"{escape(measured.problem.rstrip('.'))}: " if measured.problem else ""
-        return f"{ended}{measured.done} of {measured.total} answers"
-    low, high = summary["clustered95"]
-    return (
-        f"Found {100 * summary['mean']:.0f} % of {measured.total} "
-        f"(95 %: {100 * low:.0f} to {100 * high:.0f} %), by chance "
-        f"{100 * summary['chance']:.0f} %"
-    )
+    return f"color-mix(in srgb, {b} {100 * share:.0f}%, {a})"

@@ -7,8 +7,8 @@ from uuid import uuid4
 import gradio as gr
 
 from longva.demo.ask_tab import AT_ONCE, BESIDE_OTHERS, IDLE_SECONDS
-from longva.demo.needle_map import MapSettings, NeedleMap, draw_map
-from longva.demo.setting import Setting
+from longva.demo.needle_map import NeedleMap, draw_map, even_grid
+from longva.demo.visitor import Setting
 
 MOST_FRAMES = 512
 """Longest film that is offered; `longva niah visual` measures longer ones."""
@@ -40,8 +40,8 @@ def needle_tab(setting: Setting) -> None:
         return gr.Button(visible=not measuring), gr.Button(visible=measuring)
 
     def begin(longest: int, steps: int, needles: int):
-        settings = MapSettings(longest=int(longest), steps=int(steps), needles=int(needles))
-        measured = NeedleMap(engine, settings, setting.folder / f"map-{uuid4().hex}")
+        grid, folder = even_grid(int(longest), int(steps)), setting.folder / f"map-{uuid4().hex}"
+        measured = NeedleMap(engine, grid, int(needles), folder)
         return measured, draw_map(measured), *buttons(measuring=True)
 
     async def measure(measured: NeedleMap) -> AsyncGenerator[tuple]:

@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
@@ -17,10 +16,10 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from longva.demo.estimate import Speed
 from longva.demo.examples import make_examples
 from longva.demo.page import build_page
-from longva.demo.setting import Setting
+from longva.demo.speed import Speed
+from longva.demo.visitor import Setting
 from longva.planning.devices import usable_memory
 from longva.watching.assistant import LongVA
 from longva.watching.engine import Engine
@@ -28,7 +27,7 @@ from longva.watching.engine import Engine
 ASSETS = Path(__file__).parent
 
 MAX_THREADS = 40
-"""Events that Gradio handles at a time, those that wait for the model not counted."""
+"""Events that Gradio handles at a time, besides those that wait for the model."""
 
 HEADERS = {
     "content-security-policy": (
@@ -42,25 +41,6 @@ HEADERS = {
 
 REMOTE = ("/gradio_api/file=http", "/gradio_api/proxy=", "/file=http", "/proxy=")
 """Paths by which Gradio fetches from elsewhere on a client's behalf; the demo needs none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerSettings:
-    """How the demo is served."""
-
-    host: str = "127.0.0.1"
-    port: int = 7860
-    share: bool = False
-    """A public address through Gradio's servers."""
-
-    max_upload_mb: int = 2048
-    session_bytes: int | None = None
-    """For keys and values of watched media; None takes what is free when the demo starts."""
-
-    max_waiting: int = 32
-    """Questions and heatmaps that may wait in the queue."""
-
-    feedback: Path = Path("longva_feedback.jsonl")
 
 
 class Guard:
@@ -86,34 +66,55 @@ class Guard:
 
 
 @contextmanager
-def running(longva: LongVA, settings: ServerSettings) -> Iterator[str]:
-    """Serve the demo while the context is open; yields its address."""
+def running(
+    longva: LongVA,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    share: bool = False,
+    max_upload_mb: int = 2048,
+    session_bytes: int | None = None,
+    max_waiting: int = 32,
+    feedback: Path = Path("longva_feedback.jsonl"),
+) -> Iterator[str]:
+    """Serve the demo while the context is open; yields its address.
+
+    Args:
+        longva: the model that answers.
+        host: address to listen at.
+        port: to listen at; 0 takes a free one.
+        share: make a public address through Gradio's servers.
+        max_upload_mb: MB of the largest file that may be uploaded.
+        session_bytes: for keys and values of watched media; None takes what is free now.
+        max_waiting: questions and heatmaps that may wait in the queue.
+        feedback: file to which votes are appended.
+    """
     with tempfile.TemporaryDirectory(prefix="longva-demo-") as folder, private_uploads(folder):
         free = usable_memory(longva.model.device) or sys.maxsize
         engine = Engine(
             longva,
-            max_bytes=settings.session_bytes or free,
-            max_waiting=settings.max_waiting,
-            max_waiting_per_client=settings.max_waiting,
+            max_bytes=session_bytes or free,
+            max_waiting=max_waiting,
+            max_waiting_per_client=max_waiting,
         )
         grid_size = longva.processor.image_processor.grid_size
         setting = Setting(
             engine=engine,
             speed=Speed.of(longva),
             examples=make_examples(Path(folder) / "examples", grid_size=grid_size),
-            feedback=settings.feedback,
+            feedback=feedback,
             folder=Path(folder),
         )
         page = build_page(setting)
-        page.queue(max_size=settings.max_waiting, default_concurrency_limit=4)
+        page.queue(max_size=max_waiting, default_concurrency_limit=4)
         engine.worker.start()
         try:
             _, local, public = page.launch(
-                server_name=settings.host,
-                server_port=settings.port or None,
-                share=settings.share,
-                max_file_size=settings.max_upload_mb * 2**20,
-                max_threads=MAX_THREADS + settings.max_waiting,  # a place for each that waits
+                server_name=host,
+                server_port=port or None,
+                share=share,
+                max_file_size=max_upload_mb * 2**20,
+                max_threads=MAX_THREADS + max_waiting,  # a place for each that waits
                 prevent_thread_lock=True,
                 quiet=True,
                 footer_links=[],
@@ -136,16 +137,14 @@ def running(longva: LongVA, settings: ServerSettings) -> Iterator[str]:
 def private_uploads(folder: str) -> Iterator[None]:
     """Let Gradio keep its files in `folder`."""
     names = ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE")
-    before = {name: os.environ.get(name) for name in names}
+    before = {name: os.environ[name] for name in names if name in os.environ}
     os.environ.update(dict.fromkeys(names, folder))
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in names:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def theme() -> gr.themes.Base:

@@ -1,15 +1,14 @@
-"""The timeline as HTML: small pictures in order, evidence lit up, and a curve of the attention.
+"""The timeline: small pictures in order, evidence lit up, and a curve of the attention.
 
-    0:00 . . . . . . /\\ . . . . . . . . . . _ . . . 0:48      attention on every watched frame
-    [ ] [ ] [ ] [ ] [E] [ ] [ ] [ ] [ ] [ ] [E] [ ] [ ]        pictures; E rests under the answer
-
-`data-seconds` and `data-frame` are what a click jumps to; `demo.js` does the jumping.
+0:00 . . . . . . /\\ . . . . . . . . . . _ . . . 0:48      attention on every watched frame
+[ ] [ ] [ ] [ ] [E] [ ] [ ] [ ] [ ] [ ] [E] [ ] [ ]        pictures; E rests under the answer
 """
 
 from collections.abc import Mapping, Sequence
-from html import escape
+from typing import Any
 
 from longva.demo.medium import Medium
+from longva.demo.parts import draw
 from longva.watching.session import Evidence
 
 CURVE_WIDTH, CURVE_HEIGHT = 1000, 36
@@ -30,21 +29,15 @@ def timeline(
         pictures: of evidence frames that are not in the strip, by frame.
     """
     lit = {item.frame: item for item in evidence}
-    most = max((item.weight for item in evidence), default=0.0) or 1.0
-    frames = "".join(
-        _frame(frame, item.seconds, picture, item.weight, most)
+    frames = [
+        (frame, item.seconds, item.weight, picture)
         if (item := lit.get(frame))
-        else _frame(frame, medium.at(frame), picture)
+        else (frame, medium.at(frame), None, picture)
         for frame, picture in sorted(_shown(medium, lit, pictures or {}).items())
-    )
-    curve = _curve(medium, attention) if attention and medium.seconds is not None else ""
-    if medium.kind == "image":
-        style = f' style="--columns: {medium.columns}"'
-        return f'<div class="lv-timeline lv-grids"{style}><ol>{frames}</ol></div>'
-    return (
-        f'<div class="lv-timeline" data-duration="{medium.duration:.3f}">{curve}'
-        f"<ol>{frames}</ol></div>"
-    )
+    ]
+    most = max((item.weight for item in evidence), default=0.0) or 1.0
+    curve = _curve(medium, attention) if attention and medium.seconds is not None else None
+    return draw("timeline", medium=medium, frames=frames, most=most, curve=curve)
 
 
 def _shown(
@@ -63,24 +56,7 @@ def _second(medium: Medium, frame: int) -> int | None:
     return None if seconds is None else int(seconds)
 
 
-def _frame(
-    frame: int, seconds: float | None, picture: str, weight: float | None = None, most: float = 1.0
-) -> str:
-    name = f"part {frame + 1}" if seconds is None else clock(seconds)
-    classes, about, bar = "lv-frame", f"Jump to {name}", ""
-    if weight is not None:
-        classes += " lv-lit"
-        about += f": {100 * weight:.1f} % of the attention"
-        bar = f'<i style="--weight: {weight / most:.4f}"></i>'
-    jump = "" if seconds is None else f' data-seconds="{seconds:.3f}"'
-    label = "" if seconds is None else f"<span>{name}</span>"
-    return (
-        f'<li><button type="button" class="{classes}" data-frame="{frame}"{jump} '
-        f'title="{escape(about)}"><img src="{picture}" alt="{name}">{label}{bar}</button></li>'
-    )
-
-
-def _curve(medium: Medium, attention: Sequence[Evidence]) -> str:
+def _curve(medium: Medium, attention: Sequence[Evidence]) -> dict[str, Any]:
     """Draw the weights as steps: each watched frame holds until the next one."""
     end = max(medium.duration, 1e-6)
     times = [(item.seconds or 0.0, item.weight) for item in attention]
@@ -92,19 +68,4 @@ def _curve(medium: Medium, attention: Sequence[Evidence]) -> str:
         level = CURVE_HEIGHT * (1 - weight / most)
         path += f"H{x:.1f}V{level:.1f}"
     path += f"H{CURVE_WIDTH}V{CURVE_HEIGHT}Z"
-    return (
-        '<div class="lv-curve" title="Where the answer looked. Click to jump.">'
-        f'<svg viewBox="0 0 {CURVE_WIDTH} {CURVE_HEIGHT}" preserveAspectRatio="none" '
-        f'aria-hidden="true"><path d="{path}"/></svg><b class="lv-now"></b></div>'
-    )
-
-
-def clock(seconds: float) -> str:
-    """Write seconds as a player's clock does.
-
-    >>> clock(3.4), clock(75), clock(3675)
-    ('0:03', '1:15', '1:01:15')
-    """
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return {"width": CURVE_WIDTH, "height": CURVE_HEIGHT, "path": path}

@@ -1,11 +1,14 @@
-"""One visitor: the medium on the stage, the conversation about it, the answer in progress."""
+"""What all visitors share, and one visitor: medium, conversation, answer in progress."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
+from longva.demo.examples import Example
 from longva.demo.medium import Medium
-from longva.prompts.decoding import Sampling
+from longva.demo.speed import Speed
+from longva.watching.engine import Engine, Question
 from longva.watching.events import EventStream
 from longva.watching.session import Answer, Evidence
 from longva.watching.store import Watching
@@ -14,25 +17,36 @@ State = Literal["waiting", "watching", "answering", "done", "stopped", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """How to watch and to answer."""
+class Setting:
+    """What all visitors of a demo share: one model, and the parts of the demo around it."""
 
-    watching: Watching
-    tokens: Sampling
-    max_new_tokens: int = 256
-    evidence: int = 3
-    """Frames to light up."""
+    engine: Engine
+    speed: Speed
+    examples: list[Example]
 
-    remember: bool = True
-    """Whether the question is asked as part of the conversation, or on its own."""
+    feedback: Path
+    """Likes and dislikes are appended to this file."""
+
+    folder: Path
+    """Private and temporary: examples and heatmaps."""
+
+    asked: dict[str, set[Watching]] = field(default_factory=dict)
+    """What each visitor, by key, has asked about."""
 
 
 @dataclass(kw_only=True)
 class Turn:
     """A question and how far its answer has come."""
 
-    question: str
-    options: Options
+    question: Question
+    watching: Watching
+
+    evidence: int = 3
+    """Frames to light up."""
+
+    remember: bool = True
+    """Whether the question is asked as part of the conversation, or on its own."""
+
     state: State = "waiting"
     progress: tuple[str, int, int] | None = None
     """Stage (`watch` or `prefill`), what is done and what there is."""

@@ -240,32 +240,34 @@ class Judge:
 
     def _ask_all(self, requests: Iterable["_Request"]) -> Iterator[tuple[str, str, str | None]]:
         """Yield key, reply and reason of every request, as they come in."""
-        door = _Door()
+        breaker = _CircuitBreaker()
         if self.cache is not None:
             self.cache.parent.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(self.concurrency) as pool:
             try:
-                tasks = {pool.submit(self._ask, request, door): request.key for request in requests}
+                tasks = {
+                    pool.submit(self._ask, request, breaker): request.key for request in requests
+                }
                 for task in as_completed(tasks):
                     yield tasks[task], *task.result()
             except BaseException:  # Ctrl-C, a full disk: do not wait for what is queued
                 pool.shutdown(wait=False, cancel_futures=True)
-                if pace := getattr(self.endpoint, "pace", None):
-                    pace.stop()
+                if limiter := getattr(self.endpoint, "rate_limiter", None):
+                    limiter.stop()
                 raise
 
-    def _ask(self, request: "_Request", door: "_Door") -> tuple[str, str | None]:
+    def _ask(self, request: "_Request", breaker: "_CircuitBreaker") -> tuple[str, str | None]:
         """Return the reply, and why it has no score."""
         reply = ""
-        if door.closed:
-            return reply, f"not asked: {door.closed}"
+        if breaker.reason:
+            return reply, f"not asked: {breaker.reason}"
         for _ in range(REPLIES):
             try:
                 answer = self.endpoint.complete(request.messages, **request.options)
             except EndpointError as error:
-                door.silent(error)
+                breaker.failure(error)
                 return reply, str(error)
-            door.heard()
+            breaker.success()
             reply = answer.text.encode(errors="replace").decode()  # JSON may hold half a character
             if request.rubric.read(reply) is not None:
                 if self.cache is not None:
@@ -276,25 +278,25 @@ class Judge:
         return reply, f"the judge's reply holds no valid score: {reply[:200]!r}"
 
 
-class _Door:
-    """Whether the endpoint is still worth asking, for all threads together."""
+class _CircuitBreaker:
+    """Stops asking an endpoint that is closed, or failed too often in a row; for all threads."""
 
     def __init__(self):
-        self.closed = ""
-        self._silent = 0
+        self.reason = ""
+        self._failures = 0
         self._lock = threading.Lock()
 
-    def heard(self) -> None:
+    def success(self) -> None:
         with self._lock:
-            self._silent = 0
+            self._failures = 0
 
-    def silent(self, error: EndpointError) -> None:
+    def failure(self, error: EndpointError) -> None:
         with self._lock:
-            self._silent += 1
+            self._failures += 1
             if error.closed:
-                self.closed = self.closed or str(error)
-            elif self._silent >= GIVE_UP_AFTER:
-                self.closed = self.closed or f"{error}; {self._silent} answers in a row were so"
+                self.reason = self.reason or str(error)
+            elif self._failures >= GIVE_UP_AFTER:
+                self.reason = self.reason or f"{error}; {self._failures} answers in a row were so"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,1 +1,1 @@
-"""What is reported: intervals and figures of measurements, progress of long work."""
+"""What measurements and long work share when they report: intervals, figures, progress bars."""

@@ -1,6 +1,7 @@
 """An OpenAI-compatible server.
 
-request  ->  gate    ->  conversation  ->  request_media  ->  longva.watching  ->  reply
-host,       media, history    fetched,           queue, sessions,     JSON, or an
-key, size   and question      checked, hashed    events               event stream
+request  ->  gate  ->  conversation  ->  media  ->  longva.watching  ->  reply
+             host,     media, history    fetched,   queue, sessions,     JSON, or an
+             key,      and question      checked,   events               event stream
+             size                        hashed
 """

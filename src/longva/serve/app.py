@@ -18,7 +18,7 @@ from longva.media.sampling import FrameSampling
 from longva.prompts.decoding import Sampling
 from longva.serve import schema
 from longva.serve.answering import Answering
-from longva.serve.conversation import Message, read_conversation
+from longva.serve.conversation import encodable, read_conversation
 from longva.serve.errors import ApiError, as_api_error
 from longva.serve.gate import RequestGuard
 from longva.serve.limits import Limits
@@ -27,9 +27,7 @@ from longva.serve.metrics import Metrics
 from longva.serve.reply import Reply
 from longva.watching.engine import Engine, Question
 from longva.watching.features import FrameSettings
-from longva.watching.session import check_question
 from longva.watching.store import Watching
-from longva.watching.worker import QueueFullError
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": schema.ErrorBody, "description": words}
@@ -66,7 +64,7 @@ def create_app(
         keys: API keys; none lets everybody in.
         hosts: names by which the server may be called; None allows any.
         cors_origins: web pages' origins that may call the API from a browser.
-        keep_alive: seconds of silence after which a waiting client is sent a sign of life.
+        keep_alive: seconds after which a client that waits is sent a comment or a blank line.
     """
 
     @asynccontextmanager
@@ -134,15 +132,7 @@ def create_app(
             sampling=FrameSampling(num_frames=how.frames, fps=how.fps, max_frames=how.max_frames),
             settings=FrameSettings(fit=how.fit),
         )
-        try:
-            answering = Answering(engine, fetcher, request.state.client, question, urls, watching)
-        except QueueFullError as error:
-            raise ApiError(
-                "too many requests are waiting. Try again later.",
-                status=429,
-                code="queue_full",
-                retry_after=error.retry_after,
-            ) from error
+        answering = Answering(engine, fetcher, request.state.client, question, urls, watching)
         reply = Reply(answering, body, model_name, metrics, keep_alive)
         return await reply.respond(request)
 
@@ -162,8 +152,7 @@ def _question(body: schema.ChatRequest, limits: Limits) -> tuple[Question, Seque
         ApiError: beyond a limit.
         LongVAError: a chat that the session cannot answer.
     """
-    messages = [Message(role=m.role, text=m.text(), media=m.media()) for m in body.messages]
-    characters = sum(len(message.text) for message in messages)
+    characters = sum(len(message.text()) for message in body.messages)
     if characters > limits.prompt_characters:
         raise ApiError(
             f"the messages have {characters:,} characters, {limits.prompt_characters:,} are "
@@ -171,7 +160,7 @@ def _question(body: schema.ChatRequest, limits: Limits) -> tuple[Question, Seque
             code="context_length_exceeded",
             param="messages",
         )
-    conversation = read_conversation(messages, check=check_question, clean=_encodable)
+    conversation = read_conversation(body.messages)
     if len(conversation.media) > limits.media:
         raise ApiError(
             f"a conversation may have {limits.media} media, got {len(conversation.media)}.",
@@ -206,9 +195,9 @@ def _add_error_handlers(app: FastAPI) -> None:
         # Of a union's alternatives, the one whose error lies deepest was probably meant.
         nearest = max(error.errors(), key=lambda one: len(one["loc"]))
         place = [str(part) for part in nearest["loc"][1:]]
-        where = _encodable(".".join(part for part in place if part != "str" and "[" not in part))
+        where = encodable(".".join(part for part in place if part != "str" and "[" not in part))
         message = f"{where}: {nearest['msg']}." if where else f"{nearest['msg']}."
-        return respond(ApiError(_encodable(message)[:500], param=where[:200] or None))
+        return respond(ApiError(encodable(message)[:500], param=where[:200] or None))
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> JSONResponse:
@@ -222,8 +211,3 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     for kind in (ApiError, ValueError):  # ValueError: LongVAError's kind; others are logged
         app.add_exception_handler(kind, other)  # pyright: ignore[reportArgumentType]
-
-
-def _encodable(text: str) -> str:
-    """Replace lone surrogates, which JSON can spell but no encoding can write."""
-    return text.encode(errors="replace").decode()

@@ -10,26 +10,16 @@ brought them, and the system's text goes into that turn's text. So the prompt up
 is the same for every client who asks about these media, and their keys and values are shared.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from longva.errors import LongVAError
+from longva.serve.schema import ChatMessage
+from longva.watching.session import check_question
 
 OWN_SYSTEM_PROMPT = "You are a helpful assistant."
 """What the chat template says by itself."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Message:
-    """One message as a client sent it."""
-
-    role: str
-    """`system`, `developer`, `user` or `assistant`."""
-
-    text: str
-    media: tuple[str, ...] = ()
-    """Addresses, in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,41 +35,40 @@ class Conversation:
     question: str
 
 
-def read_conversation(
-    messages: Sequence[Message],
-    check: Callable[[str], None] = lambda text: None,
-    clean: Callable[[str], str] = lambda text: text,
-) -> Conversation:
+def read_conversation(messages: Sequence[ChatMessage]) -> Conversation:
     """Put a chat into the order in which a session takes it.
 
     Args:
         messages: as sent.
-        check: refuses a user's text that must not reach the model.
-        clean: breaks up control tokens that an earlier answer may spell.
 
     Raises:
-        LongVAError: the chat does not begin (after the system) and end with the user, an assistant
-            is given media, or `check` refuses.
+        LongVAError: the chat does not begin (after the system) and end with the user, somebody else
+            sends media, or a text is none that a session takes.
     """
-    system = [m.text for m in messages if m.role in ("system", "developer")]
+    system = [m.text() for m in messages if m.role in ("system", "developer")]
     spoken = [m for m in messages if m.role in ("user", "assistant")]
     if not spoken or spoken[0].role != "user" or spoken[-1].role != "user":
         raise LongVAError("messages must begin (after any system message) and end with a user's.")
-    if any(m.media for m in messages if m.role != "user"):
+    if any(m.media() for m in messages if m.role != "user"):
         raise LongVAError("images and videos belong in messages of the user.")
-    media = dict.fromkeys(url for m in spoken for url in m.media)
+    media = dict.fromkeys(url for m in spoken for url in m.media())
     turns = []
     for number, message in enumerate(spoken):
         if message.role == "assistant":
-            turns.append({"role": "assistant", "content": clean(message.text)})
+            turns.append({"role": "assistant", "content": encodable(message.text())})
             continue
-        said = [message.text]
+        said = [message.text()]
         if number == 0:
             said = [w for w in system if w.strip() not in ("", OWN_SYSTEM_PROMPT)] + said
         if number < len(spoken) - 1:  # an earlier turn may be media alone; the question needs text
             said = [w for w in said if w.strip()]
         for words in said:
-            check(words)
+            check_question(words)
         turns.append({"role": "user", "content": "\n\n".join(said)})
     *history, last = turns
     return Conversation(media=tuple(media), history=tuple(history), question=last["content"])
+
+
+def encodable(text: str) -> str:
+    """Replace lone surrogates, which JSON can spell but no encoding can write."""
+    return text.encode(errors="replace").decode()

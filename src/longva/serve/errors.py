@@ -1,16 +1,18 @@
-"""What a client is told when something is wrong, in the words and numbers of OpenAI's API."""
+"""Errors as OpenAI's API reports them: status, type and code."""
 
 import logging
 import math
+from typing import Any
 
 from longva.errors import ContextLengthError, LongVAError, NonFiniteError, VideoError
 from longva.serve.schema import LongVAOptions
+from longva.watching.worker import QueueFullError
 
 logger = logging.getLogger("longva.serve")
 
 
 class ApiError(Exception):
-    """An answer that is an error.
+    """An error that a client is told.
 
     Args:
         message: for the client: what was given, what is needed; nothing about this machine.
@@ -56,6 +58,13 @@ class ApiError(Exception):
         return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
 
+class MediaError(ApiError):
+    """A medium that cannot be had: its address is not allowed, gives nothing, or too much."""
+
+    def __init__(self, message: str, code: str = "address_not_allowed", **how: Any):
+        super().__init__(message, code=code, param="messages", **how)
+
+
 def field(name: str, value: object) -> str | None:
     """Word a remedy as a field of the request; None for what only the server's owner can set.
 
@@ -82,9 +91,12 @@ def as_api_error(error: BaseException, names: dict[str, str] | None = None) -> A
             logger.error("a request failed: %s", error)
             return ApiError(message, status=500, code="model_not_finite")
         if isinstance(error, VideoError):
-            return ApiError(message, code="invalid_media", param="messages")
+            return MediaError(message, code="invalid_media")
         if isinstance(error, ContextLengthError):
             return ApiError(message, code="context_length_exceeded", param="messages")
+        if isinstance(error, QueueFullError):
+            retry = error.retry_after
+            return ApiError(message, status=429, code="queue_full", retry_after=retry)
         return ApiError(message)
     logger.error("a request failed", exc_info=error)
     if type(error).__name__ == "OutOfMemoryError":  # torch's; torch is not imported here

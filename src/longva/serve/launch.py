@@ -3,50 +3,51 @@
 import contextlib
 import logging
 import shutil
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from longva.errors import LongVAError, install_command
 from longva.serve.limits import Limits
 
+if TYPE_CHECKING:
+    from longva.watching.assistant import LongVA
+
 PREFIX = "longva-serve-"
 LOCK = "lock"
 """Locked by the server that owns the spool, until its process ends."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Where the server listens, and which clients, hosts and folders it trusts."""
-
-    host: str
-    port: int
-    name: str | None
-    keys: Sequence[str]
-    folders: Sequence[Path]
-    allow_private_hosts: bool
-    hosts: Sequence[str] | None
-    cors_origins: Sequence[str]
-    session_bytes: int
-    spool: Path | None
-
-
-def run(options: Options, limits: Limits, *, model: str, **loading: Any) -> None:
+def run(
+    load: Callable[[], "LongVA"],
+    limits: Limits,
+    *,
+    host: str,
+    port: int,
+    folders: Sequence[Path],
+    allow_private: bool,
+    session_bytes: int,
+    spool: Path | None,
+    **serving: Any,
+) -> None:
     """Serve until interrupted.
 
     Args:
-        options: of the server.
+        load: called for the model, once the arguments are known to be usable.
         limits: of a request.
-        model: `nano`, a folder or a hub id.
-        **loading: further arguments of `LongVA.from_pretrained`.
+        host: address to listen at.
+        port: to listen at; 0 takes any free one.
+        folders: whose files may be named as file://.
+        allow_private: fetch media from any address.
+        session_bytes: for keys and values of watched media.
+        spool: folder for media; by default the system's temporary folder.
+        **serving: further arguments of `create_app`.
 
     Raises:
-        LongVAError: an option that cannot be used, or a missing package.
+        LongVAError: an argument that cannot be used, or a missing package.
     """
     try:
         import uvicorn
@@ -59,48 +60,27 @@ def run(options: Options, limits: Limits, *, model: str, **loading: Any) -> None
             f"{install_command('serve')}"
         ) from error
     from longva.prompts.kv_cache import check_cacheable
-    from longva.watching.assistant import LongVA
     from longva.watching.engine import Engine
 
-    for folder in options.folders:
+    for folder in folders:
         if not folder.is_dir():
             raise LongVAError(f"{folder}, given as a folder of media, is none.")
-    longva = LongVA.from_pretrained(model, **loading)
+    longva = load()
     check_cacheable(longva.model)  # else every question would be refused
-    if longva.notice:
-        sys.stderr.write(f"Note: {longva.notice}.\n")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    if options.spool is not None:
-        options.spool.mkdir(parents=True, exist_ok=True)
-    with own_spool(options.spool) as spool:
-        fetcher = MediaFetcher(
-            spool,
-            limits,
-            folders=options.folders,
-            allow_private=options.allow_private_hosts,
-        )
+    if spool is not None:
+        spool.mkdir(parents=True, exist_ok=True)
+    with own_spool(spool) as own:
+        fetcher = MediaFetcher(own, limits, folders=folders, allow_private=allow_private)
         engine = Engine(
             longva,
-            max_bytes=options.session_bytes,
+            max_bytes=session_bytes,
             max_waiting=limits.waiting,
             max_waiting_per_client=limits.waiting_per_client,
         )
-        app = create_app(
-            engine,
-            fetcher,
-            model_name=options.name or Path(model).name,
-            keys=options.keys,
-            hosts=options.hosts,
-            cors_origins=options.cors_origins,
-        )
-        uvicorn.run(
-            app,
-            host=options.host,
-            port=options.port,
-            server_header=False,
-            timeout_graceful_shutdown=10,
-        )
+        app = create_app(engine, fetcher, **serving)
+        uvicorn.run(app, host=host, port=port, server_header=False, timeout_graceful_shutdown=10)
 
 
 @contextlib.contextmanager

@@ -49,7 +49,7 @@ class Limits:
     """To download one medium, or for a request to arrive."""
 
     silent_seconds: float = 20.0
-    """A peer that sends nothing for so long is given up."""
+    """Silence after which a connection is given up."""
 
     prompt_characters: int = 100_000
     new_tokens: int = 4096

@@ -17,22 +17,17 @@ class _Current(Collector):
         self._worker, self._store = worker, store
 
     def collect(self):
-        store = self._store
-        gauges = {
-            "longva_requests_waiting": ("Requests in the queue.", self._worker.waiting),
-            "longva_sessions": ("Watched media held.", len(store)),
-            "longva_session_bytes": ("Bytes of their KV caches.", store.used_bytes),
-            "longva_session_bytes_max": ("Budget of these bytes.", store.max_bytes),
-        }
-        for name, (words, value) in gauges.items():
-            yield GaugeMetricFamily(name, words, value=value)
-        counters = {
-            "longva_session_hits": ("Questions about media watched before.", store.hits),
-            "longva_session_misses": ("Questions whose media had to be watched.", store.misses),
-            "longva_session_evictions": ("Sessions dropped for room.", store.evictions),
-        }
-        for name, (words, value) in counters.items():
-            yield CounterMetricFamily(name, words, value=value)
+        store, gauge, counter = self._store, GaugeMetricFamily, CounterMetricFamily
+        for kind, name, words, value in (
+            (gauge, "requests_waiting", "Requests in the queue.", self._worker.waiting),
+            (gauge, "sessions", "Watched media held.", len(store)),
+            (gauge, "session_bytes", "Bytes of their KV caches.", store.used_bytes),
+            (gauge, "session_bytes_max", "Budget of these bytes.", store.max_bytes),
+            (counter, "session_hits", "Questions about media watched before.", store.hits),
+            (counter, "session_misses", "Questions whose media had to be watched.", store.misses),
+            (counter, "session_evictions", "Sessions dropped for room.", store.evictions),
+        ):
+            yield kind(f"longva_{name}", words, value=value)
 
 
 class Metrics:

@@ -46,7 +46,7 @@ class Reply:
         }
 
     async def respond(self, request: Request) -> Response:
-        """Wait for what the client is to be told first, or until it has disconnected."""
+        """Respond with the first event that the client is told; end if it has disconnected."""
         gone = asyncio.create_task(_disconnected(request))
         coming = asyncio.create_task(self._next(begun=False))
         try:
@@ -69,7 +69,7 @@ class Reply:
             coming.cancel()
 
     async def _next(self, *, begun: bool) -> Event | None:
-        """Wait for what the client is to be told; None if that is nothing for `keep_alive` seconds.
+        """Wait for the next event that the client is told; None after `keep_alive` silent seconds.
 
         Before the response has begun, progress of a request in the queue is not told: an error may
         still come, and its status is sent first.

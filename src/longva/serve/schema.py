@@ -8,10 +8,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from longva.watching.session import Evidence
+
 Roles = Literal["system", "developer", "user", "assistant"]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 StopText = Annotated[str, Field(max_length=1000)]
-"""The answer's end is compared with every beginning of it, at every token."""
+"""Bounded: after every token the answer's end is compared with each of its beginnings."""
 
 NOT_SERVED: dict[str, tuple] = {
     "tools": ([],),
@@ -33,7 +35,7 @@ NOT_SERVED: dict[str, tuple] = {
 
 
 class TextPart(BaseModel):
-    """Words."""
+    """Text."""
 
     type: Literal["text"]
     text: str
@@ -113,7 +115,7 @@ class LongVAOptions(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """What a stream tells at its end."""
+    """What a stream sends at its end."""
 
     include_usage: bool | None = None
 
@@ -168,26 +170,10 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
-class EvidenceFrame(BaseModel):
-    """A frame that the answer rests on."""
-
-    frame: int
-    """Index in the video, or of the grid in an image."""
-
-    seconds: float | None
-    """When it is shown; null for an image."""
-
-    weight: float
-    """Share of the attention on all frames that this one got."""
-
-    medium: int
-    """Which of the conversation's media."""
-
-
 class LongVAAnswer(BaseModel):
     """What the answer rests on."""
 
-    evidence: list[EvidenceFrame]
+    evidence: list[Evidence]
     frames: int
     """Frames, and grids of images, watched."""
 
@@ -224,7 +210,7 @@ class ModelCard(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All of them: one."""
+    """The list of models: one."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]

@@ -8,12 +8,12 @@ from uuid import uuid4
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from longva.errors import RecipeError
 from longva.files.writing import append_line, read_lines, write_lines
 from longva.planning.devices import GIB
 from longva.recipes import recipe_values
+from longva.reporting.bars import progress_bars
 from longva.train.recipe import StageConfig
 
 
@@ -91,14 +91,7 @@ class MetricLogger:
             _open_tracker(name, config, first_step, self.opened) for name in config.loop.track
         ]
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
-        columns = (
-            TextColumn(output_dir.name),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.description}"),
-        )
-        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self.bar = progress_bars(self.console, output_dir.name, "{task.description}")
         self.bar.start()
         self.task = self.bar.add_task("", total=num_steps, completed=first_step)
         self.started, self.first_step = time.monotonic(), first_step

@@ -14,17 +14,19 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from longva.errors import LongVAError
+
 logger = logging.getLogger(__name__)
 
 FIRST_GUESS_SECONDS = 5.0
 """How long a task takes, before one was seen."""
 
 
-class QueueFullError(Exception):
+class QueueFullError(LongVAError):
     """The queue is full; `retry_after` seconds from now there may be room."""
 
     def __init__(self, retry_after: float):
-        super().__init__(f"the queue is full, try again in {retry_after:.0f} s")
+        super().__init__("Too many questions are waiting. Try again later.")
         self.retry_after = retry_after
 
 

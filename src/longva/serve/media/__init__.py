@@ -1,1 +1,1 @@
-"""Media of strangers: fetched from public addresses, checked, kept by content."""
+"""Untrusted media: fetched from public addresses, checked, kept by content."""

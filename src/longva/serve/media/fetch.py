@@ -1,11 +1,11 @@
 """Fetch media: from an address to a file on disk and the hash of its content.
 
-    https://...    streamed to disk from public addresses       public_network.py
-                   or still there, if its server says so        kept_media.py
+    https://...    streamed to disk from public addresses       network.py
+                   or still there, if its server says so        kept.py
     data:...       decoded to disk
     file:///...    left where it is, if it lies in a folder that the operator shares
 
-The content alone decides what a medium is, never its name or a header: see `media_check.py`.
+The content alone decides what a medium is, never its name or a header: see `check.py`.
 """
 
 import asyncio
@@ -13,27 +13,25 @@ import base64
 import binascii
 import hashlib
 import ssl
-from collections import OrderedDict
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from urllib.parse import unquote, urlsplit
 
 import httpcore
 
-from longva.serve.errors import ApiError
+from longva.serve.errors import MediaError
 from longva.serve.limits import Limits
 from longva.serve.media.kept import KeptMedia, StoredMedium
-from longva.serve.media.network import Conditions, PublicNetwork, open_url
+from longva.serve.media.network import NO_ANSWER, Conditions, PublicNetwork, open_url, refused
 
 REPORTED_BYTES = 4 * 2**20
 """Downloads report their progress so often."""
 
-HASHES_KEPT = 1024
-
 
 class MediaFetcher:
-    """Brings media to disk.
+    """Brings media to disk and hashes them.
 
     Args:
         spool: folder of files that are deleted after use, or kept for the next question.
@@ -59,7 +57,6 @@ class MediaFetcher:
         self._allow_private, self._ssl = allow_private, ssl_context
         self._network = network or PublicNetwork(allow_private=allow_private)
         self._kept = KeptMedia(limits)
-        self._hashes: OrderedDict[tuple, str] = OrderedDict()
 
     async def fetch(
         self, url: str, report: Callable[[int, int], None] = lambda done, total: None
@@ -81,7 +78,7 @@ class MediaFetcher:
             return await asyncio.to_thread(self._shared, url)
         if scheme in ("http", "https"):
             return await self._download(url, report)
-        raise _not_allowed("a medium needs an http(s), data: or file:// address.")
+        raise MediaError("a medium needs an http(s), data: or file:// address.")
 
     def release(self, medium: StoredMedium) -> None:
         """Let go of a medium: a spooled one is deleted, unless it is kept or in use elsewhere."""
@@ -98,17 +95,9 @@ class MediaFetcher:
             async with asyncio.timeout(limits.fetch_seconds):
                 return await self._ask(url, self._kept.conditions, report)
         except TimeoutError as error:
-            message = f"a medium was not there within {limits.fetch_seconds:g} seconds."
-            raise ApiError(message, code="media_not_fetched", param="messages") from error
-        except (
-            httpcore.NetworkError,
-            httpcore.TimeoutException,
-            httpcore.ProtocolError,
-            OSError,
-            ValueError,
-        ) as error:
-            message = "a medium could not be fetched: its server does not answer as it should."
-            raise ApiError(message, code="media_not_fetched", param="messages") from error
+            raise refused(f"it was not there within {limits.fetch_seconds:g} seconds") from error
+        except NO_ANSWER as error:
+            raise refused("its server does not answer as it should") from error
 
     async def _ask(self, url: str, conditions: Conditions | None, report) -> StoredMedium:
         """Ask a medium's server for it; download it unless the server says that it is kept."""
@@ -152,7 +141,7 @@ class MediaFetcher:
                         reported = size
                         report(size, total)
                 if not size:
-                    raise _not_allowed("a medium is empty (0 bytes).", code="invalid_media")
+                    raise MediaError("a medium is empty (0 bytes).", code="invalid_media")
             except BaseException:
                 self._kept.bytes -= size
                 path.unlink()
@@ -162,33 +151,25 @@ class MediaFetcher:
 
     def _check_size(self, size: int) -> None:
         if size > self.limits.media_bytes:
-            raise ApiError(
-                f"a medium is larger than the {self.limits.media_bytes:,} bytes allowed.",
-                status=413,
-                code="media_too_large",
-                param="messages",
-            )
+            message = f"a medium is larger than the {self.limits.media_bytes:,} bytes allowed."
+            raise MediaError(message, code="media_too_large", status=413)
         if self._kept.bytes > self.limits.spool_bytes:
-            raise ApiError(
-                "too many media are being read at this moment. Try again later.",
-                status=429,
-                code="server_busy",
-                retry_after=10,
-            )
+            message = "too many media are being read at this moment. Try again later."
+            raise MediaError(message, code="server_busy", status=429, retry_after=10)
 
     def _decode(self, url: str) -> bytes:
         header, comma, body = url.partition(",")
         if not comma or not header.lower().endswith(";base64"):
-            raise _not_allowed("a data: URI must be in base64: data:video/mp4;base64,AAAA...")
+            raise MediaError("a data: URI must be in base64: data:video/mp4;base64,AAAA...")
         self._check_size(len(body) * 3 // 4 - 2)
         try:
             return base64.b64decode(body, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise _not_allowed("a data: URI is not valid base64.") from error
+            raise MediaError("a data: URI is not valid base64.") from error
 
     def _shared(self, url: str) -> StoredMedium:
         """Find the file that a file:// address names, without telling which others exist."""
-        refused = _not_allowed("this server shares no such file.")
+        refused = MediaError("this server shares no such file.")
         try:
             address = urlsplit(url)
             if address.netloc not in ("", "localhost"):
@@ -199,22 +180,18 @@ class MediaFetcher:
                 raise refused
             about = path.stat()
             self._check_size(about.st_size)
-            version = (path, about.st_size, about.st_mtime_ns, about.st_ino)
-            digest = self._hashes.pop(version, None)
-            if digest is None:
-                with path.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = _digest(path, about.st_size, about.st_mtime_ns, about.st_ino)
         except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a cycle of links
             raise refused from error
-        self._hashes[version] = digest
-        while len(self._hashes) > HASHES_KEPT:
-            self._hashes.popitem(last=False)
         return StoredMedium(path=path, digest=digest)
+
+
+@lru_cache(maxsize=1024)
+def _digest(path: Path, *_version: int) -> str:
+    """Hash a file; each version of it is read once."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 async def _one(chunk: bytes) -> AsyncIterator[bytes]:
     yield chunk
-
-
-def _not_allowed(message: str, code: str = "address_not_allowed") -> ApiError:
-    return ApiError(message, code=code, param="messages")

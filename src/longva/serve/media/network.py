@@ -23,7 +23,13 @@ import httpcore
 import httpx
 
 from longva import __version__
-from longva.serve.errors import ApiError
+from longva.serve.errors import MediaError
+
+NO_ANSWER = (
+    *(httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError),
+    *(OSError, ValueError),
+)
+"""What is raised when a server cannot be reached, or breaks HTTP."""
 
 MAX_REDIRECTS = 5
 REDIRECTS = {301, 302, 303, 307, 308}
@@ -118,10 +124,8 @@ class PublicNetwork(httpcore.AsyncNetworkBackend):
             raise httpcore.ConnectError("the name has no address") from error
         # One private address among public ones is an attack or a mistake: never pick the others.
         if not self._allow_private and not all(map(is_public, addresses)):
-            raise ApiError(
-                "media are fetched from public addresses only; send the file as a data: URI.",
-                code="address_not_allowed",
-                param="messages",
+            raise MediaError(
+                "media are fetched from public addresses only; send the file as a data: URI."
             )
         failure: Exception = httpcore.ConnectError("the name has no address")
         for address in addresses[:2]:
@@ -134,7 +138,7 @@ class PublicNetwork(httpcore.AsyncNetworkBackend):
         raise failure
 
     async def connect_unix_socket(self, path, timeout=None, socket_options=None):
-        """Never."""
+        """Refuse: no medium lies behind a unix socket."""
         raise httpcore.ConnectError("unix sockets are not part of the internet")
 
     async def sleep(self, seconds: float) -> None:
@@ -167,8 +171,7 @@ def check_url(url: str | httpx.URL, *, allow_private: bool) -> httpx.URL:
         elif port > 65535 or port not in (80, 443) and port < 1024 and not allow_private:
             problem = f"port {port} is not for the web"
     if problem:
-        message = f"an address of a medium cannot be used: {problem}."
-        raise ApiError(message, code="address_not_allowed", param="messages")
+        raise MediaError(f"an address of a medium cannot be used: {problem}.")
     return parsed
 
 
@@ -228,18 +231,18 @@ async def open_url(
             try:
                 joined = base.join(location)
             except (httpx.InvalidURL, ValueError) as error:
-                raise _refused("it redirects to an address that is not valid") from error
+                raise refused("it redirects to an address that is not valid") from error
             target = check_url(joined, allow_private=allow_private)
-        raise _refused(f"it redirects more than {MAX_REDIRECTS} times")
+        raise refused(f"it redirects more than {MAX_REDIRECTS} times")
 
 
 def _check_response(status: int, headers: dict[bytes, bytes]) -> None:
     if status != 200:
-        raise _refused(f"the server answered with status {status}")
+        raise refused(f"the server answered with status {status}")
     if headers.get(b"content-encoding", b"identity").lower() not in (b"", b"identity"):
-        raise _refused("the server compresses it; media are fetched as they are")
+        raise refused("the server compresses it; media are fetched as they are")
 
 
-def _refused(problem: str) -> ApiError:
-    message = f"a medium could not be fetched: {problem}."
-    return ApiError(message, code="media_not_fetched", param="messages")
+def refused(problem: str) -> MediaError:
+    """Say why a medium could not be fetched."""
+    return MediaError(f"a medium could not be fetched: {problem}.", code="media_not_fetched")

@@ -1,4 +1,4 @@
-"""One line about what watching takes: the planner's numbers, and seconds on this machine.
+"""How long watching takes on this machine.
 
 Seconds need a rate in FLOP/s. Before anything was watched it is the rate of a matrix product times
 the share of it that the planner assumes; afterwards it is the rate that the longest watching so far
@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from longva.planning.devices import GIB, UTILISATION
+from longva.planning.devices import UTILISATION
 from longva.planning.watching import Plan
 from longva.watching.assistant import LongVA
 
@@ -49,40 +49,3 @@ class Speed:
     def seconds(self, plan: Plan) -> float | None:
         """Estimate how long a watching takes; None where the model's operations are not known."""
         return None if plan.prefill_flops is None else plan.prefill_flops / self.flops_per_second
-
-
-def estimate(plan: Plan, seconds: float | None) -> str:
-    """Draw the line: tokens, memory, seconds, and whether it fits."""
-    verdict = f"fits; up to {plan.max_frames:,} frames would"
-    if not plan.fits:
-        verdict = f"does not fit; at most {plan.max_frames:,} frames do"
-    of = "" if plan.device_memory is None else f" of {size(plan.device_memory)}"
-    return (
-        f'<p class="lv-estimate {"" if plan.fits else "lv-too-much"}" role="status">'
-        f"<span><b>{plan.prompt_tokens:,}</b> tokens</span>"
-        f"<span><b>{size(plan.peak)}</b>{of}</span>"
-        f"<span><b>{duration(seconds)}</b></span>"
-        f'<span class="lv-verdict">{verdict}</span></p>'
-    )
-
-
-def size(num_bytes: float) -> str:
-    """Write bytes for people.
-
-    >>> size(3 * 2**20), size(5.25 * 2**30)
-    ('3 MiB', '5.2 GiB')
-    """
-    return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB else f"{num_bytes / 2**20:,.0f} MiB"
-
-
-def duration(seconds: float | None) -> str:
-    """Write a rough duration.
-
-    >>> duration(0.2), duration(42.3), duration(150), duration(None)
-    ('under 1 s', 'about 42 s', 'about 2.5 min', 'time unknown')
-    """
-    if seconds is None:
-        return "time unknown"
-    if seconds < 1:
-        return "under 1 s"
-    return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.1f} min"

@@ -1,0 +1,64 @@
+"""Draw the parts of the page as HTML, from the macros of `parts.html.jinja`.
+
+The template escapes every value: questions, answers and names of files are text, never markup.
+"""
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from longva.planning.devices import GIB
+
+
+def draw(part: str, **values: Any) -> str:
+    """Draw a part of the page.
+
+    Args:
+        part: a macro of the template.
+        values: its arguments.
+    """
+    return str(getattr(_TEMPLATE.module, part)(**values)).strip()
+
+
+def size(num_bytes: float) -> str:
+    """Write bytes for people.
+
+    >>> size(3 * 2**20), size(5.25 * 2**30)
+    ('3 MiB', '5.2 GiB')
+    """
+    return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB else f"{num_bytes / 2**20:,.0f} MiB"
+
+
+def duration(seconds: float | None) -> str:
+    """Write a rough duration.
+
+    >>> duration(0.2), duration(42.3), duration(150), duration(None)
+    ('under 1 s', 'about 42 s', 'about 2.5 min', 'time unknown')
+    """
+    if seconds is None:
+        return "time unknown"
+    if seconds < 1:
+        return "under 1 s"
+    return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.1f} min"
+
+
+def clock(seconds: float) -> str:
+    """Write seconds as a player's clock does.
+
+    >>> clock(3.4), clock(75), clock(3675)
+    ('0:03', '1:15', '1:01:15')
+    """
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("longva.demo", ""),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters |= {"size": size, "duration": duration, "clock": clock}
+_TEMPLATE = _ENVIRONMENT.get_template("parts.html.jinja")
