@@ -42,6 +42,7 @@ def plan(
     """
     import torch
 
+    from longva.checkpoints.published import load_config
     from longva.planning.devices import DEVICES, UTILISATION, usable_bytes
     from longva.planning.watching import plan as make_plan
 

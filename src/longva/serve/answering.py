@@ -88,7 +88,7 @@ class Answering(EventStream):
             for number, medium in enumerate(self._stored, start=1)
         ]
         longva, most = self._engine.longva, self._limits.frames
-        frames = longva.num_frames(media, watching.sampling, watching.settings)
+        frames = longva.num_frames(media, watching.sampling)
         if most is not None and frames > most:
             message = f"at most {most} frames may be watched here, got {frames}."
             raise ApiError(message, code="too_many_frames", param="longva.frames")
