@@ -1,4 +1,4 @@
-"""A model to be measured: loaded as the recipe says, and what its answers depend on.
+"""Load a model to be measured as its recipe says.
 
 Any causal language model of transformers, and LongVA in either format, with the RoPE base of the
 recipe and the attention that needs no mask over a long cache.
@@ -32,13 +32,13 @@ def load_language_model(recipe: ModelRecipe) -> tuple[Any, Any]:
     """Load any causal language model, LongVA's included, and its tokenizer."""
     if is_longva(recipe.model):
         longva = load_longva(recipe)
-        return prepare(longva.model, recipe), longva.processor.tokenizer
+        return prepare(longva.model, recipe.rope_theta), longva.processor.tokenizer
     device = recipe.device or local_device()
     dtype = recipe.dtype or ("float32" if device == "cpu" else "bfloat16")
     with loading(recipe.model):
         tokenizer = load_tokenizer(recipe.model)
         model: Any = AutoModelForCausalLM.from_pretrained(recipe.model, dtype=dtype)
-    return prepare(model.to(device), recipe), tokenizer
+    return prepare(model.to(device), recipe.rope_theta), tokenizer
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def loading(id_or_path: str) -> Iterator[None]:
         raise CheckpointError(f"cannot load {id_or_path!r}: {reason(error)}") from error
 
 
-def prepare(model: Any, recipe: ModelRecipe) -> Any:
+def prepare(model: Any, theta: float | None = None) -> Any:
     """Set a model's RoPE base and the attention that needs no mask over a long cache.
 
     A model that cannot change its attention keeps its own. What a conversion to half precision did
@@ -64,10 +64,10 @@ def prepare(model: Any, recipe: ModelRecipe) -> Any:
 
     Raises:
         LongVAError: a layer forgets tokens, or logits are more than a projection.
-        RecipeError: it has no single RoPE base, and the recipe sets one.
+        RecipeError: it has no single RoPE base, and `theta` sets one.
     """
-    if recipe.rope_theta is not None:
-        set_rope_theta(model, recipe.rope_theta)
+    if theta is not None:
+        set_rope_theta(model, theta)
     check_readable(model)
     restore_frequencies(model.get_decoder())
     sees = hasattr(model.config, "vision_config")

@@ -8,8 +8,8 @@ from typing import Any
 import torch.distributed as dist
 
 
-def meet() -> tuple[int, int, Callable[[], None]]:
-    """Return this process's rank, how many there are, and a barrier between them.
+def init_ranks() -> tuple[int, int, Callable[[], None]]:
+    """Join the processes of torchrun; return this one's rank, how many there are, and a barrier.
 
     Ranks finish hours apart, so the barrier is patient, and on gloo: it keeps no GPU busy.
     """

@@ -19,12 +19,11 @@ from longva.nano.needles import write_book, write_long_text, write_needles
 from longva.nano.reproduction.budget import Budget
 from longva.niah.cells import Grid
 from longva.niah.evidence_heads import choose_evidence_heads, frame_attention
-from longva.niah.frames import HaystackRecipe, NeedlePictures, make_haystack
-from longva.niah.needle_sets import make_needles
+from longva.niah.frames import HaystackRecipe
 from longva.niah.needles import NeedleRecipe
 from longva.niah.text import TextRecipe, run_text
 from longva.niah.tree_model import TreeModel
-from longva.niah.visual import VisualRecipe, ask, run_visual
+from longva.niah.visual import VisualRecipe, ask, open_pictures, run_visual
 
 TRAINING_FREE_THETA = 1e6
 """RoPE base of panel (iv), set when measuring only. The extension's, 1.2e8, is too far from the 1e4
@@ -63,12 +62,11 @@ def calibrate(seed: int) -> None:
         recipe = visual_recipe("needles/calibration", f"{name}/model", Path("unused"), (24, 48))
         recipe = replace(recipe, grid=Grid(lengths=(24, 48), depths=(0.1, 0.5, 0.9)))
         model = TreeModel.from_recipe(recipe, video=True)
-        film, needles = make_haystack(recipe.haystack, 48), make_needles(recipe.needles)
-        album = NeedlePictures([p for n in needles for p in n.pictures], recipe.haystack.fit)
-        model.look([film, album], Path("needles/features"))
-        questions = ask(recipe, needles, num_pictures=len(film))
-        targets = [question.row.targets or [] for question in questions]
-        heads, hits = choose_evidence_heads(frame_attention(model, questions), targets)
+        pictures, needles = open_pictures(recipe)
+        model.encode(pictures, Path("needles/features"))
+        probes = ask(recipe, needles, num_pictures=len(pictures[0]))
+        targets = [probe.row.targets or [] for probe in probes]
+        heads, hits = choose_evidence_heads(frame_attention(model, probes), targets)
         print_line(f"{name}: evidence heads {heads}, hit@1 {hits:.3f} on films of 24 and 48 frames")
         config = Path(name) / "model" / "config.json"
         values = json.loads(config.read_text(encoding="utf-8"))
