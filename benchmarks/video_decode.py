@@ -31,7 +31,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from longva.media.medium import open_media, read_frames
+from longva.media.medium import open_media
 from longva.media.resize import resize_picture
 from tests.hard_videos import numbered, read_number
 
@@ -97,12 +97,12 @@ def memory(field: str) -> int:
 def measure(reader: str, path: str, count: int) -> None:
     """Run one reader in this process and print what it took as JSON."""
     resize_picture(np.zeros((HEIGHT, WIDTH, 3), np.uint8))  # first use of the kernel
-    total = open_media(path).num_frames
+    total = len(open_media(path))
     indices = np.linspace(0, total - 1, count, dtype=int)
     Path("/proc/self/clear_refs").write_text("5")  # reset VmHWM
     before, wall, cpu = memory("VmRSS"), time.perf_counter(), time.process_time()
     if reader == "longva":
-        pixels = read_frames(path, indices).pixels
+        pixels = open_media(path).frames_at(indices).pixels
     else:
         pixels = scan(path, indices, keep_full_size=reader == "full size")
     taken = {

@@ -19,7 +19,7 @@ import av
 import numpy as np
 import torch
 
-from longva.media.medium import read_frames
+from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling
 
 SIZE = 64
@@ -155,7 +155,7 @@ def numbers(pixels: torch.Tensor) -> list[int]:
 
 def numbers_of(source, sampling=EVERY, **options) -> list[int]:
     """Read a medium as longva does, and return the numbers of its frames."""
-    return numbers(read_frames(source, sampling, size=SIZE, **options).pixels)
+    return numbers(open_media(source).frames_at(sampling, size=SIZE, **options).pixels)
 
 
 def truncate(source: Path, path: Path, share: float) -> Path:

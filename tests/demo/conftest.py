@@ -16,6 +16,7 @@ from longva.demo.estimate import Speed
 from longva.demo.medium import open_medium
 from longva.demo.setting import Setting
 from longva.demo.visitor import Options, Turn, Visitor
+from longva.media.sampling import ONE_A_SECOND
 from longva.model.random_model import random_longva
 from longva.prompts.decoding import Sampling
 from longva.watching.assistant import LongVA
@@ -27,7 +28,7 @@ FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 ]
-OPTIONS = Options(watching=Watching(fps=1.0), tokens=Sampling(), max_new_tokens=4)
+OPTIONS = Options(watching=Watching(sampling=ONE_A_SECOND), tokens=Sampling(), max_new_tokens=4)
 PATIENCE = 180_000
 """Milliseconds that a page may take on a busy machine."""
 
@@ -77,7 +78,7 @@ def a_visitor(setting, path) -> Visitor:
 
 
 async def answered(setting, visitor, question, **options) -> Turn:
-    watching = Watching(digests=(visitor.medium.digest,), fps=1.0)
+    watching = Watching(digests=(visitor.medium.digest,), sampling=ONE_A_SECOND)
     options = replace(OPTIONS, **{"watching": watching} | options)
     visitor.turns.append(turn := Turn(question=question, options=options))
     async for _ in asking.answer(setting, visitor):

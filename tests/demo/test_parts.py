@@ -23,7 +23,7 @@ from longva.demo.medium import STRIP_PICTURES, open_medium, stage
 from longva.demo.needle_map import MapSettings, NeedleMap, draw_map
 from longva.demo.timeline import timeline
 from longva.demo.visitor import Turn, Visitor
-from longva.media.medium import open_media, read_frames
+from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling
 from longva.model.random_model import random_longva
 from longva.nano.world import COLOURS, OBJECTS
@@ -106,7 +106,12 @@ def test_what_was_watched_is_dropped_with_the_last_visitor_who_asked_about_it(se
     ann, bob = a_visitor(setting, video), a_visitor(setting, video)
     for visitor in (ann, bob):
         ask(setting, visitor, "what?")
-    more = ask(setting, ann, "what?", watching=Watching(digests=(ann.medium.digest,), frames=3))
+    more = ask(
+        setting,
+        ann,
+        "what?",
+        watching=Watching(digests=(ann.medium.digest,), sampling=FrameSampling(num_frames=3)),
+    )
     assert more.answer.frames == 3 and len(setting.engine.store) == 2
     asking.leave(setting, ann)
     assert len(setting.engine.store) == 1
@@ -159,7 +164,9 @@ def test_a_film_opened_while_pictures_are_drawn_gets_none_of_the_answer(
         shown.set()
 
     async def both():
-        everything = Watching(digests=(visitor.medium.digest,), frames=48)
+        everything = Watching(
+            digests=(visitor.medium.digest,), sampling=FrameSampling(num_frames=48)
+        )
         asked = answered(setting, visitor, "what?", watching=everything, evidence=48)
         turn, _ = await asyncio.gather(asked, open_another())
         return turn
@@ -281,7 +288,7 @@ def test_examples_show_what_they_ask_about(examples):
         assert asked_object in OBJECTS and asked_object in example.question
     film = open_media(examples[1].path)
     assert film.duration == FILM_SECONDS
-    seconds = read_frames(examples[1].path, FrameSampling(fps=1), size=56).pixels.float()
+    seconds = open_media(examples[1].path).frames_at(FrameSampling(fps=1), size=56).pixels.float()
     color = examples[1].answer.split()[-1]
     corner = seconds[:, :, 0, 0]  # the background, second by second
     shown = corner[NEEDLE_SECOND]
@@ -319,7 +326,10 @@ def test_the_request_says_how_tokens_are_chosen_only_where_it_matters():
     assert not {"top_p", "seed"} & set(request())
     warm = request(tokens=Sampling(temperature=0.5, top_p=0.9, seed=3))
     assert (warm["temperature"], warm["top_p"], warm["seed"]) == (0.5, 0.9, 3)
-    assert request(watching=Watching(frames=20))["longva"] == {"evidence": 3, "frames": 20}
+    assert request(watching=Watching(sampling=FrameSampling(num_frames=20)))["longva"] == {
+        "evidence": 3,
+        "frames": 20,
+    }
 
 
 def test_the_code_for_the_client_makes_the_same_request(monkeypatch):

@@ -11,12 +11,7 @@ import torch
 from PIL import Image
 
 from longva.errors import VideoError
-from longva.media.medium import (
-    MisnumberedError,
-    open_media,
-    read_frames,
-    stream_frames,
-)
+from longva.media.medium import MisnumberedError, open_media
 from longva.media.sampling import FrameSampling
 from longva.media.video_file import IndexMismatch
 from longva.model import LongVAVideoProcessor
@@ -179,21 +174,21 @@ def hard_file(tmp_path_factory):
 def test_every_frame_of_a_hard_file_is_the_right_one(write, hard_file):
     path, carried = hard_file(write)
     carried = np.array(carried)
-    whole = read_frames(path, EVERY, size=SIZE)
+    whole = open_media(path).frames_at(EVERY, size=SIZE)
     assert numbers(whole.pixels) == carried.tolist()
-    assert whole.num_frames_in_media == len(carried)
+    assert len(whole.media) == len(carried)
     for sampling in (
         FrameSampling(num_frames=7),
         FrameSampling(fps=4),
         FrameSampling(keyframes=True),
     ):
-        some = read_frames(path, sampling, size=SIZE)
+        some = open_media(path).frames_at(sampling, size=SIZE)
         assert numbers(some.pixels) == carried[some.indices].tolist()
-        np.testing.assert_array_equal(some.seconds, whole.seconds[some.indices])
+        np.testing.assert_array_equal(some.pts_seconds, whole.pts_seconds[some.indices])
     exact = open_media(path, exact=True)
-    assert exact.num_frames == len(carried)
-    np.testing.assert_allclose(exact.seconds, whole.seconds, atol=1e-9)
-    last = torch.cat(list(stream_frames(exact, [len(carried) - 1], size=SIZE)))
+    assert len(exact) == len(carried)
+    np.testing.assert_allclose(exact.pts_seconds, whole.pts_seconds, atol=1e-9)
+    last = torch.cat(list(exact.stream([len(carried) - 1], size=SIZE)))
     assert numbers(last) == [carried[-1]]
 
 
@@ -212,7 +207,7 @@ def test_sound_files_are_read_without_decoding_them_first(write, hard_file, monk
 
     monkeypatch.setattr("longva.media.video_index._scan", forbidden)
     for sampling in (FrameSampling(num_frames=5), FrameSampling(keyframes=True), [0, 9]):
-        frames = read_frames(path, sampling, size=SIZE)
+        frames = open_media(path).frames_at(sampling, size=SIZE)
         assert numbers(frames.pixels) == np.array(carried)[frames.indices].tolist()
 
 
@@ -221,9 +216,9 @@ def test_times_are_presentation_times_from_the_first_frame(write, hard_file):
     path, carried = hard_file(write)
     media = open_media(path)
     expected = (np.array(carried) - carried[0]) / 25
-    np.testing.assert_allclose(media.seconds, expected, atol=1e-9)
+    np.testing.assert_allclose(media.pts_seconds, expected, atol=1e-9)
     assert media.duration == pytest.approx(expected[-1] + 1 / 25)
-    assert media.seconds.dtype == np.float64
+    assert media.pts_seconds.dtype == np.float64
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
@@ -231,8 +226,8 @@ def test_variable_frame_rate_keeps_exact_times(suffix, tmp_path):
     clock = [0, 40, 47, 90, 130, 1500, 1510, 1520, 4000, 4040, 4080, 4090]
     path = write_video(tmp_path / f"vfr.{suffix}", len(clock), milliseconds=clock)
     media = open_media(path)
-    np.testing.assert_allclose(media.seconds * 1000, clock, atol=1e-6)
-    frames = read_frames(path, FrameSampling(fps=2), size=SIZE)
+    np.testing.assert_allclose(media.pts_seconds * 1000, clock, atol=1e-6)
+    frames = open_media(path).frames_at(FrameSampling(fps=2), size=SIZE)
     assert numbers(frames.pixels) == [0, 4, 5, 7, 8]  # at 0; 0.5 and 1; 1.5; 2 to 3.5; 4 s
 
 
@@ -242,7 +237,7 @@ def test_ntsc_rates_keep_exact_times(rate, suffix, tmp_path):
     path = write_video(tmp_path / f"ntsc.{suffix}", 50, rate=rate)
     media = open_media(path)
     clock = {"mp4": 1e-9, "mkv": 0.5e-3, "ts": 1 / 90_000}[suffix]
-    np.testing.assert_allclose(media.seconds, np.arange(50) / float(rate), atol=clock)
+    np.testing.assert_allclose(media.pts_seconds, np.arange(50) / float(rate), atol=clock)
     assert numbers_of(path, FrameSampling(fps=float(rate))) == list(range(50))
 
 
@@ -260,7 +255,7 @@ def test_keyframes_are_known(h264):
     media = open_media(h264)
     assert media.keyframes.tolist() == [0, 20, 40]
     assert numbers_of(h264, FrameSampling(keyframes=True)) == [0, 20, 40]
-    assert (media.kind, media.num_frames, media.width, media.height) == ("video", 60, 96, 64)
+    assert (media.kind, len(media), media.width, media.height) == ("video", 60, 96, 64)
 
 
 def test_a_video_whose_only_keyframe_is_hidden_gives_its_first_frame(tmp_path):
@@ -272,39 +267,47 @@ def test_a_video_whose_only_keyframe_is_hidden_gives_its_first_frame(tmp_path):
 def test_misnumbered_video_says_so_instead_of_giving_another_frame(tmp_path):
     path, carried = vp9_hidden(tmp_path)
     media = open_media(path)
-    assert media.num_frames == 60
+    assert len(media) == 60
     with pytest.raises(MisnumberedError, match="lists 60 frames, but decoding gives 59") as error:
-        list(stream_frames(media, range(60), size=SIZE))
-    pixels = torch.cat(list(stream_frames(error.value.exact, range(59), size=SIZE)))
+        list(media.stream(range(60), size=SIZE))
+    pixels = torch.cat(list(error.value.exact.stream(range(59), size=SIZE)))
     assert numbers(pixels) == carried
 
 
 # Streaming
 
 
-def test_batches_progress_and_repeated_frames(h264):
-    told = []
-    batches = list(
-        stream_frames(
-            open_media(h264),
-            [3, 3, 9, 41, 41],
-            size=SIZE,
-            batch=2,
-            progress=lambda done, total: told.append((done, total)),
-        )
-    )
+def test_batches_and_repeated_frames(h264):
+    batches = list(open_media(h264).stream([3, 3, 9, 41, 41], size=SIZE, batch=2))
     assert [len(batch) for batch in batches] == [2, 2, 1]
     assert batches[0].shape == (2, 3, SIZE, SIZE)
     assert batches[0].dtype == torch.uint8
     assert numbers(torch.cat(batches)) == [3, 3, 9, 41, 41]
-    assert told == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_frames_are_had_by_the_time_at_which_they_are_shown(tmp_path):
+    clock = [0, 40, 47, 90, 130, 1500, 1510, 1520]
+    media = open_media(write_video(tmp_path / "vfr.mp4", len(clock), milliseconds=clock))
+    frames = media.frames_played_at([1.0, 0.0, 0.046, 0.047, media.duration], size=SIZE)
+    assert numbers(frames.pixels) == frames.indices.tolist() == [4, 0, 1, 2, 7]
+    for second in (-0.1, media.duration + 0.1, float("nan")):
+        with pytest.raises(VideoError, match=r"is shown from 0 to 1\.\d+ seconds; second .* asked"):
+            media.frames_played_at([0.0, second])
+
+
+def test_times_are_looked_up_again_where_the_container_misnumbers(tmp_path):
+    path, carried = vp9_hidden(tmp_path)
+    seconds = [0.0, 1.62, 2.0]  # the frame that never comes would be on screen at 1.6 s
+    frames = open_media(path).frames_played_at(seconds, size=SIZE)
+    assert numbers(frames.pixels) == [0, 39, 50]
+    assert len(frames.media) == 59
 
 
 def test_explicit_indices_may_come_in_any_order_and_repeat(h264):
-    frames = read_frames(h264, [41, 3, 41, 0], size=SIZE)
+    frames = open_media(h264).frames_at([41, 3, 41, 0], size=SIZE)
     assert numbers(frames.pixels) == [41, 3, 41, 0]
     assert frames.indices.tolist() == [41, 3, 41, 0]
-    np.testing.assert_allclose(frames.seconds, [1.64, 0.12, 1.64, 0.0])
+    np.testing.assert_allclose(frames.pts_seconds, [1.64, 0.12, 1.64, 0.0])
 
 
 def test_the_stream_decodes_only_as_far_as_it_is_read(h264, tmp_path):
@@ -320,7 +323,7 @@ def test_only_one_full_size_frame_is_held(h264):
     gc.freeze()  # what is there already is not searched
     gc.disable()  # a frame caught in a reference cycle would stay
     try:
-        for _ in stream_frames(open_media(h264), range(0, 60, 2), size=SIZE, batch=8):
+        for _ in open_media(h264).stream(range(0, 60, 2), size=SIZE, batch=8):
             assert live_frames() <= 8
     finally:
         gc.enable()
@@ -328,7 +331,7 @@ def test_only_one_full_size_frame_is_held(h264):
 
 
 def test_pad_keeps_the_whole_picture(h264):
-    pixels = read_frames(h264, [21], size=96, fit="pad").pixels[0].permute(1, 2, 0).numpy()
+    pixels = open_media(h264).frames_at([21], size=96, fit="pad").pixels[0].permute(1, 2, 0).numpy()
     assert read_number(pixels[16:80]) == 21
     np.testing.assert_array_equal(pixels[5, 5], (122, 116, 104))
 
@@ -336,7 +339,7 @@ def test_pad_keeps_the_whole_picture(h264):
 def test_frames_are_resized_as_pictures_are(h264):
     with av.open(str(h264)) as container:
         pictures = [frame.to_image() for frame in container.decode(video=0)]
-    frames = read_frames(h264, [7, 30], size=SIZE, resize="pil")
+    frames = open_media(h264).frames_at([7, 30], size=SIZE, resize="pil")
     for pixels, number in zip(frames.pixels, (7, 30), strict=True):
         crop = pictures[number].resize((96, 64), Image.Resampling.BICUBIC).crop((16, 0, 80, 64))
         np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), np.asarray(crop))
@@ -354,13 +357,13 @@ def test_a_broken_tail_is_refused_or_reported(suffix, tmp_path):
         VideoError, match=rf"cut\.{suffix} is broken: its frames end at [01]\.\d s of [12]\.\d s"
     ):
         open_media(path)
-    frames = read_frames(path, EVERY, size=SIZE, allow_truncated=True)
-    count = frames.num_frames_in_media
+    frames = open_media(path, allow_truncated=True).frames_at(EVERY, size=SIZE)
+    count = len(frames.media)
     assert 5 <= count < 60
-    assert re.fullmatch(rf"{count} of (5\d|60) frames could be decoded", frames.truncated)
-    carried = np.round(frames.seconds * 25).astype(int)  # of the last group some may be missing
+    assert re.fullmatch(rf"{count} of (5\d|60) frames could be decoded", frames.media.truncated)
+    carried = np.round(frames.pts_seconds * 25).astype(int)  # of the last group some may be missing
     assert numbers(frames.pixels) == carried.tolist()
-    some = read_frames(path, FrameSampling(num_frames=3), size=SIZE, allow_truncated=True)
+    some = open_media(path, allow_truncated=True).frames_at(FrameSampling(num_frames=3), size=SIZE)
     assert some.indices.tolist() == [0, (count - 1) // 2, count - 1]
     assert numbers(some.pixels) == carried[some.indices].tolist()
 
@@ -376,11 +379,11 @@ def test_the_processor_tells_what_it_took_of_a_broken_file(tmp_path):
 def test_damaged_frames_are_never_replaced(h264, damaged_packet, tmp_path):
     path = change_packet(h264, tmp_path / "damaged.mp4", damaged_packet, wipe)
     with pytest.raises(VideoError, match=r"damaged: only \d+ of 60 frames could be decoded"):
-        read_frames(path, EVERY, size=SIZE)
-    frames = read_frames(path, EVERY, size=SIZE, allow_truncated=True)
-    carried = np.round(frames.seconds * 25).astype(int)
+        open_media(path).frames_at(EVERY, size=SIZE)
+    frames = open_media(path, allow_truncated=True).frames_at(EVERY, size=SIZE)
+    carried = np.round(frames.pts_seconds * 25).astype(int)
     assert numbers(frames.pixels) == carried.tolist()
-    assert frames.truncated == f"{len(carried)} of 60 frames could be decoded"
+    assert frames.media.truncated == f"{len(carried)} of 60 frames could be decoded"
     sound = [n for n in range(60) if n // 20 != damaged_packet // 20]
     assert set(sound) - set(carried) <= {18, 19, 38, 39}  # may be predicted from a damaged group
 
@@ -393,10 +396,10 @@ def test_frames_predicted_from_a_damaged_one_are_not_given(h264, change, tmp_pat
     path = change_packet(h264, tmp_path / "damaged.mp4", reference, change)
     for number in (34, 36):
         with pytest.raises(VideoError, match="damaged"):
-            read_frames(path, [number], size=SIZE)
+            open_media(path).frames_at([number], size=SIZE)
     assert numbers_of(path, [5, 45]) == [5, 45]  # other groups of pictures are sound
     carried = np.round(
-        read_frames(path, EVERY, size=SIZE, allow_truncated=True).seconds * 25
+        open_media(path, allow_truncated=True).frames_at(EVERY, size=SIZE).pts_seconds * 25
     ).tolist()
     assert set(carried) >= {*range(33), *range(40, 60)}
     assert not set(carried) & {34, 35, 36, 37, 38, 39}
@@ -412,8 +415,8 @@ def test_a_keyframe_that_is_not_announced_loses_no_frames(tmp_path):
 
 
 def test_allowing_truncation_changes_nothing_on_a_sound_file(h264):
-    frames = read_frames(h264, EVERY, size=SIZE, allow_truncated=True)
-    assert frames.truncated == ""
+    frames = open_media(h264, allow_truncated=True).frames_at(EVERY, size=SIZE)
+    assert frames.media.truncated == ""
     assert numbers(frames.pixels) == list(range(60))
 
 
@@ -424,12 +427,12 @@ def test_indices_that_do_not_exist_are_refused(h264):
         (-1,): "frame -1 was asked for",
         (): "a list of whole numbers",
         (0.5,): "a list of whole numbers",
-        (3, 1): "sort the indices",
+        (3, 1): "sort the indices, or use frames_at",
     }.items():
         with pytest.raises(VideoError, match=message):
-            list(stream_frames(media, list(indices)))
+            list(media.stream(list(indices)))
     with pytest.raises(VideoError, match="fit must be one of"):
-        list(stream_frames(media, [0], fit="stretch"))  # type: ignore[arg-type]
+        list(media.stream([0], fit="stretch"))  # type: ignore[arg-type]
 
 
 def test_a_file_that_never_decodes_as_seen_is_refused(h264, monkeypatch):

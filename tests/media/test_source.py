@@ -11,15 +11,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from av.stream import Disposition
-from PIL import Image
+from PIL import Image, ImageFile
 
 from longva.errors import VideoError
-from longva.media.medium import (
-    MAX_ANIMATION_PIXELS,
-    open_media,
-    read_frames,
-)
+from longva.media.medium import MAX_ANIMATION_PIXELS, open_media
 from longva.media.sampling import FrameSampling
 from longva.media.source import load_image
 from tests.hard_videos import (
@@ -43,8 +40,8 @@ def test_a_folder_of_frames_is_read_in_natural_order_one_a_second(tmp_path):
     (folder / "notes.txt").write_text("not a frame")
     (folder / "._f3.png").write_bytes(b"a Mac's shadow file")
     media = open_media(folder)
-    assert (media.kind, media.num_frames, media.duration) == ("frames", 4, 4.0)
-    assert media.seconds.tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert (media.kind, len(media), media.duration) == ("frames", 4, 4.0)
+    assert media.pts_seconds.tolist() == [0.0, 1.0, 2.0, 3.0]
     assert numbers_of(folder) == [0, 1, 2, 3]
     assert numbers_of(folder, FrameSampling(num_frames=2)) == [0, 3]
     assert numbers_of(folder, FrameSampling(fps=0.5)) == [0, 2]
@@ -61,7 +58,7 @@ def test_an_image_is_one_frame_turned_by_its_exif(tmp_path):
     exif[0x0112] = 6  # turn clockwise to view
     image.save(tmp_path / "photo.jpg", exif=exif)
     media = open_media(tmp_path / "photo.jpg")
-    assert (media.kind, media.num_frames, media.duration) == ("image", 1, 0.0)
+    assert (media.kind, len(media), media.duration) == ("image", 1, 0.0)
     assert (media.width, media.height) == (96, 64)
     assert numbers_of(tmp_path / "photo.jpg", FrameSampling(fps=1)) == [77]
 
@@ -73,11 +70,103 @@ def test_animations_keep_their_times(suffix, tmp_path):
     clock = [100, 200, 50, 1000, 100, 300]
     first.save(path, save_all=True, append_images=others, duration=clock)
     media = open_media(path)
-    assert (media.kind, media.num_frames) == ("animation", 6)
-    np.testing.assert_allclose(media.seconds, [0, 0.1, 0.3, 0.35, 1.35, 1.45])
+    assert (media.kind, len(media)) == ("animation", 6)
+    np.testing.assert_allclose(media.pts_seconds, [0, 0.1, 0.3, 0.35, 1.35, 1.45])
     assert media.duration == pytest.approx(1.75)
     assert numbers_of(path) == list(range(6))
     assert numbers_of(path, FrameSampling(fps=1)) == [0, 3]
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The formats of the pictures whose pixels Pillow decodes, one after another."""
+    formats: list[str] = []
+    load = ImageFile.ImageFile.load
+
+    def counted(self):
+        if self.tile:  # what is still to decode
+            formats.append(self.format)
+        return load(self)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", counted)
+    return formats
+
+
+def moving_square(number: int) -> Image.Image:
+    """A frame that differs from the one before in a part, which is all that a GIF stores of it."""
+    image = Image.new("RGB", (60, 40), (40, 90, 160))
+    image.paste((250, 200, 10), (number * 9, 10, number * 9 + 8, 18))
+    return image
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "avif"])
+def test_animations_are_decoded_once_and_only_as_far_as_asked(suffix, tmp_path, decoded):
+    path = tmp_path / f"moves.{suffix}"
+    first, *others = [moving_square(number) for number in range(6)]
+    first.save(path, save_all=True, append_images=others, duration=200)
+    decoded.clear()
+    media = open_media(path)
+    assert (len(media), media.duration) == (6, pytest.approx(1.2))
+    assert decoded == []
+    frames = media.frames_at([0, 2], size=40)
+    assert len(decoded) <= 3
+    whole = media.frames_at(EVERY, size=40)
+    assert torch.equal(frames.pixels, whole.pixels[[0, 2]])
+    squares = (whole.pixels[:, 0].int() - whole.pixels[:, 2].int() > 60).any(1)  # [6, S] columns
+    starts = squares.int().argmax(1).tolist()
+    np.testing.assert_allclose(starts[2:5], [8, 17, 26], atol=1)  # 10 pixels are cropped
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff", "avif", "bmp", "gif"])
+def test_an_image_is_decoded_once_when_it_is_read(suffix, tmp_path, decoded):
+    moving_square(1).save(tmp_path / f"photo.{suffix}")
+    decoded.clear()
+    media = open_media(tmp_path / f"photo.{suffix}")
+    assert (media.kind, media.width, media.height, decoded) == ("image", 60, 40, [])
+    next(media.pictures([0]))
+    assert len(decoded) == 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff", "avif", "late.png"])
+def test_the_size_in_the_header_is_that_of_the_upright_picture(suffix, orientation, tmp_path):
+    path, exif = tmp_path / f"photo.{suffix}", Image.Exif()
+    exif[0x0112] = orientation
+    moving_square(1).save(path, exif=exif)
+    if suffix == "late.png":  # the orientation behind the pixels, as exiftool writes it
+        content = path.read_bytes()
+        at = content.index(b"eXIf") - 4
+        length = 12 + int.from_bytes(content[at : at + 4])
+        rest = content[:at] + content[at + length :]
+        path.write_bytes(rest[:-12] + content[at : at + length] + rest[-12:])
+    media = open_media(path)
+    assert next(media.pictures([0])).shape == (media.height, media.width, 3)
+    assert (media.width > media.height) == (orientation < 5)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "stored", "shown"),
+    [("gif", 0, 0.1), ("gif", 10, 0.1), ("gif", 20, 0.02)]
+    + [("png", 0, 0.1), ("png", 10, 0.1), ("png", 33, 0.033)]
+    + [("webp", 0, 0.1), ("webp", 10, 0.1), ("webp", 33, 0.033)],
+)
+def test_pictures_without_a_useful_duration_are_shown_for_a_tenth_of_a_second(
+    suffix, stored, shown, tmp_path
+):
+    path = tmp_path / f"moves.{suffix}"
+    frames = [moving_square(number) for number in range(3)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=stored)
+    np.testing.assert_allclose(open_media(path).pts_seconds, np.arange(3) * shown, atol=1e-9)
+
+
+def test_a_png_animation_with_a_picture_before_it_has_all_of_its_pictures(tmp_path):
+    """FFmpeg leaves the first out, so that Pillow has to look at all of them for their times."""
+    frames = [moving_square(number) for number in range(3)]
+    frames[0].save(
+        tmp_path / "a.png", save_all=True, append_images=frames[1:], default_image=True, duration=50
+    )
+    media = open_media(tmp_path / "a.png")
+    assert len(media) == 3 and media.frames_at(EVERY, size=40).pixels.shape[0] == 3
 
 
 def test_an_avif_picture_is_an_image(tmp_path):
@@ -172,10 +261,10 @@ def test_broken_images_are_named(tmp_path):
     Image.fromarray(numbered(1, 640, 480)).save(b)
     b.write_bytes(b.read_bytes()[:-500])
     with pytest.raises(VideoError, match="b.jpg is broken"):
-        read_frames(tmp_path / "frames", EVERY)
+        open_media(tmp_path / "frames").frames_at(EVERY)
     b.write_text("not an image")
     with pytest.raises(VideoError, match="b.jpg is not an image"):
-        read_frames([a, b], EVERY)
+        open_media([a, b]).frames_at(EVERY)
     with pytest.raises(VideoError, match="the list of images is empty"):
         open_media([])
 
@@ -192,7 +281,7 @@ def test_frames_too_large_for_the_memory_are_refused(h264, tmp_path):
         open_media(bomb)
     Image.new("RGB", (9000, 1)).save(tmp_path / "strip.png")
     with pytest.raises(VideoError, match="resizing a frame of 9000 x 1 with fit='crop'"):
-        read_frames(tmp_path / "strip.png", EVERY)
+        open_media(tmp_path / "strip.png").frames_at(EVERY)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])

@@ -8,7 +8,7 @@ from PIL import Image
 
 from longva.checkpoints.published import embedded_folder
 from longva.errors import ContextLengthError, LongVAError, NonFiniteError
-from longva.media.medium import read_frames
+from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling
 from longva.model.random_model import random_longva
 from longva.nano.film import write_film
@@ -187,10 +187,10 @@ def test_evidence_is_the_attention_of_eager_softmax(longva, video):
     last = torch.stack(attentions)[:, 0, :, -1].mean((0, 1))  # [L]
     visual = last[inputs["input_ids"][0] == model.config.video_token_id].view(6, 4).sum(1)
     expected = (visual / visual.sum()).tolist()
-    times = read_frames(video, FrameSampling(num_frames=6), size=56)
+    times = open_media(video).frames_at(FrameSampling(num_frames=6), size=56)
     by_frame = {e.frame: e for e in answer.evidence}
     assert sorted(by_frame) == times.indices.tolist()
-    for frame, seconds, weight in zip(times.indices, times.seconds, expected, strict=True):
+    for frame, seconds, weight in zip(times.indices, times.pts_seconds, expected, strict=True):
         assert by_frame[frame].weight == pytest.approx(weight, abs=SAME)
         assert by_frame[frame].seconds == pytest.approx(seconds)
 

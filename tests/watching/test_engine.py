@@ -8,6 +8,7 @@ import torch
 
 from longva.errors import VideoError
 from longva.media.medium import open_media
+from longva.media.sampling import FrameSampling
 from longva.watching.engine import Engine, Question, with_media
 from longva.watching.events import EventStream, Failed, Finished, Progress, Text, Watched
 from longva.watching.store import Watching
@@ -24,7 +25,7 @@ def engine(longva):
 
 
 def four_frames(path) -> Watching:
-    return Watching(digests=(open_media(path).fingerprint(),), frames=4)
+    return Watching(digests=(open_media(path).fingerprint(),), sampling=FrameSampling(num_frames=4))
 
 
 def ask(engine, path, *, opened=None, then=lambda: None) -> list:

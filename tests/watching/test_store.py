@@ -7,6 +7,7 @@ import pytest
 
 from longva.errors import ContextLengthError
 from longva.media.medium import open_media
+from longva.media.sampling import FrameSampling
 from longva.nano.world import draw_scene, random_scene
 from longva.watching.assistant import LongVA
 from longva.watching.store import SessionStore, Watching
@@ -22,8 +23,9 @@ def films(tmp_path_factory):
     return films
 
 
-def watching(*media, **options):
-    return Watching(digests=tuple(medium.fingerprint() for medium in media), **options)
+def watching(*media, **rule):
+    digests = tuple(medium.fingerprint() for medium in media)
+    return Watching(digests=digests, sampling=FrameSampling(**rule))
 
 
 def size_of_one(longva, film):
@@ -110,13 +112,13 @@ def test_planned_frames_are_those_that_are_watched(longva, films, video):
     film = open_media(video)
     for media, options in (
         ([films[0]], {}),
-        ([film], {"frames": 5}),
+        ([film], {"num_frames": 5}),
         ([film], {"fps": 2.0, "max_frames": 7}),
         ([film, films[1]], {"fps": 1.0}),
     ):
         how = watching(*media, **options)
         session = store.session(how, media)
-        assert session.frames == store.num_frames(media, how)
+        assert session.frames == longva.num_frames(media, how.sampling, how.settings)
 
 
 def test_the_default_number_of_frames_fits_the_budget(longva, films, video):

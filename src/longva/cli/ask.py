@@ -37,12 +37,10 @@ from longva.finite import to_json
 COMMANDS = "/forget clears the conversation, /exit or Ctrl-D ends it."
 
 
-def open_all(media: list[str], allow_truncated: bool, **sampling) -> list:
-    """Open the media and check how frames are chosen: mistakes are found before the model loads."""
-    from longva.media.sampling import FrameSampling
+def open_all(media: list[str], allow_truncated: bool) -> list:
+    """Open the media: what cannot be read is found before the model loads."""
     from longva.media.source import locate
 
-    FrameSampling(num_frames=sampling.pop("frames"), **sampling)
     for medium in media:
         locate(medium)
 
@@ -63,7 +61,7 @@ def watch(
     kv: Literal["model", "int8", "int4"],
     cache: Path | None,
     settings: dict,
-    sampling: dict,
+    sampling,
     quiet: bool,
     questions: Sequence[str] = (),
 ):
@@ -75,7 +73,7 @@ def watch(
         longva.check_question(question)
     with progress_bar(show=not quiet) as progress:
         session = longva.watch(
-            media, settings=FrameSettings(**settings), progress=progress, **sampling
+            media, sampling=sampling, settings=FrameSettings(**settings), progress=progress
         )
     for note in session.notes:
         err.print(f"Note: {printable(note)}.")
@@ -131,8 +129,10 @@ def ask(
 
     longva ask film.mp4 "Who arrives?" --fps 1 --model lmms-lab/LongVA-7B-DPO
     """
-    sampling = {"frames": frames, "fps": fps, "max_frames": max_frames, "keyframes": keyframes}
-    opened = open_all([media, *(also or [])], allow_truncated, **sampling)
+    from longva.media.sampling import FrameSampling
+
+    sampling = FrameSampling(num_frames=frames, fps=fps, max_frames=max_frames, keyframes=keyframes)
+    opened = open_all([media, *(also or [])], allow_truncated)
 
     from longva.prompts.decoding import Sampling
 
@@ -205,8 +205,10 @@ def chat(
     """
     if sys.stdin is None:
         raise LongVAError("chat reads questions from standard input, which is closed. Use ask.")
-    sampling = {"frames": frames, "fps": fps, "max_frames": max_frames}
-    opened = open_all([media], allow_truncated, **sampling)
+    from longva.media.sampling import FrameSampling
+
+    sampling = FrameSampling(num_frames=frames, fps=fps, max_frames=max_frames)
+    opened = open_all([media], allow_truncated)
 
     from longva.prompts.decoding import Sampling
 

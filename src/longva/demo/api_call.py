@@ -41,8 +41,8 @@ def request_of(
         body |= {"top_p": tokens.top_p, "seed": tokens.seed}
     ours: dict[str, Any] = {"evidence": options.evidence}
     if medium.kind == "video":
-        watching = options.watching
-        ours |= {"frames": watching.frames} if watching.fps is None else {"fps": watching.fps}
+        rule = options.watching.sampling
+        ours |= {"frames": rule.num_frames} if rule.fps is None else {"fps": rule.fps}
     return body | {"longva": ours}
 
 

@@ -32,6 +32,7 @@ from longva.demo.visitor import Options, Turn, Visitor
 from longva.errors import LongVAError
 from longva.files.writing import append_line
 from longva.finite import to_json
+from longva.media.sampling import ONE_A_SECOND, FrameSampling
 from longva.prompts.decoding import Sampling
 from longva.watching.store import Watching
 
@@ -269,8 +270,7 @@ def _options(
     return Options(
         watching=Watching(
             digests=(medium.digest,),
-            fps=1.0 if by_clock else None,
-            frames=None if by_clock else int(frames),
+            sampling=ONE_A_SECOND if by_clock else FrameSampling(num_frames=int(frames)),
         ),
         tokens=Sampling(temperature=temperature, top_p=top_p, seed=int(seed or 0)),
         max_new_tokens=int(max_new_tokens),

@@ -16,7 +16,6 @@ from longva.demo.medium import Medium, frame_pictures
 from longva.demo.setting import Setting
 from longva.demo.visitor import Turn, Visitor
 from longva.errors import LongVAError, VideoError
-from longva.media.medium import open_media
 from longva.watching.engine import Question
 from longva.watching.events import Event, EventStream, Failed, Finished, Progress, Text, Watched
 from longva.watching.session import Answer
@@ -43,8 +42,7 @@ async def answer(setting: Setting, visitor: Visitor) -> AsyncGenerator[None]:
     setting.asked.setdefault(visitor.key, set()).add(options.watching)
     try:
         work = visitor.work = EventStream(setting.engine.worker, visitor.key)
-        opening = lambda: [open_media(medium.path)]  # noqa: E731
-        await setting.engine.answer(question, options.watching, opening, work)
+        await setting.engine.answer(question, options.watching, lambda: [medium.media], work)
         async with aclosing(work.batches(PAGE_SECONDS)) as batches:
             async for events in batches:
                 for event in events:
@@ -85,7 +83,7 @@ async def _finish(
     pictures = {}
     if missing:
         with suppress(VideoError):  # decoding showed that the container misnumbers its frames
-            pictures = await asyncio.to_thread(frame_pictures, medium.path, sorted(missing))
+            pictures = await asyncio.to_thread(frame_pictures, medium.media, sorted(missing))
     if not turn.busy:  # stopped meanwhile, perhaps for another medium
         return
     if turn.options.remember:

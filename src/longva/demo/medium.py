@@ -16,9 +16,8 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from longva.media.medium import Media, open_media, read_frames
-from longva.media.sampling import FrameSampling, choose_frames, evenly_spread
-from longva.media.source import load_image
+from longva.media.medium import Media, open_media
+from longva.media.sampling import ONE_A_SECOND, FrameSampling
 from longva.model.unires import image_to_grids
 from longva.watching.assistant import LongVA
 
@@ -32,6 +31,7 @@ class Medium:
     """What was opened. Seconds are None for images."""
 
     path: Path
+    media: Media = field(repr=False)
     name: str
     digest: str
     """Hash of the content."""
@@ -70,26 +70,24 @@ def open_medium(path: Path, longva: LongVA) -> Medium:
     media = open_media(path)
     if media.kind == "image":
         return _image(path, media, longva)
-    everything = choose_frames(
-        media.seconds, media.keyframes, FrameSampling(fps=1), duration=media.duration
-    )
     return Medium(
         path=path,
+        media=media,
         name=path.name,
         digest=media.fingerprint(),
         kind="video",
         moves_itself=media.kind == "animation",
         duration=media.duration,
-        frames=media.num_frames,
-        suggested=len(everything),
-        pictures=frame_pictures(path, evenly_spread(media.num_frames, STRIP_PICTURES).tolist()),
-        seconds=media.seconds,
+        frames=len(media),
+        suggested=len(media.choose(ONE_A_SECOND)),
+        pictures=frame_pictures(media, FrameSampling(num_frames=STRIP_PICTURES)),
+        seconds=media.pts_seconds,
     )
 
 
 def _image(path: Path, media: Media, longva: LongVA) -> Medium:
     processor = longva.processor.image_processor
-    image = Image.fromarray(load_image(path, media.max_pixels))
+    image = Image.fromarray(next(media.pictures([0])))
     grids, (_, columns) = image_to_grids(
         image, processor.grid_of, grid_size=processor.grid_size, packing=processor.packing
     )
@@ -98,6 +96,7 @@ def _image(path: Path, media: Media, longva: LongVA) -> Medium:
         pictures, columns = [picture(np.asarray(image))], 1
     return Medium(
         path=path,
+        media=media,
         name=path.name,
         digest=media.fingerprint(),
         kind="image",
@@ -108,9 +107,9 @@ def _image(path: Path, media: Media, longva: LongVA) -> Medium:
     )
 
 
-def frame_pictures(path: Path, frames: Sequence[int]) -> dict[int, str]:
+def frame_pictures(media: Media, frames: FrameSampling | Sequence[int]) -> dict[int, str]:
     """Draw pictures of frames of a video: data: URIs by frame."""
-    found = read_frames(path, sorted(frames), size=PICTURE_SIDE)
+    found = media.frames_at(frames, size=PICTURE_SIDE)
     pixels = found.pixels.permute(0, 2, 3, 1).numpy()  # [n, S, S, 3]
     return {int(i): picture(p) for i, p in zip(found.indices, pixels, strict=True)}
 

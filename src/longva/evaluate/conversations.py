@@ -14,24 +14,23 @@ Shapes: R rows of features (all visual tokens of a conversation), D hidden size,
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from longva.errors import LongVAError
-from longva.media.medium import Media, MisnumberedError, open_media
-from longva.media.sampling import FrameSampling, choose_frames
+from longva.media.medium import open_media
+from longva.media.sampling import FrameSampling
 from longva.model.chat_format import chat_ids, text_ids
 from longva.planning.watching import plan
 from longva.prompts.decoding import chooser, decode, stop_tokens, until_stop
 from longva.prompts.reader import PromptReader
 from longva.prompts.symbols import insert_rows
 from longva.watching.assistant import LongVA
-from longva.watching.features import FrameSettings, VisualFeatures, encode_image, encode_video
+from longva.watching.features import FrameSettings, VisualFeatures
 
 
 @dataclass(frozen=True)
@@ -118,11 +117,9 @@ class Reader:
         settings: FrameSettings | None = None,
         reuse: bool = True,
     ):
-        sampling = sampling or FrameSampling()
-        if sampling.num_frames is None and sampling.fps is None:
-            fits = plan(longva.model.config, frames=1).max_frames  # no limit of memory
-            sampling = replace(sampling, fps=1.0, max_frames=sampling.max_frames or max(1, fits))
-        self.longva, self.sampling, self.reuse = longva, sampling, reuse
+        fits = plan(longva.model.config, frames=1).max_frames  # no limit of memory
+        self.longva, self.reuse = longva, reuse
+        self.sampling = (sampling or FrameSampling()).or_default(fits)
         self.settings = settings or FrameSettings()
         self.watched = 0
         """Media encoded so far."""
@@ -208,18 +205,7 @@ class Reader:
         self.watched += len(media)
 
     def _encode(self, medium: Medium) -> VisualFeatures:
-        opened = open_media(medium.source)
-        if opened.kind == "image":
-            return encode_image(self.longva.model, self.longva.processor, opened, self.settings)
-        try:
-            return self._encode_video(opened)
-        except MisnumberedError as error:  # the container lied about its frames: choose again
-            return self._encode_video(error.exact)
-
-    def _encode_video(self, opened: Media) -> VisualFeatures:
-        indices: np.ndarray = choose_frames(
-            opened.seconds, opened.keyframes, self.sampling, duration=opened.duration
-        )
-        self.longva.plan(len(indices)).check()
-        model, processor = self.longva.model, self.longva.processor
-        return encode_video(model, processor, opened, indices, self.settings)
+        opened, stride = open_media(medium.source), self.settings.pool_stride
+        frames = self.longva.num_frames([opened], self.sampling, self.settings)
+        self.longva.plan(frames, stride).check()
+        return self.longva.encode(opened, self.sampling, self.settings)

@@ -1,9 +1,11 @@
-"""Media as frames: open a video, animation, image or folder, choose frames, read them small.
+"""Media as frames: open a video, animation, image or folder; take frames by number, time or rule.
 
-    open_media(source) -> Media              how many frames, when each is shown; no pixels yet
-    choose_frames(...) -> indices            which ones: media/sampling.py
-    stream_frames(media, indices)            their pixels, resized while decoding: media/resize.py
-    read_frames(source, sampling) -> Frames  the three in one call
+    media = open_media(source)              how many frames, when each is shown; no pixels yet
+    len(media), media.pts_seconds
+    media.choose(FrameSampling(fps=1))      numbers of the frames that a rule takes: sampling.py
+    media.frames_at([0, 25])                their pixels, resized while decoding: resize.py
+    media.frames_played_at([0.0, 1.0])      the frames on screen at these seconds
+    media.stream([0, 25])                   the same in batches
 
 One full-size frame is held at a time, besides the few inside the decoder, so memory grows with the
 frames asked for at their small size, never with the length or resolution of the video.
@@ -12,34 +14,38 @@ N: frames in the medium.  n: frames chosen.  S: side of a resized frame.
 """
 
 import hashlib
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypeVar, Unpack, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from longva.errors import VideoError
-from longva.media.resize import Fit, Resize, resize_picture, working_pixels
-from longva.media.sampling import FrameSampling, choose_frames
+from longva.media.resize import Fit, Geometry, Resize, resize_picture, working_pixels
+from longva.media.sampling import CLOCK_TOLERANCE, FrameSampling, choose_frames
 from longva.media.source import (
     Source,
+    animation_durations,
+    animation_pictures,
     file_name,
     images_in,
     is_animation,
-    load_animation,
+    known_image,
     load_image,
     locate,
+    open_file,
     open_image,
     other_pages,
+    upright_size,
 )
 from longva.media.video_file import IndexMismatch, VideoFile, video_pictures
 from longva.media.video_index import open_video
 
-Progress = Callable[[int, int], None]
+Result = TypeVar("Result")
 
 MAX_PIXELS = 2 * 89_478_485
 """Pixels of one frame: the size from which Pillow calls a picture a decompression bomb."""
@@ -50,14 +56,14 @@ MAX_ANIMATION_PIXELS = 32_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Media:
-    """What was opened: its frames' times, none of their pixels."""
+    """What was opened: its frames, numbered and timed, decoded when they are asked for."""
 
     name: str
     """What messages call it: the path, or `data of 1234 bytes`."""
 
     kind: Literal["video", "animation", "image", "frames"]
 
-    seconds: np.ndarray = field(repr=False)
+    pts_seconds: np.ndarray = field(repr=False)
     """[N] float64, presentation times relative to the first frame."""
 
     keyframes: np.ndarray = field(repr=False)
@@ -80,10 +86,9 @@ class Media:
     files: tuple[Path | bytes, ...] = field(repr=False)
     video: VideoFile | None = field(default=None, repr=False)
 
-    @property
-    def num_frames(self) -> int:
+    def __len__(self) -> int:
         """N."""
-        return len(self.seconds)
+        return len(self.pts_seconds)
 
     @property
     def left_out(self) -> str:
@@ -94,17 +99,137 @@ class Media:
         """SHA-256 over the content of the file or files, in order, read in a stream."""
         total = hashlib.sha256()
         for file in self.files:
-            with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as opened:
+            with open_file(file) as opened:
                 total.update(hashlib.file_digest(opened, "sha256").digest())
         return total.hexdigest()
 
+    def choose(self, which: FrameSampling | Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return the numbers of the frames that a rule takes, [n] int64; or check given numbers.
 
-class MisnumberedError(VideoError):
-    """A container misled us about which frames there are; `exact` is the medium decoded to know."""
+        Raises:
+            VideoError: a number is not that of a frame.
+        """
+        if isinstance(which, FrameSampling):
+            return choose_frames(self.pts_seconds, self.keyframes, which, duration=self.duration)
+        numbers = np.asarray(which)
+        if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "iu":
+            raise VideoError(f"frame indices must be a list of whole numbers, got {which!r}.")
+        outside = numbers[(numbers < 0) | (numbers >= len(self))]
+        if len(outside):
+            raise VideoError(
+                f"{self.name} has {len(self)} frames, numbered 0 to {len(self) - 1}; "
+                f"frame {outside[0]} was asked for."
+            )
+        return numbers.astype(np.int64)
 
-    def __init__(self, message: str, exact: Media):
-        super().__init__(message)
-        self.exact = exact
+    def played_at(self, seconds: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Return the numbers of the frames that are on screen at these times, [n] int64.
+
+        Raises:
+            VideoError: a time before the first frame or after the last.
+        """
+        times = np.asarray(seconds, np.float64)
+        outside = times[~((times >= 0) & (times <= self.duration))]
+        if len(outside):
+            raise VideoError(
+                f"{self.name} is shown from 0 to {self.duration:g} seconds; second {outside[0]:g} "
+                "was asked for."
+            )
+        return np.searchsorted(self.pts_seconds, times + CLOCK_TOLERANCE, side="right") - 1
+
+    def frames_at(
+        self, which: FrameSampling | Sequence[int] | np.ndarray, **geometry: Unpack[Geometry]
+    ) -> "Frames":
+        """Decode frames by a rule, or by their numbers in any order, repeated if need be.
+
+        Args:
+            which: a rule, or [n] frame numbers.
+            **geometry: size, fit and resize as `stream` takes them.
+
+        Raises:
+            VideoError: a number is not that of a frame, or a frame cannot be decoded.
+        """
+        return self.read(lambda media: media.choose(which), partial(_frames, **geometry))
+
+    def frames_played_at(
+        self, seconds: Sequence[float] | np.ndarray, **geometry: Unpack[Geometry]
+    ) -> "Frames":
+        """Decode the frames that are on screen at [n] times; the rest is as for `frames_at`."""
+        return self.read(lambda media: media.played_at(seconds), partial(_frames, **geometry))
+
+    def read(
+        self,
+        choose: Callable[["Media"], np.ndarray],
+        use: Callable[["Media", np.ndarray], Result],
+    ) -> Result:
+        """Choose frames and use them; once more if decoding shows that the container misled.
+
+        Args:
+            choose: gives numbers of frames of a medium.
+            use: takes the medium and these numbers; it may stream the frames.
+        """
+        try:
+            return use(self, choose(self))
+        except MisnumberedError as error:
+            return use(error.exact, choose(error.exact))
+
+    def stream(
+        self,
+        indices: Sequence[int] | np.ndarray,
+        *,
+        size: int = 336,
+        fit: Fit = "crop",
+        resize: Resize = "torch",
+        batch: int = 16,
+    ) -> Iterator[Tensor]:
+        """Decode and resize frames in a stream.
+
+        Args:
+            indices: [n] frame numbers that never decrease; a repeated number repeats its frame.
+            size: S, side of the square frames.
+            fit: `crop` keeps the centre square as the published evaluation did, `pad` everything.
+            resize: `torch`, or `pil` to be bit-exact with CLIPImageProcessor.
+            batch: frames in each result; the last may have fewer.
+
+        Yields:
+            [batch, 3, S, S] uint8.
+
+        Raises:
+            VideoError: an index that does not exist, or a frame that cannot be decoded.
+            MisnumberedError: the container had misled `open_media` about which frames there are,
+                so that the indices mean nothing; `read` chooses again.
+        """
+        if fit not in get_args(Fit) or resize not in get_args(Resize) or size < 1 or batch < 1:
+            raise VideoError(
+                f"fit must be one of {get_args(Fit)}, resize one of {get_args(Resize)}, size and "
+                f"batch at least 1; got fit={fit!r}, resize={resize!r}, size={size}, batch={batch}."
+            )
+        wanted = self.choose(indices)
+        if np.any(np.diff(wanted) < 0):
+            raise VideoError("stream reads forward: sort the indices, or use frames_at.")
+        media, done = self, 0
+        while done < len(wanted):
+            try:
+                for pixels in _batches(media, wanted[done:], size, fit, resize, batch):
+                    done += len(pixels)
+                    yield pixels
+            except IndexMismatch as mismatch:
+                media = _decoded_to_know(media, mismatch)
+
+    def pictures(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+        """Yield full-size [height, width, 3] uint8 pictures of strictly increasing frame numbers.
+
+        Raises:
+            VideoError: a picture is broken.
+            IndexMismatch: a frame of a video cannot be had as its index promised.
+        """
+        if self.video:
+            yield from video_pictures(self.video, numbers)
+        elif self.kind == "animation":
+            yield from animation_pictures(self.files[0], self.max_pixels, numbers)
+        else:
+            for number in numbers:
+                yield load_image(self.files[number], self.max_pixels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,16 +239,24 @@ class Frames:
     pixels: Tensor = field(repr=False)
     """[n, 3, S, S] uint8."""
 
-    seconds: np.ndarray
-    """[n] float64, presentation times relative to the medium's first frame."""
-
     indices: np.ndarray
     """[n] int64 frame numbers."""
 
-    num_frames_in_media: int
-    duration: float
-    truncated: str
-    """As in `Media`."""
+    media: Media
+    """What they are frames of: decoded to know them, if its container had misled."""
+
+    @property
+    def pts_seconds(self) -> np.ndarray:
+        """[n] float64, presentation times relative to the medium's first frame."""
+        return self.media.pts_seconds[self.indices]
+
+
+class MisnumberedError(VideoError):
+    """A container misled us about which frames there are; `exact` is the medium decoded to know."""
+
+    def __init__(self, message: str, exact: Media):
+        super().__init__(message)
+        self.exact = exact
 
 
 def open_media(
@@ -146,9 +279,9 @@ def open_media(
             than `MAX_ANIMATION_PIXELS` in any case.
 
     Raises:
-        VideoError: missing, empty, not a medium, without frames, too large, or broken. Damage is
-            known as far as FFmpeg notices it, which for HEVC is seldom; and a transport stream
-            does not say how long it should be.
+        VideoError: missing, empty, not a medium, without frames, too large, or broken. Damage of a
+            video is known as far as FFmpeg notices it, which for HEVC is seldom; and a transport
+            stream does not say how long it should be. Of images only the headers are read.
     """
     if not isinstance(source, str | Path | bytes):
         files = [locate(one) for one in source]
@@ -171,7 +304,7 @@ def open_media(
     return Media(
         name=name,
         kind="video",
-        seconds=video.seconds,
+        pts_seconds=video.seconds,
         keyframes=video.keyframes,
         duration=video.duration,
         width=video.width,
@@ -183,131 +316,50 @@ def open_media(
     )
 
 
-def stream_frames(
-    media: Media,
-    indices: Sequence[int] | np.ndarray,
-    *,
-    size: int = 336,
-    fit: Fit = "crop",
-    resize: Resize = "torch",
-    batch: int = 16,
-    progress: Progress | None = None,
-) -> Iterator[Tensor]:
-    """Decode and resize frames in a stream.
-
-    Args:
-        media: from `open_media`.
-        indices: [n] frame numbers that never decrease; a repeated number repeats its frame.
-        size: S, side of the square frames.
-        fit: `crop` keeps the centre square as the published evaluation did, `pad` everything.
-        resize: `torch`, or `pil` to be bit-exact with CLIPImageProcessor.
-        batch: frames in each result; the last may have fewer.
-        progress: called with (frames done, n) after each batch.
-
-    Yields:
-        [batch, 3, S, S] uint8.
-
-    Raises:
-        VideoError: an index that does not exist, or a frame that cannot be decoded.
-        MisnumberedError: the container had misled `open_media` about which frames there are, so
-            that the indices mean nothing; choose again from the error's `exact`.
-    """
-    if fit not in get_args(Fit) or resize not in get_args(Resize) or size < 1 or batch < 1:
-        raise VideoError(
-            f"fit must be one of {get_args(Fit)}, resize one of {get_args(Resize)}, size and batch "
-            f"at least 1; got fit={fit!r}, resize={resize!r}, size={size}, batch={batch}."
-        )
-    wanted = _check_indices(indices, media)
-    if np.any(np.diff(wanted) < 0):
-        raise VideoError("stream_frames reads forward: sort the indices, or use read_frames.")
-    done = 0
-    while done < len(wanted):
-        try:
-            for pixels in _batches(media, wanted[done:], size, fit, resize, batch):
-                done += len(pixels)
-                yield pixels
-                if progress:
-                    progress(done, len(wanted))
-        except IndexMismatch as mismatch:
-            media = _decoded_to_know(media, mismatch)
-
-
-def read_frames(
-    source: Source | Sequence[Source],
-    sampling: FrameSampling | Sequence[int] | np.ndarray,
-    *,
-    size: int = 336,
-    fit: Fit = "crop",
-    resize: Resize = "torch",
-    allow_truncated: bool = False,
-    max_pixels: int = MAX_PIXELS,
-    progress: Progress | None = None,
-) -> Frames:
-    """Open a medium, choose frames and read them.
-
-    Args:
-        source: see `open_media`.
-        sampling: a rule, or explicit frame numbers in any order, repetitions allowed.
-        size: S, side of the square frames.
-        fit: see `stream_frames`.
-        resize: see `stream_frames`.
-        allow_truncated: see `open_media`; the rule is then applied to the decodable frames.
-        max_pixels: see `open_media`.
-        progress: see `stream_frames`.
-
-    Raises:
-        VideoError: see `open_media` and `stream_frames`.
-    """
-    media = open_media(source, allow_truncated=allow_truncated, max_pixels=max_pixels)
-    try:
-        return _read(media, sampling, size, fit, resize, progress)
-    except MisnumberedError as error:
-        return _read(error.exact, sampling, size, fit, resize, progress)
-
-
-def _read(
-    media: Media,
-    sampling: FrameSampling | Sequence[int] | np.ndarray,
-    size: int,
-    fit: Fit,
-    resize: Resize,
-    progress: Progress | None,
-) -> Frames:
-    if isinstance(sampling, FrameSampling):
-        times, keys = media.seconds, media.keyframes
-        indices = choose_frames(times, keys, sampling, duration=media.duration)
-    else:
-        indices = _check_indices(sampling, media)
-    order = np.argsort(indices, kind="stable")
-    stream = stream_frames(
-        media, indices[order], size=size, fit=fit, resize=resize, progress=progress
+def _open_images(
+    files: list[Path | bytes], name: str, kind: Literal["image", "frames"], max_pixels: int
+) -> Media:
+    if not files:
+        raise VideoError("the list of images is empty. Give at least one.")
+    width, height = upright_size(files[0], max_pixels)
+    return Media(
+        name=name,
+        kind=kind,
+        pts_seconds=np.arange(len(files), dtype=np.float64),
+        keyframes=np.arange(len(files)),
+        duration=float(len(files)) if kind == "frames" else 0.0,
+        width=width,
+        height=height,
+        max_pixels=max_pixels,
+        files=tuple(files),
     )
-    pixels, done = torch.empty(len(indices), 3, size, size, dtype=torch.uint8), 0
-    for part in stream:
+
+
+def _open_animation(file: Path | bytes, max_pixels: int) -> Media:
+    with known_image(file, max_pixels) as image:
+        width, height = image.size
+        ends = np.cumsum(animation_durations(file, image))
+    return Media(
+        name=file_name(file),
+        kind="animation",
+        pts_seconds=np.concatenate([[0.0], ends[:-1]]),
+        keyframes=np.arange(len(ends)),
+        duration=float(ends[-1]),
+        width=width,
+        height=height,
+        max_pixels=max_pixels,
+        files=(file,),
+    )
+
+
+def _frames(media: Media, indices: np.ndarray, **geometry: Unpack[Geometry]) -> Frames:
+    order, done = np.argsort(indices, kind="stable"), 0
+    pixels = torch.empty(0)
+    for part in media.stream(indices[order], **geometry):
+        pixels = pixels if done else part.new_empty(len(indices), *part.shape[1:])
         pixels[torch.from_numpy(order[done : done + len(part)])] = part
         done += len(part)
-    return Frames(
-        pixels=pixels,
-        seconds=media.seconds[indices],
-        indices=indices,
-        num_frames_in_media=media.num_frames,
-        duration=media.duration,
-        truncated=media.truncated,
-    )
-
-
-def _check_indices(indices: Sequence[int] | np.ndarray, media: Media) -> np.ndarray:
-    """Frame numbers as [n] int64."""
-    numbers = np.asarray(indices)
-    if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "iu":
-        raise VideoError(f"frame indices must be a list of whole numbers, got {indices!r}.")
-    outside = numbers[(numbers < 0) | (numbers >= media.num_frames)]
-    if len(outside):
-        raise VideoError(
-            f"{media.name} has {media.num_frames} frames, numbered 0 to {media.num_frames - 1}; "
-            f"frame {outside[0]} was asked for."
-        )
-    return numbers.astype(np.int64)
+    return Frames(pixels=pixels, indices=indices, media=media)
 
 
 def _batches(
@@ -315,7 +367,7 @@ def _batches(
 ) -> Iterator[Tensor]:
     numbers, repeats = np.unique(wanted, return_counts=True)
     held: list[Tensor] = []
-    pictures = _pictures(media, numbers.tolist())
+    pictures = media.pictures(numbers.tolist())
     for picture, times in zip(pictures, repeats.tolist(), strict=True):
         height, width = picture.shape[:2]
         if working_pixels(height, width, size, fit) > media.max_pixels:
@@ -331,65 +383,15 @@ def _batches(
         yield torch.stack(held)
 
 
-def _pictures(media: Media, numbers: list[int]) -> Iterator[np.ndarray]:
-    """Yield [height, width, 3] uint8 pictures of strictly increasing frame numbers."""
-    if media.video:
-        yield from video_pictures(media.video, numbers)
-    elif media.kind == "animation":
-        wanted = set(numbers)
-        for number, (picture, _) in enumerate(load_animation(media.files[0], media.max_pixels)):
-            if number in wanted:
-                yield picture
-    else:
-        for number in numbers:
-            yield load_image(media.files[number], media.max_pixels)
-
-
 def _decoded_to_know(media: Media, mismatch: IndexMismatch) -> Media:
     """Index a medium again by decoding it, provided that its frames keep their numbers."""
     if media.video is None or media.video.scanned:
         raise VideoError(f"{media.name} cannot be decoded reliably: {mismatch}.") from mismatch
     exact = open_media(media.files[0], exact=True, max_pixels=media.max_pixels)
-    if not np.array_equal(exact.seconds, media.seconds):
+    if not np.array_equal(exact.pts_seconds, media.pts_seconds):
         raise MisnumberedError(
-            f"{media.name}: its container lists {media.num_frames} frames, but decoding gives "
-            f"{exact.num_frames} or other times. Open it with open_media(..., exact=True).",
+            f"{media.name}: its container lists {len(media)} frames, but decoding gives "
+            f"{len(exact)} or other times. Open it with open_media(..., exact=True).",
             exact,
         ) from mismatch
     return exact
-
-
-def _open_images(
-    files: list[Path | bytes], name: str, kind: Literal["image", "frames"], max_pixels: int
-) -> Media:
-    if not files:
-        raise VideoError("the list of images is empty. Give at least one.")
-    height, width = load_image(files[0], max_pixels).shape[:2]
-    return Media(
-        name=name,
-        kind=kind,
-        seconds=np.arange(len(files), dtype=np.float64),
-        keyframes=np.arange(len(files)),
-        duration=float(len(files)) if kind == "frames" else 0.0,
-        width=width,
-        height=height,
-        max_pixels=max_pixels,
-        files=tuple(files),
-    )
-
-
-def _open_animation(file: Path | bytes, max_pixels: int) -> Media:
-    shown = [(picture.shape, seconds) for picture, seconds in load_animation(file, max_pixels)]
-    height, width = shown[0][0][:2]
-    ends = np.cumsum([seconds for _, seconds in shown])
-    return Media(
-        name=file_name(file),
-        kind="animation",
-        seconds=np.concatenate([[0.0], ends[:-1]]),
-        keyframes=np.arange(len(shown)),
-        duration=float(ends[-1]),
-        width=width,
-        height=height,
-        max_pixels=max_pixels,
-        files=(file,),
-    )

@@ -13,7 +13,7 @@ The published evaluation saw `crop`, which costs a 16:9 frame 44 % of its width;
 H, W: height and width of the picture. S: side of the square, 336 for CLIP-L/336.
 """
 
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
@@ -23,6 +23,15 @@ from torch import Tensor
 
 Fit = Literal["crop", "pad"]
 Resize = Literal["torch", "pil"]
+
+
+class Geometry(TypedDict, total=False):
+    """How a picture becomes a square frame; see `resize_picture`."""
+
+    size: int
+    fit: Fit
+    resize: Resize
+
 
 MEAN_COLOUR = (122, 116, 104)
 """CLIP's channel means (0.481, 0.458, 0.408) in 0..255, truncated: the padding V-NIAH uses."""

@@ -9,7 +9,7 @@ N is the number of frames in the medium, n the number chosen.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -60,12 +60,28 @@ class FrameSampling:
                 f"max_frames={self.max_frames} has nothing to cap. Give one of them."
             )
 
+    def or_default(self, most: int) -> "FrameSampling":
+        """Return the rule; where it names none, one frame a second, but no more than `most`.
+
+        >>> FrameSampling(num_frames=8).or_default(100)
+        FrameSampling(num_frames=8, fps=None, max_frames=None, keyframes=False)
+        >>> FrameSampling().or_default(100), FrameSampling(max_frames=9).or_default(100).max_frames
+        (FrameSampling(num_frames=None, fps=1.0, max_frames=100, keyframes=False), 9)
+        """
+        if self.num_frames is not None or self.fps is not None or self.keyframes:
+            return self
+        return replace(ONE_A_SECOND, max_frames=self.max_frames or max(1, most))
+
+
+ONE_A_SECOND = FrameSampling(fps=1.0)
+"""The default wherever a model watches, as far as that many frames fit."""
+
 
 def evenly_spread(total: int, count: int) -> np.ndarray:
     """Choose `count` of `total` numbers by the original's rule, linspace truncated to integers.
 
     The original repeats frames when it asks for more than there are; here every frame is then used
-    once. The rule with repetitions is reached only by passing explicit indices to `read_frames`.
+    once. With repetitions only explicit numbers do it, passed to `Media.frames_at`.
 
     >>> evenly_spread(10, 4).tolist(), evenly_spread(10, 1).tolist(), evenly_spread(3, 8).tolist()
     ([0, 3, 6, 9], [0], [0, 1, 2])

@@ -8,12 +8,16 @@ import binascii
 import io
 import re
 import struct
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
+import av
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from longva.errors import VideoError, first_few
 
@@ -21,6 +25,9 @@ Source = str | Path | bytes
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
+DEMUXERS = {"GIF": "gif", "PNG": "apng", "AVIF": "mov"}
+"""FFmpeg's names of animated formats. It reads no animations in WebP."""
+
 IMAGE_SUFFIXES = {
     *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2"),
     *(".avif", ".heic", ".heif"),
@@ -40,12 +47,20 @@ def file_name(file: Path | bytes) -> str:
     return f"data of {len(file)} bytes" if isinstance(file, bytes) else str(file)
 
 
-def file_head(file: Path | bytes) -> bytes:
-    """The first 12 bytes, which tell most formats."""
-    if isinstance(file, bytes):
-        return file[:12]
-    with file.open("rb") as opened:
-        return opened.read(12)
+def open_file(file: Path | bytes) -> BinaryIO:
+    """Open a file for reading."""
+    return io.BytesIO(file) if isinstance(file, bytes) else file.open("rb")
+
+
+@contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Turn what Pillow raises on a broken file into a `VideoError`."""
+    try:
+        yield
+    except VideoError:
+        raise
+    except DECODE_ERRORS as error:
+        raise VideoError(f"{name} is broken: {error}. Copy it again.") from error
 
 
 def locate(source: Source) -> Path | bytes:
@@ -99,7 +114,8 @@ def open_image(file: Path | bytes, max_pixels: int) -> Image.Image | None:
     try:
         image = Image.open(source, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN])
     except UnidentifiedImageError as error:
-        head = file_head(file)
+        with open_file(file) as opened:
+            head = opened.read(12)
         if head[4:8] == b"ftyp" and head[8:] in STILL_BRANDS:  # FFmpeg would show its first tile
             raise VideoError(
                 f"{file_name(file)} is a HEIC or AVIF picture that longva cannot read. Convert it "
@@ -120,12 +136,51 @@ def open_image(file: Path | bytes, max_pixels: int) -> Image.Image | None:
 
 def is_animation(image: Image.Image) -> bool:
     """Whether an image moves. Other files of many pictures, such as TIFF, show their first."""
-    try:  # a GIF is searched for its second frame
+    with decoding(f"a {image.format} animation"):  # a GIF is searched for its second frame
         return image.format in ANIMATED_FORMATS and getattr(image, "is_animated", False)
-    except DECODE_ERRORS as error:
-        raise VideoError(
-            f"a {image.format} animation is broken: {error}. Copy it again."
-        ) from error
+
+
+def known_image(file: Path | bytes, max_pixels: int) -> Image.Image:
+    """Open a picture without loading its pixels.
+
+    Raises:
+        VideoError: not an image, or too large.
+    """
+    image = open_image(file, max_pixels)
+    if image is None:
+        raise VideoError(f"{file_name(file)} is not an image. Take it out or replace it.")
+    return image
+
+
+def upright_size(file: Path | bytes, max_pixels: int) -> tuple[int, int]:
+    """Width and height of a picture once turned upright, from its header.
+
+    Raises:
+        VideoError: not an image, too large or broken.
+    """
+    with decoding(file_name(file)), known_image(file, max_pixels) as image:
+        if image.format == "TIFF":  # whose size Pillow turns itself
+            return image.size
+        # A PNG may tell its orientation behind its pixels, which have to be decoded to get there.
+        late = image.format == "PNG" and any(
+            kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt") for kind in _png_chunks_at_end(file)
+        )
+        exif = image.getexif() if late else Image.Image.getexif(image)
+        turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return (image.height, image.width) if turned else image.size
+
+
+def _png_chunks_at_end(file: Path | bytes) -> list[bytes]:
+    """Kinds of the chunks after the first with pixels."""
+    kinds: list[bytes] = []
+    with open_file(file) as opened:
+        opened.seek(8)  # the signature
+        while len(head := opened.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kinds or kind == b"IDAT":
+                kinds.append(kind)
+            opened.seek(length + 4, io.SEEK_CUR)  # a checksum follows the data
+    return kinds
 
 
 def load_image(file: Path | bytes, max_pixels: int) -> np.ndarray:
@@ -134,14 +189,8 @@ def load_image(file: Path | bytes, max_pixels: int) -> np.ndarray:
     Raises:
         VideoError: not an image, too large or broken.
     """
-    image = open_image(file, max_pixels)
-    if image is None:
-        raise VideoError(f"{file_name(file)} is not an image. Take it out or replace it.")
-    try:
-        with image:
-            return np.array(to_rgb(ImageOps.exif_transpose(image)))
-    except DECODE_ERRORS as error:
-        raise VideoError(f"{file_name(file)} is broken: {error}. Copy it again.") from error
+    with decoding(file_name(file)), known_image(file, max_pixels) as image:
+        return np.array(to_rgb(ImageOps.exif_transpose(image)))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -152,28 +201,81 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def load_animation(file: Path | bytes, max_pixels: int) -> Iterator[tuple[np.ndarray, float]]:
-    """Yield each complete picture of an animation, and the seconds it is shown."""
-    image = open_image(file, max_pixels)
-    assert image is not None
-    try:
-        with image:
-            for number in range(getattr(image, "n_frames", 1)):
+def animation_pictures(
+    file: Path | bytes, max_pixels: int, numbers: Sequence[int]
+) -> Iterator[np.ndarray]:
+    """Yield pictures of an animation by increasing number; those after the last are not composed.
+
+    Raises:
+        VideoError: broken.
+    """
+    with decoding(file_name(file)), known_image(file, max_pixels) as image:
+        for number in numbers:
+            image.seek(number)
+            yield np.array(image.convert("RGB"))
+
+
+def animation_durations(file: Path | bytes, image: Image.Image) -> list[float]:
+    """Seconds that each picture of an animation is shown, from headers; none is composed.
+
+    Browsers show a picture without a useful duration for a tenth of a second.
+
+    Args:
+        file: the animation.
+        image: the same, opened.
+
+    Raises:
+        VideoError: broken.
+    """
+    with decoding(file_name(file)):
+        count = getattr(image, "n_frames", 1)
+        if image.format == "WEBP":
+            durations = _webp_durations(file)
+        else:
+            durations = _packet_durations(file, DEMUXERS[str(image.format)], count)
+        if len(durations) != count:  # a container that no header describes: compose them
+            durations = []
+            for number in range(count):
                 image.seek(number)
-                picture = np.array(image.convert("RGB"))
-                milliseconds = image.info.get("duration", 0)
-                # Browsers show a picture without a useful duration for a tenth of a second.
-                yield picture, (milliseconds if milliseconds > 10 else 100) / 1000
-    except DECODE_ERRORS as error:
-        raise VideoError(f"{file_name(file)} is broken: {error}. Copy it again.") from error
+                image.load()
+                durations.append(image.info.get("duration", 0) / 1000)
+    return [seconds if seconds > 0.010 else 0.1 for seconds in durations]
+
+
+def _packet_durations(file: Path | bytes, demuxer: str, count: int) -> list[float]:
+    """Durations in a file's track of `count` packets; nothing if there is no such track."""
+    durations: dict[int, list[float]] = defaultdict(list)  # by track
+    options = {"default_fps": "10"} if demuxer == "apng" else {}
+    try:
+        with open_file(file) as opened, av.open(opened, format=demuxer, options=options) as tracks:
+            for packet in tracks.demux():
+                if packet.size:
+                    seconds = (packet.duration or 0) * (packet.time_base or 0)
+                    durations[packet.stream_index].append(round(float(seconds), 5))
+    except av.FFmpegError:
+        return []
+    return next((track for track in durations.values() if len(track) == count), [])
+
+
+def _webp_durations(file: Path | bytes) -> list[float]:
+    """Durations in the frames' headers of a WebP file."""
+    durations = []
+    with open_file(file) as opened:
+        opened.seek(12)  # the file's own header
+        while len(head := opened.read(8)) == 8:
+            kind, length = struct.unpack("<4sI", head)
+            end = opened.tell() + length + length % 2
+            if kind == b"ANMF":
+                opened.seek(12, io.SEEK_CUR)  # place and size
+                durations.append(int.from_bytes(opened.read(3), "little") / 1000)
+            opened.seek(end)
+    return durations
 
 
 def other_pages(image: Image.Image) -> str:
     """Say that only the first picture of a TIFF of several is read; nothing of other files."""
-    try:
+    with decoding("a TIFF picture"):
         pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
-    except DECODE_ERRORS as error:
-        raise VideoError(f"a TIFF picture is broken: {error}. Copy it again.") from error
     return f"only the first of its {pages} pictures is read" if pages > 1 else ""
 
 

@@ -15,7 +15,7 @@ N: frames in the file. A stamp is a presentation time in the container's own tic
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from longva.errors import VideoError
+from longva.media.source import open_file
 
 CONTAINERS = (
     "mov,matroska,avi,flv,asf,mpegts,mpeg,ogg,ivf,h264,hevc,m4v,mpegvideo,mxf,nut,dv,wtv,rm,"
@@ -116,11 +117,8 @@ def open_stream(file: Path | bytes, name: str) -> Iterator[tuple[InputContainer,
 def _why_unreadable(file: Path | bytes, name: str, error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{name} cannot be opened: {error.strerror}."
-    if isinstance(file, Path):
-        with file.open("rb") as opened:
-            head = opened.read(8)
-    else:
-        head = file[:8]
+    with open_file(file) as opened:
+        head = opened.read(8)
     if head[4:] == b"ftyp":
         return (
             f"{name} is an MP4 file without its index (the moov box): it was cut off while being "
@@ -164,7 +162,7 @@ def set_threads(stream: VideoStream, *, single: bool) -> None:
         stream.thread_type = "AUTO"
 
 
-def video_pictures(video: VideoFile, numbers: list[int]) -> Iterator[np.ndarray]:
+def video_pictures(video: VideoFile, numbers: Sequence[int]) -> Iterator[np.ndarray]:
     """Yield the upright [height, width, 3] uint8 pictures of strictly increasing frame numbers.
 
     Raises:

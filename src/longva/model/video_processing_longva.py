@@ -13,7 +13,7 @@ from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata, make_batched_videos
 
 from longva.errors import VideoError
-from longva.media.medium import read_frames
+from longva.media.medium import open_media
 from longva.media.resize import resize_picture
 from longva.media.sampling import FrameSampling, choose_frames
 from longva.media.source import to_rgb
@@ -138,17 +138,17 @@ class LongVAVideoProcessor(VideoProcessorMixin):
         pixels, metadata = [], []
         for index, video in enumerate(make_batched_videos(_in_rgb(videos))):
             if isinstance(video, str) or isinstance(video, list) and isinstance(video[0], str):
-                frames = read_frames(video, sampling, allow_truncated=allow_truncated, **geometry)
-                if frames.truncated:
-                    warnings.warn(f"{video}: {frames.truncated}", stacklevel=2)
+                media = open_media(video, allow_truncated=allow_truncated)
+                frames = media.frames_at(sampling, **geometry)
+                media = frames.media
+                if media.truncated:
+                    warnings.warn(f"{video}: {media.truncated}", stacklevel=2)
                 pixels.append(frames.pixels)
                 metadata.append(
                     VideoMetadata(
-                        total_num_frames=frames.num_frames_in_media,
-                        duration=frames.duration,
-                        fps=frames.num_frames_in_media / frames.duration
-                        if frames.duration
-                        else None,
+                        total_num_frames=len(media),
+                        duration=media.duration,
+                        fps=len(media) / media.duration if media.duration else None,
                         frames_indices=frames.indices.tolist(),
                         video_backend="pyav",
                     )

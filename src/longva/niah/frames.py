@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from longva.errors import RecipeError
-from longva.media.medium import MisnumberedError, open_media, stream_frames
+from longva.media.medium import MisnumberedError, open_media
 from longva.media.resize import Fit, resize_picture
-from longva.media.sampling import FrameSampling, choose_frames
+from longva.media.sampling import FrameSampling
 from longva.recipes import STRICT
 
 
@@ -88,10 +88,7 @@ class VideoFrames(Pictures):
         left = num_frames
         for path in recipe.videos:
             media = open_media(path, exact=recipe.exact)
-            indices = choose_frames(
-                media.seconds, media.keyframes, sampling, duration=media.duration
-            )
-            indices = indices[:left]
+            indices = media.choose(sampling)[:left]
             self.chosen.append((media, indices))
             left -= len(indices)
         self.count = num_frames - left
@@ -118,7 +115,7 @@ class VideoFrames(Pictures):
             if not len(indices):
                 continue
             try:
-                yield from stream_frames(media, indices, size=size, fit=self.fit, batch=BATCH)
+                yield from media.stream(indices, size=size, fit=self.fit, batch=BATCH)
             except MisnumberedError:
                 raise RecipeError(
                     f"{media.name}: its container misleads about which frames there are. "

@@ -64,14 +64,16 @@ class Answering(EventStream):
         try:
             for url in urls:
                 self._stored.append(await self._fetcher.fetch(url, self._report))
-            if not urls:
-                watching = Watching()
-            elif watching.frames is None and watching.fps is None:
+            if urls:
                 most = self._engine.store.max_frames
-                most = max(1, min(self._limits.frames or most, most) // len(urls))
-                watching = replace(watching, fps=1.0, max_frames=watching.max_frames or most)
-            digests = tuple(medium.digest for medium in self._stored)
-            watching = replace(watching, digests=digests)
+                most = min(self._limits.frames or most, most) // len(urls)
+                watching = replace(
+                    watching,
+                    sampling=watching.sampling.or_default(most),
+                    digests=tuple(medium.digest for medium in self._stored),
+                )
+            else:
+                watching = Watching()
             opening = partial(self._open, watching)
             await self._engine.answer(question, watching, opening, self)
         except Exception as error:
@@ -85,7 +87,8 @@ class Answering(EventStream):
             open_within(medium.path, self._limits, f"medium {number}")
             for number, medium in enumerate(self._stored, start=1)
         ]
-        most, frames = self._limits.frames, self._engine.store.num_frames(media, watching)
+        longva, most = self._engine.longva, self._limits.frames
+        frames = longva.num_frames(media, watching.sampling, watching.settings)
         if most is not None and frames > most:
             message = f"at most {most} frames may be watched here, got {frames}."
             raise ApiError(message, code="too_many_frames", param="longva.frames")

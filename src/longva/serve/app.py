@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from longva import __version__
+from longva.media.sampling import FrameSampling
 from longva.prompts.decoding import Sampling
 from longva.serve import schema
 from longva.serve.answering import Answering
@@ -128,8 +129,11 @@ def create_app(
     async def chat_completions(body: schema.ChatRequest, request: Request) -> Response:
         _check_model(body.model, model_name)
         question, urls = _question(body, fetcher.limits)
-        sampling = body.longva.model_dump(include={"frames", "fps", "max_frames"})
-        watching = Watching(**sampling, settings=FrameSettings(fit=body.longva.fit))
+        how = body.longva
+        watching = Watching(
+            sampling=FrameSampling(num_frames=how.frames, fps=how.fps, max_frames=how.max_frames),
+            settings=FrameSettings(fit=how.fit),
+        )
         try:
             answering = Answering(engine, fetcher, request.state.client, question, urls, watching)
         except QueueFullError as error:

@@ -12,6 +12,7 @@ cache and answers.
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,21 +23,20 @@ from longva.checkpoints.checkpoint import Quantization, load_pretrained
 from longva.checkpoints.fingerprint import vision_fingerprint
 from longva.checkpoints.published import EMBEDDED_MODEL, NOTICE, embedded_folder
 from longva.errors import LongVAError, first_line
-from longva.media.medium import Media, MisnumberedError, open_media
-from longva.media.sampling import FrameSampling, choose_frames
+from longva.media.medium import Media, open_media
+from longva.media.sampling import ONE_A_SECOND, FrameSampling
 from longva.media.source import Source
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
 from longva.model.chat_format import stop_at_turn_end
 from longva.planning.devices import usable_memory
 from longva.planning.watching import Plan, plan
 from longva.prompts.kv_cache import Precision, check_cacheable
+from longva.reporting.progress import Progress
 from longva.watching.feature_cache import FeatureCache
 from longva.watching.features import (
     FrameSettings,
-    Progress,
     VisualFeatures,
-    encode_image,
-    encode_video,
+    encode,
 )
 from longva.watching.session import Session, check_question
 
@@ -156,6 +156,7 @@ class LongVA:
         self,
         media: Source | Media | Sequence[Source | Media],
         *,
+        sampling: FrameSampling | None = None,
         frames: int | None = None,
         fps: float | None = None,
         max_frames: int | None = None,
@@ -169,6 +170,7 @@ class LongVA:
         Args:
             media: one medium or a sequence of them: paths, data: URIs, the bytes of files, or what
                 `open_media` gave.
+            sampling: which frames of videos to take, instead of the next four.
             frames: take this many, spread uniformly.
             fps: take this many a second. With neither, 1 a second, as many as fit.
             max_frames: cap for `fps` and `keyframes`; above it frames are spread uniformly.
@@ -185,26 +187,21 @@ class LongVA:
         """
         check_cacheable(self.model)
         settings = settings or FrameSettings()
+        asked = FrameSampling(
+            num_frames=frames, fps=fps, max_frames=max_frames, keyframes=keyframes
+        )
+        if sampling is not None and asked != FrameSampling():
+            raise LongVAError("give either sampling, or frames, fps, max_frames and keyframes.")
+        asked = sampling or asked
         sources = [media] if isinstance(media, str | Path | bytes | Media) else list(media)
         opened = [
             one if isinstance(one, Media) else open_media(one, allow_truncated=allow_truncated)
             for one in sources
         ]
-        as_many_as_fit = False
-        if frames is None and fps is None and not keyframes:
-            fps = 1.0
-            if max_frames is None:
-                max_frames, as_many_as_fit = self._frames_that_fit(opened, settings), True
-        sampling = FrameSampling(
-            num_frames=frames, fps=fps, max_frames=max_frames, keyframes=keyframes
-        )
-        chosen = [self.frames_of(medium, sampling, settings) for medium in opened]
-        self.plan(sum(len(indices) for indices in chosen), settings.pool_stride).check()
-        features = [
-            self._features(medium, indices, sampling, settings, progress)
-            for medium, indices in zip(opened, chosen, strict=True)
-        ]
-        if as_many_as_fit:
+        sampling = asked.or_default(self._frames_that_fit(opened, settings))
+        self.plan(self.num_frames(opened, sampling, settings), settings.pool_stride).check()
+        features = [self.encode(medium, sampling, settings, progress) for medium in opened]
+        if sampling is not asked and asked.max_frames is None:
             features = list(map(_told_if_thinned, features, opened))
         return Session(
             self.model,
@@ -216,65 +213,66 @@ class LongVA:
             progress=progress,
         )
 
+    def num_frames(
+        self, media: Sequence[Media], sampling: FrameSampling, settings: FrameSettings
+    ) -> int:
+        """Count the frames, and grids of images, that media put into the prompt."""
+        return sum(len(self._frames_of(medium, sampling, settings)) for medium in media)
+
+    def encode(
+        self,
+        media: Media,
+        sampling: FrameSampling,
+        settings: FrameSettings,
+        progress: Progress | None = None,
+    ) -> VisualFeatures:
+        """Encode one medium, or find it in the cache; see `watch`."""
+        return media.read(
+            lambda media: self._frames_of(media, sampling, settings),
+            lambda media, indices: self._encode(media, indices, settings, progress),
+        )
+
     def _frames_that_fit(self, opened: list[Media], settings: FrameSettings) -> int:
         """Frames that each video may take when no number was asked for."""
         least = self.plan(1, settings.pool_stride)
         least.check()
         images = [medium for medium in opened if medium.kind == "image"]
-        everything = FrameSampling()
-        taken = sum(len(self.frames_of(image, everything, settings)) for image in images)
+        taken = self.num_frames(images, ONE_A_SECOND, settings)
         return max(1, (least.max_frames - taken) // max(1, len(opened) - len(images)))
 
-    def frames_of(
-        self, medium: Media, sampling: FrameSampling, settings: FrameSettings
+    def _frames_of(
+        self, media: Media, sampling: FrameSampling, settings: FrameSettings
     ) -> np.ndarray:
         """Frames to take of a video; of an image, as many as it has frames' worth of tokens."""
-        if medium.kind != "image":
-            return choose_frames(
-                medium.seconds, medium.keyframes, sampling, duration=medium.duration
-            )
-        columns, rows = self.processor.image_processor.grid_of(medium.width, medium.height)
+        if media.kind != "image":
+            return media.choose(sampling)
+        columns, rows = self.processor.image_processor.grid_of(media.width, media.height)
         tokens = self.processor.image_tokens(rows, columns, settings.pool_stride)
         return np.arange(-(-tokens // self.model.config.tokens_per_grid(settings.pool_stride)))
 
-    def _features(self, medium, indices, sampling, settings, progress) -> VisualFeatures:
+    def _encode(self, media, indices, settings, progress) -> VisualFeatures:
+        make = partial(encode, self.model, self.processor, media, indices, settings, progress)
+        if self.cache is None:
+            return make()
+        self._fingerprint = self._fingerprint or vision_fingerprint(self.model)
+        key = self.cache.key(media, indices, settings, self.processor, self._fingerprint)
+        found = self.cache.load(key, media.name, self.model.device, media.left_out)
+        if found is not None:
+            return found
+        features = make()
         try:
-            return self._encode(medium, indices, settings, progress)
-        except MisnumberedError as error:  # the container lied about its frames: choose again
-            indices = self.frames_of(error.exact, sampling, settings)
-            return self._encode(error.exact, indices, settings, progress)
-
-    def _encode(self, medium, indices, settings, progress) -> VisualFeatures:
-        key = None
-        if self.cache is not None:
-            self._fingerprint = self._fingerprint or vision_fingerprint(self.model)
-            key = self.cache.key(medium, indices, settings, self.processor, self._fingerprint)
-            found = self.cache.load(key, medium.name, self.model.device, medium.left_out)
-            if found is not None:
-                return found
-        if medium.kind == "image":
-            features = encode_image(self.model, self.processor, medium, settings)
-        else:
-            features = encode_video(self.model, self.processor, medium, indices, settings, progress)
-        if self.cache is not None and key is not None:
-            try:
-                self.cache.save(key, features)
-            except LongVAError as error:  # what was watched for an hour is not thrown away for that
-                warnings.warn(f"not kept for the next time: {error}", stacklevel=2)
+            self.cache.save(key, features)
+        except LongVAError as error:  # what was watched for an hour is not thrown away for that
+            warnings.warn(f"not kept for the next time: {error}", stacklevel=2)
         return features
 
 
-def _told_if_thinned(features: VisualFeatures, medium: Media) -> VisualFeatures:
+def _told_if_thinned(features: VisualFeatures, media: Media) -> VisualFeatures:
     """Note that fewer frames of a video were watched than the usual one a second."""
-    if medium.kind == "image":
+    watched, usual = len(features.indices), len(media.choose(ONE_A_SECOND))
+    if media.kind == "image" or watched >= usual:
         return features
-    usual = choose_frames(
-        medium.seconds, medium.keyframes, FrameSampling(fps=1.0), duration=medium.duration
-    )
-    watched = len(features.indices)
-    if watched >= len(usual):
-        return features
-    note = f"{watched:,} frames, spread evenly: the {len(usual):,} of one a second do not fit"
+    note = f"{watched:,} frames, spread evenly: the {usual:,} of one a second do not fit"
     return replace(features, left_out="; ".join(filter(None, (features.left_out, note))))
 
 

@@ -10,7 +10,7 @@ Shapes: F frames (or grids of an image), T tokens a frame, D hidden size, S pixe
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -21,17 +21,14 @@ from torch import Tensor
 
 from longva.errors import NonFiniteError
 from longva.finite import check_finite
-from longva.media.medium import Media, stream_frames
+from longva.media.medium import Media
 from longva.media.resize import Fit, Resize
-from longva.media.source import load_image
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
 from longva.model.unires import normalize_pixels
+from longva.reporting.progress import Progress
 
 FEATURES = "its features of frames"
 """Named where they are not finite."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with the stage, what is done and what there is in all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,43 +69,7 @@ class VisualFeatures:
     """Seconds spent in `decode` and `encode`; they overlap."""
 
 
-def encode_image(
-    model: LongVAForConditionalGeneration,
-    processor: LongVAProcessor,
-    media: Media,
-    settings: FrameSettings,
-) -> VisualFeatures:
-    """Encode one image: a grid is a frame (AnyRes: the whole image is one)."""
-    started = time.perf_counter()
-    image = Image.fromarray(load_image(media.files[0], media.max_pixels))
-    inputs = processor.image_processor(image)
-    decoded = time.perf_counter()
-    with torch.inference_mode():
-        outputs = model.get_image_features(
-            inputs["pixel_values"],
-            inputs["image_grid_thw"],
-            pool_stride=settings.pool_stride,
-            pool_mode=settings.pool_mode,
-        )
-    assert outputs.pooler_output is not None
-    tokens = check_finite(outputs.pooler_output[0], FEATURES)
-    if model.config.image_packing == "unires":
-        tokens = tokens.unflatten(0, (-1, model.config.tokens_per_grid(settings.pool_stride)))
-    else:
-        tokens = tokens[None]
-    timings = {"decode": decoded - started, "encode": time.perf_counter() - decoded}
-    return VisualFeatures(
-        kind="image",
-        source=media.name,
-        tokens=tokens,
-        seconds=None,
-        indices=np.arange(len(tokens)),
-        left_out=media.left_out,
-        timings=timings,
-    )
-
-
-def encode_video(
+def encode(
     model: LongVAForConditionalGeneration,
     processor: LongVAProcessor,
     media: Media,
@@ -116,21 +77,61 @@ def encode_video(
     settings: FrameSettings,
     progress: Progress | None = None,
 ) -> VisualFeatures:
-    """Decode, resize and encode frames of a video in a stream.
+    """Decode, resize and encode a medium.
 
     Args:
         model: whose vision tower and projector are used.
         processor: gives the size of a grid and the normalisation.
-        media: an opened video, GIF or folder of frames.
-        indices: [F], increasing: the frames to take.
+        media: what `open_media` gave.
+        indices: [F], increasing: the frames to take of a video; of an image all grids are taken.
         settings: of the frames.
-        progress: called with ("watch", frames done, frames).
+        progress: called with ("watch", frames done, frames) of a video.
 
     Raises:
         VideoError: when a frame cannot be decoded.
-        MisnumberedError: when the container had misled `open_media`; see `stream_frames`.
+        MisnumberedError: when the container had misled `open_media`; see `Media.read`.
         NonFiniteError: when the tower or the projector computed NaN or infinity.
     """
+    timings = {"decode": 0.0, "encode": 0.0}
+    if media.kind == "image":
+        kind, seconds = "image", None
+        tokens = _encode_image(model, processor, media, settings, timings)
+        indices = np.arange(len(tokens))
+    else:
+        kind, seconds = "video", media.pts_seconds[indices]
+        tokens = _encode_frames(model, processor, media, indices, settings, timings, progress)
+    return VisualFeatures(
+        kind=kind,
+        source=media.name,
+        tokens=tokens,
+        seconds=seconds,
+        indices=indices,
+        left_out=media.left_out,
+        timings=timings,
+    )
+
+
+def _encode_image(model, processor, media, settings, timings) -> Tensor:
+    """Encode one image: a grid is a frame (AnyRes: the whole image is one)."""
+    started = time.perf_counter()
+    inputs = processor.image_processor(Image.fromarray(next(media.pictures([0]))))
+    timings["decode"] = time.perf_counter() - started
+    with torch.inference_mode():
+        outputs = model.get_image_features(
+            inputs["pixel_values"],
+            inputs["image_grid_thw"],
+            pool_stride=settings.pool_stride,
+            pool_mode=settings.pool_mode,
+        )
+    tokens = check_finite(outputs.pooler_output[0], FEATURES)
+    timings["encode"] = time.perf_counter() - started - timings["decode"]
+    if model.config.image_packing != "unires":
+        return tokens[None]
+    return tokens.unflatten(0, (-1, model.config.tokens_per_grid(settings.pool_stride)))
+
+
+def _encode_frames(model, processor, media, indices, settings, timings, progress) -> Tensor:
+    """Decode, resize and encode frames of a video, an animation or a folder in a stream."""
     tokens = torch.empty(
         len(indices),
         model.config.tokens_per_grid(settings.pool_stride),
@@ -138,9 +139,7 @@ def encode_video(
         dtype=model.dtype,
         device=model.device,
     )
-    timings = {"decode": 0.0, "encode": 0.0}
-    batches = stream_frames(
-        media,
+    batches = media.stream(
         indices,
         size=processor.video_processor.grid_size,
         fit=settings.fit,
@@ -163,15 +162,7 @@ def encode_video(
             progress("watch", done, len(indices))
     if not finite:
         raise NonFiniteError(FEATURES)
-    return VisualFeatures(
-        kind="video",
-        source=media.name,
-        tokens=tokens,
-        seconds=media.seconds[indices],
-        indices=indices,
-        left_out=media.left_out,
-        timings=timings,
-    )
+    return tokens
 
 
 def _timed(batches: Iterator[Tensor], timings: dict[str, float]) -> Iterator[Tensor]:

@@ -9,7 +9,7 @@ common is never computed again, which makes follow-up questions (`keep=True`) th
 
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 import torch
@@ -31,7 +31,8 @@ from longva.prompts.decoding import (
 from longva.prompts.kv_cache import Precision
 from longva.prompts.reader import PromptReader
 from longva.prompts.symbols import insert_rows
-from longva.watching.features import Progress, VisualFeatures
+from longva.reporting.progress import Progress
+from longva.watching.features import VisualFeatures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +80,6 @@ class Answer:
 
     def to_json(self) -> dict:
         """Return the object that `longva ask --json` prints."""
-        evidence = [
-            {"frame": e.frame, "seconds": e.seconds, "weight": e.weight, "medium": e.medium}
-            for e in self.evidence
-        ]
         return {
             "question": self.question,
             "answer": self.text,
@@ -91,7 +88,7 @@ class Answer:
             "frames": self.frames,
             "notes": self.notes,
             "prompt_tokens": self.prompt_tokens,
-            "evidence": evidence,
+            "evidence": [asdict(item) for item in self.evidence],
             "timings": self.timings,
             "finish_reason": self.finish_reason,
         }

@@ -17,8 +17,9 @@ from longva.media.medium import Media
 from longva.media.sampling import FrameSampling
 from longva.planning.devices import GIB
 from longva.planning.watching import Plan
+from longva.reporting.progress import Progress
 from longva.watching.assistant import LongVA
-from longva.watching.features import FrameSettings, Progress
+from longva.watching.features import FrameSettings
 from longva.watching.session import Session
 
 UNPLANNED_TOKENS = 512
@@ -32,9 +33,7 @@ class Watching:
     digests: tuple[str, ...] = ()
     """Hash of each medium's content. Without any the session is for text."""
 
-    frames: int | None = None
-    fps: float | None = None
-    max_frames: int | None = None
+    sampling: FrameSampling = field(default_factory=FrameSampling)
     settings: FrameSettings = field(default_factory=FrameSettings)
 
 
@@ -90,20 +89,15 @@ class SessionStore:
                 self.hits += 1
                 return found
         self.misses += 1
-        frames, stride = self.num_frames(media, watching), watching.settings.pool_stride
+        sampling, settings = watching.sampling, watching.settings
+        frames = self.longva.num_frames(media, sampling, settings)
+        stride = settings.pool_stride
         plan = self.longva.plan(frames, stride)
         if plan.prompt_tokens > plan.context_length:
             plan.check()
         self._make_room(_kv_bytes(plan))
         self.make_room_for(frames, stride).check()
-        session = self.longva.watch(
-            media,
-            frames=watching.frames,
-            fps=watching.fps,
-            max_frames=watching.max_frames,
-            settings=watching.settings,
-            progress=progress,
-        )
+        session = self.longva.watch(media, sampling=sampling, settings=settings, progress=progress)
         with self._lock:
             self._sessions[watching] = session
         self.settle(watching)
@@ -136,14 +130,6 @@ class SessionStore:
             )
         while self._sizes and self.used_bytes + wanted > self.max_bytes:
             self._drop_oldest()
-
-    def num_frames(self, media: Sequence[Media], watching: Watching) -> int:
-        """Count the frames, and grids of images, that media put into the prompt."""
-        sampling = FrameSampling(
-            num_frames=watching.frames, fps=watching.fps, max_frames=watching.max_frames
-        )
-        chosen = [self.longva.frames_of(medium, sampling, watching.settings) for medium in media]
-        return sum(len(frames) for frames in chosen)
 
     def make_room_for(self, frames: int, pool_stride: int | None = None) -> Plan:
         """Drop sessions until so many frames fit the device's memory, or until none is left."""

@@ -8,7 +8,7 @@ video_grid_thw        int64 [videos, 3] = (frames, 1, 1)
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from longva.errors import RecipeError
 from longva.media.medium import MAX_PIXELS, open_media
 from longva.media.resize import Fit, Resize
 from longva.media.sampling import FrameSampling
-from longva.media.source import load_image, open_image
+from longva.media.source import load_image, upright_size
 from longva.model import LongVAProcessor
 from longva.recipes import STRICT
 
@@ -70,14 +70,9 @@ class MediaReader:
         Raises:
             VideoError: a file cannot be read.
         """
-        sampling = {name: getattr(self.video, name) for name in ("num_frames", "fps", "max_frames")}
+        processor, how = self.processor.video_processor, asdict(self.video)
         pictures = [load_image(path, MAX_PIXELS) for path in images]
-        batches = [
-            self.processor.video_processor.preprocess(
-                [str(path)], fit=self.video.fit, resize=self.video.resize, **sampling
-            )
-            for path in videos
-        ]
+        batches = [processor.preprocess([str(path)], **how) for path in videos]
         if pictures:
             batches.append(self.processor.image_processor.preprocess(pictures))
         return concatenate_media(batches)
@@ -93,11 +88,8 @@ class MediaReader:
 
     def image_tokens(self, path: Path) -> int:
         """Return the tokens of an image, from its header."""
-        image = open_image(path, MAX_PIXELS)
-        if image is None:
-            return 0
-        with image:
-            columns, rows = self.processor.image_processor.grid_of(*image.size)
+        width, height = upright_size(path, MAX_PIXELS)
+        columns, rows = self.processor.image_processor.grid_of(width, height)
         return self.processor.image_tokens(rows, columns)
 
     def video_tokens(self, path: Path) -> int:
@@ -109,7 +101,7 @@ class MediaReader:
         frames = sampling.num_frames or sampling.max_frames
         if frames is None:
             media = open_media(path)
-            frames = media.num_frames if sampling.fps is None else 1 + media.duration * sampling.fps
+            frames = len(media) if sampling.fps is None else 1 + media.duration * sampling.fps
         return int(frames) * self.processor.tokens_per_grid()
 
 
