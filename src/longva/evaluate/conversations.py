@@ -29,6 +29,7 @@ from longva.planning.watching import plan
 from longva.prompts.decoding import chooser, decode, stop_tokens, until_stop
 from longva.prompts.reader import PromptReader
 from longva.prompts.symbols import insert_rows
+from longva.prompts.tree import Prompt, score
 from longva.watching.assistant import LongVA
 from longva.watching.features import FrameSettings, VisualFeatures
 
@@ -156,15 +157,13 @@ class Reader:
         ids = text_ids(self.longva.processor.tokenizer, answer)
         if not ids:
             raise LongVAError("an empty answer has no probability. Give the answer's text.")
-        hidden = self._reader.read(self._symbols(conversation))
-        length = self._reader.length
+        prompt = Prompt([self._symbols(conversation)], answer=ids)
+        hidden = self._reader.read(prompt.pieces[0])
         fed = torch.tensor(ids[:-1], dtype=torch.int64)
         hidden = torch.cat([hidden, self._reader.append(fed, keep=len(fed))])  # [A, D]
-        self._reader.crop(length)
-        logprobs = self._reader.logits(hidden).log_softmax(-1).cpu()  # [A, V]
-        chosen = torch.tensor(ids)
-        greedy = torch.equal(logprobs.argmax(-1), chosen)
-        return float(logprobs[torch.arange(len(ids)), chosen].sum()), greedy
+        self._reader.crop(prompt.length)
+        scored = score(self._reader.logits(hidden), prompt)
+        return scored.logprob, scored.is_greedy
 
     def _symbols(self, conversation: Messages) -> Tensor:
         """Watch what was not watched, tokenise, and put rows of features where media stand."""

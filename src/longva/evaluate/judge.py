@@ -241,12 +241,14 @@ class Judge:
 
     def _ask_all(self, requests: Iterable["_Request"]) -> Iterator[tuple[str, str, str | None]]:
         """Yield key, reply and reason of every request, as they come in."""
-        door = _Door()
+        breaker = _CircuitBreaker()
         if self.cache is not None:
             self.cache.parent.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(self.concurrency) as pool:
             try:
-                tasks = {pool.submit(self._ask, request, door): request.key for request in requests}
+                tasks = {
+                    pool.submit(self._ask, request, breaker): request.key for request in requests
+                }
                 for task in as_completed(tasks):
                     yield tasks[task], *task.result()
             except BaseException:  # Ctrl-C, a full disk: do not wait for what is queued
@@ -255,18 +257,18 @@ class Judge:
                     pace.stop()
                 raise
 
-    def _ask(self, request: "_Request", door: "_Door") -> tuple[str, str | None]:
+    def _ask(self, request: "_Request", breaker: "_CircuitBreaker") -> tuple[str, str | None]:
         """Return the reply, and why it has no score."""
         reply = ""
-        if door.closed:
-            return reply, f"not asked: {door.closed}"
+        if breaker.closed:
+            return reply, f"not asked: {breaker.closed}"
         for _ in range(REPLIES):
             try:
                 answer = self.endpoint.complete(request.messages, **request.options)
             except EndpointError as error:
-                door.silent(error)
+                breaker.silent(error)
                 return reply, str(error)
-            door.heard()
+            breaker.heard()
             reply = answer.text.encode(errors="replace").decode()  # JSON may hold half a character
             if request.rubric.read(reply) is not None:
                 if self.cache is not None:
@@ -277,8 +279,8 @@ class Judge:
         return reply, f"the judge's reply holds no valid score: {reply[:200]!r}"
 
 
-class _Door:
-    """Whether the endpoint is still worth asking, for all threads together."""
+class _CircuitBreaker:
+    """Closed to all threads once the endpoint has failed for too long, or for good."""
 
     def __init__(self):
         self.closed = ""

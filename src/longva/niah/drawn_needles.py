@@ -34,6 +34,12 @@ anchor basket candle dragon engine feather garden hammer island jacket kettle la
 needle orchid pepper quartz rabbit saddle temple umbrella violin window zipper
 """
 WORDS = _WORDS.split()
+CROSS = (
+    (-0.3, 0.3, 0.3, 1, 1, 0.3, 0.3, -0.3, -0.3, -1, -1, -0.3),
+    (-1, -1, -0.3, -0.3, 0.3, 0.3, 1, 1, 0.3, 0.3, -0.3, -0.3),
+)
+"""Corners of that shape: x and y, as shares of its half-width."""
+
 NUMBERS = range(100, 1000)
 
 CHOICES = {
@@ -114,14 +120,7 @@ def draw_card(card: Card) -> Image.Image:
             for pair in zip(_polygon(5, r), _polygon(5, 0.4 * r, turn=math.pi / 5), strict=True)
             for point in pair
         ],
-        "cross": [
-            (x * r, y * r)
-            for x, y in zip(
-                (-0.3, 0.3, 0.3, 1, 1, 0.3, 0.3, -0.3, -0.3, -1, -1, -0.3),
-                (-1, -1, -0.3, -0.3, 0.3, 0.3, 1, 1, 0.3, 0.3, -0.3, -0.3),
-                strict=True,
-            )
-        ],
+        "cross": [(x * r, y * r) for x, y in zip(*CROSS, strict=True)],
     }
     box = (centre - r, centre - r, centre + r, centre + r)
     if card.shape == "circle":

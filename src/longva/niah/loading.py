@@ -33,12 +33,17 @@ def load_language_model(recipe: ModelRecipe) -> tuple[Any, Any]:
     if is_longva(recipe.model):
         longva = load_longva(recipe)
         return prepare(longva.model, recipe.rope_theta), longva.processor.tokenizer
+    with loading(recipe.model):
+        tokenizer = load_tokenizer(recipe.model)
+    return prepare(load_auto(AutoModelForCausalLM, recipe), recipe.rope_theta), tokenizer
+
+
+def load_auto(kind: Any, recipe: ModelRecipe) -> Any:
+    """Load a model by one of transformers' Auto classes onto the recipe's device."""
     device = recipe.device or local_device()
     dtype = recipe.dtype or ("float32" if device == "cpu" else "bfloat16")
     with loading(recipe.model):
-        tokenizer = load_tokenizer(recipe.model)
-        model: Any = AutoModelForCausalLM.from_pretrained(recipe.model, dtype=dtype)
-    return prepare(model.to(device), recipe.rope_theta), tokenizer
+        return kind.from_pretrained(recipe.model, dtype=dtype).to(device)
 
 
 @contextmanager

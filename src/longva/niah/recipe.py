@@ -1,4 +1,4 @@
-"""What every measurement's recipe says: the model, how it runs and where results go."""
+"""Recipes of measurements: what all of them have in common."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,7 @@ class MeasurementRecipe(ModelRecipe):
     """Where a server's tokenizer is, to measure text by its tokens."""
 
     ring: bool = False
-    """Under torchrun, spread each prompt over all processes instead of dealing prompts out: for
+    """Under torchrun, spread each prompt over all processes instead of partitioning prompts: for
     sequences that do not fit one device. One forward a cell, scored by teacher forcing only."""
 
     template: Literal["qwen2", "llama3", "vicuna", "mistral", "yi"] = "qwen2"

@@ -24,7 +24,7 @@ from longva.errors import LongVAError
 from longva.finite import check_finite
 from longva.niah.cells import Row
 from longva.niah.frames import Pictures
-from longva.niah.loading import loading, local_device
+from longva.niah.loading import load_auto, loading
 from longva.niah.model import Model, Probe
 from longva.niah.recipe import MeasurementRecipe
 from longva.prompts.kv_cache import context_length
@@ -103,13 +103,10 @@ class ImageTextModel(ImageModel):
     @classmethod
     def from_recipe(cls, recipe: MeasurementRecipe) -> "ImageTextModel":
         """Load it from a folder or the hub."""
-        device = recipe.device or local_device()
-        dtype = recipe.dtype or ("float32" if device == "cpu" else "bfloat16")
         with loading(recipe.model):
             processor = AutoProcessor.from_pretrained(recipe.model)
-            model: Any = AutoModelForImageTextToText.from_pretrained(recipe.model, dtype=dtype)
         return cls(
-            model.to(device),
+            load_auto(AutoModelForImageTextToText, recipe),
             processor,
             name=Path(recipe.model).name,
             max_new_tokens=recipe.max_new_tokens,
