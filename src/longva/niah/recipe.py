@@ -76,7 +76,7 @@ class MeasurementRecipe(ModelRecipe):
                 "ring: true keeps no cache and gives no evidence: it scores answers by teacher "
                 "forcing only. It needs adapter: tree, kv: model and max_new_tokens: 0, got "
                 f"{self.adapter}, {self.kv} and {self.max_new_tokens}. To generate or to localise "
-                "on several devices, leave ring out: torchrun then deals the cells out."
+                "on several devices, leave ring out: torchrun then shares the cells out."
             )
         if self.adapter == "openai" and not (self.model.startswith("http") and self.served_model):
             raise RecipeError(
