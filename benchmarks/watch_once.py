@@ -59,14 +59,14 @@ def encode(video: str, frames: int) -> None:
 
     from longva.media.medium import open_media
     from longva.model.random_model import random_longva
-    from longva.watching.features import FrameSettings, encode_video
+    from longva.watching.features import FrameSettings, encode
 
     model, processor = random_longva(**MODEL)
     media = open_media(video)
-    encode_video(model, processor, media, np.arange(64), FrameSettings())
+    encode(model, processor, media, np.arange(64), FrameSettings())
     Path("/proc/self/clear_refs").write_text("5")  # reset VmHWM
     before = memory("VmRSS")
-    features = encode_video(model, processor, media, np.arange(frames), FrameSettings())
+    features = encode(model, processor, media, np.arange(frames), FrameSettings())
     peak = memory("VmHWM") - before
     print(json.dumps({"peak": peak, "features": features.tokens.nbytes, "total": memory("VmHWM")}))
 

@@ -398,10 +398,10 @@ def test_a_stopped_map_keeps_what_is_known(engine, tmp_path, monkeypatch):
     measured, stopped = NeedleMap(engine, SMALL, tmp_path), threading.Event()
     tell = NeedleMap._progress
 
-    def tell_and_wait(self, done, total):
-        tell(self, done, total)
+    def tell_and_wait(self, stage, done, total):
+        tell(self, stage, done, total)
         assert stopped.wait(60)
-        tell(self, done, total)  # ends the measurement
+        tell(self, stage, done, total)  # ends the measurement
 
     def stop():
         if measured.done:

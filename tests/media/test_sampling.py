@@ -70,6 +70,14 @@ def test_no_rule_takes_every_frame_and_one_frame_always_suffices():
         assert choose(one, np.zeros(1, int), duration=0.0, **rule) == [0]
 
 
+def test_where_no_rule_is_named_one_frame_a_second_is_taken_as_far_as_they_fit():
+    assert FrameSampling().or_default(40) == FrameSampling(fps=1.0, max_frames=40)
+    assert FrameSampling().or_default(0) == FrameSampling(fps=1.0, max_frames=1)
+    assert FrameSampling(max_frames=3).or_default(40) == FrameSampling(fps=1.0, max_frames=3)
+    for rule in ({"num_frames": 8}, {"fps": 2.0}, {"keyframes": True}):
+        assert FrameSampling(**rule).or_default(40) == FrameSampling(**rule)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

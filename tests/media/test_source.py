@@ -312,7 +312,7 @@ def test_large_animations_are_refused(tmp_path):
         open_media(path)
 
 
-@pytest.mark.parametrize("error", [ValueError, IndexError, Image.DecompressionBombError])
+@pytest.mark.parametrize("error", [ValueError, KeyError, Image.DecompressionBombError])
 def test_whatever_pillow_raises_on_a_frame_is_named(error, tmp_path, monkeypatch):
     frames = [Image.fromarray(numbered(number)) for number in range(3)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
@@ -322,8 +322,8 @@ def test_whatever_pillow_raises_on_a_frame_is_named(error, tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr("PIL.GifImagePlugin.GifImageFile.seek", broken)
-        with pytest.raises(VideoError, match="a GIF animation is broken: frame of nonsense"):
+        with pytest.raises(VideoError, match="a GIF animation is broken: '?frame of nonsense"):
             open_media(tmp_path / "a.gif")
     monkeypatch.setattr("PIL.Image.open", broken)
-    with pytest.raises(VideoError, match="a.gif.* frame of nonsense"):
+    with pytest.raises(VideoError, match="a.gif.* '?frame of nonsense"):
         open_media(tmp_path / "a.gif")

@@ -9,8 +9,8 @@ from longva.nano.film import write_film
 def test_a_film_has_a_frame_a_second_and_says_where_the_object_is(tmp_path):
     scene, second = write_film(tmp_path / "out" / "film.mp4", seconds=30, hide="anchor", seed=3)
     media = open_media(tmp_path / "out" / "film.mp4")
-    assert len(media.seconds) == 30
-    assert media.seconds[second] == second
+    assert len(media) == 30
+    assert media.pts_seconds[second] == second
     assert scene.object == "anchor"
 
 

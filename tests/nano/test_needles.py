@@ -17,8 +17,8 @@ def test_needles_are_read_by_the_needle_recipe_with_their_chance(tmp_path):
         name = needle.answer.split()[0]
         assert needle.prompt in [question.format(name) for question in QUESTIONS.values()]
     media = open_media(tmp_path / "haystack.mp4")
-    assert len(media.seconds) == 40
-    assert media.seconds[:3].tolist() == [0.0, 1.0, 2.0]
+    assert len(media) == 40
+    assert media.pts_seconds[:3].tolist() == [0.0, 1.0, 2.0]
 
 
 def test_the_same_seed_hides_the_same_needles(tmp_path):

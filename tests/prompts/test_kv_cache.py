@@ -199,7 +199,7 @@ def test_the_context_is_guarded():
 def test_a_failed_append_adds_nothing():
     model = tiny_model()
 
-    def interrupt(done, total):
+    def interrupt(_, done, total):
         if len(seen) == 4:
             raise KeyboardInterrupt
         seen.append((done, total))

@@ -15,6 +15,7 @@ from longva.nano.film import write_film
 from longva.prompts.decoding import Sampling
 from longva.watching.assistant import LongVA
 from longva.watching.features import FrameSettings
+from tests.hard_videos import change_packet, hide_vp9_keyframe, write_video
 from tests.tolerance import SAME
 
 QUESTION = "What happens?"
@@ -165,6 +166,23 @@ def test_sampling_follows_its_seed(longva, video):
         return session.ask(QUESTION, max_new_tokens=12, sampling=sampling).text
 
     assert text(1) == text(1) != text(2)
+
+
+def test_a_rule_says_the_same_as_the_keywords_and_goes_without_them(longva, video):
+    rule = FrameSampling(num_frames=3)
+    by_rule, by_word = longva.watch(video, sampling=rule), longva.watch(video, frames=3)
+    assert by_rule.media[0].indices.tolist() == by_word.media[0].indices.tolist()
+    with pytest.raises(LongVAError, match="either sampling, or frames"):
+        longva.watch(video, sampling=rule, fps=1)
+
+
+def test_a_misnumbered_video_is_watched_by_its_true_frames(longva, tmp_path):
+    options = {"b": "300k", "deadline": "realtime", "cpu-used": "8", "g": "20"}
+    path = write_video(tmp_path / "vp9.webm", codec="libvpx-vp9", options=options)
+    path = change_packet(path, tmp_path / "hidden.webm", 40, hide_vp9_keyframe)
+    assert len(open_media(path)) == 60
+    session = longva.watch(path, sampling=FrameSampling(num_frames=2))
+    assert session.media[0].indices.tolist() == [0, 58]
 
 
 def test_evidence_is_the_attention_of_eager_softmax(longva, video):

@@ -166,7 +166,7 @@ def grade(
     )
     out.print(str(estimate_results(folder, judge)))
     with progress_bar() as progress:
-        written = judge_results(folder, judge, lambda done, total: progress("judged", done, total))
+        written = judge_results(folder, judge, progress)
     for path in written:
         for line in describe_judgements(path):
             out.print(line)
@@ -209,7 +209,7 @@ def vniah_export(
         folder = export(
             config,
             data,
-            lambda done, total: progress("videos", done, total),
+            progress,
             **own_pictures(config),
         )
     out.print(

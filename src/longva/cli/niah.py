@@ -34,7 +34,7 @@ def visual(recipe: Recipe, overrides: Overrides = None) -> None:
     pictures = own_pictures(config)
     tell_own_world(bool(pictures))
     with progress_bar() as progress:
-        summary = run_visual(config, lambda done, total: progress("cells", done, total), **pictures)
+        summary = run_visual(config, progress, **pictures)
     report(summary, config.output_dir)
 
 
@@ -56,7 +56,7 @@ def text(recipe: Recipe, overrides: Overrides = None) -> None:
     book = own_text(config)
     tell_own_world(book is not None)
     with progress_bar() as progress:
-        summary = run_text(config, lambda done, total: progress("cells", done, total), text=book)
+        summary = run_text(config, progress, text=book)
     report(summary, config.output_dir)
 
 
@@ -127,9 +127,7 @@ def perplexity(recipe: Recipe, overrides: Overrides = None) -> None:
     text = own_text(config)
     tell_own_world(text is not None)
     with progress_bar() as progress:
-        points = run_perplexity(
-            config, lambda done, total: progress("documents", done, total), text=text
-        )
+        points = run_perplexity(config, progress, text=text)
     for point in points:
         out.print(f"{point.tokens:>9,} tokens  perplexity {point.perplexity:.3f}")
     out.print(f"Wrote {config.output_dir}/perplexity.csv and perplexity.png")

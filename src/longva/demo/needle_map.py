@@ -124,7 +124,7 @@ class NeedleMap:
             # Features are large, and the next map does not use them.
             rmtree(recipe.output_dir / "features", ignore_errors=True)
 
-    def _progress(self, done: int, total: int) -> None:
+    def _progress(self, _: str, done: int, total: int) -> None:
         assert self.work is not None
         self.work.tell(Progress("needles", done, total))
 

@@ -15,7 +15,7 @@ sent. It is on the disk before the judgement counts: a killed run asks only what
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from longva.errors import LongVAError
 from longva.evaluate.rubrics import Rubric, rubrics
 from longva.files.writing import append_line, read_lines
 from longva.finite import to_json
+from longva.reporting.progress import Progress
 
 GIVE_UP_AFTER = 10
 """Samples in a row for which the endpoint had no answer at all; the rest are not asked."""
@@ -164,14 +165,12 @@ class Judge:
             price=self.price,
         )
 
-    def score(
-        self, samples: Sequence[Sample], progress: Callable[[int, int], None] | None = None
-    ) -> list[Judgement]:
+    def score(self, samples: Sequence[Sample], progress: Progress | None = None) -> list[Judgement]:
         """Judge every sample, asking what the cache does not know.
 
         Args:
             samples: to be judged; those with the same prompt are asked once.
-            progress: called with the number of samples judged so far and of all.
+            progress: called with ("judged", samples judged so far, samples).
 
         Returns:
             One judgement a sample, in their order; without a score, it has the reason.
@@ -186,13 +185,13 @@ class Judge:
         outcomes = {key: (reply, None) for key, reply in self._known(requests).items()}
         copies = Counter(request.key for request in requests)
         done = sum(copies[key] for key in outcomes)
-        report = progress or (lambda done, total: None)
-        report(done, len(samples))
+        report = progress or (lambda stage, done, total: None)
+        report("judged", done, len(samples))
         waiting = {r.key: r for r in requests if r.key not in outcomes}
         for key, reply, reason in self._ask_all(waiting.values()):
             outcomes[key] = (reply, reason)
             done += copies[key]
-            report(done, len(samples))
+            report("judged", done, len(samples))
         return [
             self._judgement(sample, request.rubric, *outcomes[request.key])
             for sample, request in zip(samples, requests, strict=True)

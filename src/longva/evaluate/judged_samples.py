@@ -9,7 +9,7 @@ judged again here, and an answer that could not be judged is in the file with it
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from longva.evaluate.judge import Estimate, Judge, Judgement, Sample
 from longva.evaluate.rubrics import rubrics
 from longva.files.writing import read_lines, write_whole
 from longva.finite import to_json
+from longva.reporting.progress import Progress
 
 NAMES = {"Q": "question", "A": "answer", "pred": "prediction"}
 """What some tasks of lmms-eval call the fields of our prompts."""
@@ -50,9 +51,7 @@ def estimate_results(results: Path, judge: Judge) -> Estimate:
     return judge.estimate([s for log in find_samples(results).values() for s in log if s.fields])
 
 
-def judge_results(
-    results: Path, judge: Judge, progress: Callable[[int, int], None] | None = None
-) -> list[Path]:
+def judge_results(results: Path, judge: Judge, progress: Progress | None = None) -> list[Path]:
     """Judge every answer below a folder and write the judgements beside the logs.
 
     Run again to judge what was left unscored; the judge's cache knows the rest.
@@ -60,7 +59,7 @@ def judge_results(
     Args:
         results: a folder that lmms-eval wrote, with `--log_samples`.
         judge: who grades.
-        progress: called with the number of samples judged so far and of all.
+        progress: called with ("judged", samples judged so far, samples).
 
     Returns:
         The files written: a JSON line a judgement.

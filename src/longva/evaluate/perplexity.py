@@ -10,7 +10,7 @@ has at least L - stride tokens before it; it costs a pass of L tokens for every 
 
 import csv
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,7 @@ from longva.prompts.kv_cache import (
 )
 from longva.recipes import save_recipe
 from longva.reporting.figure import save_figure, short
+from longva.reporting.progress import Progress
 
 LOSS_CHUNK = 1024
 """Positions whose logits are held at a time."""
@@ -86,7 +87,7 @@ class Point:
 
 def run_perplexity(
     recipe: PerplexityRecipe,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     *,
     text: str | None = None,
 ) -> list[Point]:
@@ -136,7 +137,7 @@ def run_perplexity(
             ]
         sums += torch.stack([total(one) for one in losses])
         if progress:
-            progress(done, len(documents))
+            progress("documents", done, len(documents))
     perplexities = check_finite((sums[:, 0] / sums[:, 1]).exp(), "its perplexity")
     points = [
         Point(tokens=length, perplexity=perplexity, scored_tokens=int(count))

@@ -11,7 +11,7 @@ The videos are H.264: what is read from them is not bit for bit what `longva nia
     lmms_eval --tasks longva_vniah --model qwen2_5_vl ...
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from longva.media.write import write_video
 from longva.niah.frames import Pictures
 from longva.niah.needles import Needle
 from longva.niah.visual import VisualRecipe, ask, open_pictures
+from longva.reporting.progress import Progress
 
 DATASET, VIDEOS = "longva/v-niah", "vniah"
 SIDE = 336
@@ -35,7 +36,7 @@ COLUMNS = ("question", "answer", "chance", "length", "depth", "position", "needl
 def export(
     recipe: VisualRecipe,
     data: Path,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     *,
     haystack: Pictures | None = None,
     needles: Sequence[Needle] | None = None,
@@ -45,7 +46,7 @@ def export(
     Args:
         recipe: its model and output folder are not used.
         data: what `longva eval --data` will be given.
-        progress: called with the videos written and all there are.
+        progress: called with ("videos", written, to write).
         haystack: instead of the recipe's.
         needles: instead of the recipe's.
 
@@ -75,7 +76,7 @@ def export(
         write_video(videos / name, (_image(frames[i]) for i in shown.tolist()), fps)
         rows.append({"video": name, **{column: getattr(row, column) for column in COLUMNS}})
         if progress:
-            progress(done, len(probes))
+            progress("videos", done, len(probes))
     path = folder / "data" / "test-00000-of-00001.parquet"
     with whole_file(path) as temporary:
         parquet.write_table(pyarrow.Table.from_pylist(rows), temporary)

@@ -34,12 +34,12 @@ from longva.media.source import (
     file_name,
     images_in,
     is_animation,
-    known_image,
     load_image,
     locate,
     open_file,
     open_image,
     other_pages,
+    require_image,
     upright_size,
 )
 from longva.media.video_file import IndexMismatch, VideoFile, video_pictures
@@ -162,7 +162,7 @@ class Media:
         choose: Callable[["Media"], np.ndarray],
         use: Callable[["Media", np.ndarray], Result],
     ) -> Result:
-        """Choose frames and use them; once more if decoding shows that the container misled.
+        """Choose frames and use them; once more if the container turns out to list wrong ones.
 
         Args:
             choose: gives numbers of frames of a medium.
@@ -196,8 +196,8 @@ class Media:
 
         Raises:
             VideoError: an index that does not exist, or a frame that cannot be decoded.
-            MisnumberedError: the container had misled `open_media` about which frames there are,
-                so that the indices mean nothing; `read` chooses again.
+            MisnumberedError: decoding gives other frames than the container lists, so that the
+                indices mean nothing; `read` chooses again.
         """
         if fit not in get_args(Fit) or resize not in get_args(Resize) or size < 1 or batch < 1:
             raise VideoError(
@@ -214,7 +214,7 @@ class Media:
                     done += len(pixels)
                     yield pixels
             except IndexMismatch as mismatch:
-                media = _decoded_to_know(media, mismatch)
+                media = _indexed_by_decoding(media, mismatch)
 
     def pictures(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
         """Yield full-size [height, width, 3] uint8 pictures of strictly increasing frame numbers.
@@ -243,7 +243,7 @@ class Frames:
     """[n] int64 frame numbers."""
 
     media: Media
-    """What they are frames of: decoded to know them, if its container had misled."""
+    """What they are frames of; indexed by decoding, if its container listed other frames."""
 
     @property
     def pts_seconds(self) -> np.ndarray:
@@ -252,7 +252,7 @@ class Frames:
 
 
 class MisnumberedError(VideoError):
-    """A container misled us about which frames there are; `exact` is the medium decoded to know."""
+    """A container lists other frames than decoding gives; `exact` is indexed by decoding."""
 
     def __init__(self, message: str, exact: Media):
         super().__init__(message)
@@ -317,7 +317,7 @@ def open_media(
 
 
 def _open_images(
-    files: list[Path | bytes], name: str, kind: Literal["image", "frames"], max_pixels: int
+    files: Sequence[Path | bytes], name: str, kind: Literal["image", "frames"], max_pixels: int
 ) -> Media:
     if not files:
         raise VideoError("the list of images is empty. Give at least one.")
@@ -336,7 +336,7 @@ def _open_images(
 
 
 def _open_animation(file: Path | bytes, max_pixels: int) -> Media:
-    with known_image(file, max_pixels) as image:
+    with require_image(file, max_pixels) as image:
         width, height = image.size
         ends = np.cumsum(animation_durations(file, image))
     return Media(
@@ -383,7 +383,7 @@ def _batches(
         yield torch.stack(held)
 
 
-def _decoded_to_know(media: Media, mismatch: IndexMismatch) -> Media:
+def _indexed_by_decoding(media: Media, mismatch: IndexMismatch) -> Media:
     """Index a medium again by decoding it, provided that its frames keep their numbers."""
     if media.video is None or media.video.scanned:
         raise VideoError(f"{media.name} cannot be decoded reliably: {mismatch}.") from mismatch

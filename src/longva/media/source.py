@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import av
@@ -36,8 +35,8 @@ STILL_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif")
 """First words of MP4 files that hold one picture, which is often stored as a mosaic of tiles."""
 
 DECODE_ERRORS = (
-    *(OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error),
-    Image.DecompressionBombError,
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError),
+    *(struct.error, Image.DecompressionBombError),
 )
 """What Pillow raises on broken files."""
 
@@ -47,7 +46,7 @@ def file_name(file: Path | bytes) -> str:
     return f"data of {len(file)} bytes" if isinstance(file, bytes) else str(file)
 
 
-def open_file(file: Path | bytes) -> BinaryIO:
+def open_file(file: Path | bytes) -> io.BufferedIOBase:
     """Open a file for reading."""
     return io.BytesIO(file) if isinstance(file, bytes) else file.open("rb")
 
@@ -140,7 +139,7 @@ def is_animation(image: Image.Image) -> bool:
         return image.format in ANIMATED_FORMATS and getattr(image, "is_animated", False)
 
 
-def known_image(file: Path | bytes, max_pixels: int) -> Image.Image:
+def require_image(file: Path | bytes, max_pixels: int) -> Image.Image:
     """Open a picture without loading its pixels.
 
     Raises:
@@ -158,7 +157,7 @@ def upright_size(file: Path | bytes, max_pixels: int) -> tuple[int, int]:
     Raises:
         VideoError: not an image, too large or broken.
     """
-    with decoding(file_name(file)), known_image(file, max_pixels) as image:
+    with decoding(file_name(file)), require_image(file, max_pixels) as image:
         if image.format == "TIFF":  # whose size Pillow turns itself
             return image.size
         # A PNG may tell its orientation behind its pixels, which have to be decoded to get there.
@@ -189,7 +188,7 @@ def load_image(file: Path | bytes, max_pixels: int) -> np.ndarray:
     Raises:
         VideoError: not an image, too large or broken.
     """
-    with decoding(file_name(file)), known_image(file, max_pixels) as image:
+    with decoding(file_name(file)), require_image(file, max_pixels) as image:
         return np.array(to_rgb(ImageOps.exif_transpose(image)))
 
 
@@ -209,7 +208,7 @@ def animation_pictures(
     Raises:
         VideoError: broken.
     """
-    with decoding(file_name(file)), known_image(file, max_pixels) as image:
+    with decoding(file_name(file)), require_image(file, max_pixels) as image:
         for number in numbers:
             image.seek(number)
             yield np.array(image.convert("RGB"))
@@ -279,7 +278,7 @@ def other_pages(image: Image.Image) -> str:
     return f"only the first of its {pages} pictures is read" if pages > 1 else ""
 
 
-def images_in(folder: Path) -> tuple[list[Path | bytes], str]:
+def images_in(folder: Path) -> tuple[list[Path], str]:
     """Find a folder's images in natural order: frame2.jpg before frame10.jpg.
 
     Returns:
@@ -290,15 +289,8 @@ def images_in(folder: Path) -> tuple[list[Path | bytes], str]:
     """
     inside = sorted(folder.iterdir(), key=lambda path: natural_order(path.name))
     inside = [path for path in inside if not path.name.startswith(".")]
-    images: list[Path | bytes] = []
-    others: list[str] = []
-    for path in inside:
-        if path.is_dir():
-            others.append(f"{path.name}/")
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
-            images.append(path)
-        else:
-            others.append(path.name)
+    images = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()]
+    others = [p.name + "/" * p.is_dir() for p in inside if p not in images]
     if not images:
         raise VideoError(
             f"the folder {folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}). "

@@ -17,7 +17,8 @@ import io
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +86,11 @@ class VideoFile:
 
     height: int = 0
     width: int = 0
-    number_of: dict[int | None, int] = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        """Invert `stamps`."""
-        numbers = {stamp: number for number, stamp in enumerate(self.stamps)}
-        object.__setattr__(self, "number_of", numbers)
+    @cached_property
+    def number_of(self) -> dict[int | None, int]:
+        """The frame of each stamp."""
+        return {stamp: number for number, stamp in enumerate(self.stamps)}
 
 
 @contextmanager

@@ -9,7 +9,7 @@ mixes text without pictures in. No sample is longer than the base model's contex
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from longva.nano.corpus import ask, tell
 from longva.nano.language_model import CONTEXT
 from longva.nano.vision_tower import seen_picture
 from longva.nano.world import OBJECTS, QUESTIONS, Scene, mosaic, random_layout, random_scene
+from longva.reporting.progress import Progress
 
 GRIDS: dict[Packing, tuple[int, ...]] = {
     "unires": (2, 3, 4, 6, 8, 9, 12, 16, 20, 25, 30, 36, 42, 49),
@@ -40,7 +41,7 @@ def write_alignment(
     seed: int,
     packing: Packing = "unires",
     text_share: float = 0.25,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Write `captions.jsonl` (stage 1), `chats.jsonl` (stage 2) and `pictures/` into `folder`.
 
@@ -50,7 +51,7 @@ def write_alignment(
         seed: the same seed writes the same files.
         packing: of the model, which decides how many scenes fit.
         text_share: share of the chats that tell the scenes in words instead of showing them.
-        progress: called with samples written and samples.
+        progress: called with ("pictures", samples written, samples).
     """
     if (folder / "chats.jsonl").is_file():
         return
@@ -74,7 +75,7 @@ def write_alignment(
             turns = question_turns(rng, askable, "<image>", tokens_of(len(scenes), packing))
             chats.append({"image": name, "conversations": turns})
         if progress:
-            progress(number + 1, samples)
+            progress("pictures", number + 1, samples)
     for name, lines in (("captions", captions), ("chats", chats)):
         write_whole(folder / f"{name}.jsonl", "".join(to_json(line) + "\n" for line in lines))
 

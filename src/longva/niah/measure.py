@@ -8,7 +8,7 @@ output_dir/
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from longva.niah.recipe import MeasurementRecipe
 from longva.niah.scoring import Frames, Protocol, answers_match, details, summarise
 from longva.parallel.ranks import init_ranks
 from longva.recipes import save_recipe
+from longva.reporting.progress import Progress
 
 ASK_OTHERWISE = "Ask in its words: needles.source json, with a needles.file of yours."
 ASK_NANO = (
@@ -35,9 +36,6 @@ ASK_NANO = (
     "nano/niah_visual, or measure a checkpoint, such as lmms-lab/LongVA-7B."
 )
 """What to do about words that a model lacks."""
-
-Progress = Callable[[int, int], None]
-"""Called with the cells done by this process and all that it has to do."""
 
 
 def measure(
@@ -61,7 +59,7 @@ def measure(
         settings: all that changes an answer besides model and haystack; `unit` and `grid` among it.
         haystack: what identifies it.
         pictures: that the probes name by number, one set after another.
-        progress: see `Progress`.
+        progress: called with ("cells", cells done, cells to do) of this process.
 
     Returns:
         `summary.json` on rank 0, None on the others.
@@ -91,7 +89,7 @@ def measure(
             if rank == 0 or not model.collective:
                 log.append(judged(row))
             if progress:
-                progress(done, len(mine))
+                progress("cells", done, len(mine))
         wait()
         if rank != 0:
             return None

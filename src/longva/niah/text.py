@@ -17,7 +17,7 @@ The book is tokenised once; every prompt is a list of views of that one tensor.
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from longva.niah.measure import measure
 from longva.niah.model import Model, Probe
 from longva.niah.open_model import open_model
 from longva.niah.recipe import MeasurementRecipe
+from longva.reporting.progress import Progress
 
 PREFIX = "This is a very long story book: <book>"
 QUESTION = (
@@ -244,7 +245,7 @@ def ask(recipe: TextRecipe, book: Book, tokenizer: Any) -> Iterator[Probe]:
 
 def run_text(
     recipe: TextRecipe,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     *,
     model: Model | None = None,
     text: str | None = None,
@@ -260,7 +261,7 @@ def run_text(
 
 
 def _measure(
-    model: Model, recipe: TextRecipe, text: str, progress: Callable[[int, int], None] | None
+    model: Model, recipe: TextRecipe, text: str, progress: Progress | None
 ) -> dict[str, Any] | None:
     if model.tokenizer is None:
         raise RecipeError(f"{model.name}: text is measured in tokens. Set tokenizer: FOLDER or ID.")

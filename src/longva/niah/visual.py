@@ -10,7 +10,7 @@ beside teacher forcing, further pictures may be hidden (`needles`), and the mode
 the time.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +28,7 @@ from longva.niah.needle_sets import make_needles
 from longva.niah.needles import Needle, NeedleRecipe
 from longva.niah.open_model import open_model
 from longva.niah.recipe import MeasurementRecipe
+from longva.reporting.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class VisualRecipe(MeasurementRecipe):
 
 def run_visual(
     recipe: VisualRecipe,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     *,
     model: Model | None = None,
     haystack: Pictures | None = None,

@@ -33,6 +33,7 @@ from longva.finite import check_finite
 from longva.model.cache_argument import cache_argument
 from longva.prompts.kv_layers import BufferedLayer
 from longva.prompts.symbols import embed_symbols
+from longva.reporting.progress import Progress
 
 Precision = Literal["model", "int8", "int4"]
 
@@ -148,7 +149,7 @@ class CachedSequence(SymbolSequence):
         kv_dtype: "model" keeps keys and values as they are; "int8" and "int4" hold them in about a
             half and a quarter of the memory of bfloat16.
         allow_beyond_context: see `SymbolSequence`.
-        progress: called after each chunk with the tokens done and the tokens in all of this append.
+        progress: called with ("prefill", tokens done, tokens of this append) after each chunk.
 
     Raises:
         LongVAError: see `check_readable` and `check_cacheable`.
@@ -161,7 +162,7 @@ class CachedSequence(SymbolSequence):
         chunk_tokens: int = 4096,
         kv_dtype: Literal["model", "int8", "int4"] = "model",
         allow_beyond_context: bool = False,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         super().__init__(model, allow_beyond_context=allow_beyond_context)
         check_cacheable(model)
@@ -210,7 +211,7 @@ class CachedSequence(SymbolSequence):
                 if start + len(chunk) > first_kept:
                     kept.append(hidden[max(0, first_kept - start) :])
                 if self.progress:
-                    self.progress(self.length - before, n)
+                    self.progress("prefill", self.length - before, n)
             return torch.cat(kept) if keep else embed(self.model, symbols[:0], None)[0]  # [0, D]
         except BaseException:
             self.length = before

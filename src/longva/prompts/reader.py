@@ -6,7 +6,6 @@ read      [ held                             ] question 2
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from transformers import PreTrainedModel
 
 from longva.prompts.kv_cache import CachedSequence, Precision, most_probable
 from longva.prompts.symbols import common_prefix
+from longva.reporting.progress import Progress
 
 
 class PromptReader:
@@ -54,9 +54,7 @@ class PromptReader:
         """Make the next append allocate room for `length` tokens at once."""
         self._sequence.reserve(length)
 
-    def read(
-        self, prompt: Tensor, progress: Callable[[str, int, int], None] | None = None, **kwargs
-    ) -> Tensor:
+    def read(self, prompt: Tensor, progress: Progress | None = None, **kwargs) -> Tensor:
         """Bring the cache to hold `prompt`; return the hidden state [1, D] of its last position.
 
         Args:
@@ -69,7 +67,7 @@ class PromptReader:
         """
         # The last position is always computed: its hidden state is what the caller wants.
         self.crop(min(common_prefix(self._held, prompt), len(prompt) - 1))
-        self._sequence.progress = partial(progress, "prefill") if progress else None
+        self._sequence.progress = progress
         try:
             return self.append(prompt[len(self._held) :], **kwargs)
         finally:

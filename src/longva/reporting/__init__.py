@@ -1,1 +1,1 @@
-"""What measurements share when they report: intervals, and figures."""
+"""What is reported: intervals and figures of measurements, progress of long work."""

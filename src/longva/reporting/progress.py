@@ -1,4 +1,4 @@
-"""How long work tells how far it is."""
+"""The type of functions that are told how far long work has come."""
 
 from collections.abc import Callable
 

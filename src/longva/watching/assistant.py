@@ -202,7 +202,7 @@ class LongVA:
         self.plan(self.num_frames(opened, sampling, settings), settings.pool_stride).check()
         features = [self.encode(medium, sampling, settings, progress) for medium in opened]
         if sampling is not asked and asked.max_frames is None:
-            features = list(map(_told_if_thinned, features, opened))
+            features = list(map(_with_note_if_thinned, features, opened))
         return Session(
             self.model,
             self.processor,
@@ -267,7 +267,7 @@ class LongVA:
         return features
 
 
-def _told_if_thinned(features: VisualFeatures, media: Media) -> VisualFeatures:
+def _with_note_if_thinned(features: VisualFeatures, media: Media) -> VisualFeatures:
     """Note that fewer frames of a video were watched than the usual one a second."""
     watched, usual = len(features.indices), len(media.choose(ONE_A_SECOND))
     if media.kind == "image" or watched >= usual:

@@ -89,7 +89,7 @@ def encode(
 
     Raises:
         VideoError: when a frame cannot be decoded.
-        MisnumberedError: when the container had misled `open_media`; see `Media.read`.
+        MisnumberedError: when decoding gives other frames than the container lists.
         NonFiniteError: when the tower or the projector computed NaN or infinity.
     """
     timings = {"decode": 0.0, "encode": 0.0}

@@ -48,8 +48,8 @@ class SessionStore:
     def __init__(self, longva: LongVA, *, max_bytes: int):
         self.longva, self.max_bytes = longva, max_bytes
         self.hits = self.misses = self.evictions = 0
-        self._sessions: dict[Watching, Session] = {}  # least recently used first
-        self._sizes: dict[Watching, int] = {}
+        # Least recently used first: a session, and its bytes when they were measured.
+        self._sessions: dict[Watching, tuple[Session, int]] = {}
         self._lock = threading.Lock()
         none, one = longva.plan(0), longva.plan(1)
         left = max_bytes - _kv_bytes(none)
@@ -67,7 +67,7 @@ class SessionStore:
     def used_bytes(self) -> int:
         """Bytes of all sessions."""
         with self._lock:
-            return sum(self._sizes.values())
+            return sum(size for _, size in self._sessions.values())
 
     def session(
         self, watching: Watching, media: Sequence[Media], progress: Progress | None = None
@@ -87,7 +87,7 @@ class SessionStore:
             if (found := self._sessions.pop(watching, None)) is not None:
                 self._sessions[watching] = found  # now the most recently used
                 self.hits += 1
-                return found
+                return found[0]
         self.misses += 1
         sampling, settings = watching.sampling, watching.settings
         frames = self.longva.num_frames(media, sampling, settings)
@@ -99,28 +99,26 @@ class SessionStore:
         self.make_room_for(frames, stride).check()
         session = self.longva.watch(media, sampling=sampling, settings=settings, progress=progress)
         with self._lock:
-            self._sessions[watching] = session
-        self.settle(watching)
+            self._sessions[watching] = session, session.kv_bytes
+        self._make_room(0)
         return session
 
     def settle(self, watching: Watching) -> None:
         """Measure a session after use, which may have grown it, and keep the budget."""
         with self._lock:
-            if (session := self._sessions.get(watching)) is not None:
-                self._sizes[watching] = session.kv_bytes
+            if (found := self._sessions.get(watching)) is not None:
+                self._sessions[watching] = found[0], found[0].kv_bytes
         self._make_room(0)
 
     def drop(self, watching: Watching) -> None:
         """Forget one session."""
         with self._lock:
             self._sessions.pop(watching, None)
-            self._sizes.pop(watching, None)
 
     def clear(self) -> None:
         """Forget all sessions."""
         with self._lock:
             self._sessions.clear()
-            self._sizes.clear()
 
     def _make_room(self, wanted: int) -> None:
         if wanted > self.max_bytes:
@@ -128,13 +126,13 @@ class SessionStore:
                 f"watching this takes {wanted / GIB:.2f} GiB of KV cache, but sessions may take "
                 f"{self.max_bytes / GIB:.2f} GiB together. Take fewer frames."
             )
-        while self._sizes and self.used_bytes + wanted > self.max_bytes:
+        while self._sessions and self.used_bytes + wanted > self.max_bytes:
             self._drop_oldest()
 
     def make_room_for(self, frames: int, pool_stride: int | None = None) -> Plan:
         """Drop sessions until so many frames fit the device's memory, or until none is left."""
         plan = self.longva.plan(frames, pool_stride)
-        while not plan.fits and self._sizes:
+        while not plan.fits and self._sessions:
             self._drop_oldest()
             plan = self.longva.plan(frames, pool_stride)
         return plan
@@ -142,7 +140,7 @@ class SessionStore:
     def _drop_oldest(self) -> None:
         with self._lock:
             for oldest in list(self._sessions)[:1]:  # none, if another thread dropped it just now
-                del self._sessions[oldest], self._sizes[oldest]
+                del self._sessions[oldest]
                 self.evictions += 1
 
 

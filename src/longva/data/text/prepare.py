@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,8 +40,7 @@ from longva.files.lock import only_run
 from longva.files.writing import whole_file
 from longva.finite import to_json
 from longva.recipes import STRICT, save_recipe
-
-Progress = Callable[[str, int, int], None]
+from longva.reporting.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from longva.niah.needles import NeedleRecipe
 from longva.niah.text import TextRecipe, run_text
 from longva.niah.tree_model import TreeModel
 from longva.niah.visual import VisualRecipe, ask, open_pictures, run_visual
+from longva.reporting.progress import Progress
 
 TRAINING_FREE_THETA = 1e6
 """RoPE base of panel (iv), set when measuring only. The extension's, 1.2e8, is too far from the 1e4
@@ -149,11 +150,11 @@ def perplexity(budget: Budget, name: str) -> Callable[[], Any]:
     return work
 
 
-def printed(name: str) -> Callable[[int, int], None]:
+def printed(name: str) -> Progress:
     """Make a progress function that prints a line a tenth."""
     printed_tenths: set[int] = set()
 
-    def report(done: int, total: int) -> None:
+    def report(_: str, done: int, total: int) -> None:
         if (tenth := 10 * done // total) not in printed_tenths:
             printed_tenths.add(tenth)
             print_line(f"{name}: {done} of {total}")

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,7 @@ from longva.finite import to_json
 from longva.nano.language_model import CONTEXT
 from longva.nano.reproduction.budget import BUDGETS
 from longva.nano.reproduction.report import write_report
-
-Progress = Callable[[str, int, int], None]
+from longva.reporting.progress import Progress
 
 LOG_LINES = 12
 """Of a failed seed that are shown."""
