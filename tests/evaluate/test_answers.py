@@ -1,4 +1,4 @@
-"""Answers survive a kill, and videos are dealt whole."""
+"""Answers survive a kill, and videos are kept whole."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from longva.evaluate.answers import AnswerLog, Job, deal
+from longva.evaluate.answers import AnswerLog, Job, partition
 
 
 def job(key: str, *media: str) -> Job:
@@ -52,11 +52,13 @@ def test_every_process_finds_the_answers_of_all(tmp_path):
 def test_a_video_and_all_its_questions_go_to_one_process(world_size):
     jobs = [job(f"{film}{n}", film) for n in range(3) for film in "abcd"]  # as ranks hold them
     jobs += [job(f"text{n}") for n in range(4)]  # nothing shared: each on its own
-    hands = deal([*jobs, *jobs[:5]], world_size)
-    assert sorted(j.key for hand in hands for j in hand) == sorted(j.key for j in jobs)
+    shards = partition([*jobs, *jobs[:5]], world_size)
+    assert sorted(j.key for shard in shards for j in shard) == sorted(j.key for j in jobs)
     for film in "abcd":
-        at = [(h, i) for h, hand in enumerate(hands) for i, j in enumerate(hand) if film in j.media]
+        at = [
+            (h, i) for h, shard in enumerate(shards) for i, j in enumerate(shard) if film in j.media
+        ]
         assert len({h for h, _ in at}) == 1
         assert [i for _, i in at] == list(range(at[0][1], at[0][1] + 3))
     if world_size == 2:
-        assert sorted(map(len, hands)) == [8, 8]
+        assert sorted(map(len, shards)) == [8, 8]

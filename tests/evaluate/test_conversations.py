@@ -2,13 +2,14 @@
 
 import io
 import random
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from longva.errors import ContextLengthError, LongVAError, NonFiniteError, VideoError
-from longva.evaluate.conversations import Medium, Reader, Turn, fingerprint
+from longva.evaluate.conversations import Reader, fingerprint
 from longva.media.sampling import FrameSampling
 from longva.model.random_model import random_longva
 from longva.nano.world import draw_scene, random_scene
@@ -23,25 +24,32 @@ def longva() -> LongVA:
     return LongVA(*random_longva(dtype=torch.float64), name="random")
 
 
-def picture(seed: int) -> Medium:
+def picture(seed: int) -> bytes:
     content = io.BytesIO()
     draw_scene(random_scene(random.Random(seed)), 120, 80).save(content, "PNG")
-    return Medium(content.getvalue())
+    return content.getvalue()
 
 
-def user(*parts) -> tuple[Turn, ...]:
-    return (Turn("user", parts),)
+def user(*parts: str | bytes | Path) -> list[dict]:
+    """A message of texts and of media: a Path, or bytes."""
+    content = [
+        {"type": "text", "text": part}
+        if isinstance(part, str)
+        else {"type": "image", "source": part if isinstance(part, bytes) else str(part)}
+        for part in parts
+    ]
+    return [{"role": "user", "content": content}]
 
 
 def test_an_answer_is_that_of_the_assistant(longva, video):
     want = longva.watch(video, frames=6).ask("What is shown?", max_new_tokens=12)
     reader = Reader(longva, sampling=SIX_FRAMES)
-    got = reader.generate(user(Medium(str(video)), "What is shown?"), max_new_tokens=12)
+    got = reader.generate(user(video, "What is shown?"), max_new_tokens=12)
     assert (got.text, got.prompt_tokens) == (want.text, want.prompt_tokens)
 
 
 def test_questions_about_one_video_share_one_watching(longva, video):
-    film = Medium(str(video))
+    film = video
     asked = [user(film, question) for question in ("Who?", "Where?", "When?")]
     asked.append(user(picture(0), "What?"))
     together = Reader(longva, sampling=SIX_FRAMES)
@@ -71,7 +79,7 @@ def test_media_may_stand_between_words(longva):
     processor, model = longva.processor, longva.model
     messages = [{"role": "user", "content": content}]
     text = processor.apply_chat_template(messages, add_generation_prompt=True)
-    pictures = [Image.open(io.BytesIO(image.source)).convert("RGB") for image in images]
+    pictures = [Image.open(io.BytesIO(image)).convert("RGB") for image in images]
     inputs = processor(text=text, images=pictures, return_tensors="pt")
     length = inputs.input_ids.shape[1]
     ids = model.generate(**inputs, max_new_tokens=6, do_sample=False)[0, length:]
@@ -119,12 +127,12 @@ def test_words_that_spell_a_control_token_show_no_picture(longva):
 
 
 def test_a_failed_medium_spoils_nothing(longva, video, tmp_path):
-    film, broken = Medium(str(video)), tmp_path / "broken.mp4"
+    film, broken = video, tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
     reader = Reader(longva, sampling=SIX_FRAMES)
     want = reader.generate(user(film, "Who?"), max_new_tokens=8)
     with pytest.raises(VideoError, match=r"broken\.mp4"):
-        reader.generate(user(Medium(str(broken)), "Who?"), max_new_tokens=8)
+        reader.generate(user(broken, "Who?"), max_new_tokens=8)
     assert reader.generate(user(film, "Who?"), max_new_tokens=8) == want
     with pytest.raises(LongVAError, match="empty answer"):
         reader.loglikelihood(user("Who?"), "")
@@ -135,10 +143,10 @@ def test_a_fingerprint_knows_media_by_what_they_are(tmp_path):
     there.parent.mkdir()
     here.write_bytes(b"1234")
     there.write_bytes(b"1234")
-    prints = [fingerprint(user(Medium(str(path)), "Who?")) for path in (here, there)]
+    prints = [fingerprint(user(path, "Who?")) for path in (here, there)]
     assert prints[0] == prints[1]
     here.write_bytes(b"12345")
-    assert fingerprint(user(Medium(str(here)), "Who?")) != prints[0]
+    assert fingerprint(user(here, "Who?")) != prints[0]
     assert fingerprint(user(picture(1), "?")) != fingerprint(user(picture(2), "?"))
 
 
@@ -148,4 +156,4 @@ def test_free_memory_does_not_choose_the_frames(longva, video, monkeypatch):
     reader = Reader(longva)
     assert reader.sampling == sampling
     with pytest.raises(ContextLengthError, match="At most .* frames fit|Not even one"):
-        reader.generate(user(Medium(str(video)), "What is shown?"), max_new_tokens=4)
+        reader.generate(user(video, "What is shown?"), max_new_tokens=4)

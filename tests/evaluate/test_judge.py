@@ -175,7 +175,7 @@ def test_the_same_prompt_is_asked_once():
     with serving(lambda prompt, times: "good") as (address, server):
         judgements = judge_at(address).score(
             [sample("same", "a"), sample("same", "b"), sample("other")],
-            lambda done, total: seen.append((done, total)),
+            lambda _, done, total: seen.append((done, total)),
         )
     assert sorted(server.asked) == ["other", "same"]
     assert [(j.id, j.score) for j in judgements] == [("a", 4), ("b", 4), ("other", 4)]

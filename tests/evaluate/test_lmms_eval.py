@@ -193,8 +193,7 @@ def instance(kind: str, *arguments):
 
 
 def test_log_likelihoods_and_several_rounds():
-    from longva.evaluate.conversations import Turn
-    from longva.evaluate.lmms_eval_model import LongVAChat, LongVASimple, medium_of
+    from longva.evaluate.lmms_eval_model import LongVAChat, LongVASimple, conversation_of
 
     doc = {"image": Image.new("RGB", (40, 30), "red"), "answer": " yes"}
     simple = LongVASimple(model="nano", device="cpu")
@@ -209,8 +208,9 @@ def test_log_likelihoods_and_several_rounds():
         instance("loglikelihood", "Is it red?", lambda doc: doc["answer"], see),
         instance("loglikelihood", "Is it red?", " no", see),
     ]
-    turn = Turn("user", (medium_of(doc["image"]), "Is it red?"))
-    want = [simple.reader.loglikelihood((turn,), answer) for answer in (" yes", " yes", " no")]
+    content = [{"type": "image", "url": doc["image"]}, {"type": "text", "text": "Is it red?"}]
+    shown = conversation_of([{"role": "user", "content": content}])
+    want = [simple.reader.loglikelihood(shown, answer) for answer in (" yes", " yes", " no")]
     for got, (logprob, greedy) in zip(simple.loglikelihood(asked), want, strict=True):
         assert got == (pytest.approx(logprob, abs=1e-3), greedy)
 
@@ -222,6 +222,10 @@ def test_log_likelihoods_and_several_rounds():
     (said,) = chat.generate_until_multi_round(
         [instance("generate_until_multi_round", "", rounds, {"max_new_tokens": 4})]
     )
-    first = chat.reader.generate((Turn("user", ("Round 0 after []",)),), max_new_tokens=4).text
-    later = (Turn("user", (f"Round 1 after {[first]}",)),)
-    assert said == [first, chat.reader.generate(later, max_new_tokens=4).text]
+
+    def reply(text):
+        conversation = conversation_of([{"role": "user", "content": text}])
+        return chat.reader.generate(conversation, max_new_tokens=4).text
+
+    first = reply("Round 0 after []")
+    assert said == [first, reply(f"Round 1 after {[first]}")]

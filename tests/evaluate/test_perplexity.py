@@ -78,7 +78,7 @@ def test_rope_that_depends_on_the_length_reads_every_length_by_itself(mode, tmp_
         settings = PerplexityRecipe(
             model="random", output_dir=tmp_path, lengths=(10, 30, 60), chunk_tokens=7
         )
-        got = full_losses(model, ids, [10, 30, 60], settings)
+        got = full_losses(model, ids, [10, 30, 60], settings.chunk_tokens)
         want = [plain_losses(fresh(), ids[:length]) for length in (10, 30, 60)]
         one_pass = plain_losses(fresh(), ids)
         assert not torch.allclose(got[1], one_pass[:29], atol=0.01)

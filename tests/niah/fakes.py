@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,7 @@ import torch
 
 from longva.model.random_model import random_longva
 from longva.niah.cells import Row
-from longva.niah.measure import Question
-from longva.niah.model import Model, Prompt, Reply
+from longva.niah.model import Model, Probe
 from longva.niah.recipe import MeasurementRecipe
 from longva.niah.tree_model import TreeModel
 from longva.watching.assistant import LongVA
@@ -33,9 +33,8 @@ def row(length=10, depth=0.5, trial=0, right=True, **fields) -> Row:
     return Row(length=length, depth=depth, trial=trial, **values | fields)
 
 
-def question(length: int, depth: float, trial: int) -> Question:
-    asked = row(length, depth, trial, right=None)
-    return Question(row=asked, prompts=(Prompt(key=(asked.key, "answer"), answer="7"),))
+def probe(length: int, depth: float, trial: int) -> Probe:
+    return Probe(row=row(length, depth, trial, right=None))
 
 
 class CoinModel(Model):
@@ -49,15 +48,15 @@ class CoinModel(Model):
     def fingerprint(self):
         return {"weights": "coin", "training_length": None, "tokens_per_frame": 4}
 
-    def answer(self, prompts):
-        for prompt in prompts:
+    def answer(self, probes):
+        for probe in probes:
             if self.notes:
                 handle = os.open(self.notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-                os.write(handle, f"{prompt.key[0]}\n".encode())
+                os.write(handle, f"{probe.row.key}\n".encode())
                 os.close(handle)
-            coin = hashlib.sha256(repr(prompt.key).encode()).digest()
-            yield Reply(
-                key=prompt.key,
+            coin = hashlib.sha256(repr(probe.row.key).encode()).digest()
+            yield replace(
+                probe.row,
                 predicted="7" if coin[0] % 2 else "8",
                 is_greedy=bool(coin[0] % 2),
                 logprob=-coin[1] / 16,
@@ -68,4 +67,11 @@ class CoinModel(Model):
 def tree_model(recipe: MeasurementRecipe, kind: type[TreeModel] = TreeModel, **config: Any) -> Any:
     """A random model under test, in float64: see `tests.tolerance`."""
     config = {"dtype": torch.float64, **config}
-    return kind.of(LongVA(*random_longva(**config), name="random"), recipe)
+    return tree_model_of(LongVA(*random_longva(**config), name="random"), recipe, kind)
+
+
+def tree_model_of(
+    longva: LongVA, recipe: MeasurementRecipe, kind: type[TreeModel] = TreeModel
+) -> Any:
+    names = ("kv", "chunk_tokens", "max_new_tokens", "template", "rope_theta", "training_length")
+    return kind.of(longva, **{name: getattr(recipe, name) for name in names})

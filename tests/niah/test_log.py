@@ -15,7 +15,7 @@ from longva.niah.log import CellLog, read_rows
 from longva.niah.measure import measure
 from longva.niah.visual import VisualRecipe
 from tests.distributed import run_distributed
-from tests.niah.fakes import CoinModel, question, row
+from tests.niah.fakes import CoinModel, probe, row
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -90,11 +90,11 @@ def test_a_merge_that_was_cut_short_loses_nothing(tmp_path):
 
 def coin_run(output_dir: Path, notes: Path | None = None, trials: int = 3, lengths=(10, 20, 30)):
     grid = Grid(lengths=lengths, depths=(0.0, 0.3, 0.6, 1.0))
-    questions = [question(c.length, c.depth, c.trial) for c in grid.cells(trials)]
+    probes = [probe(c.length, c.depth, c.trial) for c in grid.cells(trials)]
     settings = {"unit": "frames", "grid": "depth"}
     return measure(
         CoinModel(notes),
-        questions,
+        probes,
         VisualRecipe(model="coin", output_dir=output_dir, grid=grid),
         settings=settings,
         haystack={},

@@ -13,7 +13,7 @@ from longva.niah import remote
 from longva.niah.cells import Grid
 from longva.niah.log import read_rows
 from longva.niah.needles import NeedleRecipe
-from longva.niah.text import TextRecipe, measure_text, run_text
+from longva.niah.text import TextRecipe, run_text
 from longva.niah.visual import VisualRecipe, run_visual
 
 
@@ -167,8 +167,8 @@ def test_a_transformers_model_sees_frames_as_images(tmp_path):
 def test_the_reply_of_a_transformers_model_is_what_it_generates(tmp_path):
     model, processor = random_longva()
     recipe = text_recipe(tmp_path, model="random", adapter="huggingface", max_new_tokens=4)
-    tested = remote.ImageTextModel(model, processor, recipe)
-    measure_text(tested, recipe)
+    tested = remote.ImageTextModel(model, processor, name="random", max_new_tokens=4)
+    run_text(recipe, model=tested)
     row = read_rows(tmp_path / "text")[600, 0.5, 0]
     assert row.prompt_tokens > 600  # the chat template around it
     assert row.generated is not None and row.is_greedy is None

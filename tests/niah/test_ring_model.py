@@ -12,8 +12,8 @@ from longva.niah.log import read_rows
 from longva.niah.needles import NeedleRecipe
 from longva.niah.recipe import MeasurementRecipe
 from longva.niah.ring_model import RingModel
-from longva.niah.text import TextRecipe, measure_text
-from longva.niah.visual import VisualRecipe, measure_visual, run_visual
+from longva.niah.text import TextRecipe, run_text
+from longva.niah.visual import VisualRecipe, run_visual
 from longva.parallel import parallel_mesh
 from tests.distributed import run_distributed
 from tests.niah.fakes import tree_model
@@ -46,9 +46,9 @@ def visual_recipe(output_dir: Path, ring: bool, model: Path | str = "random") ->
 def measured(rank: int, world_size: int, measure: Callable, recipe: MeasurementRecipe):
     """What `open_model` does, with a model of float64."""
     if not recipe.ring:
-        return measure(tree_model(recipe), recipe)
+        return measure(recipe, model=tree_model(recipe))
     with parallel_mesh(ring=world_size):
-        return measure(tree_model(recipe, RingModel), recipe)
+        return measure(recipe, model=tree_model(recipe, RingModel))
 
 
 def loaded(rank: int, world_size: int, recipe: VisualRecipe):
@@ -68,7 +68,7 @@ def text_recipe(output_dir: Path, ring: bool) -> TextRecipe:
     )
 
 
-KINDS = [(measure_visual, visual_recipe), (measure_text, text_recipe)]
+KINDS = [(run_visual, visual_recipe), (run_text, text_recipe)]
 
 
 @pytest.mark.parametrize(("measure", "recipe"), KINDS, ids=["frames", "text"])
@@ -89,11 +89,11 @@ def test_a_ring_scores_every_cell_as_the_tree_does(tmp_path, measure, recipe):
 
 def test_a_ring_resumes_with_the_cells_that_are_missing(tmp_path):
     recipe = visual_recipe(tmp_path / "run", True)
-    run_distributed(measured, 2, measure_visual, recipe)
+    run_distributed(measured, 2, run_visual, recipe)
     path = tmp_path / "run" / "cells.jsonl"
     whole = read_rows(path.parent)
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:7]))
-    run_distributed(measured, 3, measure_visual, recipe)
+    run_distributed(measured, 3, run_visual, recipe)
     again = read_rows(path.parent)
     assert list(again) == list(whole)
     assert [row.is_greedy for row in again.values()] == [row.is_greedy for row in whole.values()]

@@ -10,11 +10,11 @@ from longva.niah.text import (
     PREFIX,
     QUESTION,
     TextRecipe,
+    ask,
     magic_numbers,
     read_text,
     run_text,
     tokenise_book,
-    write_stories,
 )
 
 TEXT = 'One. Two and 3.14 of it! "Is it?" he said.\n\nLast word'
@@ -91,50 +91,56 @@ def test_a_text_without_a_full_stop_only_has_a_start(tokenizer):
     assert [book.sentence_end(point, 20) for point in (0, 5, 9, 17, 20)] == [0, 8, 16, 20, 20]
 
 
-def stories(tokenizer, lengths=(400, 800), depths=(0.0, 0.5, 1.0), trials=2, distractors=0, **grid):
-    grid = Grid(lengths=lengths, depths=depths, **grid)
+def probes(tokenizer, lengths=(400, 800), depths=(0.0, 0.5, 1.0), trials=2, distractors=0, **grid):
+    recipe = TextRecipe(
+        model="none",
+        output_dir="none",
+        grid=Grid(lengths=lengths, depths=depths, **grid),
+        trials=trials,
+        distractors=distractors,
+        seed=1,
+    )
     book = tokenise_book(read_text(None), tokenizer, max(lengths))
-    cells = list(grid.cells(trials))
-    return list(write_stories(book, tokenizer, cells, grid, seed=1, distractors=distractors))
+    return list(ask(recipe, book, tokenizer))
 
 
 @pytest.mark.parametrize("distractors", [0, 3, 5])
 def test_every_prompt_has_its_length_needle_and_question(tokenizer, distractors):
-    for story in stories(tokenizer, lengths=(900, 1500), distractors=distractors):
-        text = bytes_of(torch.cat(story.pieces))
-        assert story.num_tokens == len(text) == story.cell.length  # a byte is a token here
+    for probe in probes(tokenizer, lengths=(900, 1500), distractors=distractors):
+        row, text = probe.row, bytes_of(torch.cat(probe.pieces))
+        assert len(text) == row.length  # a byte is a token here
         assert text.startswith(PREFIX) and text.endswith(QUESTION)
         assert text.count("special magic") == 1 + distractors + 2  # and twice in the question
-        assert text.index(NEEDLE.format(story.answer)) == story.position
-        assert len(story.distractors) == distractors
-        assert all(text[at:].startswith("\nThe special magic ") for at in story.distractors)
-        assert story.position not in story.distractors
+        assert text.index(NEEDLE.format(row.answer)) == row.position
+        assert len(row.distractors) == distractors
+        assert all(text[at:].startswith("\nThe special magic ") for at in row.distractors)
+        assert row.position not in row.distractors
 
 
 def test_needles_stand_at_their_depth_after_a_full_stop(tokenizer):
-    for story in stories(tokenizer, lengths=(4000,), depths=(0.1, 0.5, 0.9)):
-        text = bytes_of(torch.cat(story.pieces))
-        before = text[len(PREFIX) : story.position]
+    for probe in probes(tokenizer, lengths=(4000,), depths=(0.1, 0.5, 0.9)):
+        row, text = probe.row, bytes_of(torch.cat(probe.pieces))
+        before = text[len(PREFIX) : row.position]
         assert before.rstrip()[-1] in '.!?"'
-        haystack = story.num_tokens - len(PREFIX) - len(QUESTION) - len(NEEDLE.format(story.answer))
-        point = int(story.cell.depth * haystack)
+        haystack = len(text) - len(PREFIX) - len(QUESTION) - len(NEEDLE.format(row.answer))
+        point = int(row.depth * haystack)
         assert point <= len(before) < point + 600  # one long sentence on at most
 
 
 def test_depth_0_and_1_are_the_very_ends_of_the_book(tokenizer):
-    for story in stories(tokenizer, depths=(0.0, 1.0)):
-        text = bytes_of(torch.cat(story.pieces))
-        needle = NEEDLE.format(story.answer)
-        want = PREFIX + needle if story.cell.depth == 0 else needle + QUESTION
+    for probe in probes(tokenizer, depths=(0.0, 1.0)):
+        text = bytes_of(torch.cat(probe.pieces))
+        needle = NEEDLE.format(probe.row.answer)
+        want = PREFIX + needle if probe.row.depth == 0 else needle + QUESTION
         assert want in text
 
 
 def test_an_absolute_grid_keeps_what_stands_before_the_needle(tokenizer):
-    told = stories(tokenizer, lengths=(1000, 2000), kind="absolute", trials=1)
+    told = probes(tokenizer, lengths=(1000, 2000), kind="absolute", trials=1)
     texts = {
-        story.cell.length: bytes_of(torch.cat(story.pieces))[: story.position]
-        for story in told
-        if story.cell.position == 1000
+        probe.row.length: bytes_of(torch.cat(probe.pieces))[: probe.row.position]
+        for probe in told
+        if probe.row.depth * probe.row.length == 1000
     }
     assert len(texts) == 2
     assert texts[2000].startswith(texts[1000][:700])
@@ -143,8 +149,8 @@ def test_an_absolute_grid_keeps_what_stands_before_the_needle(tokenizer):
 def test_prompts_are_views_of_one_book(tokenizer):
     book = tokenise_book(read_text(None), tokenizer, 2000)
     grid = Grid(lengths=(1000, 2000), depths=(0.5,))
-    told = list(write_stories(book, tokenizer, list(grid.cells(1)), grid, seed=1, distractors=0))
-    memory = {story.pieces[1].untyped_storage().data_ptr() for story in told}
+    recipe = TextRecipe(model="none", output_dir="none", grid=grid, trials=1)
+    memory = {p.pieces[1].untyped_storage().data_ptr() for p in ask(recipe, book, tokenizer)}
     assert memory == {book.tokens.untyped_storage().data_ptr()}
 
 
@@ -161,7 +167,7 @@ def test_a_length_without_room_says_how_much_is_needed(tokenizer):
     with pytest.raises(
         RecipeError, match=r"50 tokens do not hold .* take \d+\. Use lengths of \d+"
     ):
-        stories(tokenizer, lengths=(50,))
+        probes(tokenizer, lengths=(50,))
 
 
 def test_a_tokenizer_with_a_first_token_gets_it(tokenizer):
@@ -172,9 +178,9 @@ def test_a_tokenizer_with_a_first_token_gets_it(tokenizer):
     begins.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<|im_start|> $A", special_tokens=[("<|im_start|>", begins.bos_token_id)]
     )
-    story = stories(begins)[0]
-    assert story.pieces[0][0] == begins.bos_token_id
-    assert story.num_tokens == story.cell.length
+    probe = probes(begins)[0]
+    assert probe.pieces[0][0] == begins.bos_token_id
+    assert sum(map(len, probe.pieces)) == probe.row.length
 
 
 def test_a_book_is_read_from_a_file_or_a_folder_in_order(tmp_path):

@@ -24,17 +24,17 @@ from longva.errors import CheckpointError, LongVAError, NonFiniteError, RecipeEr
 from longva.model.random_model import byte_tokenizer, random_longva
 from longva.niah.cells import Grid
 from longva.niah.log import read_rows
-from longva.niah.model import Prompt
+from longva.niah.model import Probe
 from longva.niah.needle_sets import PAPER_NEEDLES
 from longva.niah.needles import NeedleRecipe
-from longva.niah.text import TextRecipe, measure_text, run_text
+from longva.niah.text import TextRecipe, run_text
 from longva.niah.tree_model import TEMPLATES, TreeModel
-from longva.niah.visual import VisualRecipe, ask, make_needles, measure_visual, run_visual
+from longva.niah.visual import VisualRecipe, ask, make_needles, run_visual
 from longva.parallel import check_ring
 from longva.recipes import load_recipe
 from longva.watching.assistant import LongVA
 from tests.distributed import run_distributed
-from tests.niah.fakes import tree_model
+from tests.niah.fakes import tree_model, tree_model_of
 from tests.tolerance import SAME
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -55,19 +55,19 @@ def visual_recipe(output_dir: Path, **settings) -> VisualRecipe:
 
 
 @torch.inference_mode()
-def one_forward(model: TreeModel, prompt: Prompt) -> tuple[bool, float]:
+def one_forward(model: TreeModel, probe: Probe) -> tuple[bool, float]:
     """Score a prompt by a plain forward of the whole sequence with sdpa: the reference."""
 
     def ids(text):
         return torch.tensor(model.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     longva, template = model.model, TEMPLATES["qwen2"]
-    embed, answer = longva.get_input_embeddings(), ids(prompt.answer)
-    if prompt.frames is None:
-        x = embed(torch.cat([*prompt.pieces, answer]))
+    embed, answer = longva.get_input_embeddings(), ids(probe.row.answer)
+    if probe.frames is None:
+        x = embed(torch.cat([*probe.pieces, answer]))
     else:
-        frames = model.features.unflatten(0, (-1, model.tokens_per_frame))[prompt.frames]
-        after = torch.cat([ids(prompt.question), ids(template["after"]), answer])
+        frames = model.features.unflatten(0, (-1, model.tokens_per_frame))[probe.frames]
+        after = torch.cat([ids(probe.row.question), ids(template["after"]), answer])
         x = torch.cat([embed(ids(template["before"])), frames.flatten(0, 1), embed(after)])
     longva.set_attn_implementation({"text_config": "sdpa"})
     logits = longva(inputs_embeds=x[None], logits_to_keep=len(answer) + 1).logits[0, :-1]
@@ -80,13 +80,13 @@ def test_every_visual_cell_scores_as_by_one_forward_of_its_own(tmp_path):
     grid = Grid(lengths=(2, 3, 16, 30), depths=(0.0, 0.2, 0.6, 1.0))
     recipe = visual_recipe(tmp_path / "run", grid=grid, needles=NeedleRecipe(count=3))
     model = tree_model(recipe, hidden_size=32)
-    questions = ask(recipe, make_needles(recipe.needles), num_pictures=30)
-    measure_visual(model, recipe)
+    probes = ask(recipe, make_needles(recipe.needles), num_pictures=30)
+    run_visual(recipe, model=model)
     rows = read_rows(recipe.output_dir)
     assert len(rows) == 4 * 4 * 3
-    for question in questions:
-        is_greedy, logprob = one_forward(model, question.prompts[0])
-        row = rows[question.row.key]
+    for probe in probes:
+        is_greedy, logprob = one_forward(model, probe)
+        row = rows[probe.row.key]
         assert row.is_greedy == is_greedy
         assert row.logprob == pytest.approx(logprob, abs=HELD + SAME)
 
@@ -99,18 +99,16 @@ def test_right_answers_are_found_right(tmp_path):
         others = torch.ones(len(model.tokenizer), dtype=torch.bool)
         others[words] = False
         model.model.lm_head.weight[others] = 0.0
-    measure_visual(model, recipe)
+    run_visual(recipe, model=model)
     asked = {}
-    for question in ask(recipe, make_needles(recipe.needles), num_pictures=12):
-        said = read_rows(recipe.output_dir)[question.row.key].generated
-        prompt = Prompt(**vars(question.prompts[0]) | {"answer": said})
-        asked[prompt.key] = prompt
-    for reply in model.answer(list(asked.values())):
-        answer = asked[reply.key].answer
-        assert reply.is_greedy and reply.predicted == answer == reply.generated
-        is_greedy, logprob = one_forward(model, asked[reply.key])
-        assert is_greedy and reply.logprob == pytest.approx(logprob, abs=SAME)
-    assert len({prompt.answer for prompt in asked.values()}) > 1
+    for probe in ask(recipe, make_needles(recipe.needles), num_pictures=12):
+        said = read_rows(recipe.output_dir)[probe.row.key].generated
+        asked[probe.row.key] = replace(probe, row=replace(probe.row, answer=said))
+    for row in model.answer(list(asked.values())):
+        assert row.is_greedy and row.predicted == row.answer == row.generated
+        is_greedy, logprob = one_forward(model, asked[row.key])
+        assert is_greedy and row.logprob == pytest.approx(logprob, abs=SAME)
+    assert len({probe.row.answer for probe in asked.values()}) > 1
 
 
 @pytest.mark.parametrize("distractors", [0, 3, 5])
@@ -126,18 +124,18 @@ def test_every_text_cell_scores_as_by_one_forward_of_its_own(tmp_path, distracto
     asked = []
 
     class Listening(TreeModel):
-        def answer(self, prompts):
-            asked.extend(prompts)
-            return super().answer(prompts)
+        def answer(self, probes):
+            asked.extend(probes)
+            return super().answer(probes)
 
     model = tree_model(recipe, Listening)
-    summary = measure_text(model, recipe)
+    summary = run_text(recipe, model=model)
     rows = read_rows(tmp_path)
     assert len(asked) == len(rows) == 12
-    for prompt in asked:
-        is_greedy, logprob = one_forward(model, prompt)
-        assert rows[prompt.key[0]].is_greedy == is_greedy
-        assert rows[prompt.key[0]].logprob == pytest.approx(logprob, abs=HELD + SAME)
+    for probe in asked:
+        is_greedy, logprob = one_forward(model, probe)
+        assert rows[probe.row.key].is_greedy == is_greedy
+        assert rows[probe.row.key].logprob == pytest.approx(logprob, abs=HELD + SAME)
     assert summary["cost"]["flops_ratio"] > 1
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
 
@@ -156,9 +154,9 @@ class Pointing(TreeModel):
             attention.k_proj.weight[channel, 0] = 1.0
         super().__init__(model, *args, **options)
 
-    def look(self, albums, cache):
-        super().look(albums, cache)
-        haystack = len(albums[0]) * self.tokens_per_frame
+    def encode(self, pictures, cache):
+        super().encode(pictures, cache)
+        haystack = len(pictures[0]) * self.tokens_per_frame
         self.features = self.features.clone()
         self.features[:, 0] = 0.0
         self.features[haystack:, 0] = 100.0
@@ -168,7 +166,7 @@ class Pointing(TreeModel):
 def test_localisation_finds_what_attention_must_point_at(tmp_path, kind):
     grid = Grid(lengths=(10, 20, 30), depths=(0.0, 0.3, 0.7, 1.0), kind=kind)
     recipe = visual_recipe(tmp_path / "run", grid=grid)
-    summary = measure_visual(tree_model(recipe, Pointing, evidence_heads=[[0, 0]]), recipe)
+    summary = run_visual(recipe, model=tree_model(recipe, Pointing, evidence_heads=[[0, 0]]))
     assert summary["localisation"] == {
         "hit@1": 1.0,
         "hit@5": 1.0,
@@ -180,13 +178,20 @@ def test_localisation_finds_what_attention_must_point_at(tmp_path, kind):
 
 
 def test_evidence_is_the_attention_of_the_answers_positions_by_frame(tmp_path):
+    found = []
+
+    class Noting(TreeModel):
+        def per_frame(self, weights, probe):
+            found.append(super().per_frame(weights, probe))
+            return found[-1]
+
     recipe = visual_recipe(tmp_path / "run")
-    model = tree_model(recipe)
-    measure_visual(model, recipe)
-    prompt = ask(recipe, make_needles(recipe.needles), num_pictures=12)[-1].prompts[0]
-    (reply,) = model.answer([prompt])
+    model = tree_model(recipe, Noting)
+    run_visual(recipe, model=model)
+    probe = ask(recipe, make_needles(recipe.needles), num_pictures=12)[-1]
+    (row,) = model.answer([probe])
     longva = model.model
-    (symbols,) = model.symbols([prompt])
+    (symbols,) = model.prompts([probe])
     ids = torch.cat([*symbols.pieces, torch.tensor(symbols.answer[:-1], dtype=torch.int64)])
     x = longva.get_input_embeddings()(ids.clamp_min(0))
     x[ids < 0] = model.features[-1 - ids[ids < 0]]
@@ -195,14 +200,15 @@ def test_evidence_is_the_attention_of_the_answers_positions_by_frame(tmp_path):
         seen = longva.model.language_model(inputs_embeds=x[None], output_attentions=True).attentions
     weights = torch.stack(seen)[:, 0, :, -len(symbols.answer) :].mean((0, 1, 2))  # [L]
     first = len(symbols.pieces[0])
-    per_frame = weights[first : first + 4 * len(prompt.frames)].unflatten(0, (-1, 4)).sum(1)
-    torch.testing.assert_close(reply.frame_weights, per_frame, rtol=0, atol=SAME)
+    per_frame = weights[first : first + 4 * len(probe.frames)].unflatten(0, (-1, 4)).sum(1)
+    torch.testing.assert_close(found[-1], per_frame, rtol=0, atol=SAME)
+    assert row.evidence_frames == per_frame.topk(5).indices.tolist()
 
 
 def test_features_are_encoded_once_and_kept(tmp_path):
     recipe = visual_recipe(tmp_path / "a")
     first = tree_model(recipe)
-    measure_visual(first, recipe)
+    run_visual(recipe, model=first)
 
     class Blind(TreeModel):
         def _encode(self, pixels):
@@ -210,7 +216,7 @@ def test_features_are_encoded_once_and_kept(tmp_path):
 
     again = visual_recipe(tmp_path / "b")
     second = tree_model(again, Blind)
-    measure_visual(second, again)
+    run_visual(again, model=second)
     assert torch.equal(first.features, second.features)
     assert list(read_rows(tmp_path / "a").values()) == list(read_rows(tmp_path / "b").values())
 
@@ -269,7 +275,7 @@ def check_same(folder: Path, whole: Path) -> None:
 
 def real_run(rank: int, world_size: int, output_dir: Path) -> None:
     recipe = visual_recipe(output_dir, max_new_tokens=3, ask_time=True)
-    measure_visual(tree_model(recipe), recipe)
+    run_visual(recipe, model=tree_model(recipe))
 
 
 @pytest.fixture(scope="module")
@@ -351,7 +357,7 @@ def test_a_text_model_shown_frames_says_so(tmp_path):
     model = tree_model(visual_recipe(tmp_path))
     model.tokens_per_frame = None
     with pytest.raises(RecipeError, match="reads text only. Measure it with `longva niah text`"):
-        model.look(["album"], tmp_path)
+        model.encode(["a film"], tmp_path)
 
 
 def text_recipe_of(family: str, tmp_path: Path, **settings) -> TextRecipe:
@@ -420,29 +426,23 @@ def give_dynamic_rope(longva):
 
 
 def dynamic_model(recipe):
-    model = tree_model(recipe)
-    give_dynamic_rope(model.model)
-    return tree_model_of(model, recipe)
-
-
-def tree_model_of(like, recipe):
-    pixels = {name: getattr(like, name) for name in ("image_mean", "image_std", "frame_size")}
-    return TreeModel(like.model, like.tokenizer, recipe, **pixels)
+    model, processor = random_longva(dtype=torch.float64)
+    give_dynamic_rope(model)
+    return tree_model_of(LongVA(model, processor, name="random"), recipe)
 
 
 def test_visual_cells_of_rope_that_depends_on_the_length_are_one_forward_each(tmp_path):
     settings = {"grid": Grid(lengths=(6, 9), depths=(0.5,)), "needles": NeedleRecipe(count=1)}
     recipe = visual_recipe(tmp_path / "run", max_new_tokens=1, **settings)
     reference = dynamic_model(recipe)
-    summary = measure_visual(reference, recipe)
+    summary = run_visual(recipe, model=reference)
     rows = read_rows(recipe.output_dir)
-    for question in ask(recipe, make_needles(recipe.needles), num_pictures=9):
-        prompt = question.prompts[0]
-        fed = reference.tokenizer(prompt.answer, add_special_tokens=False)["input_ids"][:-1]
+    for probe in ask(recipe, make_needles(recipe.needles), num_pictures=9):
+        fed = reference.tokenizer(probe.row.answer, add_special_tokens=False)["input_ids"][:-1]
         forget_length(reference.model.get_decoder())
-        logprob = forward_logprob(reference, prompt, fed)
-        assert rows[question.row.key].logprob == pytest.approx(logprob, abs=1e-4)
-        assert rows[question.row.key].evidence_frame is not None
+        logprob = forward_logprob(reference, probe, fed)
+        assert rows[probe.row.key].logprob == pytest.approx(logprob, abs=1e-4)
+        assert rows[probe.row.key].evidence_frame is not None
     cost = summary["cost"]
     assert cost["tokens_processed"] == cost["tokens_one_forward_per_cell"] > 0
     assert cost["flops_ratio"] == 1
@@ -450,17 +450,17 @@ def test_visual_cells_of_rope_that_depends_on_the_length_are_one_forward_each(tm
 
 
 @torch.inference_mode()
-def forward_logprob(model, prompt, fed):
+def forward_logprob(model, probe, fed):
     """One plain forward over the prompt and all of its answer but the last token."""
 
     def ids(text):
         return torch.tensor(model.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     embed, template = model.model.get_input_embeddings(), TEMPLATES["qwen2"]
-    frames = model.features.unflatten(0, (-1, model.tokens_per_frame))[prompt.frames]
-    after = torch.cat([ids(prompt.question), ids(template["after"]), torch.tensor(fed).long()])
+    frames = model.features.unflatten(0, (-1, model.tokens_per_frame))[probe.frames]
+    after = torch.cat([ids(probe.row.question), ids(template["after"]), torch.tensor(fed).long()])
     x = torch.cat([embed(ids(template["before"])), frames.flatten(0, 1), embed(after)])
-    answer = ids(prompt.answer)
+    answer = ids(probe.row.answer)
     logits = model.model(inputs_embeds=x[None], logits_to_keep=len(answer)).logits[0]
     return logits.log_softmax(-1)[torch.arange(len(answer)), answer].sum().item()
 
@@ -477,7 +477,7 @@ def test_a_cell_does_not_depend_on_the_other_cells_of_the_grid(tmp_path):
         recipe = TextRecipe(
             model="random", output_dir=tmp_path / name, grid=grid, trials=1, max_new_tokens=2
         )
-        measure_text(dynamic_model(recipe), recipe)
+        run_text(recipe, model=dynamic_model(recipe))
         return {key: vars(row) for key, row in read_rows(recipe.output_dir).items()}
 
     few, many = rows("few", (400,)), rows("many", (400, 500))
@@ -503,17 +503,17 @@ def test_a_model_that_computes_nan_is_no_measurement(kind, tmp_path):
         recipe = TextRecipe(model="random", output_dir=tmp_path / "run", trials=1, **settings)
     else:
         recipe = visual_recipe(tmp_path / "run", grid=Grid(lengths=(3,), depths=(0.5,)))
-    measure = {"text": measure_text, "visual": measure_visual}[kind]
+    measure = {"text": run_text, "visual": run_visual}[kind]
     model = tree_model(recipe)
     broken = model.model.get_decoder().layers[1].mlp.down_proj.weight.data
     was = broken[0, 0].clone()
     broken[0, 0] = float("nan")
     with pytest.raises(NonFiniteError, match="the model computed NaN or infinity: its logits"):
-        measure(model, recipe)
+        measure(recipe, model=model)
     written = {path.name for path in (tmp_path / "run").iterdir()}
     assert not {"heatmap.png", "summary.json", "cells.jsonl"} & written
     broken[0, 0] = was  # another model by its weights, for which the folder is free
-    assert measure(model, recipe)["cells"] == 1
+    assert measure(recipe, model=model)["cells"] == 1
 
 
 def test_features_that_are_no_numbers_are_not_kept(tmp_path):
@@ -521,7 +521,7 @@ def test_features_that_are_no_numbers_are_not_kept(tmp_path):
     model = tree_model(recipe)
     model.model.model.multi_modal_projector.linear_2.bias.data[0] = float("inf")
     with pytest.raises(NonFiniteError, match="its features of frames"):
-        measure_visual(model, recipe)
+        run_visual(recipe, model=model)
     assert not list((tmp_path / "features").glob("*"))
 
 

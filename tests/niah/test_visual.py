@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +10,9 @@ from longva.errors import RecipeError, VideoError
 from longva.niah.cells import Cell, Grid
 from longva.niah.frames import DrawnFrames, HaystackRecipe, NeedlePictures, VideoFrames
 from longva.niah.log import read_rows
-from longva.niah.model import Reply
 from longva.niah.needle_sets import make_needles
 from longva.niah.needles import Needle, NeedleRecipe
-from longva.niah.visual import VisualRecipe, ask, choose_points, hide, measure_visual, run_visual
+from longva.niah.visual import VisualRecipe, ask, choose_points, hide, run_visual
 from longva.recipes import load_recipe
 from tests.niah.fakes import CoinModel
 
@@ -29,9 +29,8 @@ def needle(num_pictures=1, **settings) -> Needle:
 
 
 def test_the_needle_comes_on_top_of_the_haystack_at_int_depth_times_frames(tmp_path):
-    questions = ask(recipe(tmp_path), [needle()], num_pictures=20)
-    for question in questions:
-        row, frames = question.row, question.prompts[0].frames
+    for probe in ask(recipe(tmp_path), [needle()], num_pictures=20):
+        row, frames = probe.row, probe.frames
         assert row.position == int(row.depth * row.length)
         assert frames.tolist() == [
             *range(row.position),
@@ -42,16 +41,15 @@ def test_the_needle_comes_on_top_of_the_haystack_at_int_depth_times_frames(tmp_p
 
 
 def test_a_short_haystack_starts_again(tmp_path):
-    question = ask(recipe(tmp_path), [needle()], num_pictures=3)[1]
-    assert question.row.position == 2
-    assert question.prompts[0].frames.tolist() == [0, 1, 3, 2, 0, 1, 2, 0, 1, 2, 0]
+    probe = ask(recipe(tmp_path), [needle()], num_pictures=3)[1]
+    assert probe.row.position == 2
+    assert probe.frames.tolist() == [0, 1, 3, 2, 0, 1, 2, 0, 1, 2, 0]
 
 
 def test_each_trial_has_its_own_pictures(tmp_path):
-    questions = ask(recipe(tmp_path), [needle(2), needle(1), needle(1)], num_pictures=20)
-    for question in questions:
-        new = {f for f in question.prompts[0].frames.tolist() if f >= 20}
-        assert new == [{20, 21}, {22}, {23}][question.row.trial]
+    for probe in ask(recipe(tmp_path), [needle(2), needle(1), needle(1)], num_pictures=20):
+        new = {f for f in probe.frames.tolist() if f >= 20}
+        assert new == [{20, 21}, {22}, {23}][probe.row.trial]
 
 
 def test_pictures_are_hidden_where_their_points_say():
@@ -81,8 +79,8 @@ def test_where_order_counts_targets_appear_in_it():
 
 def test_targets_of_harder_tasks_are_all_the_frames_that_hold_the_answer(tmp_path):
     (hard,) = make_needles(NeedleRecipe(count=1, task="order", pictures=3, distractors=1))
-    for question in ask(recipe(tmp_path), [hard], num_pictures=20):
-        frames, row = question.prompts[0].frames, question.row
+    for probe in ask(recipe(tmp_path), [hard], num_pictures=20):
+        frames, row = probe.frames, probe.row
         assert [int(frames[target]) for target in row.targets] == [20, 21, 22]  # in their order
         assert row.position == row.targets[0] and row.frames == row.length + 4
         assert [int(frames[other]) for other in row.distractors] == [23]
@@ -92,8 +90,8 @@ def test_targets_of_harder_tasks_are_all_the_frames_that_hold_the_answer(tmp_pat
 class SeeingCoin(CoinModel):
     frame_size = 16
 
-    def look(self, albums, cache):
-        self.pictures = torch.cat([p for album in albums for p in album.batches(self.frame_size)])
+    def encode(self, pictures, cache):
+        self.pictures = torch.cat([p for one in pictures for p in one.batches(self.frame_size)])
 
 
 class Oracle(SeeingCoin):
@@ -103,23 +101,24 @@ class Oracle(SeeingCoin):
         super().__init__()
         self.haystack = haystack
 
-    def answer(self, prompts):
-        for prompt in prompts:
-            places = (prompt.frames >= self.haystack).float()
-            when = f"{int(places.argmax())} seconds"
-            yield Reply(
-                key=prompt.key,
-                predicted=prompt.answer,
+    def answer(self, probes):
+        for probe in probes:
+            place = int((probe.frames >= self.haystack).float().argmax())
+            yield replace(
+                probe.row,
+                predicted=probe.row.answer,
                 is_greedy=True,
-                generated=when if prompt.key[1] == "time" else prompt.answer,
-                frame_weights=places,
+                generated=probe.row.answer,
+                evidence_frame=place,
+                evidence_frames=[place],
+                time_generated=f"{place} seconds",
             )
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_an_oracle_is_right_everywhere_and_knows_when(tmp_path):
     settings = recipe(tmp_path, ask_time=True, needles=NeedleRecipe(count=8))
-    summary = measure_visual(Oracle(20), settings)
+    summary = run_visual(settings, model=Oracle(20))
     assert summary["mean"] == 1.0 and summary["effective_length"] == 20
     assert summary["protocol"] == {"frames": "video", "scoring": "teacher_forced"}
     assert summary["localisation"] == {
@@ -139,7 +138,7 @@ def test_an_oracle_is_right_everywhere_and_knows_when(tmp_path):
 
 
 def test_a_run_leaves_everything_behind(tmp_path):
-    measure_visual(SeeingCoin(), recipe(tmp_path))
+    run_visual(recipe(tmp_path), model=SeeingCoin())
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "recipe.yaml",
         "fingerprint.json",
@@ -156,9 +155,9 @@ def test_a_run_leaves_everything_behind(tmp_path):
 
 @pytest.mark.usefixtures("undrawn")
 def test_more_needles_extend_a_run_and_others_are_refused(tmp_path):
-    measure_visual(SeeingCoin(), recipe(tmp_path, needles=NeedleRecipe(count=2)))
+    run_visual(recipe(tmp_path, needles=NeedleRecipe(count=2)), model=SeeingCoin())
     before = read_rows(tmp_path / "run")
-    measure_visual(SeeingCoin(), recipe(tmp_path, needles=NeedleRecipe(count=3)))
+    run_visual(recipe(tmp_path, needles=NeedleRecipe(count=3)), model=SeeingCoin())
     after = read_rows(tmp_path / "run")
     assert len(after) == 18 and all(after[key] == row for key, row in before.items())
     for other in (
@@ -170,15 +169,14 @@ def test_more_needles_extend_a_run_and_others_are_refused(tmp_path):
         {"grid": Grid(lengths=(10, 20), depths=(0.0, 0.25, 1.0), kind="absolute")},
     ):
         with pytest.raises(RecipeError, match="another measurement"):
-            measure_visual(
-                SeeingCoin(), recipe(tmp_path, **{"needles": NeedleRecipe(count=3)} | other)
-            )
+            settings = recipe(tmp_path, **{"needles": NeedleRecipe(count=3)} | other)
+            run_visual(settings, model=SeeingCoin())
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_other_questions_about_the_same_pictures_are_another_measurement(tmp_path):
     needles = [needle()]
-    measure_visual(SeeingCoin(), recipe(tmp_path), needles=needles)
+    run_visual(recipe(tmp_path), model=SeeingCoin(), needles=needles)
     Image.new("RGB", (4, 4)).save(tmp_path / "cat.png")
     for prompt in ("What?", "Why?"):
         (tmp_path / "n.json").write_text(
@@ -189,7 +187,7 @@ def test_other_questions_about_the_same_pictures_are_another_measurement(tmp_pat
             needles=NeedleRecipe(source="json", file=tmp_path / "n.json"),
         )
         with pytest.raises(RecipeError, match="settings.needles"):
-            measure_visual(SeeingCoin(), settings)
+            run_visual(settings, model=SeeingCoin())
 
 
 def test_the_time_is_asked_of_a_single_needle_only():

@@ -1,5 +1,4 @@
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -31,7 +30,6 @@ from transformers import (
 
 from longva.errors import ContextLengthError, LongVAError, NonFiniteError
 from longva.niah.loading import prepare
-from longva.niah.recipe import ModelRecipe
 from longva.prompts.kv_cache import CachedSequence, RecomputedSequence
 from longva.prompts.kv_layers import CAPACITY_STEP, dequantise, quantise
 from longva.prompts.symbols import common_prefix
@@ -398,7 +396,7 @@ def test_any_decoder_that_keeps_every_token_is_read_as_by_one_forward(family):
     model = AutoModelForCausalLM.from_config(FAMILIES[family]()).eval()
     symbols = torch.randint(0, 40, (37,))
     want = logits_of_one_forward(model, symbols, None)
-    prepare(model, ModelRecipe(model=family, output_dir=Path("unused")))
+    prepare(model)
     sequence = CachedSequence(model, chunk_tokens=8)
     sequence.append(symbols[:15])
     sequence.append(symbols[:9])

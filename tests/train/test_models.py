@@ -9,7 +9,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from longva.evaluate.conversations import Reader, Turn
+from longva.evaluate.conversations import Reader
 from longva.model import LongVAForConditionalGeneration
 from longva.model.chat_format import chat_ids, turn_end
 from longva.model.random_model import byte_tokenizer
@@ -62,7 +62,9 @@ def end_of_answers(longva: LongVA, picture: Path) -> tuple[str, int, int]:
 
     hook = longva.model.lm_head.register_forward_hook(say_the_end)
     answer = longva.watch(picture).ask("hi", max_new_tokens=16)
-    reply = Reader(longva).generate((Turn("user", ("hi",)),), max_new_tokens=16)
+    reply = Reader(longva).generate(
+        [{"role": "user", "content": [{"type": "text", "text": "hi"}]}], max_new_tokens=16
+    )
     prompt = torch.tensor([chat_ids(longva.processor, [{"role": "user", "content": "hi"}])])
     ids = longva.model.generate(input_ids=prompt, max_new_tokens=16, do_sample=False)
     hook.remove()

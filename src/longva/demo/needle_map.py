@@ -19,7 +19,7 @@ from longva.niah.heatmap import COLOURS
 from longva.niah.log import read_rows
 from longva.niah.needles import NeedleRecipe
 from longva.niah.tree_model import TreeModel
-from longva.niah.visual import VisualRecipe, measure_visual
+from longva.niah.visual import VisualRecipe, run_visual
 from longva.watching.engine import Engine
 from longva.watching.events import EventStream, Failed, Finished, Progress
 from longva.watching.worker import QueueFullError
@@ -51,15 +51,12 @@ class NeedleMap:
         self.done, self.problem = 0, ""
         self.summary: dict[str, Any] | None = None
         self.work: EventStream | None = None
-        longva = engine.longva
         self.recipe = VisualRecipe(
-            model=longva.name,
+            model=engine.longva.name,
             output_dir=folder / "run",
             grid=grid,
             needles=NeedleRecipe(count=needles),
             max_new_tokens=0,
-            chunk_tokens=longva.chunk_tokens,
-            kv=longva.kv,
         )
         self.total = len(list(grid.cells(trials=needles)))
 
@@ -108,8 +105,8 @@ class NeedleMap:
         recipe, longva = self.recipe, self.engine.longva
         self.engine.store.make_room_for(max(recipe.grid.all_lengths))
         try:
-            model = TreeModel.of(longva, recipe)
-            return measure_visual(model, recipe, progress=self._progress, **own_pictures(recipe))
+            model = TreeModel.of(longva, max_new_tokens=recipe.max_new_tokens)
+            return run_visual(recipe, self._progress, model=model, **own_pictures(recipe))
         finally:
             # Features are large, and the next map does not use them.
             rmtree(recipe.output_dir / "features", ignore_errors=True)

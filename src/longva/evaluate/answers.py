@@ -72,28 +72,28 @@ class AnswerLog:
         self.answers[job.key] = answer
 
 
-def deal(jobs: Iterable[Job], world_size: int) -> list[list[Job]]:
-    """Share jobs out over processes: all about one medium go to one, one after the other.
+def partition(jobs: Iterable[Job], world_size: int) -> list[list[Job]]:
+    """Partition jobs over processes: all about one medium go to one, one after the other.
 
     Args:
         jobs: of all processes; the same one may come more than once.
         world_size: number of processes.
 
     Returns:
-        `world_size` lists. Every process that deals the same jobs gets the same lists.
+        `world_size` lists. Every process that partitions the same jobs gets the same lists.
 
     >>> job = lambda key, film: Job(key=key, kind="", task="", split="", doc_id=0, media=(film,))
-    >>> hands = deal([job("a1", "a"), job("b1", "b"), job("a2", "a"), job("c1", "c")], 2)
-    >>> [[job.key for job in hand] for hand in hands]
+    >>> shards = partition([job("a1", "a"), job("b1", "b"), job("a2", "a"), job("c1", "c")], 2)
+    >>> [[job.key for job in shard] for shard in shards]
     [['a1', 'a2'], ['b1', 'c1']]
     """
     groups: dict[Any, dict[str, Job]] = {}
     for job in jobs:
         groups.setdefault(job.media or job.key, {})[job.key] = job
-    hands: list[list[Job]] = [[] for _ in range(world_size)]
+    shards: list[list[Job]] = [[] for _ in range(world_size)]
     loads = [0] * world_size
     for group in sorted(groups.values(), key=len, reverse=True):
         lightest = loads.index(min(loads))
-        hands[lightest] += group.values()
+        shards[lightest] += group.values()
         loads[lightest] += WATCHING + len(group)
-    return hands
+    return shards

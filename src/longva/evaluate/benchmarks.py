@@ -11,9 +11,12 @@ The folder serves plain lmms-eval as well: run it inside of DATA/questions, with
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from string import Formatter
 from typing import Any
+
+import yaml
 
 from longva.errors import LongVAError
 
@@ -27,155 +30,29 @@ MOST_LISTED = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """One task, and its data."""
+    """One task, and its data; see the head of `benchmarks.yaml`."""
 
     dataset: str
-    """Name on the hub."""
-
+    columns: Sequence[str]
     split: str = "test"
     config: str | None = None
     file: str | None = None
-    """JSON file of the dataset, where it is none of the usual parquet files."""
-
-    columns: tuple[str, ...]
-    """What the task reads."""
-
     videos: str | None = None
-    """Path below the data folder, with columns in braces; None if pictures are in the dataset."""
-
-    suffixes: tuple[str, ...] = ("", ".mp4", ".MP4", ".mkv", ".webm")
-    """What may follow that path."""
+    judged: bool = False
 
 
-_QUESTION = ("question", "answer")
-_CHATGPT = ("video_name", *_QUESTION)
-_CONSISTENCY = ("video_name", "question_1", "question_2", "answer")
-_NEXT_MC = ("video", *_QUESTION, *(f"a{i}" for i in range(5)))
-_NEXT_OE = ("video", *_QUESTION, "type", "additional_ref_answer")
-_LONG = (
-    *("id", "video_path", "question", "correct_choice", "duration_group", "question_category"),
-    *(f"option{i}" for i in range(5)),
-)
-_MME = ("videoID", "duration", "domain", "sub_category", "task_type", "question_id", "options")
-_MMMU = ("id", *_QUESTION, "options", "question_type", *(f"image_{i}" for i in range(1, 8)))
-_MLVU = ("video_name", *_QUESTION, "task_type")
-_NEXT_VIDEOS, _CHATGPT_VIDEOS = "nextqa/NExTVideo/{video}", "videochatgpt/Test_Videos/{video_name}"
+SUFFIXES = ("", ".mp4", ".MP4", ".mkv", ".webm")
+"""What may follow the path of a video."""
 
-BENCHMARKS: dict[str, Benchmark] = {
-    "videomme": Benchmark(
-        dataset="lmms-eval/Video-MME",
-        columns=(*_MME, *_QUESTION),
-        videos="videomme/data/{videoID}",
-    ),
-    "mlvu_dev": Benchmark(dataset="sy1998/MLVU_dev", columns=_MLVU, videos="mlvu/{video_name}"),
-    "mlvu_test": Benchmark(
-        dataset="sy1998/MLVU_Test", columns=_MLVU, videos="mlvu_test/{video_name}"
-    ),
-    "mlvu_dev_sub_scene": Benchmark(
-        dataset="MLVU/MVLU",
-        file="MLVU/json/8_sub_scene.json",
-        columns=("video", *_QUESTION, "scoring_points"),
-        videos="mlvu_generation/MLVU/video/8_sub_scene/{video}",
-    ),
-    "mlvu_dev_summary": Benchmark(
-        dataset="MLVU/MVLU",
-        file="MLVU/json/9_summary.json",
-        columns=("video", *_QUESTION),
-        videos="mlvu_generation/MLVU/video/9_summary/{video}",
-    ),
-    "nextqa_mc_test": Benchmark(
-        dataset="lmms-eval/NExTQA", config="MC", columns=_NEXT_MC, videos=_NEXT_VIDEOS
-    ),
-    "nextqa_oe_test": Benchmark(
-        dataset="lmms-eval/NExTQA", config="OE", columns=_NEXT_OE, videos=_NEXT_VIDEOS
-    ),
-    "nextqa_oe_val": Benchmark(
-        dataset="lmms-eval/NExTQA",
-        config="OE",
-        split="validation",
-        columns=_NEXT_OE,
-        videos=_NEXT_VIDEOS,
-    ),
-    "activitynetqa": Benchmark(
-        dataset="lmms-eval/ActivityNetQA",
-        columns=("video_name", *_QUESTION, "question_id", "type"),
-        videos="activitynetqa/all_test/v_{video_name}",
-    ),
-    "videochatgpt_gen": Benchmark(
-        dataset="lmms-eval/VideoChatGPT",
-        config="Generic",
-        columns=_CHATGPT,
-        videos=_CHATGPT_VIDEOS,
-    ),
-    "videochatgpt_temporal": Benchmark(
-        dataset="lmms-eval/VideoChatGPT",
-        config="Temporal",
-        columns=_CHATGPT,
-        videos=_CHATGPT_VIDEOS,
-    ),
-    "videochatgpt_consistency": Benchmark(
-        dataset="lmms-eval/VideoChatGPT",
-        config="Consistency",
-        columns=_CONSISTENCY,
-        videos=_CHATGPT_VIDEOS,
-    ),
-    "video_dc499": Benchmark(
-        dataset="lmms-lab/VideoDetailDescription", columns=_CHATGPT, videos=_CHATGPT_VIDEOS
-    ),
-    "longvideobench_val_v": Benchmark(
-        dataset="longvideobench/LongVideoBench",
-        split="validation",
-        columns=_LONG,
-        videos="datasets/longvideobench/videos/{video_path}",
-    ),
-    "lvbench": Benchmark(
-        dataset="lmms-eval/LVBench",
-        split="train",
-        columns=("video_path", *_QUESTION),
-        videos="lvbench/{video_path}",
-    ),
-    "ai2d": Benchmark(dataset="lmms-lab-encoder/ai2d", columns=(*_QUESTION, "options", "image")),
-    "chartqa": Benchmark(dataset="lmms-lab-encoder/ChartQA", columns=("type", *_QUESTION, "image")),
-    "docvqa_val": Benchmark(
-        dataset="lmms-lab-encoder/DocVQA",
-        config="DocVQA",
-        split="validation",
-        columns=("question", "answers", "image"),
-    ),
-    "infovqa_val": Benchmark(
-        dataset="lmms-lab-encoder/DocVQA",
-        config="InfographicVQA",
-        split="validation",
-        columns=("question", "answers", "image"),
-    ),
-    "realworldqa": Benchmark(dataset="lmms-lab-encoder/RealWorldQA", columns=(*_QUESTION, "image")),
-    "mmmu_val": Benchmark(dataset="lmms-lab-encoder/MMMU", split="validation", columns=_MMMU),
-    "longva_vniah": Benchmark(
-        dataset="longva/v-niah",
-        columns=("video", *_QUESTION, "length", "depth"),
-        videos="vniah/{video}",
-    ),
-}
+_KNOWN = yaml.safe_load(files("longva.evaluate").joinpath("benchmarks.yaml").read_text("utf-8"))
 
-GROUPS: dict[str, tuple[str, ...]] = {
-    "table6": ("videomme",),
-    "table8": (
-        *("nextqa_mc_test", "nextqa_oe_test", "activitynetqa", "videochatgpt_consistency"),
-        *("videochatgpt_gen", "videochatgpt_temporal", "video_dc499"),
-    ),
-    "table9": ("ai2d", "chartqa", "docvqa_val", "infovqa_val", "realworldqa", "mmmu_val"),
-    "table10": ("mlvu_dev", "mlvu_dev_sub_scene", "mlvu_dev_summary"),
-    "videochatgpt": ("videochatgpt_gen", "videochatgpt_temporal", "videochatgpt_consistency"),
-    "nextqa": ("nextqa_mc_test", "nextqa_oe_test"),
-    "mlvu": ("mlvu_dev", "mlvu_dev_sub_scene", "mlvu_dev_summary"),
-}
+BENCHMARKS = {task: Benchmark(**values) for task, values in _KNOWN["benchmarks"].items()}
+
+GROUPS: dict[str, list[str]] = _KNOWN["groups"]
 """Several tasks under one name; `paper` is all tables."""
-GROUPS["paper"] = tuple(task for table in (6, 8, 9, 10) for task in GROUPS[f"table{table}"])
+GROUPS["paper"] = [task for table in (6, 8, 9, 10) for task in GROUPS[f"table{table}"]]
 
-JUDGED = {
-    *("activitynetqa", "videochatgpt_gen", "videochatgpt_temporal", "videochatgpt_consistency"),
-    "video_dc499",
-}
+JUDGED = {task for task, benchmark in BENCHMARKS.items() if benchmark.judged}
 """Tasks during which lmms-eval itself asks a judge."""
 
 
@@ -240,7 +117,7 @@ def _missing(benchmark: Benchmark, data: Path) -> list[str]:
     gone = [
         path
         for path in paths
-        if not any((data / f"{path}{suffix}").is_file() for suffix in benchmark.suffixes)
+        if not any((data / f"{path}{suffix}").is_file() for suffix in SUFFIXES)
     ]
     if not gone:
         return []

@@ -15,8 +15,8 @@ Shapes: R rows of features (all visual tokens of a conversation), D hidden size,
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,71 +29,59 @@ from longva.planning.watching import plan
 from longva.prompts.decoding import chooser, decode, stop_tokens, until_stop
 from longva.prompts.reader import PromptReader
 from longva.prompts.symbols import insert_rows
+from longva.prompts.tree import Prompt, score
 from longva.watching.assistant import LongVA
 from longva.watching.features import FrameSettings, VisualFeatures
 
-
-@dataclass(frozen=True)
-class Medium:
-    """A video or image that a conversation shows."""
-
-    source: str | bytes
-    """Path of a file, or the bytes of one."""
-
-    @cached_property
-    def identity(self) -> str:
-        """Tell media apart, on any machine: name and size of a file, a hash of bytes."""
-        if isinstance(self.source, bytes):
-            return hashlib.sha256(self.source).hexdigest()
-        path = Path(self.source)
-        return f"{path.name}, {path.stat().st_size} bytes" if path.is_file() else path.name
+Messages = list[dict[str, Any]]
+"""Messages as transformers has them: `role` and `content`, a list of parts. A part is
+`{"type": "text", "text": ...}` or `{"type": "image", "source": ...}`, an image or a video: the path
+of a file, or its bytes. (The chat template only needs to know that something stands there.)"""
 
 
-@dataclass(frozen=True)
-class Turn:
-    """What one speaker says and shows."""
-
-    role: str
-    """`system`, `user` or `assistant`."""
-
-    parts: tuple[str | Medium, ...]
+def media_of(conversation: Messages) -> list[str | bytes]:
+    """Return the sources of all media of a conversation, in order."""
+    parts = [part for message in conversation for part in message["content"]]
+    return [part["source"] for part in parts if part["type"] != "text"]
 
 
-Conversation = tuple[Turn, ...]
+def identity(source: str | bytes) -> str:
+    """Tell media apart, on any machine: name and size of a file, a hash of bytes."""
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    path = Path(source)
+    return f"{path.name}, {path.stat().st_size} bytes" if path.is_file() else path.name
 
 
-def media_of(conversation: Conversation) -> tuple[Medium, ...]:
-    """Return all media of a conversation, in order."""
-    return tuple(part for turn in conversation for part in turn.parts if isinstance(part, Medium))
-
-
-def fingerprint(conversation: Conversation) -> str:
+def fingerprint(conversation: Messages) -> str:
     """Hash who says and shows what.
 
-    >>> say = lambda text: (Turn("user", (text,)),)
+    >>> say = lambda text: [{"role": "user", "content": [{"type": "text", "text": text}]}]
     >>> fingerprint(say("a")) == fingerprint(say("b"))
     False
     """
     told = [
-        (turn.role, [(type(p).__name__, getattr(p, "identity", p)) for p in turn.parts])
-        for turn in conversation
+        (
+            message["role"],
+            [
+                ("str", part["text"])
+                if part["type"] == "text"
+                else ("Medium", identity(part["source"]))
+                for part in message["content"]
+            ],
+        )
+        for message in conversation
     ]
     return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reply:
-    """An answer and its size."""
+class Generation:
+    """A generated answer and its size."""
 
     text: str
     prompt_tokens: int
     answer_tokens: int
-
-
-def _part(part: str | Medium) -> dict[str, str]:
-    if isinstance(part, Medium):  # the template only needs to know that something stands here
-        return {"type": "image"}
-    return {"type": "text", "text": part}
 
 
 class Reader:
@@ -127,12 +115,12 @@ class Reader:
         self._reader = PromptReader(
             longva.model, chunk_tokens=longva.chunk_tokens, kv_dtype=longva.kv
         )
-        self._media: tuple[Medium, ...] = ()
+        self._media: list[str | bytes] = []
         self._sizes: list[int] = []
 
     def generate(
-        self, conversation: Conversation, *, max_new_tokens: int, until: Sequence[str] = ()
-    ) -> Reply:
+        self, conversation: Messages, *, max_new_tokens: int, until: Sequence[str] = ()
+    ) -> Generation:
         """Answer greedily.
 
         Args:
@@ -160,9 +148,9 @@ class Reader:
             text, ended = until_stop(text, until)
             if ended:
                 break
-        return Reply(text=text.strip(), prompt_tokens=length, answer_tokens=len(ids))
+        return Generation(text=text.strip(), prompt_tokens=length, answer_tokens=len(ids))
 
-    def loglikelihood(self, conversation: Conversation, answer: str) -> tuple[float, bool]:
+    def loglikelihood(self, conversation: Messages, answer: str) -> tuple[float, bool]:
         """Return the log-probability of an answer, and whether greedy decoding would give it.
 
         Raises:
@@ -171,42 +159,34 @@ class Reader:
         ids = text_ids(self.longva.processor.tokenizer, answer)
         if not ids:
             raise LongVAError("an empty answer has no probability. Give the answer's text.")
-        hidden = self._reader.read(self._symbols(conversation))
-        length = self._reader.length
+        prompt = Prompt([self._symbols(conversation)], answer=ids)
+        hidden = self._reader.read(prompt.pieces[0])
         fed = torch.tensor(ids[:-1], dtype=torch.int64)
         hidden = torch.cat([hidden, self._reader.append(fed, keep=len(fed))])  # [A, D]
-        self._reader.crop(length)
-        logprobs = self._reader.logits(hidden).log_softmax(-1).cpu()  # [A, V]
-        chosen = torch.tensor(ids)
-        greedy = torch.equal(logprobs.argmax(-1), chosen)
-        return float(logprobs[torch.arange(len(ids)), chosen].sum()), greedy
+        self._reader.crop(prompt.length)
+        scored = score(self._reader.logits(hidden), prompt)
+        return scored.logprob, scored.is_greedy
 
-    def _symbols(self, conversation: Conversation) -> Tensor:
+    def _symbols(self, conversation: Messages) -> Tensor:
         """Watch what was not watched, tokenise, and put rows of features where media stand."""
         media = media_of(conversation)
         if not self.reuse or media != self._media:
             self._watch(media)
-        messages = [
-            {"role": turn.role, "content": [_part(part) for part in turn.parts]}
-            for turn in conversation
-        ]
-        ids, config = (
-            torch.tensor(chat_ids(self.longva.processor, messages)),
-            self.longva.model.config,
-        )
+        ids = torch.tensor(chat_ids(self.longva.processor, conversation))
+        config = self.longva.model.config
         return insert_rows(ids, {config.image_token_id, config.video_token_id}, self._sizes)
 
-    def _watch(self, media: tuple[Medium, ...]) -> None:
+    def _watch(self, media: list[str | bytes]) -> None:
         self._reader.crop(0)
-        self._media, self._sizes, self._reader.rows = (), [], None
-        features = [self._encode(medium) for medium in media]
+        self._media, self._sizes, self._reader.rows = [], [], None
+        features = [self._encode(source) for source in media]
         tokens = [feature.tokens.flatten(0, 1) for feature in features]  # [R of one, D]
         self._sizes = [len(rows) for rows in tokens]
         self._reader.rows = torch.cat(tokens) if tokens else None
         self._media = media
         self.watched += len(media)
 
-    def _encode(self, medium: Medium) -> VisualFeatures:
-        opened = open_media(medium.source)
+    def _encode(self, source: str | bytes) -> VisualFeatures:
+        opened = open_media(source)
         self.longva.plan(self.longva.num_frames([opened], self.sampling)).check()
         return self.longva.encode(opened, self.sampling, self.settings)

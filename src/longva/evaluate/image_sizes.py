@@ -15,9 +15,10 @@ from PIL import ExifTags
 
 from longva.errors import LongVAError, VideoError
 from longva.evaluate.report import COLOURS
-from longva.files.writing import read_lines, whole_file
+from longva.files.writing import read_lines
 from longva.media.source import IMAGE_SUFFIXES, open_image
 from longva.model.unires import GridRule, choose_grid
+from longva.reporting.figure import plain_axes, save_figure
 
 TOKENS_A_GRID = 144
 SIDEWAYS = range(5, 9)
@@ -174,9 +175,6 @@ def _draw(datasets: Sequence[ImageSizes], path: Path) -> None:
     left.set_ylabel("% of the images")
     right.set_xlabel("grids of an image under UniRes")
     for panel in (left, right):
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(axis="y", color="#e6e8eb")
-        panel.set_axisbelow(True)
+        plain_axes(panel)
     figure.legend(loc="outside upper center", ncols=1, frameon=False, fontsize=9)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=160)
+    save_figure(figure, path, dpi=160)

@@ -17,7 +17,7 @@ from typing import Any
 from longva.errors import LongVAError
 from longva.evaluate.judge import Estimate, Judge, Judgement, Sample
 from longva.evaluate.rubrics import rubrics
-from longva.files.writing import read_lines, whole_file
+from longva.files.writing import read_lines, write_whole
 from longva.finite import to_json
 from longva.reporting.progress import Progress
 
@@ -87,9 +87,8 @@ def judge_results(results: Path, judge: Judge, progress: Progress | None = None)
             for i, (log, sample) in enumerate(numbered)
             if log == path
         ]
-        written.append(path.with_name(path.name.replace("_samples_", "_judged_")))
-        with whole_file(written[-1]) as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8")
+        written.append(_judged(path))
+        write_whole(written[-1], "".join(lines))
     return written
 
 
@@ -106,8 +105,11 @@ def _line(sample: Sample, judgement: Judgement | None, judge: Judge) -> str:
 
 def read_judgements(log: Path) -> list[Judgement]:
     """Return the judgements that stand beside a sample log; none if it was not judged."""
-    path = log.with_name(log.name.replace("_samples_", "_judged_"))
-    return [Judgement(**row) for row in read_lines(path)]
+    return [Judgement(**row) for row in read_lines(_judged(log))]
+
+
+def _judged(log: Path) -> Path:
+    return log.with_name(log.name.replace("_samples_", "_judged_"))
 
 
 def describe_judgements(path: Path) -> list[str]:
@@ -163,16 +165,8 @@ def _pairs(metrics: dict[str, dict[str, str]]) -> Iterator[tuple[str, dict[str, 
     for wordings in waiting.values():
         first, second = wordings["Q1"], wordings["Q2"]
         for (number, one), (_, two) in zip(first, second, strict=False):
-            yield (
-                number,
-                {
-                    "question_1": one["Q1"],
-                    "question_2": two["Q2"],
-                    "answer": one["answer"],
-                    "prediction_1": one["pred1"],
-                    "prediction_2": two["pred2"],
-                },
-            )
+            fields = {"question_1": one["Q1"], "question_2": two["Q2"], "answer": one["answer"]}
+            yield number, fields | {"prediction_1": one["pred1"], "prediction_2": two["pred2"]}
         shorter = min(len(first), len(second))
         for number, _ in first[shorter:] + second[shorter:]:
             yield number, {}

@@ -1,12 +1,12 @@
 """LongVA as a model of lmms-eval, the field's runner of benchmarks.
 
     requests of all tasks --+-- answered before? --> answers.jsonl
-                            +-- sorted by medium, dealt to the processes
+                            +-- sorted by medium, shared out to the processes
                                   a video is watched once, all its questions are asked
                                                                   --> answers.jsonl, lmms-eval
 
-lmms-eval deals documents to processes one by one, so that the questions about one video land on
-different GPUs. Here they are dealt again, whole videos at a time, and the answers exchanged.
+lmms-eval gives documents to processes one by one, so that the questions about one video land on
+different GPUs. Here they are partitioned anew, by whole videos, and the answers are exchanged.
 
     accelerate launch --num_processes 8 -m lmms_eval --model longva_hf \\
         --model_args model=lmms-lab/LongVA-7B-DPO,frames=128,cache=runs/answers --tasks videomme
@@ -30,13 +30,12 @@ from tqdm import tqdm
 from longva import __version__
 from longva.checkpoints.fingerprint import weights_fingerprint
 from longva.errors import LongVAError, NonFiniteError
-from longva.evaluate.answers import AnswerLog, Job, deal
+from longva.evaluate.answers import AnswerLog, Job, partition
 from longva.evaluate.conversations import (
-    Conversation,
-    Medium,
+    Messages,
     Reader,
-    Turn,
     fingerprint,
+    identity,
     media_of,
 )
 from longva.finite import to_json
@@ -151,7 +150,7 @@ class LongVAChat(lmms):
         jobs = [self._job(request) for request in requests]
         left = {job.key: job for job in jobs if job.key not in self.log.answers}
         everyones = [job for jobs_left in self._exchange(left) for job in jobs_left.values()]
-        mine = deal(everyones, self.world_size)[self.rank]
+        mine = partition(everyones, self.world_size)[self.rank]
         new, failures = {}, []
         for job in tqdm(mine, desc="longva", disable=self.rank != 0):
             try:
@@ -200,7 +199,7 @@ class LongVAChat(lmms):
         conversation = self._conversation(draft, doc)
         parts = {**known, **self._about, "conversation": fingerprint(conversation)}
         key = hashlib.sha256(to_json(parts, sort_keys=True).encode()).hexdigest()
-        media = tuple(medium.identity for medium in media_of(conversation))
+        media = tuple(map(identity, media_of(conversation)))
         return Job(key=key, media=media, **known)
 
     def _builder(self, kind: str, given: Sequence[Any]) -> tuple[Callable[..., Any], Any]:
@@ -244,7 +243,7 @@ class LongVAChat(lmms):
 
     def _next_round(
         self, job: Job, doc: Any, said: list[str], state: Any
-    ) -> tuple[Conversation | None, Any]:
+    ) -> tuple[Messages | None, Any]:
         """Ask the task for the next round of a dialogue; None after the last."""
         if self.is_simple:
             raise LongVAError(f"{job.task} has several rounds. Run it without --force_simple.")
@@ -255,10 +254,12 @@ class LongVAChat(lmms):
             return None, state
         return conversation_of(next_round[0]), next_round[3]
 
-    def _conversation(self, job: Job, doc: Any) -> Conversation:
+    def _conversation(self, job: Job, doc: Any) -> Messages:
         built = self._builders[job.task](doc)
         if self.is_simple:
-            return (Turn("user", (*map(medium_of, built or []), job.context)),)
+            shown = [{"type": "image", "url": visual} for visual in built or []]
+            content = [*shown, {"type": "text", "text": job.context}]
+            built = [{"role": "user", "content": content}]
         return conversation_of(built)
 
 
@@ -268,40 +269,32 @@ class LongVASimple(LongVAChat):
     is_simple = True
 
 
-def conversation_of(messages: Sequence[dict[str, Any]]) -> Conversation:
+def conversation_of(messages: Sequence[dict[str, Any]]) -> Messages:
     """Read the messages of a task.
 
     Raises:
         LongVAError: they hold something that the model does not see.
     """
-    turns = []
+    conversation = []
     for message in messages:
         content = message["content"]
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        turns.append(Turn(message["role"], tuple(map(_part, parts))))
-    return tuple(turns)
+        conversation.append({"role": message["role"], "content": list(map(_part, parts))})
+    return conversation
 
 
-def _part(part: dict[str, Any]) -> str | Medium:
+def _part(part: dict[str, Any]) -> dict[str, Any]:
     if part["type"] == "text":
-        return part["text"]
+        return {"type": "text", "text": part["text"]}
     if part["type"] not in ("image", "video"):
         raise LongVAError(f"the task shows {part['type']}, which LongVA cannot perceive.")
     if part.get("start_time") is not None or part.get("end_time") is not None:
         raise LongVAError("the task shows a part of a video. Cut it out as a file of its own.")
-    return medium_of(part["url"])
-
-
-def medium_of(visual: Any) -> Medium:
-    """Turn what a task calls a visual into a medium: a path, or a picture.
-
-    Raises:
-        LongVAError: it is something else.
-    """
-    if isinstance(visual, str):
-        return Medium(visual)
+    visual = part["url"]
     if isinstance(visual, Image.Image):
         content = io.BytesIO()
         visual.convert("RGB").save(content, "PPM")
-        return Medium(content.getvalue())
-    raise LongVAError(f"a task shows a {type(visual).__name__}: a path or a picture is needed.")
+        visual = content.getvalue()
+    elif not isinstance(visual, str):
+        raise LongVAError(f"a task shows a {type(visual).__name__}: a path or a picture is needed.")
+    return {"type": "image", "source": visual}

@@ -9,7 +9,6 @@ has at least L - stride tokens before it; it costs a pass of L tokens for every 
 """
 
 import csv
-import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -137,15 +136,13 @@ def run_perplexity(
     sums = torch.zeros(len(lengths), 2, dtype=torch.float64)  # loss, scored tokens
     for done, document in enumerate(documents, 1):
         if recipe.mode == "full":
-            sums += torch.stack(
-                [total(losses) for losses in full_losses(model, document, lengths, recipe)]
-            )
+            losses = full_losses(model, document, lengths, recipe.chunk_tokens)
         else:
-            windows = [
+            losses = [
                 sliding_losses(model, document, length, recipe.stride, recipe.chunk_tokens)
                 for length in lengths
             ]
-            sums += torch.stack([total(losses) for losses in windows])
+        sums += torch.stack([total(one) for one in losses])
         if progress:
             progress("documents", done, len(documents))
     perplexities = check_finite((sums[:, 0] / sums[:, 1]).exp(), "its perplexity")
@@ -162,16 +159,14 @@ def run_perplexity(
     return points
 
 
-def full_losses(
-    model: Any, ids: Tensor, lengths: Sequence[int], recipe: PerplexityRecipe
-) -> list[Tensor]:
+def full_losses(model: Any, ids: Tensor, lengths: Sequence[int], chunk_tokens: int) -> list[Tensor]:
     """Return the losses of the first L tokens for each length L: of one pass, where that is right.
 
     A model whose rotary frequencies depend on the length reads each length by itself.
     """
     if length_dependence(model.get_decoder()):
-        return [token_losses(model, ids[:length], recipe.chunk_tokens) for length in lengths]
-    losses = token_losses(model, ids, recipe.chunk_tokens)
+        return [token_losses(model, ids[:length], chunk_tokens) for length in lengths]
+    losses = token_losses(model, ids, chunk_tokens)
     return [losses[: length - 1] for length in lengths]
 
 
@@ -211,23 +206,16 @@ def total(losses: Tensor) -> Tensor:
 
 def write_csv(points: Sequence[Point], path: Path) -> None:
     """Write `tokens,perplexity,scored_tokens` lines under a header."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([[p.tokens, f"{p.perplexity:.6g}", p.scored_tokens] for p in points])
-    write_whole(path, table.getvalue())
+    rows = [f"{p.tokens},{p.perplexity:.6g},{p.scored_tokens}" for p in points]
+    write_whole(path, "\n".join([",".join(COLUMNS), *rows, ""]))
 
 
 def read_csv(path: Path) -> list[Point]:
     """Read what `write_csv` wrote."""
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            Point(
-                tokens=int(row["tokens"]),
-                perplexity=float(row["perplexity"]),
-                scored_tokens=int(row["scored_tokens"]),
-            )
-            for row in csv.DictReader(file)
+            Point(tokens=int(tokens), perplexity=float(perplexity), scored_tokens=int(scored))
+            for tokens, perplexity, scored in list(csv.reader(file))[1:]
         ]
 
 

@@ -16,7 +16,8 @@ from longva import __version__
 from longva.evaluate.judged_samples import judged_tasks
 from longva.evaluate.results import Run, Score, read_runs
 from longva.evaluate.tables import Table, build_tables, markdown, paper_tables
-from longva.files.writing import whole_file
+from longva.files.writing import write_whole
+from longva.reporting.figure import plain_axes, save_figure
 
 LEGEND = (
     "Below each of our scores stands its 95 % interval, from the number n of answers (Wilson for "
@@ -54,17 +55,15 @@ def write_report(results: Path, output: Path) -> list[Path]:
         "made": f"longva {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     }
     page, text = output / "report.html", output / "report.md"
-    with whole_file(page) as temporary:
-        temporary.write_text(_html(tables, picture, facts), encoding="utf-8")
-    with whole_file(text) as temporary:
-        temporary.write_text(_markdown(tables, picture, facts), encoding="utf-8")
+    write_whole(page, _html(tables, picture, facts))
+    write_whole(text, _markdown(tables, picture, facts))
     return [page, text, picture]
 
 
 def describe(run: Run) -> str:
     """Say in a line what a run is."""
-    frames = f", {run.frames} frames" if isinstance(run.frames, int) else ""
-    frames = f", {run.frames}" if isinstance(run.frames, str) else frames
+    frames = f", {run.frames}" if run.frames else ""
+    frames += " frames" if isinstance(run.frames, int) else ""
     return f"{run.label}{frames}: {', '.join(sorted(run.tasks))}"
 
 
@@ -122,16 +121,18 @@ def draw_frames(runs: Sequence[Run], path: Path) -> None:
         panel.plot([row.frames for row in rows], [row.scores[i] for row in rows], "o--", **style)
         labels = dict.fromkeys(run.label for run in measured)
         for label, colour in zip(labels, cycle(COLOURS), strict=False):
-            found = [(r.frames, scores[id(r)][i]) for r in measured if r.label == label]
-            points = [
-                (x, score) for x, score in found if isinstance(score, Score) and not score.limited
-            ]
+            found = {r.frames: scores[id(r)][i] for r in measured if r.label == label}
+            points = {
+                x: score
+                for x, score in found.items()
+                if isinstance(score, Score) and not score.limited
+            }
             if points:
-                below = [max(0.0, score.value - score.low) for _, score in points]
-                above = [max(0.0, score.high - score.value) for _, score in points]
+                below = [max(0.0, score.value - score.low) for score in points.values()]
+                above = [max(0.0, score.high - score.value) for score in points.values()]
                 panel.errorbar(
-                    [x for x, _ in points],
-                    [score.value for _, score in points],
+                    list(points),
+                    [score.value for score in points.values()],
                     yerr=(below, above),
                     fmt="o-",
                     capsize=3,
@@ -144,13 +145,10 @@ def draw_frames(runs: Sequence[Run], path: Path) -> None:
         panel.set_xscale("log", base=2)
         panel.set_xticks(ticks, [str(tick) for tick in ticks], fontsize=8, rotation=45)
         panel.minorticks_off()
-        panel.grid(axis="y", color="#e6e8eb")
-        panel.set_axisbelow(True)
-        panel.spines[["top", "right"]].set_visible(False)
+        plain_axes(panel)
     panels[0].set_ylabel("% right")
     figure.supxlabel("frames", fontsize=10)
     legends = [panel.get_legend_handles_labels() for panel in panels]
     entries = {name: handle for pair in legends for handle, name in zip(*pair, strict=True)}
     figure.legend(entries.values(), entries, loc="outside upper center", ncols=4, frameon=False)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=160)
+    save_figure(figure, path, dpi=160)

@@ -13,7 +13,7 @@ lmms-eval's total stands in.
 import json
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,10 @@ class TaskResult:
     log: Path | None
     """Its sample log, if it was kept."""
 
+    def lines(self) -> Iterable[dict[str, Any]]:
+        """The lines of the sample log; none without one."""
+        return read_lines(self.log) if self.log else ()
+
     @property
     def limited(self) -> bool:
         """Whether questions were left out."""
@@ -141,46 +145,47 @@ class Run:
         result = self.tasks.get(column.task or "")
         if result is None:
             return NOT_RUN
-        lines = read_lines(result.log) if result.log else ()
-        rows = [line.get(column.metric or "") for line in lines]
+        rows = [line.get(column.metric or "") for line in result.lines()]
         if column.where:
             wanted = column.where.items()
             rows = [row for row in rows if isinstance(row, dict) and wanted <= row.items()]
         outcomes = [outcome(row) for row in rows]
         known = [value for value in outcomes if value is not None]
-        of: Any = {
-            "questions": column.questions or result.questions,
-            "limited": result.limited,
-        }
+        total = result.totals.get(f"{column.metric},none")
         if known and len(known) == len(outcomes):
             clusters = [row.get(column.cluster) if isinstance(row, dict) else None for row in rows]
             low, high = interval(known, clusters if column.cluster else None)
             value, n = 100 * sum(known) / len(known), len(known)
-            return Score(value=value, low=100 * low, high=100 * high, n=n, **of)
-        total = result.totals.get(f"{column.metric},none")
-        if column.where or not isinstance(total, int | float):
+        elif column.where or not isinstance(total, int | float):
             return NOT_RUN
-        n, value = len(rows) or result.answers, column.total * total
-        if column.cluster:  # which answers were right of one video is not known
-            return Score(value=value, low=-math.inf, high=math.inf, n=n, **of)
-        # For anything between 0 and 1, a right-or-wrong answer varies most: at worst too wide.
-        low, high = wilson_interval(value / 100 * n, n)
-        return Score(value=value, low=100 * low, high=100 * high, n=n, **of)
+        else:
+            n, value = len(rows) or result.answers, column.total * total
+            # For anything between 0 and 1, a right-or-wrong answer varies most: at worst too wide.
+            low, high = wilson_interval(value / 100 * n, n)
+            if column.cluster:  # which answers were right of one video is not known
+                low, high = -math.inf, math.inf
+        return Score(
+            value=value,
+            low=100 * low,
+            high=100 * high,
+            n=n,
+            questions=column.questions or result.questions,
+            limited=result.limited,
+        )
 
     def _judged(self, column: Column) -> Score | str:
         rubric = rubrics()[column.rubric or ""]
         result = self.tasks.get(rubric.task)
         if result is None:
             return NOT_RUN
-        lines = read_lines(result.log) if result.log else ()
-        logged = {str(line.get("doc_id")): line.get(rubric.metric) for line in lines}
+        logged = {str(line.get("doc_id")): line.get(rubric.metric) for line in result.lines()}
         found = read_judgements(result.log) if result.log else []
         found = [judgement for judgement in found if judgement.rubric == column.rubric]
-        graded = [judgement for judgement in found if judgement.score is not None]
-        scores = [judgement.score for judgement in graded if judgement.score is not None]
+        graded = [(j.id, j.score) for j in found if j.score is not None]
+        scores = [score for _, score in graded]
         if not scores:
             return f"{len(found)} unscored" if found else NOT_JUDGED
-        answers = [(logged.get(judgement.id), judgement.id) for judgement in graded]
+        answers = [(logged.get(number), number) for number, _ in graded]
         videos = [
             answer.get("video_name", number) if isinstance(answer, dict) else number
             for answer, number in answers
@@ -236,7 +241,11 @@ def read_runs(results: Path) -> list[Run]:
         name = Path(run.model).name
         run.model = name if len(sources[name]) == 1 else run.model
     names = list(dict.fromkeys(run.label for run in runs.values()))
-    return sorted(runs.values(), key=lambda run: (names.index(run.label), _frames_order(run)))
+
+    def order(run: Run) -> tuple[int, float]:
+        return names.index(run.label), run.frames if isinstance(run.frames, int) else math.inf
+
+    return sorted(runs.values(), key=order)
 
 
 def _run_of(config: Mapping[str, Any]) -> Run:
@@ -254,10 +263,6 @@ def _run_of(config: Mapping[str, Any]) -> Run:
     hidden = {*MODEL_ARGUMENTS, *FRAME_ARGUMENTS, *UNTOLD_ARGUMENTS}
     settings = ", ".join(f"{k}={v}" for k, v in sorted(given.items()) if k not in hidden)
     return Run(model=str(Path(str(model))), settings=settings, frames=frames)
-
-
-def _frames_order(run: Run) -> float:
-    return run.frames if isinstance(run.frames, int) else math.inf
 
 
 def outcome(value: Any) -> float | None:

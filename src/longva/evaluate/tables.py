@@ -14,11 +14,11 @@ first questions of a limited run, which are no sample of all: Video-MME begins w
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import groupby
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
@@ -51,31 +51,6 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
-    """A table of the paper, ours beside it."""
-
-    id: str
-    title: str
-    unit: str
-    columns: Sequence[Column]
-    lines: Sequence[Line]
-    has_frames: bool = True
-    """Whether it is about videos."""
-
-    notes: Sequence[str] = field(default_factory=list)
-
-    @property
-    def publisher(self) -> str:
-        """What a published row is called."""
-        return "paper" if self.title.startswith("Table ") else "published"
-
-    @property
-    def groups(self) -> list[tuple[str | None, int]]:
-        """The groups of the columns in order, with their widths."""
-        return [(g, len(list(c))) for g, c in groupby(self.columns, lambda column: column.group)]
-
-
-@dataclass(frozen=True, kw_only=True)
 class PaperRow:
     """A published row; with `series`, one that our runs are compared with."""
 
@@ -87,7 +62,7 @@ class PaperRow:
 
 @dataclass(frozen=True, kw_only=True)
 class PaperTable:
-    """A published table."""
+    """A published table; see the head of `paper_scores.yaml`."""
 
     id: str
     title: str
@@ -95,26 +70,47 @@ class PaperTable:
     note: str
     columns: Sequence[Column]
     rows: Sequence[PaperRow]
-    has_frames: bool = True
+    number: int | None = None
+    frames: bool = True
+    """Whether it is about videos."""
+
+    @property
+    def heading(self) -> str:
+        """The title, with the table's number in the paper."""
+        return f"Table {self.number}. {self.title}" if self.number else self.title
+
+    @property
+    def publisher(self) -> str:
+        """What a published row is called."""
+        return "paper" if self.number else "published"
+
+    @property
+    def groups(self) -> list[tuple[str | None, int]]:
+        """The groups of the columns in order, with their widths."""
+        return [(g, len(list(c))) for g, c in groupby(self.columns, lambda column: column.group)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(PaperTable):
+    """A table of the paper, ours beside it."""
+
+    lines: Sequence[Line]
+    notes: Sequence[str]
 
 
 @cache
 def paper_tables() -> tuple[PaperTable, ...]:
     """Read the published tables."""
     text = files("longva.evaluate").joinpath("paper_scores.yaml").read_text(encoding="utf-8")
-    return tuple(_paper_table(table) for table in yaml.safe_load(text)["tables"])
-
-
-def _paper_table(values: dict[str, Any]) -> PaperTable:
-    number = values.get("number")
-    return PaperTable(
-        id=values["id"],
-        title=f"Table {number}. {values['title']}" if number else values["title"],
-        unit=values["unit"],
-        note=values["note"],
-        columns=[Column(**column) for column in values["columns"]],
-        rows=[PaperRow(**row) for row in values["rows"]],
-        has_frames=values.get("frames", True),
+    return tuple(
+        PaperTable(
+            **table
+            | {
+                "columns": [Column(**column) for column in table["columns"]],
+                "rows": [PaperRow(**row) for row in table["rows"]],
+            }
+        )
+        for table in yaml.safe_load(text)["tables"]
     )
 
 
@@ -127,7 +123,7 @@ def _build(table: PaperTable, runs: Sequence[Run]) -> Table:
     lines: list[Line] = []
     notes = [table.note]
     series = {row.series for row in table.rows}
-    if not table.has_frames:
+    if not table.frames:
         runs = _without_frames(runs)
     waiting = [run for run in runs if set(run.scores(table.columns)) != {NOT_RUN}]
     for row in table.rows:
@@ -150,15 +146,7 @@ def _build(table: PaperTable, runs: Sequence[Run]) -> Table:
             lines.append(Line(kind="ours", model="", frames=row.frames, cells=empty))
     for run in waiting:
         lines += _ours(run, table.columns, [None] * len(table.columns), notes)
-    return Table(
-        id=table.id,
-        title=table.title,
-        unit=table.unit,
-        columns=table.columns,
-        lines=lines,
-        has_frames=table.has_frames,
-        notes=list(dict.fromkeys(notes)),
-    )
+    return Table(**vars(table), lines=lines, notes=list(dict.fromkeys(notes)))
 
 
 def _without_frames(runs: Sequence[Run]) -> list[Run]:
@@ -236,12 +224,12 @@ def _difference(score: Score | str, paper: float | None, column: Column) -> Cell
 
 def markdown(table: Table) -> str:
     """Write a table as GitHub's Markdown."""
-    names = ["", "Model", "Frames"] if table.has_frames else ["", "Model"]
+    names = ["", "Model", "Frames"] if table.frames else ["", "Model"]
     rows = [names + [column.full_name for column in table.columns]]
     rows.append(["---"] * len(names) + ["---:"] * len(table.columns))
     for line in table.lines:
         said = {"reference": "", "paper": table.publisher}.get(line.kind, line.kind)
-        frames = [] if not table.has_frames else ["" if line.frames is None else str(line.frames)]
+        frames = [] if not table.frames else ["" if line.frames is None else str(line.frames)]
         cells = [f"**{c.text}**" if c.mark in ("above", "below") else c.text for c in line.cells]
         rows.append([said, line.model, *frames, *cells])
         if any(cell.details for cell in line.cells):
@@ -250,4 +238,4 @@ def markdown(table: Table) -> str:
     rows = [[text.replace("|", "\\|") for text in row] for row in rows]
     text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     notes = "\n".join(f"- {note}" for note in table.notes)
-    return f"## {table.title}\n\n{table.unit}\n\n{text}\n\n{notes}\n"
+    return f"## {table.heading}\n\n{table.unit}\n\n{text}\n\n{notes}\n"

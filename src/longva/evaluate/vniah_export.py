@@ -23,10 +23,9 @@ from longva.errors import LongVAError
 from longva.evaluate.benchmarks import QUESTIONS
 from longva.files.writing import whole_file
 from longva.media.write import write_video
-from longva.niah.frames import NeedlePictures, Pictures, make_haystack
-from longva.niah.needle_sets import make_needles
+from longva.niah.frames import Pictures
 from longva.niah.needles import Needle
-from longva.niah.visual import VisualRecipe, ask
+from longva.niah.visual import VisualRecipe, ask, open_pictures
 from longva.reporting.progress import Progress
 
 DATASET, VIDEOS = "longva/v-niah", "vniah"
@@ -64,24 +63,20 @@ def export(
     except ImportError as error:
         raise LongVAError("writing the questions needs: pip install pyarrow") from error
 
-    longest = recipe.grid.all_lengths[-1]
-    haystack = haystack or make_haystack(recipe.haystack, longest)
-    needles = make_needles(recipe.needles) if needles is None else needles
-    pictures = [picture for needle in needles for picture in needle.pictures]
-    albums = [haystack, NeedlePictures(pictures, recipe.haystack.fit)]
-    frames = torch.cat([batch for album in albums for batch in album.batches(SIDE)])
-    questions = ask(recipe, needles, num_pictures=len(haystack))
+    pictures, needles = open_pictures(recipe, haystack, needles)
+    frames = torch.cat([batch for one in pictures for batch in one.batches(SIDE)])
+    probes = ask(recipe, needles, num_pictures=len(pictures[0]))
     folder, videos, rows = data / QUESTIONS / DATASET, data / VIDEOS, []
     videos.mkdir(parents=True, exist_ok=True)
-    for done, question in enumerate(questions, 1):
-        row, shown = question.row, question.prompts[0].frames
+    for done, probe in enumerate(probes, 1):
+        row, shown = probe.row, probe.frames
         assert shown is not None
         name = f"{row.length:05d}_{row.depth}_{row.trial}.mp4"
         fps = Fraction(recipe.haystack.fps).limit_denominator(1000)
         write_video(videos / name, (_image(frames[i]) for i in shown.tolist()), fps)
         rows.append({"video": name, **{column: getattr(row, column) for column in COLUMNS}})
         if progress:
-            progress("videos", done, len(questions))
+            progress("videos", done, len(probes))
     path = folder / "data" / "test-00000-of-00001.parquet"
     with whole_file(path) as temporary:
         parquet.write_table(pyarrow.Table.from_pylist(rows), temporary)

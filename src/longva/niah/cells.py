@@ -8,7 +8,7 @@
 
 In a depth grid the needle moves away with the haystack's end. In an absolute grid it stays at one
 frame while the haystack grows behind it, so one pass over the longest haystack serves every length
-(prompt_tree): the same number of lengths for a fraction of the work.
+(`prompts/tree.py`): the same number of lengths for a fraction of the work.
 """
 
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from longva.errors import RecipeError
 from longva.recipes import STRICT
 
 Key = tuple[int, float, int]
+"""Length, depth and trial of a cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,23 +38,18 @@ class Cell:
     trial: int
 
     @property
-    def key(self) -> tuple[int, float, int]:
+    def key(self) -> Key:
         """What makes two cells the same one, and the order of `cells.jsonl`."""
         return self.length, self.depth, self.trial
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(Cell):
     """One line of `cells.jsonl`: a cell, what was asked there and what the model did.
 
     Fields that a run does not measure are None: a model behind a server has no log-probabilities,
     text has no frames.
     """
-
-    length: int
-    depth: float
-    position: int
-    trial: int
 
     needle: str
     answer: str
@@ -101,11 +97,6 @@ class Row:
 
     time_seconds: float | None = None
     """The number in that reply, None if there is none."""
-
-    @property
-    def key(self) -> tuple[int, float, int]:
-        """The key of the cell it answers."""
-        return self.length, self.depth, self.trial
 
     @property
     def correct(self) -> bool:

@@ -6,8 +6,10 @@ shuffled; a model that cannot see scores exactly the chance that the needle name
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -27,33 +29,25 @@ COLOURS = {
     "brown": (120, 75, 40),
 }
 SHAPES = ("circle", "square", "triangle", "star", "diamond", "cross", "hexagon", "ring")
-WORDS = (
-    "anchor",
-    "basket",
-    "candle",
-    "dragon",
-    "engine",
-    "feather",
-    "garden",
-    "hammer",
-    "island",
-    "jacket",
-    "kettle",
-    "ladder",
-    "magnet",
-    "needle",
-    "orchid",
-    "pepper",
-    "quartz",
-    "rabbit",
-    "saddle",
-    "temple",
-    "umbrella",
-    "violin",
-    "window",
-    "zipper",
+_WORDS = """
+anchor basket candle dragon engine feather garden hammer island jacket kettle ladder magnet
+needle orchid pepper quartz rabbit saddle temple umbrella violin window zipper
+"""
+WORDS = _WORDS.split()
+CROSS = (
+    (-0.3, 0.3, 0.3, 1, 1, 0.3, 0.3, -0.3, -0.3, -1, -1, -0.3),
+    (-1, -1, -0.3, -0.3, 0.3, 0.3, 1, 1, 0.3, 0.3, -0.3, -0.3),
 )
+"""Corners of that shape: x and y, as shares of its half-width."""
+
 NUMBERS = range(100, 1000)
+
+CHOICES = {
+    "word": ("the {0.kind}. What word is written on it?", "label", WORDS),
+    "colour": ("the number {0.label}. What is the color of the shape?", "colour", COLOURS),
+    "shape": ("the number {0.label}. What is the shape on it?", "shape", SHAPES),
+}
+"""Questions with options about one card: the words, the attribute asked for, and all its values."""
 
 
 @dataclass(frozen=True)
@@ -73,31 +67,21 @@ class Card:
 def draw_needle(recipe: NeedleRecipe, trial: int) -> Needle:
     """Draw the pictures of one trial and write its question."""
     rng = np.random.default_rng([recipe.seed, trial])
-    about = ("number", "word", "colour", "shape")[trial % 4] if recipe.task == "find" else "number"
+    about = (
+        ("number", "word", "colour", "shape")[trial % 4] if recipe.task == "find" else recipe.task
+    )
     most = recipe.pictures if recipe.task in ("several", "order") else 1
     cards = deal_cards(rng, most + recipe.distractors, words=about == "word")
     targets, others = cards[:most], cards[most:]
     if recipe.task == "count":
         copies = deal_cards(rng, int(rng.integers(1, recipe.pictures + 1)))
         targets = [Card(targets[0].colour, targets[0].shape, card.label) for card in copies]
-        about = "count"
-    elif recipe.task != "find":
-        about = recipe.task
-    ask = {
-        "number": _ask_number,
-        "word": _ask_word,
-        "colour": _ask_colour,
-        "shape": _ask_shape,
-        "several": _ask_several,
-        "order": _ask_order,
-        "count": _ask_count,
-    }[about]
     return Needle(
         name=f"{about}-{recipe.seed}-{trial}",
         pictures=tuple(draw_card(card) for card in targets + others),
         num_targets=len(targets),
         in_order=recipe.task == "order",
-        **ask(targets, others, rng, recipe),
+        **_question(about, targets, others, rng, recipe),
     )
 
 
@@ -136,14 +120,7 @@ def draw_card(card: Card) -> Image.Image:
             for pair in zip(_polygon(5, r), _polygon(5, 0.4 * r, turn=math.pi / 5), strict=True)
             for point in pair
         ],
-        "cross": [
-            (x * r, y * r)
-            for x, y in zip(
-                (-0.3, 0.3, 0.3, 1, 1, 0.3, 0.3, -0.3, -0.3, -1, -1, -0.3),
-                (-1, -1, -0.3, -0.3, 0.3, 0.3, 1, 1, 0.3, 0.3, -0.3, -0.3),
-                strict=True,
-            )
-        ],
+        "cross": [(x * r, y * r) for x, y in zip(*CROSS, strict=True)],
     }
     box = (centre - r, centre - r, centre + r, centre + r)
     if card.shape == "circle":
@@ -165,41 +142,47 @@ def _polygon(sides: int, radius: float, turn: float = 0.0) -> list[tuple[float, 
     return [(radius * math.sin(angle), -radius * math.cos(angle)) for angle in angles]
 
 
-def _ask_number(targets, others, rng, recipe) -> dict:
-    question = f"Find the frame with the {targets[0].kind}. What number is written on it?"
-    return {
-        "prompt": f"\n{question}{WORD_ENDING}",
-        "answer": targets[0].label,
-        "chance": 1 / len(NUMBERS),
-    }
+def _question(
+    about: str,
+    targets: list[Card],
+    others: list[Card],
+    rng: np.random.Generator,
+    recipe: NeedleRecipe,
+) -> dict[str, Any]:
+    """Write what is asked about the targets: prompt, answer and chance."""
+    first, labels = targets[0], [card.label for card in targets]
+    if about in CHOICES:
+        words, attribute, values = CHOICES[about]
+        question = f"Find the frame with {words.format(first)}"
+        right, *tempting = (getattr(card, attribute) for card in [first, *others])
+        return _choice(question, right, tempting, values, rng)
+    if about == "order":
+        return _order(targets, rng)
+    question, ending, answer, chance = {
+        "number": (
+            f"Find the frame with the {first.kind}. What number is written on it?",
+            WORD_ENDING,
+            first.label,
+            1 / len(NUMBERS),
+        ),
+        "several": (
+            f"Find the frames with {_listed(targets)}. What numbers are written on them?",
+            "\nAnswer with the numbers in this order, separated by commas.",
+            ", ".join(labels),
+            len(NUMBERS) ** -len(targets),
+        ),
+        "count": (
+            f"Find the frames with a {first.kind}. How many such frames are there?",
+            "\nAnswer the question using a single number.",
+            str(len(targets)),
+            1 / recipe.pictures,
+        ),
+    }[about]
+    return {"prompt": f"\n{question}{ending}", "answer": answer, "chance": chance}
 
 
-def _ask_word(targets, others, rng, recipe) -> dict:
-    question = f"Find the frame with the {targets[0].kind}. What word is written on it?"
-    return _choice(question, targets[0].label, [card.label for card in others], WORDS, rng)
-
-
-def _ask_colour(targets, others, rng, recipe) -> dict:
-    question = f"Find the frame with the number {targets[0].label}. What is the color of the shape?"
-    return _choice(question, targets[0].colour, [card.colour for card in others], COLOURS, rng)
-
-
-def _ask_shape(targets, others, rng, recipe) -> dict:
-    question = f"Find the frame with the number {targets[0].label}. What is the shape on it?"
-    return _choice(question, targets[0].shape, [card.shape for card in others], SHAPES, rng)
-
-
-def _ask_several(targets, others, rng, recipe) -> dict:
-    question = f"Find the frames with {_listed(targets)}. What numbers are written on them?"
-    ending = "\nAnswer with the numbers in this order, separated by commas."
-    return {
-        "prompt": f"\n{question}{ending}",
-        "answer": ", ".join(card.label for card in targets),
-        "chance": len(NUMBERS) ** -len(targets),
-    }
-
-
-def _ask_order(targets, others, rng, recipe) -> dict:
+def _order(targets: list[Card], rng: np.random.Generator) -> dict[str, Any]:
+    """Offer the order of the targets among up to three wrong ones."""
     named = [targets[i] for i in rng.permutation(len(targets))]
     wrong = [order for order in permutations(targets) if list(order) != targets]
     shown = [list(wrong[i]) for i in rng.permutation(len(wrong))[:3]]
@@ -210,18 +193,15 @@ def _ask_order(targets, others, rng, recipe) -> dict:
     return multiple_choice(question, options, right)
 
 
-def _ask_count(targets, others, rng, recipe) -> dict:
-    question = f"Find the frames with a {targets[0].kind}. How many such frames are there?"
-    return {
-        "prompt": f"\n{question}\nAnswer the question using a single number.",
-        "answer": str(len(targets)),
-        "chance": 1 / recipe.pictures,
-    }
-
-
-def _choice(question, right: str, tempting, all_values, rng) -> dict:
+def _choice(
+    question: str,
+    right: str,
+    tempting: list[str],
+    values: Iterable[str],
+    rng: np.random.Generator,
+) -> dict[str, Any]:
     """Offer four options in random order: the right one, those of the distractors, others."""
-    rest = [value for value in rng.permutation(list(all_values)).tolist() if value != right]
+    rest = [value for value in rng.permutation(list(values)).tolist() if value != right]
     wrong = list(dict.fromkeys([value for value in tempting if value != right] + rest))[:3]
     options = [right, *wrong]
     shuffled = [options[i] for i in rng.permutation(4)]

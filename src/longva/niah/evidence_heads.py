@@ -16,10 +16,9 @@ from torch import Tensor
 
 from longva.attention.evidence import last_attention
 from longva.finite import check_finite
-from longva.niah.measure import Question
+from longva.niah.model import Probe
 from longva.niah.tree_model import TreeModel
-from longva.prompts import tree as prompt_tree
-from longva.prompts.kv_cache import CachedSequence
+from longva.prompts.tree import Prompt
 
 MOST_HEADS = 4
 
@@ -47,34 +46,26 @@ class HeadAttention:
 
 
 @torch.inference_mode()
-def frame_attention(model: TreeModel, questions: Sequence[Question]) -> list[Tensor]:
-    """Ask every question and return what each head read of each frame: [L, H, F] a question.
+def frame_attention(model: TreeModel, probes: Sequence[Probe]) -> list[Tensor]:
+    """Ask in every cell and return what each head read of each frame: [L, H, F] a probe.
 
     Args:
-        model: has looked at the pictures.
-        questions: see `longva.niah.visual.ask`.
+        model: has encoded the pictures.
+        probes: see `longva.niah.visual.ask`.
     """
-    per_frame = model.tokens_per_frame
-    assert per_frame is not None  # it sees
-    prompts = [question.prompts[0] for question in questions]
-    symbols = model.symbols(prompts)
-    frames = {prompt.key: model.frame_span(prompt) for prompt in prompts}
     heads = HeadAttention(1)
 
-    def observe(prompt: prompt_tree.Prompt) -> dict[str, Any]:
+    def observe(prompt: Prompt) -> dict[str, Any]:
         nonlocal heads
         heads = HeadAttention(max(1, len(prompt.answer)))
         return {"evidence": heads}
 
-    sequence = CachedSequence(
-        model.model, chunk_tokens=model.recipe.chunk_tokens, allow_beyond_context=True
-    )
-    found = {}
-    walk = prompt_tree.walk(sequence, symbols, embeddings=model.features, observe=observe)
-    for scored in walk:
-        span = frames[scored.key]  # type: ignore[index]
-        weights = heads.weights()[..., span]
-        found[scored.key] = weights.unflatten(-1, (-1, per_frame)).sum(-1).cpu()
+    prompts = model.prompts(probes)
+    asked = dict(zip((prompt.key for prompt in prompts), probes, strict=True))
+    found = {
+        scored.key: model.per_frame(heads.weights(), asked[scored.key])
+        for scored in model.walk(prompts, observe)
+    }
     return [found[prompt.key] for prompt in prompts]
 
 

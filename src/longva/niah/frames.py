@@ -26,14 +26,16 @@ from longva.recipes import STRICT
 
 
 class Pictures(ABC):
-    """An album: the frames of a haystack, or the pictures of needles."""
+    """A set of pictures with numbers: the frames of a haystack, or the pictures of needles."""
+
+    count: int
 
     fingerprint: dict[str, Any]
     """What the pictures depend on."""
 
-    @abstractmethod
     def __len__(self) -> int:
         """How many there are."""
+        return self.count
 
     @abstractmethod
     def batches(self, size: int) -> Iterator[Tensor]:
@@ -105,10 +107,6 @@ class VideoFrames(Pictures):
             "fit": recipe.fit,
         }
 
-    def __len__(self) -> int:
-        """How many there are."""
-        return self.count
-
     def batches(self, size: int) -> Iterator[Tensor]:
         """Decode them in order, uint8 [n, 3, size, size]."""
         for media, indices in self.chosen:
@@ -130,10 +128,6 @@ class DrawnFrames(Pictures):
     def __init__(self, seed: int, num_frames: int):
         self.seed, self.count = seed, num_frames
         self.fingerprint = {"drawn": seed}
-
-    def __len__(self) -> int:
-        """How many there are."""
-        return self.count
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """Draw them in order, uint8 [n, 3, size, size]."""
@@ -169,16 +163,12 @@ class NeedlePictures(Pictures):
     """The needles' pictures, each made a frame as the haystack's are."""
 
     def __init__(self, pictures: Sequence[Image.Image], fit: Fit):
-        self.pictures = pictures
+        self.pictures, self.count = pictures, len(pictures)
         self.fit: Fit = fit
         digest = hashlib.sha256()
         for picture in pictures:
             digest.update(f"{picture.size}".encode() + picture.tobytes())
         self.fingerprint = {"pictures": digest.hexdigest(), "fit": fit}
-
-    def __len__(self) -> int:
-        """How many there are."""
-        return len(self.pictures)
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """Yield one a time, uint8 [1, 3, size, size]."""

@@ -1,4 +1,4 @@
-"""The picture everybody knows: score by haystack length and needle depth.
+"""Heatmap of score by haystack length and needle depth.
 
 Colours, range and file schemas are the original's (`all_accuracies.json`, `avg_accuracy.txt`), so
 its published files are drawn and averaged by the same code as ours. A dotted line marks the length
@@ -7,9 +7,9 @@ mean's interval for other needles, and how the scores came about.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from longva.files.writing import write_whole
 from longva.finite import to_json
 from longva.niah.cells import Row
 from longva.niah.log import read_rows
-from longva.niah.scoring import Protocol
+from longva.niah.scoring import Frames, Protocol, grouped
 from longva.reporting.figure import save_figure, short
 from longva.reporting.intervals import clustered_interval
 
@@ -29,6 +29,10 @@ COLOURS = ["#F0496E", "#EBB839", "#9ad5b3"]
 
 KEYS = {"tokens": ("Context Length", "Document Depth"), "frames": ("Num. Frame", "Frame Depth")}
 """The original's names of length and depth (percent), for text and for video."""
+
+
+NUMBER = {"ha": "center", "va": "center", "color": "#333", "zorder": 3}
+"""Style of a square's number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,19 +64,13 @@ class Panel:
 
     tokens_per_frame: int | None = None
 
+    folder: Path | None = None
+    """Where the run lies that `plot` found."""
+
     @property
     def mean(self) -> float:
         """Mean over the squares, as the original's `avg_accuracy.txt`."""
         return sum(self.values.values()) / len(self.values)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plotted:
-    """One run that `plot` drew: where it lies, its average and how it was scored."""
-
-    folder: Path
-    mean: float
-    protocol: Protocol
 
 
 def read_panel(folder: Path, title: str) -> Panel:
@@ -98,14 +96,13 @@ def read_protocol(folder: Path, rows: Sequence[Row], unit: Literal["tokens", "fr
         told = json.loads(summary.read_text(encoding="utf-8")).get("protocol")
         if told:
             return Protocol(**told)
-    if unit == "tokens":
-        return Protocol.of(rows, None)
-    forced = Protocol.of(rows, "video")
-    return forced if forced.scoring == "teacher_forced" else Protocol.of(rows, "images")
+    scoring = Protocol.of(rows, None).scoring
+    frames: Frames = "video" if scoring == "teacher_forced" else "images"
+    return Protocol(frames=None if unit == "tokens" else frames, scoring=scoring)
 
 
 def panel_of(
-    rows: Iterable[Row],
+    rows: Sequence[Row],
     fingerprint: dict[str, Any],
     title: str,
     protocol: Protocol | None = None,
@@ -120,26 +117,26 @@ def panel_of(
         protocol: how the scores came about, written above them.
         of: `score`, or `localisation`: the share of rows whose best frame holds the needle.
     """
-    absolute = fingerprint["settings"]["grid"] == "absolute"
-    squares: dict[tuple[int, float], list[bool]] = {}
-    outcomes, needles = [], []
-    for row in rows:
-        hit = row.evidence_frame in (row.targets or ()) if of == "localisation" else row.correct
-        y = round(row.depth * row.length) if absolute else round(100 * row.depth, 6)
-        squares.setdefault((row.length, y), []).append(hit)
-        outcomes.append(hit)
-        needles.append(row.needle)
-    model = fingerprint["model"]
+    settings, model = fingerprint["settings"], fingerprint["model"]
+    absolute, unit = settings["grid"] == "absolute", settings["unit"]
+
+    def square(row: Row) -> tuple[int, float]:
+        place = round(row.depth * row.length) if absolute else round(100 * row.depth, 6)
+        return row.length, place
+
+    def hit(row: Row) -> bool:
+        return row.evidence_frame in (row.targets or ()) if of == "localisation" else row.correct
+
+    squares = {at: list(map(hit, group)) for at, group in grouped(rows, square)}
     per_frame, trained = model.get("tokens_per_frame"), model.get("training_length")
-    unit = fingerprint["settings"]["unit"]
     if unit == "frames":
         trained = trained / per_frame if trained and per_frame else None
     return Panel(
         title=title,
         unit=unit,
-        values={square: sum(hits) / len(hits) for square, hits in squares.items()},
-        counts={square: len(hits) for square, hits in squares.items()},
-        interval=clustered_interval(outcomes, needles),
+        values={at: sum(hits) / len(hits) for at, hits in squares.items()},
+        counts={at: len(hits) for at, hits in squares.items()},
+        interval=clustered_interval(list(map(hit, rows)), [row.needle for row in rows]),
         protocol=protocol,
         absolute=absolute,
         training_length=trained,
@@ -147,7 +144,7 @@ def panel_of(
     )
 
 
-def plot(folders: Sequence[Path | str], out: Path | str, *, mixed: bool = False) -> list[Plotted]:
+def plot(folders: Sequence[Path | str], out: Path | str, *, mixed: bool = False) -> list[Panel]:
     """Draw every run found in or below `folders` into one picture, side by side.
 
     Args:
@@ -156,12 +153,12 @@ def plot(folders: Sequence[Path | str], out: Path | str, *, mixed: bool = False)
         mixed: whether runs of different protocols may stand side by side.
 
     Returns:
-        Each run with its mean, in the order drawn.
+        The panels in the order drawn, each with its folder, mean and protocol.
 
     Raises:
         RecipeError: no run in a folder, or runs that were not scored alike.
     """
-    plotted, panels = [], []
+    panels = []
     for folder in map(Path, folders):
         names = ("cells.jsonl", "all_accuracies.json", "cells.*.jsonl")  # the last: ranks at work
         runs = sorted({path.parent for name in names for path in folder.rglob(name)})
@@ -171,34 +168,27 @@ def plot(folders: Sequence[Path | str], out: Path | str, *, mixed: bool = False)
             )
         for run in runs:
             title = folder.name if run == folder else str(run.relative_to(folder))
-            panel = read_panel(run, title)
-            assert panel.protocol is not None
-            panels.append(panel)
-            plotted.append(Plotted(folder=run, mean=panel.mean, protocol=panel.protocol))
+            panels.append(replace(read_panel(run, title), folder=run))
     if not mixed:
-        refuse_unlike(plotted)
+        refuse_unlike(panels)
     draw(panels, out)
-    return plotted
+    return panels
 
 
-def refuse_unlike(runs: Sequence[Plotted]) -> None:
+def refuse_unlike(runs: Sequence[Panel]) -> None:
     """Make sure that runs were scored alike; text and video may stand side by side.
 
     Raises:
         RecipeError: they were not.
     """
-    scorings = {run.protocol.scoring for run in runs}
-    shown = {run.protocol.frames for run in runs} - {None}
-    if len(scorings) > 1 or len(shown) > 1:
+    protocols = [run.protocol for run in runs if run.protocol]
+    shown = {protocol.frames for protocol in protocols} - {None}
+    if len({protocol.scoring for protocol in protocols}) > 1 or len(shown) > 1:
+        told = "".join(f"\n  {run.folder}: {run.protocol}" for run in runs)
         raise LongVAError(
-            "\n  ".join(
-                [
-                    "These runs were not scored alike, so their means are not comparable:",
-                    *(f"{run.folder}: {run.protocol}" for run in runs),
-                ]
-            )
-            + "\nDraw them one by one, or side by side all the same, each with its protocol in its "
-            "title.",
+            "These runs were not scored alike, so their means are not comparable:"
+            f"{told}\nDraw them one by one, or side by side all the same, each with its protocol "
+            "in its title.",
             mixed=True,
         )
 
@@ -218,13 +208,10 @@ def read_accuracies(path: Path) -> tuple[Literal["tokens", "frames"], dict]:
 
 def write_accuracies(rows: Sequence[Row], unit: Literal["tokens", "frames"], folder: Path) -> None:
     """Write `all_accuracies.json` and `avg_accuracy.txt` as the original does."""
-    squares: dict[tuple[int, float], list[bool]] = {}
-    for row in rows:
-        squares.setdefault((row.length, row.depth), []).append(row.correct)
     length, depth = KEYS[unit]
     entries = [
-        {length: x, depth: round(100 * y, 6), "Score": sum(hits) / len(hits)}
-        for (x, y), hits in sorted(squares.items())
+        {length: x, depth: round(100 * y, 6), "Score": sum(r.correct for r in square) / len(square)}
+        for (x, y), square in grouped(rows, lambda row: (row.length, row.depth))
     ]
     write_whole(folder / "all_accuracies.json", to_json(entries, indent=4))
     mean = sum(entry["Score"] for entry in entries) / len(entries)
@@ -323,15 +310,6 @@ def _draw_panel(ax: Any, panel: Panel, colours: Any, fontsize: float, inside: fl
         if len(sizes) > 1:
             text += f"\nn={panel.counts[x, y]}"
         column, line = xs.index(x) + 0.5, ys.index(y) + 0.5
-        ax.text(
-            column,
-            line,
-            text,
-            ha="center",
-            va="center",
-            size=inside,
-            color="#333",
-            zorder=3,
-            bbox={"facecolor": colours(score), "edgecolor": "none", "pad": 1},  # over the dots
-        )
+        over_dots = {"facecolor": colours(score), "edgecolor": "none", "pad": 1}
+        ax.text(column, line, text, size=inside, bbox=over_dots, **NUMBER)
     return image

@@ -1,4 +1,4 @@
-"""A model to be measured: loaded as the recipe says, and what its answers depend on.
+"""Load a model to be measured as its recipe says.
 
 Any causal language model of transformers, and LongVA in either format, with the RoPE base of the
 recipe and the attention that needs no mask over a long cache.
@@ -26,17 +26,20 @@ def load_language_model(recipe: ModelRecipe) -> tuple[Any, Any]:
     """Load any causal language model, LongVA's included, and its tokenizer."""
     if is_longva(recipe.model):
         longva = load_longva(recipe)
-        return prepare(longva.model, recipe), longva.processor.tokenizer
-    device = own_device(recipe.device)
+        return prepare(longva.model, recipe.rope_theta), longva.processor.tokenizer
     tokenizer = load_tokenizer(recipe.model)
+    return prepare(load_auto(AutoModelForCausalLM, recipe), recipe.rope_theta), tokenizer
+
+
+def load_auto(kind: Any, recipe: ModelRecipe) -> Any:
+    """Load a model by one of transformers' Auto classes onto the recipe's device."""
+    device = own_device(recipe.device)
     with loading(f"cannot load {recipe.model!r}"):
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            recipe.model, dtype=recipe.dtype or default_dtype(device)
-        )
-    return prepare(model.to(device), recipe), tokenizer
+        dtype = recipe.dtype or default_dtype(device)
+        return kind.from_pretrained(recipe.model, dtype=dtype).to(device)
 
 
-def prepare(model: Any, recipe: ModelRecipe) -> Any:
+def prepare(model: Any, theta: float | None = None) -> Any:
     """Set a model's RoPE base and the attention that needs no mask over a long cache.
 
     A model that cannot change its attention keeps its own. What a conversion to half precision did
@@ -44,10 +47,10 @@ def prepare(model: Any, recipe: ModelRecipe) -> Any:
 
     Raises:
         LongVAError: a layer forgets tokens, or logits are more than a projection; or it has no
-            single RoPE base, and the recipe sets one.
+            single RoPE base, and `theta` sets one.
     """
-    if recipe.rope_theta is not None:
-        set_rope_theta(model, recipe.rope_theta)
+    if theta is not None:
+        set_rope_theta(model, theta)
     check_readable(model)
     restore_frequencies(model.get_decoder())
     sees = hasattr(model.config, "vision_config")

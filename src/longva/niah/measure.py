@@ -1,4 +1,4 @@
-"""From questions to a finished folder: what text and visual measurements have in common.
+"""Ask what has no row yet; write the summary and the figures.
 
 output_dir/
     recipe.yaml  fingerprint.json  cells.jsonl         what was asked, of what, and every answer
@@ -8,9 +8,9 @@ output_dir/
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,19 +19,16 @@ from longva.errors import RecipeError
 from longva.files.lock import only_run
 from longva.files.writing import write_whole
 from longva.finite import to_json
-from longva.niah.cells import Key, Row
+from longva.niah.cells import Row
 from longva.niah.frames import Pictures
 from longva.niah.heatmap import draw, panel_of, write_accuracies
 from longva.niah.log import CellLog
-from longva.niah.model import Model, Prompt, Reply
+from longva.niah.model import Model, Probe
 from longva.niah.recipe import MeasurementRecipe
 from longva.niah.scoring import Frames, Protocol, answers_match, details, summarise
 from longva.parallel.ranks import init_ranks
 from longva.recipes import save_recipe
 from longva.reporting.progress import Progress
-
-EVIDENCE_FRAMES = 5
-"""Best frames kept in a row."""
 
 ASK_OTHERWISE = "Ask in its words: needles.source json, with a needles.file of yours."
 ASK_NANO = (
@@ -41,37 +38,28 @@ ASK_NANO = (
 """What to do about words that a model lacks."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """A cell before the model has answered."""
-
-    row: Row
-    prompts: tuple[Prompt, ...]
-    """The first is the one that is scored; a second may ask for the time."""
-
-
 def measure(
     model: Model,
-    questions: Sequence[Question],
+    probes: Sequence[Probe],
     recipe: MeasurementRecipe,
     *,
     settings: dict[str, Any],
     haystack: dict[str, Any],
-    albums: Sequence[Pictures] = (),
+    pictures: Sequence[Pictures] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any] | None:
     """Ask the model what is not yet in `cells.jsonl`, and write everything that follows from it.
 
-    Under torchrun every rank answers its share of the questions, on its own copy of the model.
+    Under torchrun every rank answers its share of the probes, on its own copy of the model.
 
     Args:
         model: under test.
-        questions: every cell of the grid.
+        probes: of every cell of the grid.
         recipe: its output folder is new, or of the same measurement, to be resumed or extended.
         settings: all that changes an answer besides model and haystack; `unit` and `grid` among it.
         haystack: what identifies it.
-        albums: the pictures that the questions name by number, one album after another.
-        progress: called with ("cells", questions asked, questions to ask).
+        pictures: that the probes name by number, one set after another.
+        progress: called with ("cells", cells done, cells to do) of this process.
 
     Returns:
         `summary.json` on rank 0, None on the others.
@@ -80,7 +68,7 @@ def measure(
         RecipeError: the folder holds another measurement, or another process is at work in it, or
             the model has no words for what is asked.
     """
-    check_words(model, questions)
+    check_words(model, probes)
     rank, world_size, wait = init_ranks()
     output_dir, features = recipe.output_dir, recipe.features or recipe.output_dir / "features"
     settings = settings | {"max_new_tokens": recipe.max_new_tokens}
@@ -89,30 +77,28 @@ def measure(
         if rank == 0:  # before the others, who then find a folder claimed and the features in it
             CellLog(output_dir, fingerprint)
             save_recipe(recipe, output_dir / "recipe.yaml")
-            model.look(albums, features)
+            model.encode(pictures, features)
         wait()
         if rank != 0:
-            model.look(albums, features)
+            model.encode(pictures, features)
         log = CellLog(output_dir, fingerprint, rank=rank, world_size=world_size)
-        left = {q.row.key: q for q in questions if q.row.key not in log.rows}
+        left = [probe for probe in probes if probe.row.key not in log.rows]
         wait()  # all have read the same rows before anyone appends
-        scored = [question.prompts[0] for question in left.values()]
-        mine = [left[prompt.key[0]] for prompt in model.share(scored, rank, world_size)]
-        for done, row in enumerate(answered(model, mine), 1):
-            if rank == 0 or not model.in_unison:
-                log.append(row)
+        mine = model.share(left, rank, world_size)
+        for done, row in enumerate(model.answer(mine), 1):
+            if rank == 0 or not model.collective:
+                log.append(judged(row))
             if progress:
                 progress("cells", done, len(mine))
         wait()
         if rank != 0:
             return None
         log.merge()
-        rows = [log.rows[question.row.key] for question in questions]
-        cost = model.cost([prompt for question in questions for prompt in question.prompts])
-        return write_report(rows, fingerprint, output_dir, cost, model.frames_as)
+        rows = [log.rows[probe.row.key] for probe in probes]
+        return write_report(rows, fingerprint, output_dir, model.cost(probes), model.frames_as)
 
 
-def check_words(model: Model, questions: Sequence[Question]) -> None:
+def check_words(model: Model, probes: Sequence[Probe]) -> None:
     """Make sure that the model can read what it is asked.
 
     A tokenizer of whole words, such as nano's, turns one that it lacks into its unknown token: the
@@ -124,11 +110,8 @@ def check_words(model: Model, questions: Sequence[Question]) -> None:
     tokenizer = model.tokenizer
     if tokenizer is None or tokenizer.unk_token_id is None:
         return
-    asked = {question.row.question or "" for question in questions}
-    asked |= {
-        t for q in questions for prompt in q.prompts for t in (prompt.question, prompt.answer)
-    }
-    for text in sorted(asked):
+    asked = ((p.row.question or "", p.row.answer, p.time_question) for p in probes)
+    for text in sorted({text for texts in asked for text in texts}):
         ids = {
             word: tokenizer(word, add_special_tokens=False)["input_ids"] for word in text.split()
         }
@@ -140,36 +123,14 @@ def check_words(model: Model, questions: Sequence[Question]) -> None:
             )
 
 
-def answered(model: Model, questions: Sequence[Question]) -> Iterator[Row]:
-    """Yield the row of each question as soon as the model has answered all its prompts."""
-    asked = {question.row.key: question for question in questions}
-    replies: dict[Key, dict[str, Reply]] = {}
-    for reply in model.answer([prompt for question in questions for prompt in question.prompts]):
-        key, part = reply.key
-        replies.setdefault(key, {})[part] = reply
-        if len(replies[key]) == len(asked[key].prompts):
-            yield complete(asked[key].row, replies.pop(key))
-
-
-def complete(row: Row, replies: dict[str, Reply]) -> Row:
-    """Add to a row what the model replied."""
-    scored, timed = replies["answer"], replies.get("time")
-    weights, generated = scored.frame_weights, scored.generated
-    best = None
-    if weights is not None:
-        best = weights.topk(min(EVIDENCE_FRAMES, len(weights))).indices.tolist()
+def judged(row: Row) -> Row:
+    """Add to a row what the model's replies are worth."""
+    said, time = row.generated, row.time_generated
     return replace(
         row,
-        prompt_tokens=scored.prompt_tokens,
-        predicted=scored.predicted,
-        is_greedy=scored.is_greedy,
-        logprob=None if scored.logprob is None else round(scored.logprob, 6),
-        generated=generated,
-        generated_correct=None if generated is None else answers_match(generated, row.answer),
-        evidence_frame=best[0] if best else None,
-        evidence_frames=best,
-        time_generated=timed.generated if timed else None,
-        time_seconds=first_number(timed.generated) if timed and timed.generated else None,
+        logprob=None if row.logprob is None else round(row.logprob, 6),
+        generated_correct=None if said is None else answers_match(said, row.answer),
+        time_seconds=first_number(time) if time else None,
     )
 
 

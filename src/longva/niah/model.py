@@ -1,11 +1,12 @@
-"""The model under test: what a measurement needs of it, and how a recipe names one.
+"""The interface of a model under test.
 
-    prompts -> Model.answer -> replies
+    probes -> Model.answer -> rows
 
-Three kinds: our own walk over a prompt tree (`tree_model`: any causal language model on text,
-LongVA on video; `ring_model` where one prompt needs several devices), any image-text-to-text model
-of transformers and any OpenAI-compatible server (`remote`: frames as images, generation only). To
-add one, write `fingerprint` and `answer`, and `look` if it sees (`frames_as`: how).
+Three kinds implement it: our own walk over a prompt tree (`tree_model`: any causal language model
+on text, LongVA on video; `ring_model` where one prompt needs several devices), any
+image-text-to-text model of transformers and any OpenAI-compatible server (`remote`: frames as
+images, generation only). To add one, write `fingerprint` and `answer`, and `encode` if it sees
+(`frames_as`: how).
 """
 
 from abc import ABC, abstractmethod
@@ -17,45 +18,26 @@ from typing import Any
 from torch import Tensor
 
 from longva.errors import RecipeError
-from longva.niah.cells import Key
+from longva.niah.cells import Row
 from longva.niah.frames import Pictures
-from longva.niah.scoring import Frames
-
-PromptKey = tuple[Key, str]
-"""A cell's key, and which of the cell's questions it is: `answer` or `time`."""
+from longva.niah.scoring import Frames, one_forward_each
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """One question, as any model can be asked it: about frames, or at the end of a text."""
+class Probe:
+    """What a model is asked in one cell: about frames, or at the end of a text."""
 
-    key: PromptKey
-
-    question: str = ""
-    """About the frames; the model puts it into its chat template."""
+    row: Row
+    """The cell, its question and its answer; what the model makes of them is not yet filled in."""
 
     frames: Tensor | None = None
-    """[F] int64, indices of the pictures that `Model.look` was given."""
+    """[F] int64, indices of the pictures that `Model.encode` was given."""
 
     pieces: tuple[Tensor, ...] = ()
-    """[n] int64 each: a whole text prompt in token ids."""
+    """[n] int64 each: a whole text prompt in token ids, the question included."""
 
-    answer: str = ""
-    """To be scored by teacher forcing; empty if only generation is wanted."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reply:
-    """What the model made of a prompt; None is what this kind of model cannot tell."""
-
-    key: PromptKey
-    predicted: str | None = None
-    is_greedy: bool | None = None
-    logprob: float | None = None
-    generated: str | None = None
-    prompt_tokens: int | None = None
-    frame_weights: Tensor | None = None
-    """[F] float32, attention of the answer's positions on each frame."""
+    time_question: str = ""
+    """Also asked about the frames: when the needle appears. Empty if it is not."""
 
 
 class Model(ABC):
@@ -66,36 +48,40 @@ class Model(ABC):
         tokenizer: of text prompts, or None if the model reads no text prompts.
         frame_size: pixels a side of the pictures it wants.
         frames_as: whether it is shown frames as one video or as images, each by itself.
-        in_unison: whether under torchrun all ranks answer every prompt together.
+        collective: whether under torchrun answering is a collective of all ranks.
     """
 
     name: str
     tokenizer: Any = None
     frame_size: int = 336
     frames_as: Frames = "video"
-    in_unison: bool = False
+    collective: bool = False
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
         """Return what its answers depend on; `training_length`, `tokens_per_frame` if known."""
 
     @abstractmethod
-    def answer(self, prompts: Sequence[Prompt]) -> Iterator[Reply]:
-        """Answer every prompt, in any order, each as soon as it is known."""
+    def answer(self, probes: Sequence[Probe]) -> Iterator[Row]:
+        """Yield the row of every probe, in any order, each as soon as it is known.
 
-    def look(self, albums: Sequence[Pictures], cache: Path) -> None:
-        """Take in the pictures that the prompts' `frames` number, one album after another.
-
-        What is expensive to compute of an album may be kept in the folder `cache`.
+        Filled in is what the model can tell: `predicted`, `is_greedy` and `logprob` of the answer
+        fed by teacher forcing, `generated`, `prompt_tokens`, `evidence_frames` and, if the time was
+        asked for, `time_generated`. How good that is, `measure` judges.
         """
-        if albums:
+
+    def encode(self, pictures: Sequence[Pictures], cache: Path) -> None:
+        """Take in the pictures that `Probe.frames` number, one set after another.
+
+        What is expensive to compute of a set may be kept in the folder `cache`.
+        """
+        if pictures:
             raise RecipeError(f"{self.name} reads text only. Measure it with `longva niah text`.")
 
-    def share(self, prompts: Sequence[Prompt], rank: int, world_size: int) -> Sequence[Prompt]:
-        """Return the prompts that rank `rank` answers; every prompt is in one rank's share."""
-        return prompts[rank::world_size]
+    def share(self, probes: Sequence[Probe], rank: int, world_size: int) -> Sequence[Probe]:
+        """Return the probes that rank `rank` answers; every probe is in one rank's share."""
+        return probes[rank::world_size]
 
-    def cost(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    def cost(self, probes: Sequence[Probe]) -> dict[str, Any]:
         """Return the tokens that answering takes; None where the model does not tell."""
-        names = ("tokens_one_forward_per_cell", "tokens_processed", "flops_ratio")
-        return dict.fromkeys(names)
+        return one_forward_each(None)

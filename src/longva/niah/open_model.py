@@ -7,6 +7,10 @@ from contextlib import contextmanager
 from longva.errors import RecipeError
 from longva.niah.model import Model
 from longva.niah.recipe import MeasurementRecipe
+from longva.niah.remote import ImageTextModel, ServedModel
+from longva.niah.ring_model import RingModel
+from longva.niah.tree_model import TreeModel
+from longva.parallel import parallel_mesh
 
 
 @contextmanager
@@ -20,33 +24,19 @@ def open_model(recipe: MeasurementRecipe, *, video: bool) -> Iterator[Model]:
     Raises:
         RecipeError: a ring is asked for, but torchrun started no processes.
     """
-    if not recipe.ring:
-        yield load_model(recipe, video=video)
-        return
-    if "WORLD_SIZE" not in os.environ:
+    if recipe.adapter == "openai":
+        yield ServedModel.from_recipe(recipe)
+    elif recipe.adapter == "huggingface":
+        yield ImageTextModel.from_recipe(recipe)
+    elif not recipe.ring:
+        yield TreeModel.from_recipe(recipe, video=video)
+    elif "WORLD_SIZE" in os.environ:
+        with parallel_mesh(ring=int(os.environ["WORLD_SIZE"])):
+            yield RingModel.from_recipe(recipe, video=video)
+    else:
         raise RecipeError(
             "ring: true spreads each prompt over the processes of torchrun, and there is only this "
             "one. Start it by: torchrun --nproc-per-node N -m longva niah ..., or measure one "
             "prompt a device.",
             ring=False,
         )
-    from longva.niah.ring_model import RingModel
-    from longva.parallel import parallel_mesh
-
-    with parallel_mesh(ring=int(os.environ["WORLD_SIZE"])):
-        yield RingModel.from_recipe(recipe, video=video)
-
-
-def load_model(recipe: MeasurementRecipe, *, video: bool) -> Model:
-    """Load the model of a recipe that needs no other process."""
-    if recipe.adapter == "openai":
-        from longva.niah.remote import ServedModel
-
-        return ServedModel.from_recipe(recipe)
-    if recipe.adapter == "huggingface":
-        from longva.niah.remote import ImageTextModel
-
-        return ImageTextModel.from_recipe(recipe)
-    from longva.niah.tree_model import TreeModel
-
-    return TreeModel.from_recipe(recipe, video=video)

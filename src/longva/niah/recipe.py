@@ -1,4 +1,4 @@
-"""What every measurement's recipe says: the model, how it runs and where results go."""
+"""Recipes of measurements: what all of them have in common."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,7 @@ class MeasurementRecipe(ModelRecipe):
     """Where a server's tokenizer is, to measure text by its tokens."""
 
     ring: bool = False
-    """Under torchrun, spread each prompt over all processes instead of dealing prompts out: for
+    """Under torchrun, spread each prompt over all processes instead of partitioning prompts: for
     sequences that do not fit one device. One forward a cell, scored by teacher forcing only."""
 
     template: Literal["qwen2", "llama3", "vicuna", "mistral", "yi"] = "qwen2"
@@ -76,7 +76,7 @@ class MeasurementRecipe(ModelRecipe):
                 "ring: true keeps no cache and gives no evidence: it scores answers by teacher "
                 "forcing only. It needs adapter: tree, kv: model and max_new_tokens: 0, got "
                 f"{self.adapter}, {self.kv} and {self.max_new_tokens}. To generate or to localise "
-                "on several devices, leave ring out: torchrun then deals the cells out."
+                "on several devices, leave ring out: torchrun then shares the cells out."
             )
         if self.adapter == "openai" and not (self.model.startswith("http") and self.served_model):
             raise RecipeError(

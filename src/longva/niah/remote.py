@@ -7,7 +7,9 @@ Neither tells probabilities, so rows have `generated` alone, one forward a promp
 
 import base64
 import io
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,11 @@ from longva.checkpoints.fingerprint import weights_fingerprint
 from longva.checkpoints.language_model import load_tokenizer
 from longva.errors import LongVAError, loading
 from longva.finite import check_finite
+from longva.niah.cells import Row
 from longva.niah.frames import Pictures
-from longva.niah.model import Model, Prompt, Reply
+from longva.niah.loading import load_auto
+from longva.niah.model import Model, Probe
 from longva.niah.recipe import MeasurementRecipe
-from longva.parallel.ranks import default_dtype, own_device
 from longva.prompts.kv_cache import context_length
 
 ATTEMPTS = 4
@@ -33,131 +36,163 @@ PATIENCE = 3600.0
 """Seconds for one answer: thousands of frames take a while."""
 
 
-class ImageTextModel(Model):
+class ImageModel(Model):
+    """A model that is shown frames as images and only generates, one prompt after the other.
+
+    Args:
+        name: for people.
+        max_new_tokens: longest generated answer.
+        training_length: tokens that the model was trained at, if known.
+    """
+
+    frames_as = "images"
+
+    def __init__(self, name: str, *, max_new_tokens: int, training_length: int | None = None):
+        self.name, self.max_new_tokens, self.training_length = name, max_new_tokens, training_length
+        self.images: list[Image.Image] = []
+
+    @abstractmethod
+    def reply(self, pictures: Sequence[int], text: str) -> tuple[str, int | None]:
+        """Generate from a prompt of images and then a text.
+
+        Args:
+            pictures: indices of `images`.
+            text: of the prompt.
+
+        Returns:
+            The reply, and the tokens of the prompt if they are known.
+        """
+
+    def encode(self, pictures: Sequence[Pictures], cache: Path) -> None:
+        """Keep the pictures: they are shown anew in every prompt."""
+        self.images = [
+            Image.fromarray(pixels.permute(1, 2, 0).numpy())
+            for one in pictures
+            for batch in one.batches(self.frame_size)
+            for pixels in batch
+        ]
+
+    def answer(self, probes: Sequence[Probe]) -> Iterator[Row]:
+        """Generate a reply to every question, and to those for the time."""
+        for probe in probes:
+            pictures = [] if probe.frames is None else probe.frames.tolist()
+            text = probe.row.question or ""
+            if probe.pieces:
+                text = self.tokenizer.decode(torch.cat(probe.pieces))
+            generated, tokens = self.reply(pictures, text)
+            row = replace(probe.row, generated=generated, prompt_tokens=tokens)
+            if probe.time_question:
+                row = replace(row, time_generated=self.reply(pictures, probe.time_question)[0])
+            yield row
+
+
+class ImageTextModel(ImageModel):
     """A model and processor of transformers.
 
     Args:
         model: an image-text-to-text model.
         processor: with a chat template.
-        recipe: how it runs.
+        options: see `ImageModel`.
     """
 
-    frames_as = "images"
-
-    def __init__(self, model: Any, processor: Any, recipe: MeasurementRecipe):
-        self.model, self.processor, self.recipe = model.eval(), processor, recipe
+    def __init__(self, model: Any, processor: Any, **options: Any):
+        super().__init__(**options)
+        self.model, self.processor = model.eval(), processor
         self.tokenizer = processor.tokenizer
-        self.name = Path(recipe.model).name
-        self.images: list[Image.Image] = []
 
     @classmethod
     def from_recipe(cls, recipe: MeasurementRecipe) -> "ImageTextModel":
         """Load it from a folder or the hub."""
-        device = own_device(recipe.device)
-        dtype = recipe.dtype or default_dtype(device)
         with loading(f"cannot load {recipe.model!r}"):
             processor = AutoProcessor.from_pretrained(recipe.model)
-            model: Any = AutoModelForImageTextToText.from_pretrained(recipe.model, dtype=dtype)
-        return cls(model.to(device), processor, recipe)
+        return cls(
+            load_auto(AutoModelForImageTextToText, recipe),
+            processor,
+            name=Path(recipe.model).name,
+            max_new_tokens=recipe.max_new_tokens,
+            training_length=recipe.training_length,
+        )
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the weights' hash and dtype, and the length they were trained at."""
         return {
             "weights": weights_fingerprint(self.model),
             "dtype": str(self.model.dtype).removeprefix("torch."),
-            "training_length": self.recipe.training_length or context_length(self.model.config),
+            "training_length": self.training_length or context_length(self.model.config),
         }
 
-    def look(self, albums: Sequence[Pictures], cache: Path) -> None:
-        """Keep the pictures, to be encoded anew in every prompt."""
-        self.images = to_images(albums, self.frame_size)
-
-    def answer(self, prompts: Sequence[Prompt]) -> Iterator[Reply]:
-        """Generate a reply to each prompt, one after the other."""
-        for prompt in prompts:
-            content = [{"type": "image", "image": self.images[i]} for i in picture_numbers(prompt)]
-            text = prompt.question or self.tokenizer.decode(torch.cat(prompt.pieces))
-            inputs = self.processor.apply_chat_template(
-                [{"role": "user", "content": [*content, {"type": "text", "text": text}]}],
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-            ).to(self.model.device)
-            length = inputs["input_ids"].shape[1]
-            with torch.inference_mode():
-                written = self.model.generate(
-                    **inputs,
-                    max_new_tokens=self.recipe.max_new_tokens,
-                    do_sample=False,
-                    output_logits=True,
-                    return_dict_in_generate=True,
-                )
-            check_finite(torch.cat(written.logits), "its logits")
-            ids = written.sequences[0, length:]
-            generated = self.tokenizer.decode(ids, skip_special_tokens=True)
-            yield Reply(key=prompt.key, generated=generated, prompt_tokens=length)
+    @torch.inference_mode()
+    def reply(self, pictures: Sequence[int], text: str) -> tuple[str, int | None]:
+        """Generate greedily."""
+        content = [{"type": "image", "image": self.images[i]} for i in pictures]
+        inputs = self.processor.apply_chat_template(
+            [{"role": "user", "content": [*content, {"type": "text", "text": text}]}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        ).to(self.model.device)
+        length = inputs["input_ids"].shape[1]
+        written = self.model.generate(
+            **inputs,
+            max_new_tokens=self.max_new_tokens,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        check_finite(torch.cat(written.logits), "its logits")
+        ids = written.sequences[0, length:]
+        return self.tokenizer.decode(ids, skip_special_tokens=True), length
 
 
-class ServedModel(Model):
+class ServedModel(ImageModel):
     """A model behind `POST {address}/chat/completions`.
 
     Args:
         address: such as http://localhost:8000/v1.
-        name: of the model, in the requests.
-        recipe: how it is asked.
         tokenizer: of text prompts, which are cut by tokens.
+        options: see `ImageModel`; requests ask for the model by its name.
     """
 
-    frames_as = "images"
-
-    def __init__(
-        self, address: str, name: str, recipe: MeasurementRecipe, tokenizer: Any | None = None
-    ):
-        self.name, self.recipe = name, recipe
+    def __init__(self, address: str, *, tokenizer: Any | None = None, **options: Any):
+        super().__init__(**options)
         self.endpoint = ChatEndpoint(
-            address=address, model=name, attempts=ATTEMPTS, timeout=PATIENCE
+            address=address, model=self.name, attempts=ATTEMPTS, timeout=PATIENCE
         )
         self.tokenizer = tokenizer
-        self.images: list[Image.Image] = []
         self.urls: dict[int, str] = {}
 
     @classmethod
     def from_recipe(cls, recipe: MeasurementRecipe) -> "ServedModel":
         """Read the tokenizer if the recipe names one."""
-        tokenizer = load_tokenizer(recipe.tokenizer) if recipe.tokenizer else None
-        return cls(recipe.model, recipe.served_model, recipe, tokenizer)
+        return cls(
+            recipe.model,
+            tokenizer=load_tokenizer(recipe.tokenizer) if recipe.tokenizer else None,
+            name=recipe.served_model,
+            max_new_tokens=recipe.max_new_tokens,
+            training_length=recipe.training_length,
+        )
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what the server goes by; what runs behind it cannot be told."""
         return {
             "address": self.endpoint.address.rstrip("/"),
             "served_model": self.name,
-            "training_length": self.recipe.training_length,
+            "training_length": self.training_length,
         }
 
-    def look(self, albums: Sequence[Pictures], cache: Path) -> None:
-        """Keep the pictures, to be sent with every prompt."""
-        self.images = to_images(albums, self.frame_size)
-
-    def answer(self, prompts: Sequence[Prompt]) -> Iterator[Reply]:
-        """Ask one prompt after the other, with temperature 0."""
-        for prompt in prompts:
-            urls = [self._data_url(i) for i in picture_numbers(prompt)]
-            text = prompt.question
-            if self.tokenizer is not None and prompt.pieces:
-                text = self.tokenizer.decode(torch.cat(prompt.pieces))
-            content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-            message = {"role": "user", "content": [*content, {"type": "text", "text": text}]}
-            try:
-                reply = self.endpoint.complete(
-                    [message], temperature=0, max_tokens=self.recipe.max_new_tokens
-                )
-            except EndpointError as error:
-                raise LongVAError(
-                    f"{error}. Cells measured so far are kept; run the same command again to go on."
-                ) from error
-            yield Reply(key=prompt.key, generated=reply.text, prompt_tokens=reply.prompt_tokens)
+    def reply(self, pictures: Sequence[int], text: str) -> tuple[str, int | None]:
+        """Ask with temperature 0."""
+        urls = [self._data_url(i) for i in pictures]
+        content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        message = {"role": "user", "content": [*content, {"type": "text", "text": text}]}
+        try:
+            reply = self.endpoint.complete([message], temperature=0, max_tokens=self.max_new_tokens)
+        except EndpointError as error:
+            raise LongVAError(
+                f"{error}. Cells measured so far are kept; run the same command again to go on."
+            ) from error
+        return reply.text, reply.prompt_tokens
 
     def _data_url(self, number: int) -> str:
         if number not in self.urls:
@@ -166,18 +201,3 @@ class ServedModel(Model):
             encoded = base64.b64encode(buffer.getvalue()).decode()
             self.urls[number] = f"data:image/jpeg;base64,{encoded}"
         return self.urls[number]
-
-
-def to_images(albums: Sequence[Pictures], size: int) -> list[Image.Image]:
-    """Make the pictures of all albums PIL images."""
-    return [
-        Image.fromarray(pixels.permute(1, 2, 0).numpy())
-        for album in albums
-        for batch in album.batches(size)
-        for pixels in batch
-    ]
-
-
-def picture_numbers(prompt: Prompt) -> list[int]:
-    """Return the numbers of a prompt's frames; none for a text prompt."""
-    return [] if prompt.frames is None else prompt.frames.tolist()

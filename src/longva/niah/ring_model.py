@@ -18,21 +18,22 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from longva.niah.model import Prompt, Reply
-from longva.niah.recipe import MeasurementRecipe
-from longva.niah.tree_model import TreeModel, one_forward_each
+from longva.niah.cells import Row
+from longva.niah.model import Probe
+from longva.niah.scoring import one_forward_each
+from longva.niah.tree_model import TreeModel
 from longva.parallel import check_ring
-from longva.prompts import tree as prompt_tree
 from longva.prompts.ring_logits import ring_logits
+from longva.prompts.tree import score
 
 
 class RingModel(TreeModel):
     """A causal language model, or LongVA, whose every prompt is spread over all ranks."""
 
-    in_unison = True
+    collective = True
 
-    def __init__(self, model: Any, tokenizer: Any, recipe: MeasurementRecipe, **options: Any):
-        super().__init__(model, tokenizer, recipe, **options)
+    def __init__(self, model: Any, tokenizer: Any, **settings: Any):
+        super().__init__(model, tokenizer, **settings)
         check_ring(self.model.get_decoder())
         self.model.get_decoder().set_attn_implementation("zigzag_ring")
 
@@ -40,22 +41,21 @@ class RingModel(TreeModel):
         """Return the tree's and `ring`: rows without evidence do not mix with rows that have it."""
         return super().fingerprint() | {"ring": True}
 
-    def share(self, prompts: Sequence[Prompt], rank: int, world_size: int) -> Sequence[Prompt]:
+    def share(self, probes: Sequence[Probe], rank: int, world_size: int) -> Sequence[Probe]:
         """Return all of them: every rank takes part in every prompt."""
-        return prompts
+        return probes
 
-    def cost(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    def cost(self, probes: Sequence[Probe]) -> dict[str, Any]:
         """Count one forward a prompt, which is what is computed."""
-        return one_forward_each(super().cost(prompts)["tokens_one_forward_per_cell"])
+        return one_forward_each(super().cost(probes)["tokens_one_forward_per_cell"])
 
-    def answer(self, prompts: Sequence[Prompt]) -> Iterator[Reply]:
+    def answer(self, probes: Sequence[Probe]) -> Iterator[Row]:
         """Score one prompt after the other, in the same order on every rank."""
-        for prompt, symbols in zip(prompts, self.symbols(prompts), strict=True):
-            fed = torch.tensor(symbols.answer[:-1], dtype=torch.int64)
-            whole = torch.cat([*symbols.pieces, fed])  # [L + A - 1]
-            asked = torch.arange(symbols.length - 1, len(whole))  # [A]
+        for probe, prompt in zip(probes, self.prompts(probes), strict=True):
+            fed = torch.tensor(prompt.answer[:-1], dtype=torch.int64)
+            whole = torch.cat([*prompt.pieces, fed])  # [L + A - 1]
+            asked = torch.arange(prompt.length - 1, len(whole))  # [A]
             logits = ring_logits(
                 *(self.model, whole, asked), embeddings=self.features, group=dist.group.WORLD
             )  # [A, V]
-            scored = prompt_tree.score(logits, symbols)
-            yield self._reply(prompt, scored, prompt_tokens=symbols.length)
+            yield self._scored(probe.row, score(logits, prompt), prompt.length)

@@ -59,10 +59,6 @@ class Protocol:
         scored = {"teacher_forced": "teacher-forced answers", "generated": "generated answers"}
         return shown.get(self.frames or "", "") + scored[self.scoring]
 
-    def as_json(self) -> dict[str, str | None]:
-        """Return the fields."""
-        return asdict(self)
-
 
 def chance_corrected(score: float, chance: float) -> float:
     """Rescale so that guessing is 0 and perfect is 1.
@@ -99,12 +95,24 @@ def effective_length(rows: Iterable[Row], threshold: float = EFFECTIVE_THRESHOLD
     chance-corrected, is at least `threshold`. Four needles found everywhere do not show that.
     """
     reached = 0
-    for length, group in _grouped(rows, lambda row: row.length):
+    for length, group in grouped(rows, lambda row: row.length):
         low, _ = _clustered(group, [row.correct for row in group])
         if chance_corrected(low, _mean(row.chance for row in group)) < threshold:
             break
         reached = length
     return reached
+
+
+LOCALISATION = ("hit@1", "hit@5", "median_abs_error_seconds")
+
+
+def one_forward_each(tokens: int | None) -> dict[str, Any]:
+    """Return the cost of a model that shares nothing between prompts; None where it is not told."""
+    return {
+        "tokens_one_forward_per_cell": tokens,
+        "tokens_processed": tokens,
+        "flops_ratio": None if tokens is None else 1.0,
+    }
 
 
 def localisation(rows: Iterable[Row]) -> dict[str, float | None]:
@@ -116,7 +124,7 @@ def localisation(rows: Iterable[Row]) -> dict[str, float | None]:
     """
     judged = [row for row in rows if row.evidence_frames and row.targets]
     if not judged:
-        return {"hit@1": None, "hit@5": None, "median_abs_error_seconds": None}
+        return dict.fromkeys(LOCALISATION)
     hits = [[frame in (row.targets or ()) for frame in row.evidence_frames or ()] for row in judged]
     return {
         "hit@1": _mean(hit[0] for hit in hits),
@@ -133,7 +141,7 @@ def localisation_chance(rows: Iterable[Row]) -> dict[str, float | None]:
     """
     judged = [row for row in rows if row.evidence_frames and row.targets and row.frames]
     if not judged:
-        return {"hit@1": None, "hit@5": None} | dict.fromkeys(_ERRORS)
+        return dict.fromkeys((*LOCALISATION, "mean_abs_error_seconds"))
     seconds, weights, hits = [], [], []
     for row in judged:
         frames, targets = row.frames or 0, np.array(row.targets)
@@ -155,9 +163,6 @@ def localisation_chance(rows: Iterable[Row]) -> dict[str, float | None]:
     }
 
 
-_ERRORS = ("median_abs_error_seconds", "mean_abs_error_seconds")
-
-
 def summarise(
     rows: Sequence[Row],
     cost: dict[str, Any] | None = None,
@@ -173,7 +178,7 @@ def summarise(
     """
     correct, chance = sum(row.correct for row in rows), _mean(row.chance for row in rows)
     mean = correct / len(rows) if rows else 0.0
-    per_cell = [len(group) for _, group in _grouped(rows, lambda row: (row.length, row.depth))]
+    per_cell = [len(group) for _, group in grouped(rows, lambda row: (row.length, row.depth))]
     return {
         "mean": mean,
         "clustered95": _clustered(rows, [row.correct for row in rows]),
@@ -181,10 +186,9 @@ def summarise(
         "chance": chance,
         "chance_corrected": chance_corrected(mean, chance),
         "effective_length": effective_length(rows),
-        "protocol": Protocol.of(rows, frames).as_json(),
+        "protocol": asdict(Protocol.of(rows, frames)),
         "localisation": localisation(rows),
-        "cost": cost
-        or dict.fromkeys(("tokens_one_forward_per_cell", "tokens_processed", "flops_ratio")),
+        "cost": cost or one_forward_each(None),
         "cells": len(per_cell),
         "trials_per_cell": min(per_cell, default=0),
     }
@@ -217,14 +221,14 @@ def details(rows: Sequence[Row]) -> dict[str, Any]:
         "by_cell": _table(rows, "length", "depth"),
         "by_needle": [
             {"needle": needle, **_of_one_needle(group)}
-            for needle, group in _grouped(rows, lambda row: row.needle)
+            for needle, group in grouped(rows, lambda row: row.needle)
         ],
     }
 
 
 def _table(rows: Iterable[Row], *fields: str) -> list[dict[str, Any]]:
     """One line for every value of some fields of the rows."""
-    groups = _grouped(rows, lambda row: tuple(getattr(row, field) for field in fields))
+    groups = grouped(rows, lambda row: tuple(getattr(row, field) for field in fields))
     return [
         dict(zip(fields, values, strict=True)) | _share(group, lambda row: row.correct)
         for values, group in groups
@@ -249,7 +253,8 @@ def _of_one_needle(rows: Sequence[Row]) -> dict[str, Any]:
     return {"mean": right / n, "wilson95": list(wilson_interval(right, n)), "n": n}
 
 
-def _grouped(rows: Iterable[Row], of: Callable[[Row], Any]) -> list[tuple[Any, list[Row]]]:
+def grouped(rows: Iterable[Row], of: Callable[[Row], Any]) -> list[tuple[Any, list[Row]]]:
+    """Gather the rows for which `of` is the same; smallest value first."""
     groups: dict[Any, list[Row]] = {}
     for row in rows:
         groups.setdefault(of(row), []).append(row)

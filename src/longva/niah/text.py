@@ -17,7 +17,8 @@ The book is tokenised once; every prompt is a list of views of that one tensor.
 import hashlib
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,9 @@ from torch import Tensor
 
 from longva.errors import RecipeError, first_few
 from longva.model.chat_format import beginning, text_ids
-from longva.niah.cells import Cell, Grid, Row
-from longva.niah.measure import Question, measure
-from longva.niah.model import Model, Prompt
+from longva.niah.cells import Grid, Row
+from longva.niah.measure import measure
+from longva.niah.model import Model, Probe
 from longva.niah.open_model import open_model
 from longva.niah.recipe import MeasurementRecipe
 from longva.reporting.progress import Progress
@@ -71,27 +72,6 @@ class Book:
         """Return the first sentence end at or after `point`, in a book cut to `length` tokens."""
         index = int(torch.searchsorted(self.ends, point))
         return min(int(self.ends[index]), length) if index < len(self.ends) else length
-
-
-@dataclass(frozen=True, kw_only=True)
-class Story:
-    """The prompt of one cell."""
-
-    cell: Cell
-    pieces: tuple[Tensor, ...]
-    """Token ids, [n] each: views of the book between prefix, needle, distractors and question."""
-
-    answer: str
-    position: int
-    """Index of the needle's first token in the prompt."""
-
-    distractors: tuple[int, ...]
-    """The same of the distractors, rising."""
-
-    @property
-    def num_tokens(self) -> int:
-        """Length of the prompt, without the answer."""
-        return sum(len(piece) for piece in self.pieces)
 
 
 def read_text(source: Path | None, key: str = "haystack") -> str:
@@ -185,58 +165,6 @@ def magic_numbers(seed: int, trial: int, distractors: int) -> tuple[list[int], n
     return numbers, rng.random(distractors)
 
 
-def write_stories(
-    book: Book, tokenizer: Any, cells: Sequence[Cell], grid: Grid, seed: int, distractors: int
-) -> Iterator[Story]:
-    """Yield the prompt of every cell.
-
-    Raises:
-        RecipeError: a length that does not hold the prefix, the needles and the question.
-    """
-
-    def encode(text: str) -> Tensor:
-        return torch.tensor(text_ids(tokenizer, text))
-
-    prefix = torch.tensor(beginning(tokenizer) + text_ids(tokenizer, PREFIX))
-    question = encode(QUESTION)
-    for trial in sorted({cell.trial for cell in cells}):
-        numbers, depths = magic_numbers(seed, trial, distractors)
-        needle = encode(NEEDLE.format(numbers[0]))
-        others = [
-            encode(DISTRACTORS[i % len(DISTRACTORS)].format(number))
-            for i, number in enumerate(numbers[1:])
-        ]
-        fixed = sum(map(len, [prefix, question, needle, *others]))
-        for cell in (cell for cell in cells if cell.trial == trial):
-            length = cell.length - fixed
-            if length < 1:
-                raise RecipeError(
-                    f"grid.lengths: {cell.length} tokens do not hold the prompt, whose prefix, "
-                    f"question, needle and {distractors} distractors take {fixed}. "
-                    f"Use lengths of {fixed + 1} or more."
-                )
-            point = cell.position if grid.kind == "absolute" else int(cell.depth * length)
-            place = book.sentence_end(point, length)
-            hidden = [(place, 0, needle)]
-            for depth, other in zip(depths, others, strict=True):
-                hidden.append((book.sentence_end(int(depth * length), length), 1, other))
-            pieces, read = [prefix], 0
-            positions: tuple[list[int], list[int]] = [], []  # of the needle, of the distractors
-            for where, kind, tokens in sorted(hidden, key=lambda item: item[:2]):
-                pieces.append(book.tokens[read:where])
-                positions[kind].append(sum(map(len, pieces)))
-                pieces.append(tokens)
-                read = where
-            pieces += [book.tokens[read:length], question]
-            yield Story(
-                cell=cell,
-                pieces=tuple(pieces),
-                answer=str(numbers[0]),
-                position=positions[0][0],
-                distractors=tuple(positions[1]),
-            )
-
-
 @dataclass(frozen=True, kw_only=True)
 class TextRecipe(MeasurementRecipe):
     """A text NIAH measurement."""
@@ -262,34 +190,82 @@ class TextRecipe(MeasurementRecipe):
             raise RecipeError("trials must be 1 or more and distractors 0 or more")
 
 
+def ask(recipe: TextRecipe, book: Book, tokenizer: Any) -> Iterator[Probe]:
+    """Yield the prompt of every cell, trial after trial.
+
+    Raises:
+        RecipeError: a length that does not hold the prefix, the needles and the question.
+    """
+
+    def encode(text: str) -> Tensor:
+        return torch.tensor(text_ids(tokenizer, text))
+
+    prefix = torch.tensor(beginning(tokenizer) + text_ids(tokenizer, PREFIX))
+    question, cells = encode(QUESTION), list(recipe.grid.cells(recipe.trials))
+    for trial in range(recipe.trials):
+        numbers, depths = magic_numbers(recipe.seed, trial, recipe.distractors)
+        sentence = NEEDLE.format(numbers[0])
+        needle = encode(sentence)
+        others = [
+            encode(DISTRACTORS[i % len(DISTRACTORS)].format(number))
+            for i, number in enumerate(numbers[1:])
+        ]
+        fixed = sum(map(len, [prefix, question, needle, *others]))
+        for cell in (cell for cell in cells if cell.trial == trial):
+            length = cell.length - fixed
+            if length < 1:
+                raise RecipeError(
+                    f"grid.lengths: {cell.length} tokens do not hold the prompt, whose prefix, "
+                    f"question, needle and {recipe.distractors} distractors take {fixed}. "
+                    f"Use lengths of {fixed + 1} or more."
+                )
+            point = cell.position if recipe.grid.kind == "absolute" else int(cell.depth * length)
+            hidden = [(book.sentence_end(point, length), 0, needle)]
+            for depth, other in zip(depths, others, strict=True):
+                hidden.append((book.sentence_end(int(depth * length), length), 1, other))
+            pieces, read = [prefix], 0
+            positions: tuple[list[int], list[int]] = [], []  # of the needle, of the distractors
+            for end, kind, tokens in sorted(hidden, key=lambda item: item[:2]):
+                pieces.append(book.tokens[read:end])
+                positions[kind].append(sum(map(len, pieces)))
+                pieces.append(tokens)
+                read = end
+            pieces += [book.tokens[read:length], question]
+            place: dict[str, Any] = vars(cell) | {"position": positions[0][0]}
+            row = Row(
+                **place,
+                needle=sentence.strip(),
+                answer=str(numbers[0]),
+                chance=1 / NUMBERS,
+                question=QUESTION,
+                distractors=positions[1],
+            )
+            yield Probe(row=row, pieces=tuple(pieces))
+
+
 def run_text(
     recipe: TextRecipe,
     progress: Progress | None = None,
     *,
+    model: Model | None = None,
     text: str | None = None,
 ) -> dict[str, Any] | None:
-    """Measure a recipe's model, on the recipe's haystack or a text of the caller.
+    """Measure a model on a text: those of the recipe, or those of the caller.
 
     See `measure` for what is returned, written and raised.
     """
-    # A missing one is found before the model is loaded.
+    # A missing text is found before the model is loaded.
     text = read_text(recipe.haystack) if text is None else text
-    with open_model(recipe, video=False) as model:
-        return measure_text(model, recipe, text=text, progress=progress)
+    with nullcontext(model) if model else open_model(recipe, video=False) as tested:
+        return _measure(tested, recipe, text, progress)
 
 
-def measure_text(
-    model: Model,
-    recipe: TextRecipe,
-    *,
-    text: str | None = None,
-    progress: Progress | None = None,
+def _measure(
+    model: Model, recipe: TextRecipe, text: str, progress: Progress | None
 ) -> dict[str, Any] | None:
-    """Measure a model that is already there, on the recipe's haystack or a text of the caller."""
     if model.tokenizer is None:
         raise RecipeError(f"{model.name}: text is measured in tokens. Set tokenizer: FOLDER or ID.")
     longest = recipe.grid.all_lengths[-1]
-    text = read_text(recipe.haystack) if text is None else text
     book = tokenise_book(text, model.tokenizer, longest)
     if book.repeats > 1:
         text_tokens = len(book.tokens) // book.repeats
@@ -298,32 +274,9 @@ def measure_text(
             f"{longest:,}. Name a longer one as `haystack`.",
             stacklevel=2,
         )
-    cells = list(recipe.grid.cells(recipe.trials))
-    stories = write_stories(
-        book, model.tokenizer, cells, recipe.grid, recipe.seed, recipe.distractors
-    )
-    questions = [
-        Question(
-            row=Row(
-                length=story.cell.length,
-                depth=story.cell.depth,
-                position=story.position,
-                trial=story.cell.trial,
-                needle=NEEDLE.format(story.answer).strip(),
-                answer=story.answer,
-                chance=1 / NUMBERS,
-                question=QUESTION,
-                distractors=list(story.distractors),
-            ),
-            prompts=(
-                Prompt(key=(story.cell.key, "answer"), pieces=story.pieces, answer=story.answer),
-            ),
-        )
-        for story in stories
-    ]
     return measure(
         model,
-        questions,
+        list(ask(recipe, book, model.tokenizer)),
         recipe,
         settings={
             "unit": "tokens",

@@ -4,15 +4,18 @@
     text   the prompt's pieces . answer
 
 Frames are rows of one table of features, T rows each, so that haystacks of different lengths are
-prefixes of one another and `prompt_tree` computes what they share once. The last piece of a video
-prompt is observed by the `evidence` attention: where the answer's positions look, frame by frame.
+prefixes of one another and `prompts/tree.py` computes what they share once. The last piece of a
+video prompt is observed by the `evidence` attention: where the answer's positions look, frame by
+frame.
 
     F frames of a prompt    T tokens a frame    R rows = pictures x T    D hidden size
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache as memo
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -29,19 +32,30 @@ from longva.errors import RecipeError
 from longva.finite import check_finite, to_json
 from longva.model.chat_format import template_ids, text_ids
 from longva.model.unires import normalize_pixels
+from longva.niah.cells import Key, Row
 from longva.niah.frames import Pictures
-from longva.niah.loading import is_longva, load_language_model, load_longva, prepare
-from longva.niah.model import Model, Prompt, PromptKey, Reply
+from longva.niah.loading import (
+    is_longva,
+    load_language_model,
+    load_longva,
+    prepare,
+)
+from longva.niah.model import Model, Probe
 from longva.niah.recipe import MeasurementRecipe
-from longva.prompts import tree as prompt_tree
-from longva.prompts.kv_cache import CachedSequence, RecomputedSequence, context_length
+from longva.niah.scoring import one_forward_each
+from longva.prompts.decoding import stop_tokens
+from longva.prompts.kv_cache import CachedSequence, Precision, RecomputedSequence, context_length
 from longva.prompts.partition import partition
+from longva.prompts.tree import Prompt, Scored, plan_walk, score_alone, walk
 from longva.watching.assistant import LongVA
 from longva.watching.feature_cache import FeatureCache
 from longva.watching.features import FEATURES, VisualFeatures
 
 TEMPLATES = json.loads(Path(__file__).with_name("templates.json").read_text(encoding="utf-8"))
 """Chat templates around frames and question, by name (as the original's V-NIAH wrote them)."""
+
+EVIDENCE_FRAMES = 5
+"""Best frames kept in a row."""
 
 
 class TreeModel(Model):
@@ -50,31 +64,49 @@ class TreeModel(Model):
     Args:
         model: with an `evidence`-capable language model; its attention is set to it.
         tokenizer: of the model.
-        recipe: how it runs.
+        name: for people.
+        kv: precision of the KV cache.
+        chunk_tokens: tokens prefilled at a time.
+        max_new_tokens: longest generated answer; 0 generates none.
+        template: chat template around frames and question, one of `TEMPLATES`.
+        rope_theta: RoPE base instead of the model's.
+        training_length: tokens that the model was trained at. Default: its context.
         image_mean: of the pixels that the vision tower expects.
         image_std: of the same.
         frame_size: pixels a side of a frame.
+
+    Raises:
+        RecipeError: the model has no single RoPE base to set, or keeps no cache to quantize.
     """
 
     def __init__(
         self,
         model: Any,
         tokenizer: Any,
-        recipe: MeasurementRecipe,
         *,
+        name: str,
+        kv: Precision = "model",
+        chunk_tokens: int = 4096,
+        max_new_tokens: int = 16,
+        template: str = "qwen2",
+        rope_theta: float | None = None,
+        training_length: int | None = None,
         image_mean: Sequence[float] = (),
         image_std: Sequence[float] = (),
         frame_size: int = 336,
     ):
-        self.model, self.tokenizer, self.recipe = prepare(model, recipe), tokenizer, recipe
+        self.model, self.tokenizer = prepare(model, rope_theta), tokenizer
         self.rope_type = length_dependence(self.model.get_decoder())
-        if self.rope_type and recipe.kv != "model":
+        if self.rope_type and kv != "model":
             raise RecipeError(
-                f"kv: {recipe.kv} has no effect: with {self.rope_type} RoPE, which depends on the "
+                f"kv: {kv} has no effect: with {self.rope_type} RoPE, which depends on the "
                 "prompt's length, no cache is kept.",
                 kv="model",
             )
-        self.name = Path(recipe.model).name
+        self.name = Path(name).name
+        self.kv: Precision = kv
+        self.chunk_tokens, self.max_new_tokens = chunk_tokens, max_new_tokens
+        self.template, self.training_length = template, training_length
         self.frame_size, self.image_mean, self.image_std = frame_size, image_mean, image_std
         sees = hasattr(model.config, "vision_config")
         self.tokens_per_frame = model.config.tokens_per_grid() if sees else None
@@ -84,21 +116,24 @@ class TreeModel(Model):
     @classmethod
     def from_recipe(cls, recipe: MeasurementRecipe, *, video: bool) -> "TreeModel":
         """Load LongVA for video, a causal language model (LongVA's included) for text."""
-        if not video and not is_longva(recipe.model):
-            return cls(*load_language_model(recipe), recipe)
-        return cls.of(load_longva(recipe), recipe)
+        names = ("kv", "chunk_tokens", "max_new_tokens", "template", "rope_theta")
+        settings = {name: getattr(recipe, name) for name in (*names, "training_length")}
+        if video or is_longva(recipe.model):
+            return cls.of(load_longva(recipe), **settings)
+        return cls(*load_language_model(recipe), name=recipe.model, **settings)
 
     @classmethod
-    def of(cls, longva: LongVA, recipe: MeasurementRecipe) -> "TreeModel":
-        """Take a loaded LongVA as the model under test."""
+    def of(cls, longva: LongVA, **settings: Any) -> "TreeModel":
+        """Take a loaded LongVA, with its own settings unless others are given."""
         processor = longva.processor.video_processor
+        own = {"name": longva.name, "kv": longva.kv, "chunk_tokens": longva.chunk_tokens}
         return cls(
             longva.model,
             longva.processor.tokenizer,
-            recipe,
             image_mean=processor.image_mean,
             image_std=processor.image_std,
             frame_size=processor.grid_size,
+            **own | settings,
         )
 
     def fingerprint(self) -> dict[str, Any]:
@@ -108,36 +143,36 @@ class TreeModel(Model):
             "weights": weights_fingerprint(self.model),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "rope_theta": rope_theta(config),
-            "kv": self.recipe.kv,
-            "template": self.recipe.template if self.tokens_per_frame else None,
-            "training_length": self.recipe.training_length or context_length(config),
+            "kv": self.kv,
+            "template": self.template if self.tokens_per_frame else None,
+            "training_length": self.training_length or context_length(config),
             "tokens_per_frame": self.tokens_per_frame,
             "evidence_heads": getattr(self.model.config, "evidence_heads", None),
         }
 
     @torch.inference_mode()
-    def look(self, albums: Sequence[Pictures], cache: Path) -> None:
+    def encode(self, pictures: Sequence[Pictures], cache: Path) -> None:
         """Encode the pictures, or take their features from the folder `cache`."""
-        if self.tokens_per_frame is None or not albums:
-            return super().look(albums, cache)
-        features = [self._features(album, FeatureCache(cache)) for album in albums]
+        if self.tokens_per_frame is None or not pictures:
+            return super().encode(pictures, cache)
+        features = [self._features(one, FeatureCache(cache)) for one in pictures]
         self.features = torch.cat(features).flatten(0, 1)
         self.rows = -1 - torch.arange(len(self.features)).unflatten(0, (-1, self.tokens_per_frame))
 
-    def _features(self, album: Pictures, cache: FeatureCache) -> Tensor:
-        """Encode one album: [pictures, T, D], on the CPU, where a long haystack has room."""
-        about = [album.fingerprint, len(album), self.frame_size, str(self.model.dtype)]
+    def _features(self, pictures: Pictures, cache: FeatureCache) -> Tensor:
+        """Encode one set: [pictures, T, D], on the CPU, where a long haystack has room."""
+        about = [pictures.fingerprint, len(pictures), self.frame_size, str(self.model.dtype)]
         parts = to_json([*about, vision_fingerprint(self.model)])
         key = hashlib.sha256(parts.encode()).hexdigest()
         found = cache.load(key, "", torch.device("cpu"))
         if found is None:
-            encoded = [self._encode(pixels) for pixels in album.batches(self.frame_size)]
+            encoded = [self._encode(pixels) for pixels in pictures.batches(self.frame_size)]
             found = VisualFeatures(
                 kind="video",
                 source="haystack or needles",
                 tokens=torch.cat(encoded),
-                seconds=np.zeros(len(album)),
-                indices=np.arange(len(album)),
+                seconds=np.zeros(len(pictures)),
+                indices=np.arange(len(pictures)),
             )
             cache.save(key, found)
         return found.tokens
@@ -150,21 +185,29 @@ class TreeModel(Model):
     def _ids(self, text: str) -> Tensor:
         return torch.tensor(text_ids(self.tokenizer, text), dtype=torch.int64)
 
-    def symbols(self, prompts: Sequence[Prompt]) -> list[prompt_tree.Prompt]:
-        """Write prompts in the symbols of `kv_cache`, sharing memory where they share frames."""
+    def prompts(self, probes: Sequence[Probe], *, time: bool = False) -> list[Prompt]:
+        """Write probes in the symbols of `kv_cache`, sharing memory where they share frames.
+
+        Args:
+            probes: in any order.
+            time: ask for the time, those that do, instead of for the answer.
+
+        Returns:
+            One prompt a probe; its key is the cell's and `time`.
+        """
         template = self._template()
-        questions: dict[str, Tensor] = {}
+        ending = memo(lambda question: torch.cat([self._ids(question), template["after"]]))
         result = []
-        for prompt in prompts:
-            pieces = list(prompt.pieces)
-            if prompt.frames is not None:
-                if prompt.question not in questions:
-                    question = torch.cat([self._ids(prompt.question), template["after"]])
-                    questions[prompt.question] = question
-                frames = self._frame_symbols(prompt.frames)
-                pieces = [template["before"], *frames, questions[prompt.question]]
-            answer = self._ids(prompt.answer) if prompt.answer else ()
-            result.append(prompt_tree.Prompt(pieces, answer=answer, key=prompt.key))
+        for probe in probes:
+            row, pieces = probe.row, list(probe.pieces)
+            if time and not probe.time_question:
+                continue
+            if probe.frames is not None:
+                question = probe.time_question if time else row.question
+                frames = self._frame_symbols(probe.frames)
+                pieces = [template["before"], *frames, ending(question or "")]
+            answer = self._ids(row.answer) if row.answer and not time else ()
+            result.append(Prompt(pieces, answer=answer, key=(row.key, time)))
         return result
 
     def _frame_symbols(self, frames: Tensor) -> list[Tensor]:
@@ -178,25 +221,25 @@ class TreeModel(Model):
     def _template(self) -> dict[str, Tensor]:
         if not self.tokens_per_frame:
             return {}
-        template = TEMPLATES[self.recipe.template]
+        template = TEMPLATES[self.template]
         ids = template_ids(self.tokenizer, template.values())
         return {part: torch.tensor(one) for part, one in zip(template, ids, strict=True)}
 
-    def share(self, prompts: Sequence[Prompt], rank: int, world_size: int) -> Sequence[Prompt]:
-        """Deal subtrees out so that the ranks compute about the same."""
-        parts = partition(self.symbols(prompts), world_size, self.model.config)
-        mine = {prompt.key for prompt in parts[rank]}
-        return [prompt for prompt in prompts if prompt.key in mine]
+    def share(self, probes: Sequence[Probe], rank: int, world_size: int) -> Sequence[Probe]:
+        """Partition the tree so that the ranks compute about the same."""
+        parts = partition(self.prompts(probes), world_size, self.model.config)
+        mine = {cast(Any, prompt.key)[0] for prompt in parts[rank]}
+        return [probe for probe in probes if probe.row.key in mine]
 
-    def cost(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    def cost(self, probes: Sequence[Probe]) -> dict[str, Any]:
         """Count tokens and operations of the walk and of one forward a prompt.
 
         `one_forward_because` is there if the second is what is computed.
         """
-        cost = prompt_tree.plan_walk(
-            self.symbols(prompts),
+        cost = plan_walk(
+            self.prompts(probes) + self.prompts(probes, time=True),
             self.model.config,
-            whole_question=shows_frames(prompts),
+            whole_question=shows_frames(probes),
         )
         tokens = cost.tokens_one_forward_per_prompt
         if self.rope_type:
@@ -208,93 +251,92 @@ class TreeModel(Model):
             "flops_ratio": cost.flops_ratio,
         }
 
-    def answer(self, prompts: Sequence[Prompt]) -> Iterator[Reply]:
+    def answer(self, probes: Sequence[Probe]) -> Iterator[Row]:
         """Walk the tree of the prompts, or read each by itself where keys cannot be shared."""
-        asked = {prompt.key: prompt for prompt in prompts}
-        symbols = self.symbols(prompts)
-        lengths = {prompt.key: prompt.length for prompt in symbols}
+        asked = {probe.row.key: probe for probe in probes}
+        begun: dict[Key, Row] = {}  # what was asked two questions, of which one is answered
+        heads = getattr(self.model.config, "evidence_heads", None)
         collector: EvidenceCollector | None = None
 
-        def observe(prompt: prompt_tree.Prompt) -> dict[str, Any]:
+        def observe(prompt: Prompt) -> dict[str, Any]:
             nonlocal collector
-            heads = getattr(self.model.config, "evidence_heads", None)
             collector = EvidenceCollector(heads, num_queries=max(1, len(prompt.answer)))
             return {"evidence": collector}
 
+        prompts = self.prompts(probes) + self.prompts(probes, time=True)
+        lengths = {prompt.key: prompt.length for prompt in prompts}
+        observer = observe if shows_frames(probes) else None
+        for scored in self.walk(prompts, observer, self.max_new_tokens):
+            key, is_time = cast(tuple[Key, bool], scored.key)
+            probe = asked[key]
+            first = bool(probe.time_question) and key not in begun
+            row = begun.pop(key, probe.row)
+            if is_time:
+                row = replace(row, time_generated=self._text(scored.generated))
+            else:
+                row = self._scored(row, scored, lengths[scored.key])
+                if collector is not None:
+                    weights = self.per_frame(collector.weights(), probe)
+                    best = weights.topk(min(EVIDENCE_FRAMES, len(weights))).indices.tolist()
+                    row = replace(row, evidence_frame=best[0], evidence_frames=best)
+            if first:
+                begun[key] = row
+            else:
+                yield row
+
+    def walk(
+        self,
+        prompts: Sequence[Prompt],
+        observe: Callable[[Prompt], dict[str, Any]] | None,
+        max_new_tokens: int = 0,
+    ) -> Iterator[Scored]:
+        """Score prompts, and generate from them if asked for; see `prompts.tree.walk`."""
         options: dict[str, Any] = {
             "embeddings": self.features,
-            "max_new_tokens": self.recipe.max_new_tokens,
+            "max_new_tokens": max_new_tokens,
             "eos_ids": eos_ids(self.model, self.tokenizer),
-            "observe": observe if shows_frames(prompts) else None,
+            "observe": observe,
         }
         if self.rope_type:
             whole = RecomputedSequence(self.model, allow_beyond_context=True)
-            results = prompt_tree.score_alone(whole, symbols, **options)
-        else:
-            sequence = CachedSequence(
-                self.model,
-                chunk_tokens=self.recipe.chunk_tokens,
-                kv_dtype=self.recipe.kv,
-                allow_beyond_context=True,
-            )
-            results = prompt_tree.walk(sequence, symbols, **options)
-        for scored in results:
-            prompt = asked[cast(PromptKey, scored.key)]
-            weights = self._per_frame(collector, prompt) if collector else None
-            yield self._reply(prompt, scored, lengths[prompt.key], weights)
-
-    def _reply(
-        self,
-        prompt: Prompt,
-        scored: prompt_tree.Scored,
-        prompt_tokens: int,
-        frame_weights: Tensor | None = None,
-    ) -> Reply:
-        judged = bool(prompt.answer)
-        return Reply(
-            key=prompt.key,
-            predicted=self.tokenizer.decode(scored.predicted) if judged else None,
-            is_greedy=scored.is_greedy if judged else None,
-            logprob=scored.logprob if judged else None,
-            generated=self._text(scored.generated) if self.recipe.max_new_tokens else None,
-            prompt_tokens=prompt_tokens,
-            frame_weights=frame_weights,
+            return score_alone(whole, prompts, **options)
+        sequence = CachedSequence(
+            self.model,
+            chunk_tokens=self.chunk_tokens,
+            kv_dtype=self.kv,
+            allow_beyond_context=True,
         )
+        return walk(sequence, prompts, **options)
+
+    def _scored(self, row: Row, scored: Scored, prompt_tokens: int) -> Row:
+        """Write into a row what the model made of its prompt."""
+        if row.answer:
+            row = replace(
+                row,
+                predicted=self.tokenizer.decode(scored.predicted),
+                is_greedy=scored.is_greedy,
+                logprob=scored.logprob,
+            )
+        generated = self._text(scored.generated) if self.max_new_tokens else None
+        return replace(row, generated=generated, prompt_tokens=prompt_tokens)
 
     def _text(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
-    def _per_frame(self, collector: EvidenceCollector, prompt: Prompt) -> Tensor | None:
-        """Add the attention on the tokens of each frame: [F]."""
-        if prompt.frames is None or self.tokens_per_frame is None:
-            return None
-        weights = collector.weights()[self.frame_span(prompt)]
-        return weights.unflatten(0, (-1, self.tokens_per_frame)).sum(1).cpu()
-
-    def frame_span(self, prompt: Prompt) -> slice:
-        """Say which tokens of a prompt are its frames."""
-        if prompt.frames is None or self.tokens_per_frame is None:
-            raise ValueError(f"prompt {prompt.key} shows no frames")
+    def per_frame(self, weights: Tensor, probe: Probe) -> Tensor:
+        """Add the attention on the tokens of each frame: [..., L] -> [..., F]."""
+        if probe.frames is None or self.tokens_per_frame is None:
+            raise ValueError(f"the probe of cell {probe.row.key} shows no frames")
         first = len(self._template()["before"])
-        return slice(first, first + len(prompt.frames) * self.tokens_per_frame)
+        span = slice(first, first + len(probe.frames) * self.tokens_per_frame)
+        return weights[..., span].unflatten(-1, (-1, self.tokens_per_frame)).sum(-1).cpu()
 
 
-def one_forward_each(tokens: int | float | None) -> dict[str, Any]:
-    """Return the cost of a model that shares nothing between prompts."""
-    return {
-        "tokens_one_forward_per_cell": tokens,
-        "tokens_processed": tokens,
-        "flops_ratio": 1.0,
-    }
-
-
-def shows_frames(prompts: Sequence[Prompt]) -> bool:
+def shows_frames(probes: Sequence[Probe]) -> bool:
     """Whether there are frames to look for evidence in."""
-    return any(prompt.frames is not None for prompt in prompts)
+    return any(probe.frames is not None for probe in probes)
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: Any) -> set[int]:
     """Return the token ids that end an answer, by the model's generation config and tokenizer."""
-    ids = model.generation_config.eos_token_id if model.generation_config else None
-    ends = set(ids if isinstance(ids, list) else [ids]) | {tokenizer.eos_token_id}
-    return {int(end) for end in ends if end is not None}
+    return (stop_tokens(model.generation_config) | {tokenizer.eos_token_id}) - {None}

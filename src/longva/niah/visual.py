@@ -11,7 +11,8 @@ the time.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,8 @@ from torch import Tensor
 from longva.errors import RecipeError
 from longva.niah.cells import Cell, Grid, Row
 from longva.niah.frames import HaystackRecipe, NeedlePictures, Pictures, make_haystack
-from longva.niah.measure import Question, measure
-from longva.niah.model import Model, Prompt
+from longva.niah.measure import measure
+from longva.niah.model import Model, Probe
 from longva.niah.needle_sets import make_needles
 from longva.niah.needles import Needle, NeedleRecipe
 from longva.niah.open_model import open_model
@@ -51,60 +52,58 @@ def run_visual(
     recipe: VisualRecipe,
     progress: Progress | None = None,
     *,
+    model: Model | None = None,
     haystack: Pictures | None = None,
     needles: Sequence[Needle] | None = None,
 ) -> dict[str, Any] | None:
-    """Measure a recipe's model, on pictures of the recipe or of the caller.
+    """Measure a model on a haystack and needles: those of the recipe, or those of the caller.
 
     See `measure` for what is returned, written and raised.
     """
-    # What is missing of them is found before the model is loaded.
-    haystack = haystack or make_haystack(recipe.haystack, recipe.grid.all_lengths[-1])
-    needles = make_needles(recipe.needles) if needles is None else needles
-    with open_model(recipe, video=True) as model:
-        return measure_visual(model, recipe, haystack=haystack, needles=needles, progress=progress)
-
-
-def measure_visual(
-    model: Model,
-    recipe: VisualRecipe,
-    *,
-    haystack: Pictures | None = None,
-    needles: Sequence[Needle] | None = None,
-    progress: Progress | None = None,
-) -> dict[str, Any] | None:
-    """Measure a model that is already there, on pictures of the recipe or of the caller."""
-    longest = recipe.grid.all_lengths[-1]
-    haystack = haystack or make_haystack(recipe.haystack, longest)
-    needles = make_needles(recipe.needles) if needles is None else needles
-    pictures = [picture for needle in needles for picture in needle.pictures]
-    album = NeedlePictures(pictures, recipe.haystack.fit)
-    questions = ask(recipe, needles, num_pictures=len(haystack))
+    # Missing videos and pictures are found before the model is loaded.
+    pictures, needles = open_pictures(recipe, haystack, needles)
     kind = recipe.needles
     hidden: dict[str, Any] = {"distractors": kind.distractors, "seed": kind.seed}
     if kind.source == "generated":
         hidden |= {"task": kind.task, "pictures": kind.pictures}
     else:
-        hidden |= {"questions": [[n.prompt, n.answer] for n in needles], **album.fingerprint}
-    return measure(
-        model,
-        questions,
-        recipe,
-        albums=[haystack, album],
-        settings={
-            "unit": "frames",
-            "grid": recipe.grid.kind,
-            "needles": hidden,
-            "fps": recipe.haystack.fps,
-            "ask_time": recipe.ask_time,
-        },
-        haystack=haystack.fingerprint,
-        progress=progress,
-    )
+        hidden |= {"questions": [[n.prompt, n.answer] for n in needles], **pictures[1].fingerprint}
+    with nullcontext(model) if model else open_model(recipe, video=True) as tested:
+        return measure(
+            tested,
+            ask(recipe, needles, num_pictures=len(pictures[0])),
+            recipe,
+            pictures=pictures,
+            settings={
+                "unit": "frames",
+                "grid": recipe.grid.kind,
+                "needles": hidden,
+                "fps": recipe.haystack.fps,
+                "ask_time": recipe.ask_time,
+            },
+            haystack=pictures[0].fingerprint,
+            progress=progress,
+        )
 
 
-def ask(recipe: VisualRecipe, needles: Sequence[Needle], num_pictures: int) -> list[Question]:
-    """Write the question of every cell.
+def open_pictures(
+    recipe: VisualRecipe,
+    haystack: Pictures | None = None,
+    needles: Sequence[Needle] | None = None,
+) -> tuple[list[Pictures], Sequence[Needle]]:
+    """Open haystack and needles of a recipe, unless the caller has its own.
+
+    Returns:
+        The haystack and the needles' pictures, and the needles.
+    """
+    haystack = haystack or make_haystack(recipe.haystack, recipe.grid.all_lengths[-1])
+    needles = make_needles(recipe.needles) if needles is None else needles
+    hidden = [picture for needle in needles for picture in needle.pictures]
+    return [haystack, NeedlePictures(hidden, recipe.haystack.fit)], needles
+
+
+def ask(recipe: VisualRecipe, needles: Sequence[Needle], num_pictures: int) -> list[Probe]:
+    """Write what is asked in every cell.
 
     Args:
         recipe: grid and settings.
@@ -113,7 +112,7 @@ def ask(recipe: VisualRecipe, needles: Sequence[Needle], num_pictures: int) -> l
             pictures are numbered on from there.
     """
     first = np.cumsum([num_pictures, *(len(needle.pictures) for needle in needles)])
-    questions = []
+    fps, probes = recipe.haystack.fps, []
     for cell in recipe.grid.cells(trials=len(needles)):
         needle = needles[cell.trial]
         points = choose_points(cell, needle, recipe.needles.seed)
@@ -121,31 +120,21 @@ def ask(recipe: VisualRecipe, needles: Sequence[Needle], num_pictures: int) -> l
         haystack = torch.arange(cell.length) % num_pictures
         frames, positions = hide(haystack, pictures, points)
         targets = sorted(positions[: needle.num_targets])
+        place: dict[str, Any] = vars(cell) | {"position": targets[0]}
         row = Row(
-            length=cell.length,
-            depth=cell.depth,
-            position=positions[0] if needle.num_targets == 1 else targets[0],
-            trial=cell.trial,
+            **place,
             needle=needle.name,
             answer=needle.answer,
             chance=needle.chance,
             question=needle.prompt,
             distractors=sorted(positions[needle.num_targets :]),
             frames=len(frames),
-            fps=recipe.haystack.fps,
+            fps=fps,
             targets=targets,
         )
-        prompt = Prompt(
-            key=(row.key, "answer"), question=needle.prompt, frames=frames, answer=needle.answer
-        )
-        time = replace(
-            prompt,
-            key=(row.key, "time"),
-            question=needle.time_prompt(recipe.haystack.fps),
-            answer="",
-        )
-        questions.append(Question(row=row, prompts=(prompt, time)[: 1 + recipe.ask_time]))
-    return questions
+        time = needle.time_prompt(fps) if recipe.ask_time else ""
+        probes.append(Probe(row=row, frames=frames, time_question=time))
+    return probes
 
 
 def choose_points(cell: Cell, needle: Needle, seed: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Save figures, and write numbers short enough for their axes."""
+"""Draw and save figures; write numbers short enough for their axes."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,13 @@ def save_figure(figure: Any, out: Path | str, dpi: int = 100) -> None:
     """Write a matplotlib figure as PNG, whole or not at all."""
     with whole_file(Path(out)) as temporary:
         figure.savefig(temporary, format="png", dpi=dpi)
+
+
+def plain_axes(ax: Any) -> None:
+    """Leave of the frame what carries numbers, with grey lines behind the data."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color="#e6e8eb")
+    ax.set_axisbelow(True)
 
 
 def short(number: float) -> str:

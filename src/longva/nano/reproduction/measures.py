@@ -18,12 +18,11 @@ from longva.nano.needles import write_needles
 from longva.nano.reproduction.budget import Budget
 from longva.niah.cells import Grid
 from longva.niah.evidence_heads import choose_evidence_heads, frame_attention
-from longva.niah.frames import HaystackRecipe, NeedlePictures, make_haystack
-from longva.niah.needle_sets import make_needles
+from longva.niah.frames import HaystackRecipe
 from longva.niah.needles import NeedleRecipe
 from longva.niah.text import TextRecipe, run_text
 from longva.niah.tree_model import TreeModel
-from longva.niah.visual import VisualRecipe, ask, run_visual
+from longva.niah.visual import VisualRecipe, ask, open_pictures, run_visual
 from longva.reporting.progress import Progress
 
 NEEDLES, BOOK, LONG_TEXT = Path("needles"), Path("text/book.txt"), Path("text/long.txt")
@@ -63,12 +62,11 @@ def calibrate() -> None:
     for name in ("unires", "anyres", "not_extended"):
         recipe = visual_recipe(NEEDLES / "calibration", f"{name}/model", Path("unused"), grid)
         model = TreeModel.from_recipe(recipe, video=True)
-        film, needles = make_haystack(recipe.haystack, 48), make_needles(recipe.needles)
-        album = NeedlePictures([p for n in needles for p in n.pictures], recipe.haystack.fit)
-        model.look([film, album], NEEDLES / "features")
-        questions = ask(recipe, needles, num_pictures=len(film))
-        targets = [question.row.targets or [] for question in questions]
-        heads, hits = choose_evidence_heads(frame_attention(model, questions), targets)
+        pictures, needles = open_pictures(recipe)
+        model.encode(pictures, NEEDLES / "features")
+        probes = ask(recipe, needles, num_pictures=len(pictures[0]))
+        targets = [probe.row.targets or [] for probe in probes]
+        heads, hits = choose_evidence_heads(frame_attention(model, probes), targets)
         print_line(f"{name}: evidence heads {heads}, hit@1 {hits:.3f} on films of 24 and 48 frames")
         config = Path(name) / "model" / "config.json"
         values = json.loads(config.read_text(encoding="utf-8"))
