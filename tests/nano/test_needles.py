@@ -14,7 +14,7 @@ from longva.nano.needles import draw_needle, hidden_objects, own_pictures, own_t
 from longva.nano.words import word_tokenizer
 from longva.nano.world import CHANCE, QUESTIONS
 from longva.niah.cells import Grid
-from longva.niah.frames import HaystackRecipe
+from longva.niah.haystack import HaystackRecipe
 from longva.niah.needle_sets import make_needles
 from longva.niah.needles import NeedleRecipe
 from longva.niah.text import TextRecipe

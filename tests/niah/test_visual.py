@@ -8,7 +8,7 @@ from PIL import Image
 
 from longva.errors import RecipeError, VideoError
 from longva.niah.cells import Cell, Grid
-from longva.niah.frames import DrawnFrames, HaystackRecipe, NeedlePictures, VideoFrames
+from longva.niah.haystack import DrawnFrames, HaystackRecipe, NeedlePictures, VideoFrames
 from longva.niah.log import read_rows
 from longva.niah.needle_sets import make_needles
 from longva.niah.needles import Needle, NeedleRecipe

@@ -23,7 +23,7 @@ from longva.errors import LongVAError
 from longva.evaluate.benchmarks import QUESTIONS
 from longva.files.writing import whole_file
 from longva.media.write import write_video
-from longva.niah.frames import Pictures
+from longva.niah.haystack import Pictures
 from longva.niah.needles import Needle
 from longva.niah.visual import VisualRecipe, ask, open_pictures
 from longva.reporting.progress import Progress

@@ -38,7 +38,7 @@ from longva.nano.world import (
     random_scene,
 )
 from longva.niah.cells import values_of
-from longva.niah.frames import BATCH, Pictures
+from longva.niah.haystack import BATCH, Pictures
 from longva.niah.needles import Needle, NeedleRecipe
 from longva.niah.text import TextRecipe
 from longva.niah.visual import VisualRecipe

@@ -20,7 +20,7 @@ from longva.files.lock import only_run
 from longva.files.writing import write_whole
 from longva.finite import to_json
 from longva.niah.cells import Row
-from longva.niah.frames import Pictures
+from longva.niah.haystack import Pictures
 from longva.niah.heatmap import draw, panel_of, write_accuracies
 from longva.niah.log import CellLog
 from longva.niah.model import Model, Probe

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from longva.errors import RecipeError
 from longva.niah.cells import Row
-from longva.niah.frames import Pictures
+from longva.niah.haystack import Pictures
 from longva.niah.scoring import Frames, one_forward_each
 
 

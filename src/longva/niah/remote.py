@@ -23,7 +23,7 @@ from longva.checkpoints.language_model import load_tokenizer
 from longva.errors import LongVAError, loading
 from longva.finite import check_finite
 from longva.niah.cells import Row
-from longva.niah.frames import Pictures
+from longva.niah.haystack import Pictures
 from longva.niah.loading import load_auto
 from longva.niah.model import Model, Probe
 from longva.niah.recipe import MeasurementRecipe

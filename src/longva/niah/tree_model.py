@@ -33,7 +33,7 @@ from longva.finite import check_finite, to_json
 from longva.model.chat_format import template_ids, text_ids
 from longva.model.unires import normalize_pixels
 from longva.niah.cells import Key, Row
-from longva.niah.frames import Pictures
+from longva.niah.haystack import Pictures
 from longva.niah.loading import (
     is_longva,
     load_language_model,

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from longva.errors import RecipeError
 from longva.niah.cells import Cell, Grid, Row
-from longva.niah.frames import HaystackRecipe, NeedlePictures, Pictures, make_haystack
+from longva.niah.haystack import HaystackRecipe, NeedlePictures, Pictures, make_haystack
 from longva.niah.measure import measure
 from longva.niah.model import Model, Probe
 from longva.niah.needle_sets import make_needles

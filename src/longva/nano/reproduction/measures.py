@@ -18,7 +18,7 @@ from longva.nano.needles import write_needles
 from longva.nano.reproduction.budget import Budget
 from longva.niah.cells import Grid
 from longva.niah.evidence_heads import choose_evidence_heads, frame_attention
-from longva.niah.frames import HaystackRecipe
+from longva.niah.haystack import HaystackRecipe
 from longva.niah.needles import NeedleRecipe
 from longva.niah.text import TextRecipe, run_text
 from longva.niah.tree_model import TreeModel
