@@ -11,7 +11,7 @@ from gpu_suite_scale import Case, Row, Scale, language_model, longva_config, mea
 import longva.attention.evidence  # noqa: F401  registers the attention function
 from longva.model.flops import Flops
 from longva.planning.devices import GIB
-from longva.planning.watching import plan
+from longva.planning.planner import plan
 from longva.prompts.kv_cache import CachedSequence, RecomputedSequence
 from longva.prompts.tree import Prompt, plan_walk, score_alone, walk
 

@@ -112,7 +112,7 @@ def setting(longva, tmp_path):
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
     """A demo at work. Its model is its own: the hooks stay on it."""
-    pytest.importorskip("gradio", reason="the demo needs Gradio: pip install 'longva[demo]'")
+    pytest.importorskip("gradio", reason="the demo needs Gradio: pip install gradio")
     from longva.demo.server import running  # two seconds, for these tests alone
 
     longva = LongVA(*random_longva(), name="nano")

@@ -81,7 +81,7 @@ def test_the_budget_for_kept_media_is_given_in_gib(monkeypatch):
 
 @pytest.mark.parametrize(
     "options",
-    [["serve", "--port", "70000"], ["demo", "--port", "70000"], ["demo", "--max-sessions", "0"]],
+    [["serve", "--port", "70000"], ["demo", "--port", "70000"]],
 )
 def test_what_cannot_be_is_refused_before_a_model_is_loaded(options):
     refused = CliRunner().invoke(app, options)

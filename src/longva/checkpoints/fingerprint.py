@@ -1,4 +1,4 @@
-"""Fingerprints of weights: what other weights computed is not reused."""
+"""Fingerprints of weights, so that results kept of other weights are not reused."""
 
 import hashlib
 

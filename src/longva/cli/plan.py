@@ -44,7 +44,7 @@ def plan(
 
     from longva.checkpoints.published import load_config
     from longva.planning.devices import DEVICES, UTILISATION, usable_bytes
-    from longva.planning.watching import plan as make_plan
+    from longva.planning.planner import plan as make_plan
 
     if device is not None and device not in DEVICES:
         raise LongVAError(

@@ -9,5 +9,6 @@
     server.py         private folder, headers, launch
 
 Only the page, its tabs and the server know Gradio. The conversation is HTML of our own, not a
-`gr.Chatbot`: its evidence chips jump to their frames, and one template escapes all that is shown.
+`gr.Chatbot`: its evidence chips jump to their frames, and all that is shown is escaped
+in one place, parts.py.
 """

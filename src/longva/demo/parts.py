@@ -1,6 +1,6 @@
 """Draw the parts of the page as HTML, from the macros of `parts.html.jinja`.
 
-The template escapes every value: questions, answers and names of files are text, never markup.
+Every value is escaped (`autoescape`): questions, answers and names of files are text, never markup.
 """
 
 from typing import Any

@@ -10,7 +10,7 @@ import time
 import torch
 
 from longva.planning.devices import UTILISATION
-from longva.planning.watching import Plan
+from longva.planning.planner import Plan
 from longva.watching.assistant import LongVA
 
 PRODUCT_SIDE = {"cpu": 512, "cuda": 4096}

@@ -25,7 +25,7 @@ from longva.errors import LongVAError
 from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling
 from longva.model.chat_format import chat_ids, text_ids
-from longva.planning.watching import plan
+from longva.planning.planner import plan
 from longva.prompts.decoding import chooser, decode, stop_tokens, until_stop
 from longva.prompts.reader import PromptReader
 from longva.prompts.symbols import insert_rows

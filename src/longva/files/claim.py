@@ -1,4 +1,4 @@
-"""Whose folder this is: what a run was made from is noted in its folder and compared on return."""
+"""A run notes in its folder what it is made from; one that asks for other things is refused."""
 
 import json
 from collections.abc import Collection, Iterable
@@ -19,7 +19,8 @@ def claim(path: Path, asked: Any, what: str, *, empty: bool = False) -> None:
     Args:
         path: a JSON file in the folder.
         asked: all that the folder's content depends on, as JSON has it.
-        what: else the folder holds, for the message: "the cells of another measurement".
+        what: names what the folder holds if the note differs, for the message: "the cells of
+            another measurement".
         empty: whether the folder holds nothing yet, so that an old note no longer counts.
 
     Raises:
@@ -41,7 +42,7 @@ def refuse_others(
         folder: of the run, for the message.
         saved: what the folder was made from.
         asked: what is to be put there now.
-        what: the folder holds if they differ.
+        what: names what the folder holds if they differ.
         may_change: dotted keys that are not compared.
 
     Raises:

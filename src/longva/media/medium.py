@@ -1,6 +1,6 @@
 """Media as frames: open a video, animation, image or folder; take frames by number, time or rule.
 
-    media = open_media(source)              how many frames, when each is shown; no pixels yet
+    media = open_media(source)              how many frames, when each is shown; none is kept yet
     len(media), media.pts_seconds
     media.choose(FrameSampling(fps=1))      numbers of the frames that a rule takes: sampling.py
     media.frames_at([0, 25])                their pixels, resized while decoding: resize.py

@@ -80,7 +80,9 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     parents, last = key.split(".")[:-1], key.split(".")[-1]
     if not equals or not all([*parents, last]):
-        raise RecipeError(f"A change needs key=value such as optim.lr=1.0e-5, got {override!r}.")
+        raise RecipeError(
+            f"A change needs key=value such as optim.lr.all=1.0e-5, got {override!r}."
+        )
     for depth, name in enumerate(parents):
         if values.get(name) is None:
             values[name] = {}

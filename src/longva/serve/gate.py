@@ -1,7 +1,7 @@
 """Middleware: check host, key and size of every request before its body is parsed.
 
-The body is read here, whole, within bounds of size, silence and time. So without a key the server
-holds nothing of a request, and with one no more, and for no longer, than the limits say.
+Where keys are set, a request without one is refused before its body is kept. Of any other the body
+is read here, whole, within the limits of size, silence and time.
 """
 
 import asyncio

@@ -140,7 +140,8 @@ class StepOrder:
             stop_step: one past the last.
             dp_rank: which of `dp` shares.
             dp: data-parallel ranks. Ranks of one ring read the same samples.
-            accumulation: micro batches a step and rank; dp times it divides the samples of a step.
+            accumulation: micro batches of each rank in a step; `dp * accumulation` must divide
+                `samples_per_step`.
 
         >>> order = StepOrder(num_samples=8, samples_per_step=4)
         >>> list(order.micro_batches(0, 2, dp=2, dp_rank=1))

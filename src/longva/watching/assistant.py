@@ -31,7 +31,7 @@ from longva.model import LongVAForConditionalGeneration, LongVAProcessor
 from longva.model.chat_format import stop_at_turn_end
 from longva.parallel.ranks import default_dtype, own_device
 from longva.planning.devices import usable_memory
-from longva.planning.watching import Plan, plan
+from longva.planning.planner import Plan, plan
 from longva.prompts.kv_cache import check_cacheable
 from longva.reporting.progress import Progress
 from longva.watching.feature_cache import FeatureCache

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from longva.media.medium import Media
-from longva.planning.watching import Plan
+from longva.planning.planner import Plan
 from longva.prompts.decoding import Sampling
 from longva.watching.assistant import LongVA
 from longva.watching.events import EventStream, Failed, Progress, Text, Watched

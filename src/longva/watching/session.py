@@ -20,7 +20,7 @@ from longva.checkpoints import Precision
 from longva.errors import LongVAError
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
 from longva.model.chat_format import chat_ids
-from longva.planning.watching import TEXT_TOKENS
+from longva.planning.planner import TEXT_TOKENS
 from longva.prompts.decoding import (
     Sampling,
     begun_stop,

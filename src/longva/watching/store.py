@@ -16,7 +16,7 @@ from longva.errors import ContextLengthError
 from longva.media.medium import Media
 from longva.media.sampling import FrameSampling
 from longva.planning.devices import GIB
-from longva.planning.watching import Plan
+from longva.planning.planner import Plan
 from longva.reporting.progress import Progress
 from longva.watching.assistant import LongVA
 from longva.watching.features import FrameSettings

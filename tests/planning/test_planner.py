@@ -10,7 +10,7 @@ from longva.errors import ContextLengthError
 from longva.model import LongVAConfig
 from longva.model.random_model import random_longva
 from longva.planning.devices import DEVICES, GIB, usable_bytes
-from longva.planning.watching import plan
+from longva.planning.planner import plan
 from longva.prompts.kv_cache import CachedSequence
 
 
