@@ -22,10 +22,12 @@ from longva import __version__
 from longva.__main__ import main
 from longva.cli import app
 from longva.cli.ask import print_evidence
-from longva.cli.console import clock, out, printable
+from longva.cli.console import clock, out, printable, worded
 from longva.cli.options import grouped
+from longva.errors import LongVAError
 from longva.model.random_model import random_longva
 from longva.watching.session import Answer, Evidence
+from tests.hard_videos import truncate, write_video
 
 
 def in_process(*arguments):
@@ -355,3 +357,15 @@ def test_a_command_takes_options_that_belong_together_as_one_argument():
     assert run(drawing, ["a", "3"]).output == "a 3x2 False\n"
     assert run(drawing, ["a", "3", "--height", "4", "--bold"]).output == "a 3x4 True\n"
     assert run(drawing, ["a"]).exit_code == 2  # the width has no default
+
+
+def test_a_remedy_is_told_only_by_a_command_that_has_its_option(tmp_path):
+    whole = write_video(tmp_path / "whole.mkv", size=(480, 320))
+    cut = truncate(whole, tmp_path / "cut.mkv", 0.7)
+    with pytest.raises(LongVAError) as asked:
+        in_process("ask", cut, "Q")
+    assert worded(asked.value).endswith("Try --allow-truncated.")
+    films = f"haystack.videos=[{cut}]"
+    with pytest.raises(LongVAError) as measured:
+        in_process("niah", "visual", "nano/niah_visual", "--set", films)
+    assert "cut.mkv" in worded(measured.value) and "--allow-truncated" not in worded(measured.value)

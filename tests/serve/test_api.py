@@ -12,12 +12,14 @@ import openai
 import pytest
 from PIL import Image
 
-from longva.errors import LongVAError
+from longva.errors import LongVAError, VideoError
 from longva.media.medium import open_media
 from longva.model.random_model import random_longva
 from longva.serve.errors import as_api_error
 from longva.serve.limits import Limits
+from longva.serve.media.check import open_within
 from longva.watching.assistant import LongVA
+from tests.hard_videos import truncate, write_video
 from tests.serve.conftest import data_uri, film, picture, serving, user
 
 FOUR = {"longva": {"frames": 4}}
@@ -304,6 +306,16 @@ def test_advice_is_for_clients_of_the_api(longva, tmp_path, video):
         error = as_api_error(caught.value, {str(tmp_path / "cut.mp4"): "medium 1"})
         assert error.status == 400 and words in error.message
         assert "--" not in error.message and str(tmp_path) not in error.message
+
+
+def test_a_broken_film_is_told_without_settings_that_a_client_does_not_have(tmp_path):
+    whole = write_video(tmp_path / "whole.mkv", size=(480, 320))
+    cut = truncate(whole, tmp_path / "cut.mkv", 0.7)
+    with pytest.raises(VideoError) as caught:
+        open_within(cut, Limits(), "medium 1")
+    assert caught.value.remedies == {"allow_truncated": True}
+    message = as_api_error(caught.value).message
+    assert message.startswith("medium 1 ") and "allow_truncated" not in message
 
 
 def test_pages_of_an_allowed_origin_may_call(longva, tmp_path):

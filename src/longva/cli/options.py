@@ -15,7 +15,7 @@ import typer
 
 from longva.checkpoints import Precision
 from longva.cli.console import err
-from longva.errors import LongVAError
+from longva.errors import LongVAError, RecipeError
 
 GIB = 2**30
 T = TypeVar("T")
@@ -40,7 +40,14 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     def call(**values: Any) -> None:
         for name, group in groups.items():
             values[name] = group(**{f.name: values.pop(f.name) for f in fields(group)})
-        command(**values)
+        try:
+            command(**values)
+        except LongVAError as error:
+            if not isinstance(error, RecipeError):  # whose remedies are keys of --set
+                known = {parameter.name for parameter in flat}
+                kept = {name: v for name, v in error.remedies.items() if name in known}
+                error.remedies = kept
+            raise
 
     vars(call)["__signature__"] = inspect.Signature(flat)
     return call

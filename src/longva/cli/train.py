@@ -101,7 +101,8 @@ class StageOptions(RecipeOptions):
             # Such as data or a model that another recipe makes.
             show = f"longva recipes show {self.recipe}"
             head = f"What {self.recipe} needs first, its head says: {show}"
-            raise LongVAError(f"{error}\n{head}") from error
+            error.message += f"\n{head}"
+            raise
         if os.environ.get("RANK", "0") != "0":  # under torchrun one process speaks for all
             return
         if saved is None:

@@ -103,7 +103,7 @@ class AskTab(AskLayout):
         try:
             medium = await asyncio.to_thread(open_medium, path, self.engine.longva)
         except LongVAError as error:
-            problem = str(error).replace(str(path), path.name)
+            problem = error.message.replace(str(path), path.name)
             raise gr.Error(problem, print_exception=False) from None
         visitor.show(medium)
         most = self.engine.plan(medium.suggested).max_frames
@@ -162,7 +162,7 @@ class AskTab(AskLayout):
             self.engine.longva.check_question(question)
             visitor.turns.append(_turn(visitor, visitor.medium, question.strip(), *values))
         except LongVAError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            raise gr.Error(error.message, print_exception=False) from None
         return {self.question: "", **self._talk(visitor)}
 
     async def answer(self, visitor: Visitor) -> AsyncGenerator[dict]:

@@ -97,7 +97,7 @@ def run_perplexity(
 
     Args:
         recipe: of the measurement.
-        progress: called with documents done and documents.
+        progress: called with ("documents", documents done, documents).
         text: of the caller, in which `<|im_start|>` and its like are control tokens; in a text of
             the recipe they are plain text.
 

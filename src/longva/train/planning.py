@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from longva.losses import CHUNK_TOKENS
 from longva.model import LongVAConfig, LongVAForConditionalGeneration
-from longva.model.flops import Flops
+from longva.model.flops import Flops, head_dim
 from longva.planning.devices import DEVICES, UTILISATION
 from longva.train.lora import add_adapters
 from longva.train.optim import OptimConfig, choose_trained
@@ -85,9 +85,10 @@ def block_bytes_per_token(config: PreTrainedConfig) -> int:
     """
     text = config.get_text_config(decoder=True)
     width, mlp = text.hidden_size, text.intermediate_size
-    heads, head_dim = text.num_attention_heads, _head_dim(text)
+    heads, channels = text.num_attention_heads, head_dim(text)
     norms = 2 * (4 + 2 + 2) * width + 2 * 4  # input in float32, normed, scaled; 1 / rms; twice
-    attention = 3 * 2 * heads * head_dim + 2 * 2 * text.num_key_value_heads * head_dim + 4 * heads
+    keys = text.num_key_value_heads
+    attention = 3 * 2 * heads * channels + 2 * 2 * keys * channels + 4 * heads
     return norms + attention + 4 * 2 * mlp  # gate, its activation, up, product
 
 
@@ -148,7 +149,7 @@ def training_memory(
     kept = 2 * width if parallel.checkpoint_activations else block_bytes_per_token(config)
     in_hbm = 2 if parallel.offload_activations else layers
     # The peak of a block's backward, in its MLP; where that is tiled, in its attention.
-    keys = text.num_key_value_heads * _head_dim(text)
+    keys = text.num_key_value_heads * head_dim(text)
     whole = block_bytes_per_token(config) + 2 * 2 * mlp + 8 * width
     tile = min(parallel.mlp_tile, s)
     if tile:
@@ -192,10 +193,6 @@ def step_seconds(
     rate = gpus * UTILISATION * DEVICES[device][1]
     flops = step_flops(config, length, sequences, recompute)
     return None if flops is None else flops / rate
-
-
-def _head_dim(text: Any) -> int:
-    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
 
 
 def _vision_bytes(config: PreTrainedConfig, tokens: int, checkpointed: bool) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from longva.reporting.figure import save_figure
+from longva.reporting.figure import plain_axes, save_figure
 
 LOOKS = {
     "unires": ("#0072B2", "o"),
@@ -133,9 +133,7 @@ def _lengths(ax: Any, lengths: Sequence[int], marks: Mapping[float, str]) -> Non
 
 
 def _finish(figure: Any, ax: Any, out: Path) -> None:
-    ax.grid(axis="y", color="#e6e8eb")
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
+    plain_axes(ax)
     entries = {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     labels = sorted(entries, key=lambda label: label == GUESSING)  # the models first
     handles = [entries[label] for label in labels]

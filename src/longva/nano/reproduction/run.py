@@ -50,7 +50,7 @@ def reproduce(
         budget: `smoke` or `laptop`, see `budget.BUDGETS`.
         seeds: each is trained and measured from nothing.
         jobs: processes at a time; each computes with one thread. Default: one a CPU.
-        progress: called with ("seed 0: extend", stages done, stages).
+        progress: called with ("seed 0", stages done, stages).
 
     Returns:
         The report's page.

@@ -34,7 +34,7 @@ def open_within(path: Path, limits: Limits, name: str) -> Media:
     try:
         media = _open(path, limits, name)
     except VideoError as error:
-        raise VideoError(str(error).replace(str(path), name)) from error
+        raise VideoError(error.message.replace(str(path), name), **error.remedies) from error
     except Exception as error:  # any failure of a decoder is taken as a fault of the medium
         logger.warning("a medium cannot be opened", exc_info=error)
         raise VideoError(f"{name} is not a video or image that can be read.") from error
