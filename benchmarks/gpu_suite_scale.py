@@ -56,6 +56,12 @@ class Scale:
     """Tokens at which training is compared with plain transformers."""
 
     haystacks: list[int]
+    asked: list[int]
+    """Frames of the films that are asked about."""
+
+    budget: float
+    """Bytes of the card that the memory section plays."""
+
     loss: tuple[int, int, int]
     """Tokens, words, width."""
 
@@ -77,6 +83,8 @@ FULL = Scale(
     rows=[224_000, 112_000, 56_000, 28_000],
     compared=16_384,
     haystacks=[75, 150, 225, 300],
+    asked=[1000, 3000],
+    budget=24e9,
     loss=(32_768, 152_064, 3584),
     pictures=512,
     vision_chunks=[512, 1, 4, 16, 64, 256],
@@ -105,6 +113,8 @@ TOY = Scale(
     rows=[256, 128],
     compared=64,
     haystacks=[4, 8],
+    asked=[20],
+    budget=5e6,
     loss=(256, 1024, 32),
     pictures=8,
     vision_chunks=[8, 2],

@@ -1,5 +1,6 @@
 """What many tests share: a short real video, seeded random numbers, one thread a process."""
 
+import os
 import random
 import socket
 from collections.abc import Iterator
@@ -7,6 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+# One result on every machine: forked ranks cannot share a GPU, which benchmarks/gpu_suite.py tests.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 import torch
 
 from longva import chat_endpoint

@@ -90,19 +90,22 @@ def test_unknown_kernels_and_dtypes_are_refused_by_name():
 
 
 @pytest.mark.parametrize(
-    ("device", "capability", "dtype", "width", "name"),
+    ("device", "capability", "dtype", "queries", "width", "name"),
     [
-        ("cuda", (9, 0), torch.bfloat16, 128, "cuda_flash"),
-        ("cuda", (9, 0), torch.float32, 128, "math"),  # recipes of precision fp32
-        ("cuda", (9, 0), torch.bfloat16, 12, "math"),
-        ("cuda", (7, 5), torch.float16, 128, "math"),  # T4
-        ("mps", None, torch.bfloat16, 128, "math"),
-        ("cpu", None, torch.float32, 12, "cpu_flash"),
+        ("cuda", (9, 0), torch.bfloat16, 1024, 128, "cudnn"),
+        ("cuda", (9, 0), torch.bfloat16, 1023, 128, "cuda_flash"),
+        ("cuda", (9, 0), torch.bfloat16, 1024, 256, "cuda_flash"),
+        ("cuda", (8, 0), torch.bfloat16, 1024, 128, "cuda_flash"),
+        ("cuda", (9, 0), torch.float32, 1024, 128, "math"),  # recipes of precision fp32
+        ("cuda", (9, 0), torch.bfloat16, 1024, 12, "math"),
+        ("cuda", (7, 5), torch.float16, 1024, 128, "math"),  # T4
+        ("mps", None, torch.bfloat16, 1024, 128, "math"),
+        ("cpu", None, torch.float32, 1024, 12, "cpu_flash"),
     ],
 )
 def test_unless_one_is_named_a_kernel_is_taken_that_runs(
-    device, capability, dtype, width, name, monkeypatch
+    device, capability, dtype, queries, width, name, monkeypatch
 ):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    query = SimpleNamespace(device=torch.device(device), dtype=dtype, shape=(1, 2, 3, width))
+    query = SimpleNamespace(device=torch.device(device), dtype=dtype, shape=(1, 2, queries, width))
     assert block_kernel(None, query) is BLOCK_KERNELS[name]  # type: ignore[arg-type]

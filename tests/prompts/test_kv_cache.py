@@ -28,6 +28,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from longva.attention.evidence import EvidenceCollector
 from longva.errors import ContextLengthError, LongVAError, NonFiniteError
 from longva.niah.loading import prepare
 from longva.prompts.kv_cache import CachedSequence, RecomputedSequence
@@ -247,6 +248,19 @@ def test_keyword_arguments_reach_the_attention_function():
     model.model.layers[0].self_attn.forward = spy
     CachedSequence(model, chunk_tokens=4).append(torch.arange(6), collector="here")
     assert seen == ["here", "here"]
+
+
+@pytest.mark.parametrize("num_queries", [1, 3, 9])
+@pytest.mark.parametrize("chunk_tokens", [1, 2, 4, 5, 100])
+def test_evidence_is_that_of_the_last_queries_whatever_the_chunks(num_queries, chunk_tokens):
+    model = tiny_model().double()
+    model.set_attn_implementation("evidence")
+    weights = []
+    for chunk in (chunk_tokens, 100):
+        collector = EvidenceCollector(num_queries=num_queries)
+        CachedSequence(model, chunk_tokens=chunk).append(torch.arange(10), evidence=collector)
+        weights.append(collector.weights())
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-14)
 
 
 def test_symbols_outside_their_tables_are_refused():

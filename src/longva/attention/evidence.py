@@ -33,12 +33,13 @@ from longva.finite import check_finite
 
 
 class EvidenceCollector:
-    """Adds up the attention that the last queries of each forward pay to every token.
+    """Adds up the attention that the last queries of each append pay to every token.
 
     Args:
         heads: (layer, head) pairs to listen to, or None for all of them.
-        num_queries: how many last positions of each forward count; for a teacher-forced answer of n
-            tokens, n.
+        num_queries: how many last positions of each append count; for a teacher-forced answer of n
+            tokens, n. Whoever appends in chunks passes `evidence_queries`, how many of them lie in
+            a chunk, so that chunks change nothing.
     """
 
     def __init__(self, heads: Sequence[Sequence[int]] | None = None, num_queries: int = 1):
@@ -47,7 +48,9 @@ class EvidenceCollector:
         self._mass: Tensor | None = None
         self._observed = 0
 
-    def observe(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
+    def observe(
+        self, layer: int, query: Tensor, key: Tensor, scaling: float, num_queries: int | None = None
+    ) -> None:
         """Add one layer's attention; called by the attention function.
 
         Args:
@@ -55,17 +58,24 @@ class EvidenceCollector:
             query: [1, H, Lq, E].
             key: [1, K, Lk, E].
             scaling: factor of the dot products.
+            num_queries: how many of the last queries count, instead of the collector's number.
 
         Raises:
             ValueError: for a batch of more than one sequence.
         """
         if query.shape[0] != 1:
             raise ValueError(f"evidence is collected for one sequence, got {query.shape[0]}")
-        heads = [h for h in range(query.shape[1]) if self.heads is None or (layer, h) in self.heads]
-        if not heads:
-            return
-        num_queries = min(self.num_queries, query.shape[2])
-        mass = last_attention(query, key, scaling, num_queries)[heads].sum(0)
+        heads = range(query.shape[1])
+        if self.heads is not None:
+            heads = [head for head in heads if (layer, head) in self.heads]
+            if not heads:
+                return
+            # Each with its key head: what nobody listens to is not computed.
+            groups = query.shape[1] // key.shape[1]
+            query = query[:, heads]
+            key = torch.cat([key[:, head // groups, None] for head in heads], dim=1)
+        num_queries = min(self.num_queries if num_queries is None else num_queries, query.shape[2])
+        mass = last_attention(query, key, scaling, num_queries).sum(0)
         if self._mass is not None:
             mass[: len(self._mass)] += self._mass.to(mass.device)  # layers may lie on several
         self._mass = mass
@@ -117,6 +127,8 @@ def causal_attention_with_past(query: Tensor, key: Tensor, value: Tensor, scalin
     """
     past = key.shape[2] - query.shape[2]
     attend = block_kernel(None, query).forward
+    if query.shape[2] == 1:  # sees every key
+        return attend(query, key, value, False, scaling)[0]
     own, own_lse = attend(query, key[:, :, past:], value[:, :, past:], True, scaling)
     if past == 0:
         return own
@@ -132,7 +144,15 @@ def causal_mask(query: Tensor, key: Tensor) -> Tensor:
 
 
 def evidence_attention(
-    module, query, key, value, attention_mask, scaling=None, evidence=None, **kwargs
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    scaling=None,
+    evidence=None,
+    evidence_queries=None,
+    **kwargs,
 ):
     """Attend as transformers' attention functions do; `evidence` is an optional collector.
 
@@ -149,11 +169,11 @@ def evidence_attention(
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if evidence is not None:
-        evidence.observe(module.layer_idx, query, key, scaling)
-    several = query.shape[2] > 1
-    if attention_mask is None and several and block_kernel(None, query) is BLOCK_KERNELS["math"]:
-        attention_mask = causal_mask(query, key)  # cheaper than all scores in memory
-    if attention_mask is not None or not several:
+        evidence.observe(module.layer_idx, query, key, scaling, evidence_queries)
+    by_blocks = attention_mask is None and block_kernel(None, query) is not BLOCK_KERNELS["math"]
+    if not by_blocks:
+        if attention_mask is None and query.shape[2] > 1:
+            attention_mask = causal_mask(query, key)  # cheaper than all scores in memory
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )

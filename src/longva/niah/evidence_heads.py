@@ -34,10 +34,15 @@ class HeadAttention:
         self.num_queries = num_queries
         self.by_layer: dict[int, Tensor] = {}
 
-    def observe(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
-        """Keep one layer's attention; called by the attention function."""
-        num_queries = min(self.num_queries, query.shape[2])
-        self.by_layer[layer] = last_attention(query, key, scaling, num_queries) / num_queries
+    def observe(
+        self, layer: int, query: Tensor, key: Tensor, scaling: float, num_queries: int | None = None
+    ) -> None:
+        """Add one layer's attention; see `EvidenceCollector.observe`."""
+        num_queries = min(self.num_queries if num_queries is None else num_queries, query.shape[2])
+        mean = last_attention(query, key, scaling, num_queries) / self.num_queries
+        if (before := self.by_layer.get(layer)) is not None:
+            mean[:, : before.shape[1]] += before
+        self.by_layer[layer] = mean
 
     def weights(self) -> Tensor:
         """Mean attention of every head on each token: [L, H, tokens]."""

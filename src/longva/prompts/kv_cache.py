@@ -199,9 +199,16 @@ class CachedSequence(SymbolSequence):
         kept: list[Tensor] = []
         decoder = self.model.get_decoder()
         cached = {cache_argument(decoder): self._cache}
+        evidence = kwargs.pop("evidence", None)
         try:
             for start in range(0, n, self.chunk_tokens):
                 chunk = symbols[start : start + self.chunk_tokens]
+                if evidence is not None:  # of the append's last queries, those in this chunk
+                    after = n - start - len(chunk)
+                    queries = min(len(chunk), evidence.num_queries - after)
+                    kwargs |= (
+                        {"evidence": evidence, "evidence_queries": queries} if queries > 0 else {}
+                    )
                 x = embed(self.model, chunk, embeddings)  # [1, n, D]
                 hidden = decoder(
                     inputs_embeds=x,  # at the positions that follow what the cache holds
