@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import Qwen2ForCausalLM
 
-from longva.checkpoints.published import LONGVA_7B
+from longva.checkpoints.published import QWEN2_7B_224K
 from longva.model import LongVAConfig
 from longva.planning.devices import GIB
 
@@ -68,11 +68,11 @@ class Scale:
 FULL = Scale(
     device="cuda",
     dtype=torch.bfloat16,
-    config=LONGVA_7B,
+    config={"text_config": QWEN2_7B_224K},
     heads=(28, 4, 128),
     rings=[(16_384, 1), (16_384, 4), (65_536, 4), (65_536, 8)],
     exact_up_to=16_384,
-    kernels=["cuda_flash", "cudnn"],
+    kernels=["cuda_flash"],
     frames=[200, 1000, 2000, 3000],
     rows=[224_000, 112_000, 56_000, 28_000],
     compared=16_384,

@@ -64,16 +64,15 @@ def test_backward_of_a_part_of_the_keys_is_exact_given_the_whole_rows_output(nam
     torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["cuda_flash", "cudnn"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_cuda_kernels_are_called_with_arguments_that_torch_accepts(name, shape):
+def test_the_cuda_kernel_is_called_with_arguments_that_torch_accepts(shape):
     """On meta tensors: shapes and dtypes, not numbers."""
     num_queries, num_keys, causal = shape
     inputs = random_block(num_queries, num_keys, torch.bfloat16, "meta")
-    out, lse = BLOCK_KERNELS[name].forward(*inputs, causal, 0.3)
+    out, lse = BLOCK_KERNELS["cuda_flash"].forward(*inputs, causal, 0.3)
     assert out.shape == inputs[0].shape
     assert (lse.shape, lse.dtype) == (inputs[0].shape[:3], torch.float32)
-    grads = BLOCK_KERNELS[name].backward(out, *inputs, out, lse, causal, 0.3)
+    grads = BLOCK_KERNELS["cuda_flash"].backward(out, *inputs, out, lse, causal, 0.3)
     assert [g.shape for g in grads] == [t.shape for t in inputs]
 
 

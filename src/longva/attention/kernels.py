@@ -96,28 +96,10 @@ def _cuda_flash_backward(grad_out, query, key, value, out, lse, causal, scale):
     )
 
 
-def _cudnn_forward(query, key, value, causal, scale):
-    out, lse, *_ = aten._scaled_dot_product_cudnn_attention(
-        query, key, value, None, True, 0.0, causal, False, scale=scale
-    )
-    return out, lse.squeeze(-1)
-
-
-def _cudnn_backward(grad_out, query, key, value, out, lse, causal, scale):
-    random_state = torch.zeros((), dtype=torch.int64, device=query.device)  # unused: no dropout
-    return aten._scaled_dot_product_cudnn_attention_backward(
-        *(grad_out, query, key, value, out, lse.unsqueeze(-1).contiguous()),
-        *(random_state, random_state, None, None, None),
-        *(query.shape[2], key.shape[2], 0.0, causal),
-        scale=scale,
-    )
-
-
 BLOCK_KERNELS: dict[str, BlockKernel] = {
     "math": BlockKernel(forward=_math_forward, backward=_math_backward),
     "cpu_flash": BlockKernel(forward=_cpu_flash_forward, backward=_cpu_flash_backward),
     "cuda_flash": BlockKernel(forward=_cuda_flash_forward, backward=_cuda_flash_backward),
-    "cudnn": BlockKernel(forward=_cudnn_forward, backward=_cudnn_backward),
 }
 """Kernels by name. `math` is the plain reference, with all scores of a block in memory."""
 
@@ -147,9 +129,9 @@ def block_kernel(name: str | None, query: Tensor) -> BlockKernel:
     if name not in BLOCK_KERNELS:
         known = ", ".join(sorted(BLOCK_KERNELS))
         raise LongVAError(f"no block kernel is called {name!r}. Choose one of: {known}.")
-    if name in ("cuda_flash", "cudnn") and query.dtype not in HALF:
+    if name == "cuda_flash" and query.dtype not in HALF:
         raise LongVAError(
-            f"block kernel {name} takes bfloat16 or float16, got {query.dtype}. Load the model "
+            f"block kernel cuda_flash takes bfloat16 or float16, got {query.dtype}. Load the model "
             "with dtype=torch.bfloat16, or ask for kernel='math' on short sequences."
         )
     return BLOCK_KERNELS[name]

@@ -220,16 +220,15 @@ def _quantization_config(kind: str, compute_dtype) -> BitsAndBytesConfig:
         raise CheckpointError(
             f"{kind} weights need bitsandbytes ({reason(error)}): {install_command('quant')}"
         ) from error
-    if kind == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=NEVER_QUANTIZED)
-    if kind == "int4":
-        return BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=compute_dtype,
-            llm_int8_skip_modules=NEVER_QUANTIZED,
-        )
-    raise CheckpointError(f"quantization must be 'model', 'int8' or 'int4', got {kind!r}")
+    if kind not in ("int8", "int4"):
+        raise CheckpointError(f"quantization must be 'model', 'int8' or 'int4', got {kind!r}")
+    return BitsAndBytesConfig(
+        load_in_8bit=kind == "int8",
+        load_in_4bit=kind == "int4",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=compute_dtype,
+        llm_int8_skip_modules=NEVER_QUANTIZED,
+    )
 
 
 def _torch_dtype(name: torch.dtype | str | None) -> torch.dtype | None:

@@ -46,9 +46,7 @@ class JudgeOptions:
             endpoint = LocalJudge()
         elif self.judge_model:
             endpoint = ChatEndpoint(
-                address=self.judge or "",
-                model=self.judge_model,
-                requests_per_minute=self.judge_rpm,
+                address=self.judge or "", model=self.judge_model, requests_per_minute=self.judge_rpm
             )
         else:
             raise LongVAError("--judge needs --judge-model: the model's name at that address.")

@@ -32,6 +32,7 @@ from longva.finite import to_json
 from longva.media.sampling import ONE_A_SECOND, FrameSampling
 from longva.prompts.decoding import Sampling
 from longva.watching.engine import Question
+from longva.watching.session import check_question
 from longva.watching.store import Watching
 
 IDLE_SECONDS = 24 * 3600
@@ -111,7 +112,7 @@ class AskTab(AskLayout):
         frames = gr.Slider(
             maximum=max(2, min(medium.frames, 2 * most)),
             value=start,
-            visible=medium.kind == "video" and medium.frames > 1,
+            visible=not medium.is_image and medium.frames > 1,
         )
         return {
             self.welcome: gr.Column(visible=False),
@@ -159,7 +160,7 @@ class AskTab(AskLayout):
         if visitor.busy:
             raise gr.Error("One question at a time: wait, or stop.", print_exception=False)
         try:
-            self.engine.longva.check_question(question)
+            check_question(question)
             visitor.turns.append(_turn(visitor, visitor.medium, question.strip(), *values))
         except LongVAError as error:
             raise gr.Error(error.message, print_exception=False) from None
@@ -190,7 +191,7 @@ class AskTab(AskLayout):
             lit = turn.answer.shown_evidence
             final[self.timeline] = timeline(medium, visitor.attention, lit, visitor.pictures)
             final[self.estimate] = self.plan(turn.answer.frames)
-            said = turn.answer.to_json() | {"media": medium.name}
+            said = turn.answer.to_json() | {"media": medium.path.name}
             final[self.call.answer] = to_json(said, indent=2, ensure_ascii=False)
         yield final
 
@@ -239,7 +240,7 @@ def _turn(
     seed: int | None,
 ) -> Turn:
     """Make a turn of a question and the values of the page's controls."""
-    by_clock = medium.kind == "image" or int(frames) == medium.suggested
+    by_clock = medium.is_image or int(frames) == medium.suggested
     return Turn(
         question=Question(
             text=question,

@@ -36,7 +36,7 @@ def timeline(
         for frame, picture in sorted(_shown(medium, lit, pictures or {}).items())
     ]
     most = max((item.weight for item in evidence), default=0.0) or 1.0
-    curve = _curve(medium, attention) if attention and medium.seconds is not None else None
+    curve = _curve(medium, attention) if attention and not medium.is_image else None
     return draw("timeline", medium=medium, frames=frames, most=most, curve=curve)
 
 
@@ -58,7 +58,7 @@ def _second(medium: Medium, frame: int) -> int | None:
 
 def _curve(medium: Medium, attention: Sequence[Evidence]) -> dict[str, Any]:
     """Draw the weights as steps: each watched frame holds until the next one."""
-    end = max(medium.duration, 1e-6)
+    end = max(medium.media.duration, 1e-6)
     times = [(item.seconds or 0.0, item.weight) for item in attention]
     times.sort()
     most = max(weight for _, weight in times) or 1.0

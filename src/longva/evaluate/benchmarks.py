@@ -8,7 +8,6 @@
 The folder serves plain lmms-eval as well: run it inside of DATA/questions, with HF_HOME=DATA.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -19,6 +18,7 @@ from typing import Any
 import yaml
 
 from longva.errors import LongVAError
+from longva.files.writing import read_json
 
 QUESTIONS = "questions"
 """Folder of the datasets, in the data folder. Apart from the videos: lmms-eval would take a folder
@@ -153,7 +153,7 @@ class Rows:
             self.columns = set(parquet.read_schema(self.files[0]).names)
 
     def _json(self) -> list[dict[str, Any]]:
-        return [row for path in self.files for row in json.loads(path.read_text(encoding="utf-8"))]
+        return [row for path in self.files for row in read_json(path)]
 
     def read(self, columns: Iterable[str]) -> list[dict[str, Any]]:
         """Return some columns of every row."""

@@ -4,7 +4,6 @@ UniRes gains most where images are large (InfoVQA) and little where they are sma
 the first have many grids, the second the two that every image has. Only the headers are read.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,10 @@ from PIL import ExifTags
 
 from longva.errors import LongVAError, VideoError
 from longva.evaluate.report import COLOURS
-from longva.files.writing import read_lines
+from longva.files.writing import read_json, read_lines
 from longva.media.source import IMAGE_SUFFIXES, open_image
 from longva.model.unires import GridRule, choose_grid
-from longva.reporting.figure import plain_axes, save_figure
+from longva.reporting.figure import new_figure, plain_axes, save_figure
 
 TOKENS_A_GRID = 144
 SIDEWAYS = range(5, 9)
@@ -114,7 +113,7 @@ def _images(path: Path) -> Iterator[tuple[str, Path | bytes]]:
 def _named(path: Path) -> Iterator[str]:
     try:
         lines = path.suffix == ".jsonl"
-        records = list(read_lines(path)) if lines else json.loads(path.read_text(encoding="utf-8"))
+        records = list(read_lines(path)) if lines else read_json(path)
     except ValueError as error:
         raise LongVAError(f"{path} is no JSON: {error}.") from error
     for record in records:
@@ -154,10 +153,7 @@ def _size(file: Path | bytes) -> tuple[int, int]:
 
 
 def _draw(datasets: Sequence[ImageSizes], path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = new_figure(11, 4.2, 1, 2)
     sides = [np.sqrt(dataset.sizes.prod(axis=1)) for dataset in datasets]
     widest = max(side.max() for side in sides)
     bins = np.linspace(0, widest * 1.02, 41)

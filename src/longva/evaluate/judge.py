@@ -19,10 +19,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from longva.chat_endpoint import Completion, EndpointError
+from longva.chat_endpoint import ChatEndpoint, EndpointError
 from longva.errors import LongVAError
+from longva.evaluate.local_judge import LocalJudge
 from longva.evaluate.rubrics import Rubric, rubrics
 from longva.files.writing import append_line, read_lines
 from longva.finite import to_json
@@ -73,19 +74,6 @@ class Judgement:
     """Why there is no score."""
 
 
-class Grader(Protocol):
-    """What a judge asks: a `ChatEndpoint` or a `LocalJudge`."""
-
-    @property
-    def model(self) -> str:
-        """Name that judgements carry."""
-        ...
-
-    def complete(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Completion:
-        """Reply to one conversation."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """What scoring will take at most, before it starts."""
@@ -128,7 +116,7 @@ class Judge:
         LongVAError: fewer than one request at a time.
     """
 
-    endpoint: Grader
+    endpoint: ChatEndpoint | LocalJudge
     cache: Path | None = None
     """File of JSON lines where replies are kept, for this and later runs."""
 
@@ -252,8 +240,8 @@ class Judge:
                     yield tasks[task], *task.result()
             except BaseException:  # Ctrl-C, a full disk: do not wait for what is queued
                 pool.shutdown(wait=False, cancel_futures=True)
-                if limiter := getattr(self.endpoint, "rate_limiter", None):
-                    limiter.stop()
+                if isinstance(self.endpoint, ChatEndpoint):
+                    self.endpoint.rate_limiter.stop()
                 raise
 
     def _ask(self, request: "_Request", breaker: "_CircuitBreaker") -> tuple[str, str | None]:

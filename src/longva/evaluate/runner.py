@@ -10,7 +10,6 @@ lmms-eval runs in a process of its own, under torchrun if there are several: its
 environment when they are imported, and it exits with 0 whatever happens.
 """
 
-import json
 import os
 import re
 import subprocess
@@ -24,16 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from longva.errors import LongVAError, install_command
-from longva.evaluate.benchmarks import (
-    BENCHMARKS,
-    GROUPS,
-    JUDGED,
-    QUESTIONS,
-    check_data,
-    expand,
-)
+from longva.evaluate.benchmarks import BENCHMARKS, GROUPS, JUDGED, QUESTIONS, check_data, expand
 from longva.evaluate.local_judge import local_judge_server
 from longva.evaluate.plugin import MODEL
+from longva.files.writing import read_json
 from longva.media.sampling import FrameSampling
 
 HUB = Path("~/.cache/huggingface")
@@ -153,7 +146,7 @@ def run(evaluation: Evaluation) -> list[Path]:
             folder=evaluation.data / QUESTIONS if evaluation.data else None,
         )
     written = sorted(set(evaluation.output.rglob("*_results.json")) - before)
-    contents = (json.loads(path.read_text(encoding="utf-8")) for path in written)
+    contents = (read_json(path) for path in written)
     found = {name for content in contents for name in content["results"]}
     lacking = [task for task in _known(evaluation) if task not in found]
     if status or not written or lacking:

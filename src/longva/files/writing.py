@@ -1,8 +1,9 @@
 """Files that a killed process cannot spoil: written whole, or appended to one line at a time.
 
-`whole_file`, `write_whole` and `write_lines` replace a file at once: a reader finds the old file or
-the new one. `append_line` is for files that grow: each line is on the disk before the next piece of
-work starts. `read_lines` skips a line that a kill cut short, so that this work is done again.
+`whole_file`, `write_whole`, `write_json` and `write_lines` replace a file at once: a reader finds
+the old file or the new one. `append_line` is for files that grow: each line is on the disk before
+the next piece of work starts. `read_lines` skips a line that a kill cut short, so that this work is
+done again.
 """
 
 import json
@@ -50,6 +51,20 @@ def write_whole(path: Path, content: str | bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file that holds one value, as `write_whole` writes a text."""
+    write_whole(path, to_json(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a file that holds one value.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def sync_folder(folder: Path) -> None:

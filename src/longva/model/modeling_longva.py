@@ -180,10 +180,7 @@ class LongVAModel(LongVAPreTrainedModel):
         return features
 
     def get_image_features(
-        self,
-        pixel_values: Tensor,
-        image_grid_thw: Tensor | None = None,
-        **kwargs,
+        self, pixel_values: Tensor, image_grid_thw: Tensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
         """Visual tokens of images, pooled as the config says; those of AnyRes are not pooled.
 
@@ -211,10 +208,7 @@ class LongVAModel(LongVAPreTrainedModel):
         )
 
     def get_video_features(
-        self,
-        pixel_values_videos: Tensor,
-        video_grid_thw: Tensor | None = None,
-        **kwargs,
+        self, pixel_values_videos: Tensor, video_grid_thw: Tensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
         """Visual tokens of videos: each frame is a grid.
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -46,9 +47,6 @@ class FrameSettings:
 class VisualFeatures:
     """One encoded medium."""
 
-    kind: str
-    """`video` or `image`."""
-
     source: str
     tokens: Tensor
     """[F, T, D]."""
@@ -64,6 +62,11 @@ class VisualFeatures:
 
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds spent in `decode` and `encode`; they overlap."""
+
+    @property
+    def kind(self) -> Literal["video", "image"]:
+        """What it is in a prompt: frames without a clock are the grids of an image."""
+        return "image" if self.seconds is None else "video"
 
 
 def encode(
@@ -91,14 +94,12 @@ def encode(
     """
     timings = {"decode": 0.0, "encode": 0.0}
     if media.kind == "image":
-        kind, seconds = "image", None
         tokens = _encode_image(model, processor, media, timings)
-        indices = np.arange(len(tokens))
+        seconds, indices = None, np.arange(len(tokens))
     else:
-        kind, seconds = "video", media.pts_seconds[indices]
+        seconds = media.pts_seconds[indices]
         tokens = _encode_frames(model, processor, media, indices, settings, timings, progress)
     return VisualFeatures(
-        kind=kind,
         source=media.name,
         tokens=tokens,
         seconds=seconds,
