@@ -20,7 +20,7 @@ QWEN2_7B_224K: dict[str, Any] = {
 }
 """Config of LongVA-7B's language model: Qwen2-7B extended to 224K tokens."""
 
-PUBLISHED = dict.fromkeys(
+PUBLISHED: dict[str, dict[str, Any]] = dict.fromkeys(
     (
         *("Qwen/Qwen2-7B-Instruct", "lmms-lab/Qwen2-7B-Instruct-224K"),
         *("lmms-lab/LongVA-7B", "lmms-lab/LongVA-7B-DPO"),

@@ -8,52 +8,60 @@ from typing import Annotated, Any
 import typer
 
 from longva.cli.console import app, clock, err, out, printable, progress_bar, worded
-from longva.cli.options import AnswerOptions, FrameOptions, Json, LoadingOptions, grouped
+from longva.cli.options import (
+    AllowTruncated,
+    AnswerOptions,
+    Fps,
+    FrameOptions,
+    Frames,
+    Json,
+    Keyframes,
+    LoadingOptions,
+    MaxFrames,
+    grouped,
+)
 from longva.errors import ContextLengthError, LongVAError, NonFiniteError
 from longva.finite import to_json
 
 COMMANDS = "/forget clears the conversation, /exit or Ctrl-D ends it."
 
 
-def watch(
-    media: list[str],
-    loading: LoadingOptions,
-    taken: FrameOptions,
-    answering: AnswerOptions,
-    questions: Sequence[str] = (),
-    quiet: bool = False,
-) -> tuple[Any, dict[str, Any]]:
-    """Load the model and watch media: a session, and the arguments of its answers.
-
-    What cannot be read or asked is found before the model loads.
-    """
-    from longva.media.sampling import FrameSampling
+def open_all(media: list[str], allow_truncated: bool) -> list:
+    """Open the media: what cannot be read is found before the model loads."""
     from longva.media.source import locate
 
-    sampling = FrameSampling(
-        num_frames=taken.frames,
-        fps=taken.fps,
-        max_frames=taken.max_frames,
-        keyframes=taken.keyframes,
-    )
     for medium in media:
         locate(medium)
-    # These load torch, which a misspelt name need not wait for.
-    from longva.media.medium import open_media
+
+    from longva.media.medium import (
+        open_media,  # loads torch, which a misspelt name need not wait for
+    )
+
+    return [open_media(medium, allow_truncated=allow_truncated) for medium in media]
+
+
+def watch(
+    media: list,
+    loading: LoadingOptions,
+    made: FrameOptions,
+    sampling: Any,
+    *,
+    quiet: bool = False,
+    questions: Sequence[str] = (),
+):
+    """Load the model and watch opened media; what `ask` and `chat` share."""
     from longva.watching.features import FrameSettings
     from longva.watching.session import check_question
 
-    opened = [open_media(medium, allow_truncated=taken.allow_truncated) for medium in media]
-    arguments = answering.arguments()
+    longva = loading.load(pool_stride=made.pool_stride, pool_mode=made.pool_mode)
     for question in questions:
         check_question(question)
-    longva = loading.load(pool_stride=taken.pool_stride, pool_mode=taken.pool_mode)
     with progress_bar(show=not quiet) as progress:
-        settings = FrameSettings(fit=taken.fit, resize=taken.resize)
-        session = longva.watch(opened, sampling=sampling, settings=settings, progress=progress)
+        settings = FrameSettings(fit=made.fit, resize=made.resize)
+        session = longva.watch(media, sampling=sampling, settings=settings, progress=progress)
     for note in session.notes:
         err.print(f"Note: {printable(note)}.")
-    return session, arguments
+    return session
 
 
 def say(session, question: str, **options):
@@ -76,11 +84,16 @@ def ask(
     media: Annotated[str, typer.Argument(help="Video, image or folder of frames.")],
     questions: Annotated[list[str], typer.Argument(help="One or more questions.")],
     loading: LoadingOptions,
-    taken: FrameOptions,
+    made: FrameOptions,
     answering: AnswerOptions,
     also: Annotated[
         list[str] | None, typer.Option("--also", help="A further medium in the same prompt.")
     ] = None,
+    frames: Frames = None,
+    fps: Fps = None,
+    max_frames: MaxFrames = None,
+    keyframes: Keyframes = False,
+    allow_truncated: AllowTruncated = False,
     evidence: Annotated[int, typer.Option(min=0, help="Evidence frames to report.")] = 5,
     as_json: Json = False,
 ) -> None:
@@ -90,10 +103,12 @@ def ask(
 
     longva ask film.mp4 "Who arrives?" --fps 1 --model lmms-lab/LongVA-7B-DPO
     """
-    session, options = watch(
-        [media, *(also or [])], loading, taken, answering, questions, quiet=as_json
-    )
-    options["evidence"] = evidence
+    from longva.media.sampling import FrameSampling
+
+    sampling = FrameSampling(num_frames=frames, fps=fps, max_frames=max_frames, keyframes=keyframes)
+    opened = open_all([media, *(also or [])], allow_truncated)
+    options = {**answering.arguments(), "evidence": evidence}
+    session = watch(opened, loading, made, sampling, quiet=as_json, questions=questions)
     if as_json:
         answers = [session.ask(question, **options) for question in questions]
         typer.echo(to_json([answer.to_json() for answer in answers], indent=2))
@@ -120,8 +135,12 @@ def print_evidence(answer) -> None:
 def chat(
     media: Annotated[str, typer.Argument(help="Video, image or folder of frames.")],
     loading: LoadingOptions,
-    taken: FrameOptions,
+    made: FrameOptions,
     answering: AnswerOptions,
+    frames: Frames = None,
+    fps: Fps = None,
+    max_frames: MaxFrames = None,
+    allow_truncated: AllowTruncated = False,
 ) -> None:
     """Talk about a video, which is watched once.
 
@@ -133,7 +152,12 @@ def chat(
     """
     if sys.stdin is None:
         raise LongVAError("chat reads questions from standard input, which is closed. Use ask.")
-    session, options = watch([media], loading, taken, answering)
+    from longva.media.sampling import FrameSampling
+
+    sampling = FrameSampling(num_frames=frames, fps=fps, max_frames=max_frames)
+    opened = open_all([media], allow_truncated)
+    options = answering.arguments()
+    session = watch(opened, loading, made, sampling)
     out.print(f"Watched {session.frames} frames. Ask away. {COMMANDS}")
     with suppress(ImportError):  # Windows has none
         import readline  # noqa: F401 - gives input() a history and the arrow keys

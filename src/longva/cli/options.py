@@ -53,9 +53,14 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
+Frames = Annotated[int | None, typer.Option(help="Take this many frames, spread uniformly.")]
 Fps = Annotated[float | None, typer.Option(help="Take this many frames a second.")]
 MaxFrames = Annotated[int | None, typer.Option(help="Cap for --fps, --keyframes and the default.")]
+Keyframes = Annotated[bool, typer.Option("--keyframes", help="Take the video's key frames.")]
 Fit = Annotated[Literal["crop", "pad"], typer.Option(help="Centre crop, or pad the whole frame.")]
+AllowTruncated = Annotated[
+    bool, typer.Option("--allow-truncated", help="Use what can be decoded of a broken file.")
+]
 PoolStride = Annotated[int | None, typer.Option(help="Patches a side pooled into one token.")]
 Weights = Annotated[Precision, typer.Option(help="Quantise the language model's weights.")]
 Kv = Annotated[Precision, typer.Option(help="Quantise the KV cache.")]
@@ -106,19 +111,8 @@ class LoadingOptions(ModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class FrameOptions:
-    """Which frames are taken, and how one becomes tokens: resized, then pooled by the model."""
+    """How a frame is made into tokens: resized as `FrameSettings` says, pooled by the model."""
 
-    frames: Annotated[int | None, typer.Option(help="Take this many frames, spread uniformly.")] = (
-        None
-    )
-    fps: Fps = None
-    max_frames: MaxFrames = None
-    keyframes: Annotated[bool, typer.Option("--keyframes", help="Take the video's key frames.")] = (
-        False
-    )
-    allow_truncated: Annotated[
-        bool, typer.Option("--allow-truncated", help="Use what can be decoded of a broken file.")
-    ] = False
     fit: Fit = "crop"
     resize: Annotated[
         Literal["torch", "pil"], typer.Option(help="Fast, or bit-exact with PIL.")

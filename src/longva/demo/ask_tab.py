@@ -11,7 +11,7 @@ what `stop` drew, and Gradio would drop a question asked meanwhile.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -161,7 +161,7 @@ class AskTab(AskLayout):
             raise gr.Error("One question at a time: wait, or stop.", print_exception=False)
         try:
             check_question(question)
-            visitor.turns.append(_turn(visitor, visitor.medium, question.strip(), *values))
+            visitor.turns.append(_turn(visitor, visitor.medium, question.strip(), values))
         except LongVAError as error:
             raise gr.Error(error.message, print_exception=False) from None
         return {self.question: "", **self._talk(visitor)}
@@ -227,19 +227,9 @@ class AskTab(AskLayout):
         return self._drawn(visitor)
 
 
-def _turn(
-    visitor: Visitor,
-    medium: Medium,
-    question: str,
-    frames: int,
-    remember: bool,
-    evidence: int,
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int | None,
-) -> Turn:
-    """Make a turn of a question and the values of the page's controls."""
+def _turn(visitor: Visitor, medium: Medium, question: str, values: Sequence[Any]) -> Turn:
+    """Make a turn of a question and the values of the page's controls, in their order there."""
+    frames, remember, evidence, max_new_tokens, temperature, top_p, seed = values
     by_clock = medium.is_image or int(frames) == medium.suggested
     return Turn(
         question=Question(

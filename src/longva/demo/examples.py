@@ -5,7 +5,7 @@ They are ordinary files, decoded like an upload, and the right answers are known
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -89,9 +89,5 @@ def moving_pictures(moments: list[tuple[Scene, Layout]]) -> Iterator[Image.Image
     for (scene, here), (next_scene, there) in pairwise([*moments, moments[-1]]):
         steps = FRAMES_A_SECOND if here != there and scene == next_scene else 1
         for step in range(steps):
-            at = tuple(
-                a + (b - a) * step / steps
-                for a, b in zip(here.object_at, there.object_at, strict=True)
-            )
-            drawn = draw_scene(scene, layout=replace(here, object_at=at))
+            drawn = draw_scene(scene, layout=here.towards(there.object_at, step, steps))
             yield from [drawn] * (FRAMES_A_SECOND // steps)

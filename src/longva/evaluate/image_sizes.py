@@ -10,19 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags
 
 from longva.errors import LongVAError, VideoError
 from longva.evaluate.report import COLOURS
 from longva.files.writing import read_json, read_lines
-from longva.media.source import IMAGE_SUFFIXES, open_image
+from longva.media.source import IMAGE_SUFFIXES, upright_size
 from longva.model.unires import GridRule, choose_grid
 from longva.reporting.figure import new_figure, plain_axes, save_figure
 
 TOKENS_A_GRID = 144
-SIDEWAYS = range(5, 9)
-"""EXIF orientations that exchange width and height."""
-
 MAX_PIXELS = 2**40
 """No limit: pixels are not decoded."""
 
@@ -79,7 +75,7 @@ def read_image_sizes(path: Path, rule: GridRule = "released") -> ImageSizes:
     sizes, unreadable = [], []
     for name, file in _images(path):
         try:
-            sizes.append(_size(file))
+            sizes.append(upright_size(file, MAX_PIXELS))
         except (VideoError, OSError) as error:
             unreadable.append(f"{name}: {error}")
     if not sizes:
@@ -141,15 +137,6 @@ def _holds_images(kind: Any) -> bool:
     """Whether a column is {bytes, path}, or a list of such."""
     kind = getattr(kind, "value_type", kind)
     return "bytes" in {field.name for field in kind} if kind.num_fields else False
-
-
-def _size(file: Path | bytes) -> tuple[int, int]:
-    image = open_image(file, MAX_PIXELS)
-    if image is None:
-        raise VideoError("is no image")
-    with image:
-        sideways = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
-        return (image.height, image.width) if sideways else (image.width, image.height)
 
 
 def _draw(datasets: Sequence[ImageSizes], path: Path) -> None:

@@ -44,9 +44,6 @@ LOSS_CHUNK = 1024
 MOST_UNKNOWN = 0.01
 """Share of a text for which a tokenizer may have no words."""
 
-COLUMNS = ("tokens", "perplexity", "scored_tokens")
-"""Of `perplexity.csv`."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class PerplexityRecipe(ModelRecipe):
@@ -204,7 +201,7 @@ def total(losses: Tensor) -> Tensor:
 def write_csv(points: Sequence[Point], path: Path) -> None:
     """Write `tokens,perplexity,scored_tokens` lines under a header."""
     rows = [f"{p.tokens},{p.perplexity:.6g},{p.scored_tokens}" for p in points]
-    write_whole(path, "\n".join([",".join(COLUMNS), *rows, ""]))
+    write_whole(path, "\n".join(["tokens,perplexity,scored_tokens", *rows, ""]))
 
 
 def read_csv(path: Path) -> list[Point]:

@@ -70,19 +70,15 @@ class Evaluation:
     def environment(self) -> dict[str, str]:
         """Return the variables that lmms-eval and its tasks read, beside those of this process."""
         home = Path(os.environ.get("HF_HOME", HUB)).expanduser()
-        ranks = {}
+        variables = {"HF_HOME": str((self.data or home).absolute())}
         if self.processes > 1:
             import torch
 
-            ranks = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "1"}
-        if self.data is None:
-            return {**ranks, "HF_HOME": str(home)}
-        return {
-            **ranks,
-            "HF_HOME": str(self.data.absolute()),
-            "HF_HUB_CACHE": os.environ.get("HF_HUB_CACHE", str(home / "hub")),  # of the model
-            "LMMS_EVAL_DATASETS_CACHE": str(self.output.absolute() / "datasets"),
-        }
+            variables |= {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "1"}
+        if self.data is not None:
+            variables["HF_HUB_CACHE"] = os.environ.get("HF_HUB_CACHE", str(home / "hub"))
+            variables["LMMS_EVAL_DATASETS_CACHE"] = str(self.output.absolute() / "datasets")
+        return variables
 
 
 def task_folder() -> Path:

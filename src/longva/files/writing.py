@@ -8,6 +8,7 @@ done again.
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,6 +39,26 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # its folder may be none, and the first error says more
             temporary.unlink()
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a new folder to fill; it takes the place of `folder` if all went well, and goes if not.
+
+    It is `.NAME.partial` beside it, which the next call removes if this one is killed.
+    """
+    partial, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
+    for left in (partial, old):
+        shutil.rmtree(left, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if folder.exists():
+            folder.replace(old)
+        partial.replace(folder)
+    finally:
+        for left in (partial, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -93,9 +92,16 @@ class LongVAVideoProcessor(VideoProcessorMixin):
         self,
         videos,
         return_tensors: str | None = None,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        max_frames: int | None = None,
+        fit: str | None = None,
+        resize: str | None = None,
+        allow_truncated: bool | None = None,
+        do_sample_frames: bool | None = None,
         video_metadata=None,
         return_metadata: bool = False,
-        **changes: Unpack[LongVAVideosKwargs],
+        **kwargs,
     ) -> BatchFeature:
         """Read or take frames and turn each into a grid.
 
@@ -103,23 +109,31 @@ class LongVAVideoProcessor(VideoProcessorMixin):
             videos: paths, `file://` or `data:` URIs, or decoded frames: uint8 [N, H, W, 3] or
                 [N, 3, H, W], or a list of PIL images; one or a list of them.
             return_tensors: see `BatchFeature`.
+            num_frames: frames taken uniformly, instead of the processor's sampling.
+            fps: frames a second, instead of the processor's sampling.
+            max_frames: cap for `fps`, or for the processor's sampling.
+            fit: instead of the processor's.
+            resize: instead of the processor's.
+            allow_truncated: instead of the processor's.
+            do_sample_frames: instead of the processor's; files are always sampled.
             video_metadata: of decoded frames, one a video: their times come from its fps.
             return_metadata: also return a `VideoMetadata` a video, with the frames taken.
-            **changes: `num_frames` or `fps` instead of the processor's sampling, `max_frames` as a
-                cap; `fit`, `resize`, `allow_truncated` and `do_sample_frames` (files are always
-                sampled) instead of the processor's. Others are ignored.
+            **kwargs: ignored.
 
         Returns:
             `pixel_values_videos` float32 [G, 3, S, S], all videos one after another, and
             `video_grid_thw` [videos, 3] = (frames, 1, 1).
         """
-        rule = (changes.get(name) for name in ("num_frames", "fps", "max_frames"))
-        sampling = self.sampling(*rule)
-        fit, resize, allow_truncated, do_sample_frames = (
-            getattr(self, name) if changes.get(name) is None else changes[name]
-            for name in ("fit", "resize", "allow_truncated", "do_sample_frames")
-        )
-        geometry: Any = {"size": self.grid_size, "fit": fit, "resize": resize}
+        sampling = self.sampling(num_frames, fps, max_frames)
+        geometry = {
+            "size": self.grid_size,
+            "fit": fit or self.fit,
+            "resize": resize or self.resize,
+        }
+        if allow_truncated is None:
+            allow_truncated = self.allow_truncated
+        if do_sample_frames is None:
+            do_sample_frames = self.do_sample_frames
         pixels, metadata = [], []
         for index, video in enumerate(make_batched_videos(_in_rgb(videos))):
             if isinstance(video, str) or isinstance(video, list) and isinstance(video[0], str):

@@ -156,6 +156,7 @@ class TreeModel(Model):
         if found is None:
             encoded = [self._encode(pixels) for pixels in pictures.batches(self.frame_size)]
             found = VisualFeatures(
+                kind="video",
                 source="haystack or needles",
                 tokens=torch.cat(encoded),
                 seconds=np.zeros(len(pictures)),

@@ -14,7 +14,6 @@ from transformers import (
     LogitsProcessorList,
     SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
-    TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
@@ -29,15 +28,14 @@ class Sampling:
 
     temperature: float = 0.0
     top_p: float = 1.0
-    top_k: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
         warm = self.temperature == 0 or 1e-3 <= self.temperature <= 1e3
-        if not (warm and 0 < self.top_p <= 1 and self.top_k >= 0 and 0 <= self.seed < 2**63):
+        if not (warm and 0 < self.top_p <= 1 and 0 <= self.seed < 2**63):
             raise LongVAError(
-                "sampling needs temperature 0 or 0.001 to 1000, 0 < top_p <= 1, top_k >= 0 and a "
-                f"seed from 0 to 2^63 - 1, got {self}"
+                "sampling needs temperature 0 or 0.001 to 1000, 0 < top_p <= 1 and a seed from 0 "
+                f"to 2^63 - 1, got {self}"
             )
 
 
@@ -58,8 +56,6 @@ def chooser(
     if sampling.temperature > 0:
         # Callers may give a whole number; transformers insists on a float.
         steps.append(TemperatureLogitsWarper(float(sampling.temperature)))
-        if sampling.top_k:
-            steps.append(TopKLogitsWarper(sampling.top_k))
         if sampling.top_p < 1:
             steps.append(TopPLogitsWarper(float(sampling.top_p)))
     generator = torch.Generator(device).manual_seed(sampling.seed)

@@ -1,6 +1,7 @@
 """Encoded media on disk, by content: what was watched once is loaded the next time."""
 
 import hashlib
+import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -47,6 +48,7 @@ class FeatureCache:
         """Return an entry as features of `source`, on `device`; None if it is absent or damaged."""
         try:
             with safe_open(self.folder / f"{key}.safetensors", framework="pt") as file:
+                about = json.loads(file.metadata()["about"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError):
             return None
@@ -57,6 +59,8 @@ class FeatureCache:
             seconds=None if seconds is None else seconds.numpy(),
             indices=tensors["indices"].numpy(),
             left_out=left_out,
+            timings={"decode": 0.0, "encode": 0.0},
+            kind=about["kind"],
         )
 
     def save(self, key: str, features: VisualFeatures) -> None:
@@ -72,8 +76,9 @@ class FeatureCache:
         }
         if features.seconds is not None:
             tensors["seconds"] = torch.from_numpy(np.asarray(features.seconds, np.float64))
+        about = {"kind": features.kind}
         with whole_file(self.folder / f"{key}.safetensors") as temporary:
             try:
-                save_file(tensors, temporary)
+                save_file(tensors, temporary, metadata={"about": to_json(about)})
             except SafetensorError as error:  # how it reports what the system refused
                 raise OSError(str(error)) from error

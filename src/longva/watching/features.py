@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import torch
@@ -47,6 +46,9 @@ class FrameSettings:
 class VisualFeatures:
     """One encoded medium."""
 
+    kind: str
+    """`video` or `image`."""
+
     source: str
     tokens: Tensor
     """[F, T, D]."""
@@ -62,11 +64,6 @@ class VisualFeatures:
 
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds spent in `decode` and `encode`; they overlap."""
-
-    @property
-    def kind(self) -> Literal["video", "image"]:
-        """What it is in a prompt: frames without a clock are the grids of an image."""
-        return "image" if self.seconds is None else "video"
 
 
 def encode(
@@ -94,12 +91,14 @@ def encode(
     """
     timings = {"decode": 0.0, "encode": 0.0}
     if media.kind == "image":
+        kind, seconds = "image", None
         tokens = _encode_image(model, processor, media, timings)
-        seconds, indices = None, np.arange(len(tokens))
+        indices = np.arange(len(tokens))
     else:
-        seconds = media.pts_seconds[indices]
+        kind, seconds = "video", media.pts_seconds[indices]
         tokens = _encode_frames(model, processor, media, indices, settings, timings, progress)
     return VisualFeatures(
+        kind=kind,
         source=media.name,
         tokens=tokens,
         seconds=seconds,
@@ -142,7 +141,7 @@ def _encode_frames(model, processor, media, indices, settings, timings, progress
     mean, std = processor.video_processor.image_mean, processor.video_processor.image_std
     finite = torch.ones((), dtype=torch.bool, device=model.device)
     done = 0
-    for pixels in _one_ahead(_timed(batches, timings)):
+    for pixels in _one_ahead(batches, timings):
         started = time.perf_counter()
         with torch.inference_mode():
             grids = normalize_pixels(pixels.to(model.device), mean, std)
@@ -158,20 +157,17 @@ def _encode_frames(model, processor, media, indices, settings, timings, progress
     return tokens
 
 
-def _timed(batches: Iterator[Tensor], timings: dict[str, float]) -> Iterator[Tensor]:
-    while True:
+def _one_ahead(batches: Iterator[Tensor], timings: dict[str, float]) -> Iterator[Tensor]:
+    """Decode the next batch in a thread while the caller uses this one."""
+
+    def decode() -> Tensor | None:
         started = time.perf_counter()
         batch = next(batches, None)
         timings["decode"] += time.perf_counter() - started
-        if batch is None:
-            return
-        yield batch
+        return batch
 
-
-def _one_ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Compute the next item in a thread while the caller uses this one."""
     with ThreadPoolExecutor(max_workers=1) as pool:
-        pending = pool.submit(next, batches, None)
+        pending = pool.submit(decode)
         while (batch := pending.result()) is not None:
-            pending = pool.submit(next, batches, None)
+            pending = pool.submit(decode)
             yield batch
