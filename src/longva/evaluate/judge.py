@@ -88,24 +88,11 @@ class Estimate:
     reply_tokens: int
     """At most, if every judge's reply is as long as allowed."""
 
-    price: tuple[float, float] | None = None
-
-    @property
-    def cost(self) -> float | None:
-        """In the currency of the price; None without one."""
-        if self.price is None:
-            return None
-        return (self.prompt_tokens * self.price[0] + self.reply_tokens * self.price[1]) / 1e6
-
     def __str__(self) -> str:
-        text = (
+        return (
             f"{self.samples:,} answers to judge, {self.requests:,} requests to send: about "
             f"{self.prompt_tokens:,} tokens of prompts and at most {self.reply_tokens:,} of replies"
         )
-        if self.price is None or self.cost is None:
-            return f"{text}. No price was given"
-        low, high = self.price
-        return f"{text}; at most about {self.cost:.2f} at {low:g} and {high:g} a million tokens"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +109,6 @@ class Judge:
 
     concurrency: int = 8
     """Requests at a time."""
-
-    price: tuple[float, float] | None = None
-    """What a million tokens of prompts and of replies cost, for the estimate."""
 
     reasoning: bool = False
     """The model thinks before it replies: more tokens, and no temperature, which it would refuse.
@@ -150,7 +134,6 @@ class Judge:
             requests=len(requests),
             prompt_tokens=-(-characters // CHARACTERS_A_TOKEN),
             reply_tokens=sum(map(limit, requests.values())),
-            price=self.price,
         )
 
     def score(self, samples: Sequence[Sample], progress: Progress | None = None) -> list[Judgement]:
