@@ -30,7 +30,8 @@ def find_weight_files(folder: Path) -> list[Path]:
     for stem in STEMS:
         index = folder / f"{stem}.index.json"
         if index.is_file():
-            files = sorted({folder / name for name in _read_weight_map(index).values()})
+            with loading(f"{index} is not an index of weight files"):
+                files = sorted({folder / name for name in read_json(index)["weight_map"].values()})
             if missing := [file.name for file in files if not file.is_file()]:
                 raise CheckpointError(
                     f"{folder} lacks {len(missing)} of its {len(files)} weight files: "
@@ -108,11 +109,6 @@ def write_tensors(tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:
         weight_map |= dict.fromkeys(names, file)
     index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
     write_json(folder / f"{STEMS[0]}.index.json", index)
-
-
-def _read_weight_map(index: Path) -> dict[str, str]:
-    with loading(f"{index} is not an index of weight files"):
-        return read_json(index)["weight_map"]
 
 
 def _open_safetensors(path: Path):

@@ -47,13 +47,10 @@ def _shown(
     known = medium.pictures | dict(pictures)
     chosen = {frame: known[frame] for frame in lit if frame in known}
     seconds = {int(item.seconds) for item in lit.values() if item.seconds is not None}
-    rest = {f: p for f, p in medium.pictures.items() if _second(medium, f) not in seconds}
+    rest = medium.pictures
+    if not medium.is_image:
+        rest = {f: p for f, p in rest.items() if int(medium.at(f) or 0) not in seconds}
     return rest | chosen
-
-
-def _second(medium: Medium, frame: int) -> int | None:
-    seconds = medium.at(frame)
-    return None if seconds is None else int(seconds)
 
 
 def _curve(medium: Medium, attention: Sequence[Evidence]) -> dict[str, Any]:

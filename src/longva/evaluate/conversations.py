@@ -26,7 +26,7 @@ from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling
 from longva.model.chat_format import text_ids
 from longva.planning.planner import plan
-from longva.prompts.decoding import Reply
+from longva.prompts.decoding import TextStream
 from longva.prompts.reader import PromptReader
 from longva.prompts.symbols import chat_symbols
 from longva.prompts.tree import Prompt, score
@@ -130,7 +130,9 @@ class Reader:
         """
         hidden = self._reader.read(self._symbols(conversation))
         length, tokenizer = self._reader.length, self.longva.processor.tokenizer
-        reply = Reply(self._reader, hidden, tokenizer, max_new_tokens=max_new_tokens, stop=until)
+        reply = TextStream(
+            self._reader, hidden, tokenizer, max_new_tokens=max_new_tokens, stop=until
+        )
         for _ in reply:
             pass
         return Generation(text=reply.text, prompt_tokens=length, answer_tokens=len(reply.ids))

@@ -152,8 +152,8 @@ class Judge:
         if len({sample.id for sample in samples}) < len(samples):
             raise LongVAError("two samples to judge have the same id; ids must differ.")
         requests = [self._request(sample) for sample in samples]
-        outcomes: dict[str, tuple[str, str | None]]
-        outcomes = {key: (reply, None) for key, reply in self._known(requests).items()}
+        known = self._known(requests).items()
+        outcomes: dict[str, tuple[str, str | None]] = {k: (reply, None) for k, reply in known}
         copies = Counter(request.key for request in requests)
         done = sum(copies[key] for key in outcomes)
         report = progress or (lambda stage, done, total: None)

@@ -30,6 +30,7 @@ from longva.files.writing import read_json
 from longva.media.sampling import FrameSampling
 
 HUB = Path("~/.cache/huggingface")
+OWN_TASKS = str(files("longva.evaluate") / "tasks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class Evaluation:
             ranks = f"--nproc-per-node={self.processes}"
             launcher = ["-m", "torch.distributed.run", "--standalone", ranks, *launcher]
         command = [sys.executable, *launcher, "--model", MODEL, "--model_args", arguments]
-        command += ["--tasks", ",".join(self.tasks), "--include_path", str(task_folder())]
+        command += ["--tasks", ",".join(self.tasks), "--include_path", OWN_TASKS]
         command += ["--output_path", str(self.output.absolute()), "--log_samples"]
         # The WordNet behind NExT-QA's open-ended score belongs to one thread.
         command += ["--verbosity", "WARNING", "--process_docs_parallel", "1"]
@@ -79,11 +80,6 @@ class Evaluation:
             variables["HF_HUB_CACHE"] = os.environ.get("HF_HUB_CACHE", str(home / "hub"))
             variables["LMMS_EVAL_DATASETS_CACHE"] = str(self.output.absolute() / "datasets")
         return variables
-
-
-def task_folder() -> Path:
-    """Return the folder of our own tasks, for `--include_path`."""
-    return Path(str(files("longva.evaluate") / "tasks"))
 
 
 def check(evaluation: Evaluation) -> None:

@@ -97,8 +97,8 @@ def decode(
             hidden = sequence.append(torch.tensor([token]), **kwargs)
 
 
-class Reply:
-    """An answer while it is generated: iterate for its text, piece by piece.
+class TextStream:
+    """An answer's text while it is generated: iterate for it, piece by piece.
 
     Args:
         reader: holds the prompt.

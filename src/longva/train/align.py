@@ -64,9 +64,7 @@ class AlignConfig(StageConfig):
         require_at_least(self, 2, "max_grids")
 
 
-def starting_model(
-    config: AlignConfig,
-) -> tuple[LongVAForConditionalGeneration, LongVAProcessor]:
+def starting_model(config: AlignConfig) -> tuple[LongVAForConditionalGeneration, LongVAProcessor]:
     """Load the model that a recipe starts from, on the CPU, in its checkpoint's dtype."""
     if config.model is not None:
         return load_pretrained(config.model)

@@ -19,7 +19,7 @@ from longva.checkpoints import Precision
 from longva.errors import LongVAError
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
 from longva.planning.planner import TEXT_TOKENS
-from longva.prompts.decoding import Reply, Sampling
+from longva.prompts.decoding import Sampling, TextStream
 from longva.prompts.reader import PromptReader
 from longva.prompts.symbols import chat_symbols
 from longva.reporting.progress import Progress
@@ -215,7 +215,7 @@ class Session:
         collector = EvidenceCollector(self.model.config.evidence_heads)
         reader, settled = self._reader, self._settled
         try:
-            reply = Reply(
+            reply = TextStream(
                 reader,
                 reader.read(prompt, progress, evidence=collector),
                 self.processor.tokenizer,
