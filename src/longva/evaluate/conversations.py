@@ -128,11 +128,10 @@ class Reader:
             ContextLengthError: conversation and frames exceed the model's context.
             NonFiniteError: the model computes NaN or infinity.
         """
-        hidden = self._reader.read(self._symbols(conversation))
-        length, tokenizer = self._reader.length, self.longva.processor.tokenizer
-        reply = TextStream(
-            self._reader, hidden, tokenizer, max_new_tokens=max_new_tokens, stop=until
-        )
+        reader, tokenizer = self._reader, self.longva.processor.tokenizer
+        hidden = reader.read(self._symbols(conversation))
+        length = reader.length
+        reply = TextStream(reader, hidden, tokenizer, max_new_tokens=max_new_tokens, stop=until)
         for _ in reply:
             pass
         return Generation(text=reply.text, prompt_tokens=length, answer_tokens=len(reply.ids))

@@ -46,16 +46,13 @@ class ImageSizes:
         return text + (f"; {len(self.unreadable)} unreadable" if self.unreadable else "")
 
 
-def draw_image_sizes(
-    paths: Sequence[Path | str], output: Path | str, *, rule: GridRule = "released"
-) -> list[ImageSizes]:
+def draw_image_sizes(paths: Sequence[Path | str], output: Path | str) -> list[ImageSizes]:
     """Draw the sizes of the images of several datasets, and their grids under UniRes.
 
     Args:
         paths: for each dataset a folder, searched in depth for images and parquet files of the hub,
             or a JSON or JSONL file whose records have `image`, a path or several.
         output: PNG to write.
-        rule: how grids are chosen, see `unires.py`.
 
     Returns:
         The sizes of each dataset.
@@ -63,13 +60,13 @@ def draw_image_sizes(
     Raises:
         LongVAError: there is no such file or folder, or no image in it.
     """
-    found = [read_image_sizes(Path(path), rule) for path in paths]
+    found = [read_image_sizes(Path(path)) for path in paths]
     _draw(found, Path(output))
     return found
 
 
 def read_image_sizes(path: Path, rule: GridRule = "released") -> ImageSizes:
-    """Read the sizes of one dataset's images; see `draw_image_sizes`."""
+    """Read the sizes of one dataset's images; see `draw_image_sizes`, and `unires.py` for rules."""
     if not path.exists():
         raise LongVAError(f"{path}: there is no such file or folder of images.")
     sizes, unreadable = [], []

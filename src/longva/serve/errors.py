@@ -50,14 +50,8 @@ class ApiError(Exception):
 
     def body(self) -> dict:
         """The JSON body."""
-        return {
-            "error": {
-                "message": self.message,
-                "type": self.kind,
-                "param": self.param,
-                "code": self.code,
-            }
-        }
+        told = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+        return {"error": told}
 
     def headers(self) -> dict[str, str]:
         """Headers that belong to the error."""
