@@ -313,7 +313,7 @@ def test_examples_are_the_same_each_time(examples, tmp_path):
 
 
 def request(watching=Watching(sampling=ONE_A_SECOND), **fields) -> dict:  # noqa: B008
-    medium = SimpleNamespace(kind="video", name="film.mp4")
+    medium = SimpleNamespace(is_image=False, path=Path("film.mp4"))
     history = [{"role": "user", "content": "First?"}, {"role": "assistant", "content": "Yes."}]
     question = Question(text="Second?", history=history, max_new_tokens=4, **fields)
     return request_of("nano", medium, question, watching, evidence=3)
