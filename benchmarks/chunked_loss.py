@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from process_memory import memory, reset_peak
 
 from longva.losses import CHUNK_TOKENS, IGNORE_INDEX, chunked_log_probs
 
@@ -38,12 +39,6 @@ def chunked_loss(hidden, weight, labels, num_targets, chunk_tokens=CHUNK_TOKENS)
 LOSSES = {"plain": plain_loss, "chunked": chunked_loss}
 
 
-def memory(field: str) -> int:
-    """Bytes of VmRSS (now) or VmHWM (peak) of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-
 def run_side(side: str, tokens: int, words: int, width: int, dtype: str, gradients: Path) -> dict:
     """Run one side in this process and save its gradients."""
     torch.manual_seed(0)
@@ -56,7 +51,7 @@ def run_side(side: str, tokens: int, words: int, width: int, dtype: str, gradien
     LOSSES[side](hidden[:2], weight[:64], labels[:2] % 64, 2).backward()  # libraries and threads
     hidden.grad = weight.grad = None
 
-    Path("/proc/self/clear_refs").write_text("5")  # reset VmHWM
+    reset_peak()
     before, start = memory("VmRSS"), time.perf_counter()
     loss = LOSSES[side](hidden, weight, labels, num_targets)
     loss.backward()

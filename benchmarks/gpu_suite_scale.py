@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import Qwen2ForCausalLM
 
-from longva.checkpoints.published import LONGVA_7B
+from longva.checkpoints.published import QWEN2_7B_224K
 from longva.model import LongVAConfig
 from longva.planning.devices import GIB
 
@@ -74,7 +74,7 @@ class Scale:
 FULL = Scale(
     device="cuda",
     dtype=torch.bfloat16,
-    config=LONGVA_7B,
+    config={"text_config": QWEN2_7B_224K},
     heads=(28, 4, 128),
     rings=[(16_384, 1), (16_384, 4), (65_536, 4), (65_536, 8)],
     exact_up_to=16_384,

@@ -19,6 +19,8 @@ from datetime import date
 from fractions import Fraction
 from pathlib import Path
 
+from process_memory import memory, reset_peak
+
 SETTINGS = {
     "KV cache: 1,000 frames of 16 tokens": {
         "frames": 1000,
@@ -39,12 +41,6 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def memory(field: str) -> int:
-    """Bytes of VmRSS (now) or VmHWM (peak) of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-
 def measure(setting: dict, video: str) -> None:
     """Run one setting and print planned and measured bytes as JSON."""
     from longva.model.random_model import random_longva
@@ -53,7 +49,7 @@ def measure(setting: dict, video: str) -> None:
     small = LongVA(*random_longva(), name="warm-up")  # first use of every kernel and thread pool
     small.watch(video, frames=20).ask("?", max_new_tokens=2)
     del small
-    Path("/proc/self/clear_refs").write_text("5")  # reset VmHWM
+    reset_peak()
     before = memory("VmRSS")
     model, processor = random_longva(max_position_embeddings=100_000, **setting["model"])
     longva = LongVA(

@@ -31,6 +31,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from process_memory import memory, reset_peak
+
 from longva.media.medium import open_media
 from longva.media.resize import resize_picture
 from tests.hard_videos import numbered, read_number
@@ -88,18 +90,12 @@ def scan(path: str, indices: np.ndarray, keep_full_size: bool) -> torch.Tensor:
     return torch.stack([resize_picture(p) for p in held] if keep_full_size else held)
 
 
-def memory(field: str) -> int:
-    """Bytes of VmRSS (now) or VmHWM (peak) of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-
 def measure(reader: str, path: str, count: int) -> None:
     """Run one reader in this process and print what it took as JSON."""
     resize_picture(np.zeros((HEIGHT, WIDTH, 3), np.uint8))  # first use of the kernel
     total = len(open_media(path))
     indices = np.linspace(0, total - 1, count, dtype=int)
-    Path("/proc/self/clear_refs").write_text("5")  # reset VmHWM
+    reset_peak()
     before, wall, cpu = memory("VmRSS"), time.perf_counter(), time.process_time()
     if reader == "longva":
         pixels = open_media(path).frames_at(indices).pixels

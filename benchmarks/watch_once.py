@@ -19,6 +19,8 @@ from datetime import date
 from fractions import Fraction
 from pathlib import Path
 
+from process_memory import memory, reset_peak
+
 MODEL = {
     "grid_size": 112,
     "vision_width": 256,
@@ -47,12 +49,6 @@ def questions(video: str) -> None:
     print(json.dumps({**seconds, "tokens": first.prompt_tokens}))
 
 
-def memory(field: str) -> int:
-    """Bytes of VmRSS (now) or VmHWM (peak) of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-
 def encode(video: str, frames: int) -> None:
     """Print the peak memory of encoding `frames` frames, and the bytes of the features."""
     import numpy as np
@@ -64,7 +60,7 @@ def encode(video: str, frames: int) -> None:
     model, processor = random_longva(**MODEL)
     media = open_media(video)
     encode(model, processor, media, np.arange(64), FrameSettings())
-    Path("/proc/self/clear_refs").write_text("5")  # reset VmHWM
+    reset_peak()
     before = memory("VmRSS")
     features = encode(model, processor, media, np.arange(frames), FrameSettings())
     peak = memory("VmHWM") - before

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from chunked_loss import chunked_loss
 
-from benchmarks.chunked_loss import chunked_loss
 from longva.losses import chunked_log_probs
 from longva.train.dpo_loss import dpo_loss
 

@@ -78,6 +78,10 @@ class NonFiniteError(LongVAError):
         return type(self), (self.what, self.then)
 
 
+class DeviceMemoryError(LongVAError):
+    """The device has no room for what was asked for at this moment."""
+
+
 def install_command(extra: str) -> str:
     """What to type for the packages of one of the extras in pyproject.toml.
 

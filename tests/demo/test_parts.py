@@ -100,7 +100,7 @@ def test_visitors_of_one_film_share_what_was_watched_and_not_their_conversations
             turn = ask(setting, visitor, question)
             assert bool(turn.watched) == (visitor is ann and question == "First?")
             assert (turn.text, turn.answer.prompt_tokens) == (want.text, want.prompt_tokens)
-            assert turn.answer.media == [visitor.medium.name]
+            assert turn.answer.media == [visitor.medium.path.name]
     assert len(setting.engine.store) == 1
 
     ask(setting, ann, "Only Ann?")
@@ -210,7 +210,7 @@ def test_a_visitor_who_stops_does_not_wait_for_the_model(setting, video):
 
 def test_a_video_has_a_strip_of_pictures_over_its_whole_length(longva, video):
     medium = open_medium(video, longva)
-    assert (medium.kind, medium.frames, medium.suggested) == ("video", 48, 6)
+    assert (medium.is_image, medium.frames, medium.suggested) == (False, 48, 6)
     frames = sorted(medium.pictures)
     assert (len(frames), frames[0], frames[-1]) == (STRIP_PICTURES, 0, 47)
     assert 'data-seconds="0.000"' in timeline(medium)
@@ -221,7 +221,7 @@ def test_an_image_is_shown_in_the_parts_that_the_model_sees(longva, tmp_path):
     path = tmp_path / "a b'\"<i>.png"
     Image.new("RGB", (3 * 56, 2 * 56), "red").save(path)
     medium = open_medium(path, longva)
-    assert (medium.kind, medium.frames, medium.columns) == ("image", 6, 3)
+    assert (medium.is_image, medium.frames, medium.columns) == (True, 6, 3)
     assert timeline(medium).count("<li>") == 6
     assert "data-seconds" not in timeline(medium)
     assert "<i>" not in stage(medium)
@@ -313,7 +313,7 @@ def test_examples_are_the_same_each_time(examples, tmp_path):
 
 
 def request(watching=Watching(sampling=ONE_A_SECOND), **fields) -> dict:  # noqa: B008
-    medium = SimpleNamespace(kind="video", name="film.mp4")
+    medium = SimpleNamespace(is_image=False, path=Path("film.mp4"))
     history = [{"role": "user", "content": "First?"}, {"role": "assistant", "content": "Yes."}]
     question = Question(text="Second?", history=history, max_new_tokens=4, **fields)
     return request_of("nano", medium, question, watching, evidence=3)

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from longva.evaluate.benchmarks import BENCHMARKS, QUESTIONS, Rows, dataset_files
+from longva.evaluate.benchmarks import BENCHMARKS, QUESTIONS, dataset_files, read_rows
 from longva.evaluate.local_judge import local_judge_server
 from longva.evaluate.results import read_runs
 from longva.evaluate.runner import Evaluation, run
@@ -109,9 +109,9 @@ def say(cache: Path, data: Path) -> None:
     for line in lines:
         task, doc_id = line["task"], line["doc_id"]
         benchmark = BENCHMARKS[task]
-        rows = Rows(dataset_files(benchmark, data / QUESTIONS / benchmark.dataset))
+        files = dataset_files(benchmark, data / QUESTIONS / benchmark.dataset)
         names = [name for name in benchmark.columns if not name.startswith("image")]
-        truth = right(task, rows.read(names)[doc_id], doc_id)
+        truth = right(task, list(read_rows(files, names))[doc_id], doc_id)
         pair = doc_id // 2 if task == "videochatgpt_consistency" else doc_id
         line["answer"]["text"] = truth if pair % 2 == 0 else wrong(task, truth)
     cache.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -81,7 +81,7 @@ def test_a_ring_scores_every_cell_as_the_tree_does(tmp_path, measure, recipe):
     assert list(ring) == list(tree)
     unmeasured = {"logprob": None, "evidence_frame": None, "evidence_frames": None}
     for key, row in ring.items():
-        assert row.as_json() | unmeasured == tree[key].as_json() | unmeasured
+        assert vars(row) | unmeasured == vars(tree[key]) | unmeasured
         assert row.evidence_frame is None
         # Both are written with six digits.
         assert row.logprob == pytest.approx(tree[key].logprob, abs=1e-6 + SAME)

@@ -263,7 +263,7 @@ def test_the_recipes_rope_base_reaches_the_model(tmp_path):
 
 
 def rows_of(folder: Path) -> list[dict]:
-    return [row.as_json() | {"logprob": None} for row in read_rows(folder).values()]
+    return [vars(row) | {"logprob": None} for row in read_rows(folder).values()]
 
 
 def check_same(folder: Path, whole: Path) -> None:

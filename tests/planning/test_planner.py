@@ -4,7 +4,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from longva.checkpoints.published import LONGVA_7B
+from longva.checkpoints.published import QWEN2_7B_224K
 from longva.cli import app
 from longva.errors import ContextLengthError
 from longva.model import LongVAConfig
@@ -16,7 +16,7 @@ from longva.prompts.kv_cache import CachedSequence
 
 @pytest.fixture(scope="module")
 def longva_7b():
-    return LongVAConfig(**LONGVA_7B)
+    return LongVAConfig(text_config=dict(QWEN2_7B_224K))
 
 
 def test_longva_7b_at_3000_frames_takes_what_its_config_says(longva_7b):

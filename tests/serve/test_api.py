@@ -12,7 +12,7 @@ import openai
 import pytest
 from PIL import Image
 
-from longva.errors import LongVAError, VideoError
+from longva.errors import DeviceMemoryError, LongVAError, VideoError
 from longva.media.medium import open_media
 from longva.model.random_model import random_longva
 from longva.serve.errors import as_api_error
@@ -420,3 +420,9 @@ def test_a_model_of_nan_says_so_and_not_that_its_log_says_why(tmp_path, image):
         assert "the model computed NaN or infinity: its logits" in error.value.message
         with pytest.raises(openai.APIError, match="the model computed NaN or infinity"):
             list(ask(server, question, stream=True))
+
+
+def test_a_device_without_room_is_a_server_to_ask_again_later():
+    error = as_api_error(DeviceMemoryError("the device ran out of memory."))
+    assert (error.status, error.code) == (503, "out_of_memory")
+    assert error.headers() == {"Retry-After": "10"}

@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from longva.errors import VideoError
+from longva.errors import DeviceMemoryError, VideoError
 from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling
 from longva.watching.engine import Engine, Question, with_media
@@ -104,7 +104,7 @@ def test_sessions_make_room_when_the_device_is_out_of_memory(engine, video, monk
         raise torch.OutOfMemoryError("none left")
 
     monkeypatch.setattr(type(engine.longva.model), "get_output_embeddings", no_memory)
-    assert isinstance(ask(engine, video)[-1].error, torch.OutOfMemoryError)
+    assert isinstance(ask(engine, video)[-1].error, DeviceMemoryError)
     assert len(engine.store) == 0
     monkeypatch.undo()
     assert isinstance(ask(engine, video)[-1], Finished)

@@ -181,30 +181,17 @@ def evidence_attention(
     return out.transpose(1, 2).contiguous(), None
 
 
-def evidence_mask(
-    *,
-    q_length: int,
-    kv_length: int,
-    q_offset: int = 0,
-    attention_mask: Tensor | None = None,
-    **kwargs,
-) -> Tensor | None:
+def evidence_mask(*, attention_mask: Tensor | None = None, **asked) -> Tensor | None:
     """No mask where plain causality is meant; the one of `sdpa` everywhere else.
 
     Else is: padding, packed documents or windows (`allow_is_causal_skip` is off), static caches
     with slots that are not filled yet.
     """
-    plain = kwargs.get("allow_is_causal_skip", True) and kwargs.get("local_size") is None
-    whole = attention_mask is None or bool(attention_mask.all())
-    if plain and whole and kv_length == q_offset + q_length:
+    plain = asked.get("allow_is_causal_skip", True) and asked.get("local_size") is None
+    filled = asked["kv_length"] == asked.get("q_offset", 0) + asked["q_length"]
+    if plain and filled and (attention_mask is None or bool(attention_mask.all())):
         return None
-    return sdpa_mask(
-        q_length=q_length,
-        kv_length=kv_length,
-        q_offset=q_offset,
-        attention_mask=attention_mask,
-        **kwargs,
-    )
+    return sdpa_mask(attention_mask=attention_mask, **asked)
 
 
 AttentionInterface.register("evidence", evidence_attention)

@@ -34,6 +34,7 @@ from longva.checkpoints.weight_files import (
     write_tensors,
 )
 from longva.errors import CheckpointError, install_command, loading, reason
+from longva.files.writing import whole_folder
 from longva.model.configuration_longva import LongVAConfig
 from longva.model.modeling_longva import LongVAForConditionalGeneration
 from longva.model.processing_longva import LongVAProcessor
@@ -161,23 +162,18 @@ def convert_checkpoint(
         (rename(to_longva_name(name)), tensor.to(dtype or tensor.dtype))
         for name, tensor in read_tensors(source.folder)
     )
-    partial = dst.with_name(f".{dst.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        _check_space(source.folder, partial)
-        if to == "llava":
-            write_llava_settings(source, partial, vision_tower)
-        else:
-            write_longva_settings(source, partial)
-        write_tensors(tensors, partial)
-        if remote_code:
-            write_remote_code(partial)
-        _replace_folder(partial, dst)
+        with whole_folder(dst) as partial:
+            _check_space(source.folder, partial)
+            if to == "llava":
+                write_llava_settings(source, partial, vision_tower)
+            else:
+                write_longva_settings(source, partial)
+            write_tensors(tensors, partial)
+            if remote_code:
+                write_remote_code(partial)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"could not write {dst}: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return dst
 
 
@@ -220,16 +216,15 @@ def _quantization_config(kind: str, compute_dtype) -> BitsAndBytesConfig:
         raise CheckpointError(
             f"{kind} weights need bitsandbytes ({reason(error)}): {install_command('quant')}"
         ) from error
-    if kind == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=NEVER_QUANTIZED)
-    if kind == "int4":
-        return BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=compute_dtype,
-            llm_int8_skip_modules=NEVER_QUANTIZED,
-        )
-    raise CheckpointError(f"quantization must be 'model', 'int8' or 'int4', got {kind!r}")
+    if kind not in ("int8", "int4"):
+        raise CheckpointError(f"quantization must be 'model', 'int8' or 'int4', got {kind!r}")
+    return BitsAndBytesConfig(
+        load_in_8bit=kind == "int8",
+        load_in_4bit=kind == "int4",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=compute_dtype,
+        llm_int8_skip_modules=NEVER_QUANTIZED,
+    )
 
 
 def _torch_dtype(name: torch.dtype | str | None) -> torch.dtype | None:
@@ -249,12 +244,3 @@ def _check_space(source: Path, target: Path) -> None:
             f"{target.parent} needs {needed / 2**30:.1f} GiB of free disk, and has "
             f"{free / 2**30:.1f} GiB"
         )
-
-
-def _replace_folder(partial: Path, dst: Path) -> None:
-    old = dst.with_name(f".{dst.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if dst.exists():
-        dst.replace(old)
-    partial.replace(dst)
-    shutil.rmtree(old, ignore_errors=True)

@@ -8,13 +8,12 @@ of a model from the checkpoint's own folder, where all files lie side by side:
     longva/media/medium.py               ->  medium.py
 """
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import longva
-from longva.finite import to_json
+from longva.files.writing import read_json, write_json
 
 ENTRY_POINTS = {
     "AutoConfig": "configuration_longva.LongVAConfig",
@@ -66,7 +65,7 @@ def write_remote_code(folder: str | Path) -> list[Path]:
 
 
 def _add_auto_map(path: Path, auto_map: dict[str, str], sections: Sequence[str] = ()) -> None:
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = read_json(path)
     for part in (values, *(values[section] for section in sections)):
         part["auto_map"] = auto_map
-    path.write_text(to_json(values, indent=2) + "\n", encoding="utf-8")
+    write_json(path, values)

@@ -3,7 +3,6 @@
 They are read from our format or from LLaVA's into the same `Checkpoint`, and written as either.
 """
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from longva.checkpoints.llava_format import (
     read_vision_config,
 )
 from longva.errors import CheckpointError, loading
-from longva.finite import to_json
+from longva.files.writing import read_json, write_json
 from longva.model.chat_format import stop_at_turn_end
 from longva.model.configuration_longva import CLIP_L_336, LongVAConfig
 from longva.model.processing_longva import LongVAProcessor
@@ -150,7 +149,7 @@ def write_llava_settings(source: Checkpoint, folder: Path, vision_tower: str | N
         after = config_to_llava(config, grids, vision_tower or tower)
         # Only what was changed is written anew; the rest stays as the source spelt it.
         values |= {name: value for name, value in after.items() if before[name] != value}
-    (folder / "config.json").write_text(to_json(values, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", values)
 
 
 def _find_folder(id_or_path: str | Path, revision: str | None, weights: bool) -> Path:
@@ -180,7 +179,7 @@ def _read_json(path: Path) -> dict:
             "tokenizer, and model*.safetensors or pytorch_model*.bin."
         )
     with loading(f"{path} is not JSON"):
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds a {type(values).__name__}, needed {{...}}")
     return values

@@ -6,7 +6,6 @@
 Safetensors are written. `.bin` files are read with `weights_only=True`: no code in them runs.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from longva.errors import CheckpointError, loading
-from longva.finite import to_json
+from longva.files.writing import read_json, write_json
 
 STEMS = ("model.safetensors", "pytorch_model.bin")
 SHARD_BYTES = 2 * 2**30
@@ -31,7 +30,8 @@ def find_weight_files(folder: Path) -> list[Path]:
     for stem in STEMS:
         index = folder / f"{stem}.index.json"
         if index.is_file():
-            files = sorted({folder / name for name in _read_weight_map(index).values()})
+            with loading(f"{index} is not an index of weight files"):
+                files = sorted({folder / name for name in read_json(index)["weight_map"].values()})
             if missing := [file.name for file in files if not file.is_file()]:
                 raise CheckpointError(
                     f"{folder} lacks {len(missing)} of its {len(files)} weight files: "
@@ -108,14 +108,7 @@ def write_tensors(tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:
         (folder / f"{number}.part").rename(folder / file)
         weight_map |= dict.fromkeys(names, file)
     index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
-    (folder / f"{STEMS[0]}.index.json").write_text(
-        to_json(index, indent=2) + "\n", encoding="utf-8"
-    )
-
-
-def _read_weight_map(index: Path) -> dict[str, str]:
-    with loading(f"{index} is not an index of weight files"):
-        return json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    write_json(folder / f"{STEMS[0]}.index.json", index)
 
 
 def _open_safetensors(path: Path):

@@ -51,10 +51,11 @@ def watch(
 ):
     """Load the model and watch opened media; what `ask` and `chat` share."""
     from longva.watching.features import FrameSettings
+    from longva.watching.session import check_question
 
     longva = loading.load(pool_stride=made.pool_stride, pool_mode=made.pool_mode)
     for question in questions:
-        longva.check_question(question)
+        check_question(question)
     with progress_bar(show=not quiet) as progress:
         settings = FrameSettings(fit=made.fit, resize=made.resize)
         session = longva.watch(media, sampling=sampling, settings=settings, progress=progress)

@@ -26,6 +26,10 @@ out = Console(highlight=False, soft_wrap=True, emoji=False, markup=False)
 err = Console(highlight=False, soft_wrap=True, emoji=False, markup=False, stderr=True)
 
 
+TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""Characters that change the direction of writing."""
+
+
 @contextmanager
 def progress_bar(show: bool = True) -> Iterator:
     """Show a bar a stage on stderr; yields a function (stage, done, total)."""
@@ -44,11 +48,7 @@ def printable(text: str) -> str:
     """Escape what a terminal would obey: a model's words must not move the cursor."""
 
     def obeyed(c: str) -> bool:
-        return (
-            unicodedata.category(c) == "Cc"
-            or "\u202a" <= c <= "\u202e"
-            or "\u2066" <= c <= "\u2069"
-        )
+        return unicodedata.category(c) == "Cc" or c in TURNING
 
     return "".join(repr(c)[1:-1] if obeyed(c) and c not in "\n\t" else c for c in text)
 

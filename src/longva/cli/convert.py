@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from longva.checkpoints import Dtype
 from longva.cli.console import app, out
 from longva.cli.options import grouped
 
@@ -26,10 +27,9 @@ class ConversionOptions:
     remote_code: Annotated[
         bool, typer.Option("--remote-code", help="Add the model's code, for people without longva.")
     ] = False
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Of the weights; default: as they are."),
-    ] = None
+    dtype: Annotated[Dtype | None, typer.Option(help="Of the weights; default: as they are.")] = (
+        None
+    )
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder.")] = False
 
 

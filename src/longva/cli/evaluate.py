@@ -22,9 +22,6 @@ class JudgeOptions:
         ),
     ] = None
     judge_model: Annotated[str, typer.Option(help="The judge's name there.")] = ""
-    judge_price: Annotated[
-        str | None, typer.Option(help="IN,OUT: cost of a million tokens, for the estimate.")
-    ] = None
     judge_rpm: Annotated[float | None, typer.Option(help="Requests a minute at most.")] = None
     judge_at_once: Annotated[int, typer.Option(help="Requests at a time.")] = 8
     judge_reasoning: Annotated[
@@ -46,9 +43,7 @@ class JudgeOptions:
             endpoint = LocalJudge()
         elif self.judge_model:
             endpoint = ChatEndpoint(
-                address=self.judge or "",
-                model=self.judge_model,
-                requests_per_minute=self.judge_rpm,
+                address=self.judge or "", model=self.judge_model, requests_per_minute=self.judge_rpm
             )
         else:
             raise LongVAError("--judge needs --judge-model: the model's name at that address.")
@@ -56,7 +51,6 @@ class JudgeOptions:
             endpoint=endpoint,
             cache=folder / "judge_cache.jsonl",
             concurrency=self.judge_at_once,
-            price=prices(self.judge_price),
             reasoning=self.judge_reasoning,
         )
         out.print(str(estimate_results(folder, judge)))
@@ -162,21 +156,6 @@ def evaluate(
 
         for path in write_report(output, output / "report"):
             out.print(f"Wrote {path}")
-
-
-def prices(text: str | None) -> tuple[float, float] | None:
-    """Read "IN,OUT", the cost of a million tokens.
-
-    >>> prices("2.5,10")
-    (2.5, 10.0)
-    """
-    if text is None:
-        return None
-    try:
-        read, written = map(float, text.split(","))
-    except ValueError:
-        raise LongVAError(f"--judge-price needs IN,OUT such as 2.5,10, got {text!r}.") from None
-    return read, written
 
 
 @app.command("vniah-export")

@@ -12,10 +12,7 @@ from longva.cli.options import RecipeOptions, grouped
 
 T = TypeVar("T")
 
-niah = typer.Typer(
-    help="Needle in a haystack: how far a model finds things.",
-    no_args_is_help=True,
-)
+niah = typer.Typer(help="Needle in a haystack: how far a model finds things.", no_args_is_help=True)
 app.add_typer(niah, name="niah")
 
 

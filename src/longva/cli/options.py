@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
-from longva.checkpoints import Precision
+from longva.checkpoints import Dtype, Precision
 from longva.cli.console import err
 from longva.errors import LongVAError, RecipeError
 
@@ -78,8 +78,7 @@ class ModelOptions:
         str | None, typer.Option(help="cpu, cuda:1, mps ...; default: cuda if any.")
     ] = None
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Default: float32 on a CPU, bfloat16 on a GPU."),
+        Dtype | None, typer.Option(help="Default: float32 on a CPU, bfloat16 on a GPU.")
     ] = None
     weights: Weights = "model"
     kv: Kv = "model"

@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from longva.checkpoints import Dtype
 from longva.cli.console import app, out
 from longva.cli.options import Json, Kv, PoolStride, Weights
 from longva.errors import LongVAError
@@ -25,9 +26,7 @@ def plan(
         str | None, typer.Option(help="h200, h100, a100-80g, a100-40g, l40s, rtx4090.")
     ] = None,
     memory: Annotated[float | None, typer.Option(help="Device memory in GiB, instead.")] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="Of weights and activations.")
-    ] = "bfloat16",
+    dtype: Annotated[Dtype, typer.Option(help="Of weights and activations.")] = "bfloat16",
     weights: Weights = "model",
     kv: Kv = "model",
     chunk_tokens: Annotated[int, typer.Option(help="Tokens prefilled at a time.")] = 4096,

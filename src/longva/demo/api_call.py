@@ -24,10 +24,10 @@ def request_of(
         watching: how the medium is watched.
         evidence: frames to report.
     """
-    part = "video_url" if medium.kind == "video" else "image_url"
-    first = {"type": part, part: {"url": f"file:///path/to/{medium.name}"}}
+    part = "image_url" if medium.is_image else "video_url"
+    first = {"type": part, part: {"url": f"file:///path/to/{medium.path.name}"}}
     turns = [*question.history, {"role": "user", "content": question.text}]
-    messages = with_media(turns, [medium.kind])
+    messages = with_media(turns, ["image" if medium.is_image else "video"])
     messages[0]["content"][0] = first
     sampling = question.sampling
     body: dict[str, Any] = {
@@ -40,7 +40,7 @@ def request_of(
     if sampling.temperature > 0:
         body |= {"top_p": sampling.top_p, "seed": sampling.seed}
     ours: dict[str, Any] = {"evidence": evidence}
-    if medium.kind == "video":
+    if not medium.is_image:
         rule = watching.sampling
         ours |= {"frames": rule.num_frames} if rule.fps is None else {"fps": rule.fps}
     return body | {"longva": ours}

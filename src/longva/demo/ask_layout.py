@@ -38,10 +38,7 @@ class AskLayout:
     def _lay_out_stage(self, setting: Setting) -> None:
         with gr.Column(elem_id="lv-welcome") as self.welcome:
             self.file = gr.File(
-                label="Video or image",
-                file_types=["video", "image"],
-                height=190,
-                elem_id="lv-drop",
+                label="Video or image", file_types=["video", "image"], height=190, elem_id="lv-drop"
             )
             self.cards = gr.HTML(
                 draw("cards", examples=setting.examples),

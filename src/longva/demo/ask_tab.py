@@ -11,7 +11,7 @@ what `stop` drew, and Gradio would drop a question asked meanwhile.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +32,7 @@ from longva.finite import to_json
 from longva.media.sampling import ONE_A_SECOND, FrameSampling
 from longva.prompts.decoding import Sampling
 from longva.watching.engine import Question
+from longva.watching.session import check_question
 from longva.watching.store import Watching
 
 IDLE_SECONDS = 24 * 3600
@@ -111,7 +112,7 @@ class AskTab(AskLayout):
         frames = gr.Slider(
             maximum=max(2, min(medium.frames, 2 * most)),
             value=start,
-            visible=medium.kind == "video" and medium.frames > 1,
+            visible=not medium.is_image and medium.frames > 1,
         )
         return {
             self.welcome: gr.Column(visible=False),
@@ -159,8 +160,8 @@ class AskTab(AskLayout):
         if visitor.busy:
             raise gr.Error("One question at a time: wait, or stop.", print_exception=False)
         try:
-            self.engine.longva.check_question(question)
-            visitor.turns.append(_turn(visitor, visitor.medium, question.strip(), *values))
+            check_question(question)
+            visitor.turns.append(_turn(visitor, visitor.medium, question.strip(), values))
         except LongVAError as error:
             raise gr.Error(error.message, print_exception=False) from None
         return {self.question: "", **self._talk(visitor)}
@@ -190,7 +191,7 @@ class AskTab(AskLayout):
             lit = turn.answer.shown_evidence
             final[self.timeline] = timeline(medium, visitor.attention, lit, visitor.pictures)
             final[self.estimate] = self.plan(turn.answer.frames)
-            said = turn.answer.to_json() | {"media": medium.name}
+            said = turn.answer.to_json() | {"media": medium.path.name}
             final[self.call.answer] = to_json(said, indent=2, ensure_ascii=False)
         yield final
 
@@ -226,20 +227,10 @@ class AskTab(AskLayout):
         return self._drawn(visitor)
 
 
-def _turn(
-    visitor: Visitor,
-    medium: Medium,
-    question: str,
-    frames: int,
-    remember: bool,
-    evidence: int,
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int | None,
-) -> Turn:
-    """Make a turn of a question and the values of the page's controls."""
-    by_clock = medium.kind == "image" or int(frames) == medium.suggested
+def _turn(visitor: Visitor, medium: Medium, question: str, values: Sequence[Any]) -> Turn:
+    """Make a turn of a question and the values of the page's controls, in their order there."""
+    frames, remember, evidence, max_new_tokens, temperature, top_p, seed = values
+    by_clock = medium.is_image or int(frames) == medium.suggested
     return Turn(
         question=Question(
             text=question,

@@ -10,8 +10,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import replace
 
-import torch
-
 from longva.demo.medium import Medium, frame_pictures
 from longva.demo.visitor import Setting, Turn, Visitor
 from longva.errors import LongVAError, VideoError
@@ -36,7 +34,7 @@ async def answer(setting: Setting, visitor: Visitor) -> AsyncGenerator[None]:
             async for events in batches:
                 for event in events:
                     if isinstance(event, Finished):
-                        await _finish(setting, visitor, turn, medium, event.result)
+                        await _finish(visitor, turn, medium, event.result)
                     else:
                         _apply(setting, turn, medium, event)
                 yield
@@ -52,21 +50,19 @@ def _apply(setting: Setting, turn: Turn, medium: Medium, event: Event) -> None:
     elif isinstance(event, Watched):
         if not event.reused:
             setting.speed.learn(setting.engine.plan(event.frames), event.seconds)
-            what = "frames" if medium.kind == "video" else "parts of the image"
+            what = "parts of the image" if medium.is_image else "frames"
             turn.watched = f"Watched {event.frames:,} {what} in {event.seconds:.1f} s"
         turn.state, turn.progress = "answering", None
     elif isinstance(event, Text):
         turn.text += event.text
     elif isinstance(event, Failed):
-        turn.fail(problem(event.error).replace(str(medium.path), medium.name))
+        turn.fail(problem(event.error).replace(str(medium.path), medium.path.name))
 
 
-async def _finish(
-    setting: Setting, visitor: Visitor, turn: Turn, medium: Medium, answer: Answer
-) -> None:
+async def _finish(visitor: Visitor, turn: Turn, medium: Medium, answer: Answer) -> None:
     """Show a whole answer, with pictures of its evidence."""
     # The session may have been watched from another visitor's file, of another name.
-    shown = replace(answer, evidence=answer.evidence[: turn.evidence], media=[medium.name])
+    shown = replace(answer, evidence=answer.evidence[: turn.evidence], media=[medium.path.name])
     have = {*medium.pictures, *visitor.pictures}
     missing = {item.frame for item in shown.shown_evidence} - have
     pictures = {}
@@ -90,8 +86,6 @@ def problem(error: Exception) -> str:
     """Return what a visitor reads about an error; an unexpected one is logged."""
     if isinstance(error, LongVAError):
         return error.message  # its remedies are settings that a visitor does not have
-    if isinstance(error, torch.OutOfMemoryError):
-        return "The device ran out of memory: watch fewer frames."
     logger.error("a visitor's work failed", exc_info=error)
     return "Something went wrong; the server's log says what."
 

@@ -5,7 +5,7 @@ They are ordinary files, decoded like an upload, and the right answers are known
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -42,16 +42,15 @@ class Example:
     """data: URI."""
 
 
-def make_examples(folder: Path, *, grid_size: int, seed: int = 7) -> list[Example]:
+def make_examples(folder: Path, *, grid_size: int) -> list[Example]:
     """Write the examples' files.
 
     Args:
         folder: where to; made if it does not exist.
         grid_size: pixels a side of the model's grids, which the image is cut into.
-        seed: of what they show.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rng = random.Random(seed)
+    rng = random.Random(7)
     names = rng.sample(list(OBJECTS), 19)
     twelve, six, hidden = names[:12], names[12:18], names[18]
     twelve_scenes, one_second = folder / "twelve scenes.mp4", folder / "one second in a film.mp4"
@@ -90,9 +89,5 @@ def moving_pictures(moments: list[tuple[Scene, Layout]]) -> Iterator[Image.Image
     for (scene, here), (next_scene, there) in pairwise([*moments, moments[-1]]):
         steps = FRAMES_A_SECOND if here != there and scene == next_scene else 1
         for step in range(steps):
-            at = tuple(
-                a + (b - a) * step / steps
-                for a, b in zip(here.object_at, there.object_at, strict=True)
-            )
-            drawn = draw_scene(scene, layout=replace(here, object_at=at))
+            drawn = draw_scene(scene, layout=here.towards(there.object_at, step, steps))
             yield from [drawn] * (FRAMES_A_SECOND // steps)

@@ -4,12 +4,10 @@ Pictures are square and cropped as the model's frames are, so they show what the
 frame of a video, or one of the grids that an image is cut into.
 """
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -17,6 +15,7 @@ from PIL import Image
 from longva.media.medium import Media, open_media
 from longva.media.sampling import ONE_A_SECOND, FrameSampling
 from longva.model.unires import image_to_grids
+from longva.reporting.page import data_uri
 from longva.watching.assistant import LongVA
 
 PICTURE_SIDE = 112
@@ -26,37 +25,37 @@ STRIP_PICTURES = 24
 
 @dataclass(frozen=True, kw_only=True)
 class Medium:
-    """What was opened. Seconds are None for images."""
+    """What was opened."""
 
     path: Path
     media: Media = field(repr=False)
-    name: str
     digest: str
     """Hash of the content."""
 
-    kind: Literal["video", "image"]
-    frames: int
-    """Frames of the video, or grids of the image."""
-
-    suggested: int
-    """Frames at one a second; all grids of an image."""
-
     pictures: dict[int, str] = field(repr=False)
-    """data: URIs by frame."""
+    """data: URIs by frame; of an image all its grids."""
 
-    moves_itself: bool = False
-    """An animation: browsers play it as a picture, without controls."""
-
-    duration: float = 0.0
     columns: int = 1
     """Grids side by side in an image; 1 for a video."""
 
-    seconds: np.ndarray | None = field(default=None, repr=False)
-    """[frames] presentation times."""
+    @property
+    def is_image(self) -> bool:
+        """Whether it is a still image, whose frames are its grids."""
+        return self.media.kind == "image"
+
+    @property
+    def frames(self) -> int:
+        """Frames of the video, or grids of the image."""
+        return len(self.pictures if self.is_image else self.media)
+
+    @property
+    def suggested(self) -> int:
+        """Frames at one a second; all grids of an image."""
+        return self.frames if self.is_image else len(self.media.choose(ONE_A_SECOND))
 
     def at(self, frame: int) -> float | None:
-        """Return when a frame is shown."""
-        return None if self.seconds is None else float(self.seconds[frame])
+        """Return when a frame is shown; None for images."""
+        return None if self.is_image else float(self.media.pts_seconds[frame])
 
 
 def open_medium(path: Path, longva: LongVA) -> Medium:
@@ -66,29 +65,14 @@ def open_medium(path: Path, longva: LongVA) -> Medium:
         VideoError: it is neither a video nor an image, or broken.
     """
     media = open_media(path)
-    image, columns = media.kind == "image", 1
-    if image:
+    columns = 1
+    if media.kind == "image":
         drawn, columns = _parts(media, longva)
-        pictures, frames = dict(enumerate(drawn)), len(drawn)
-        suggested = frames
+        pictures = dict(enumerate(drawn))
     else:
-        frames = len(media)
         pictures = frame_pictures(media, FrameSampling(num_frames=STRIP_PICTURES))
-        suggested = len(media.choose(ONE_A_SECOND))
-    return Medium(
-        path=path,
-        media=media,
-        name=path.name,
-        digest=media.fingerprint(),
-        kind="image" if image else "video",
-        moves_itself=media.kind == "animation",
-        duration=media.duration,
-        frames=frames,
-        suggested=suggested,
-        columns=columns,
-        pictures=pictures,
-        seconds=None if image else media.pts_seconds,
-    )
+    digest = media.fingerprint()
+    return Medium(path=path, media=media, digest=digest, pictures=pictures, columns=columns)
 
 
 def _parts(media: Media, longva: LongVA) -> tuple[list[str], int]:
@@ -116,4 +100,4 @@ def picture(pixels: np.ndarray) -> str:
     image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     written = io.BytesIO()
     image.save(written, "JPEG", quality=82)
-    return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode()}"
+    return data_uri(written.getvalue(), "image/jpeg")

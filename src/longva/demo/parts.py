@@ -3,11 +3,11 @@
 Every value is escaped (`autoescape`): questions, answers and names of files are text, never markup.
 """
 
+from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from longva.planning.devices import GIB
+from longva.reporting.page import page_template
 
 
 def draw(part: str, **values: Any) -> str:
@@ -53,12 +53,6 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-_ENVIRONMENT = Environment(
-    loader=PackageLoader("longva.demo", ""),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
+_TEMPLATE = page_template(
+    Path(__file__).with_name("parts.html.jinja"), size=size, duration=duration, clock=clock
 )
-_ENVIRONMENT.filters |= {"size": size, "duration": duration, "clock": clock}
-_TEMPLATE = _ENVIRONMENT.get_template("parts.html.jinja")

@@ -154,9 +154,5 @@ def theme() -> gr.themes.Base:
     sans = [local("IBM Plex Sans", weights=weights), "ui-sans-serif", "sans-serif"]
     mono = [local("IBM Plex Mono", weights=weights), "ui-monospace", "monospace"]
     return gr.themes.Base(
-        primary_hue="stone",
-        neutral_hue="stone",
-        radius_size="lg",
-        font=sans,
-        font_mono=mono,
+        primary_hue="stone", neutral_hue="stone", radius_size="lg", font=sans, font_mono=mono
     )

@@ -36,7 +36,7 @@ def timeline(
         for frame, picture in sorted(_shown(medium, lit, pictures or {}).items())
     ]
     most = max((item.weight for item in evidence), default=0.0) or 1.0
-    curve = _curve(medium, attention) if attention and medium.seconds is not None else None
+    curve = _curve(medium, attention) if attention and not medium.is_image else None
     return draw("timeline", medium=medium, frames=frames, most=most, curve=curve)
 
 
@@ -47,18 +47,15 @@ def _shown(
     known = medium.pictures | dict(pictures)
     chosen = {frame: known[frame] for frame in lit if frame in known}
     seconds = {int(item.seconds) for item in lit.values() if item.seconds is not None}
-    rest = {f: p for f, p in medium.pictures.items() if _second(medium, f) not in seconds}
+    rest = medium.pictures
+    if not medium.is_image:
+        rest = {f: p for f, p in rest.items() if int(medium.at(f) or 0) not in seconds}
     return rest | chosen
-
-
-def _second(medium: Medium, frame: int) -> int | None:
-    seconds = medium.at(frame)
-    return None if seconds is None else int(seconds)
 
 
 def _curve(medium: Medium, attention: Sequence[Evidence]) -> dict[str, Any]:
     """Draw the weights as steps: each watched frame holds until the next one."""
-    end = max(medium.duration, 1e-6)
+    end = max(medium.media.duration, 1e-6)
     times = [(item.seconds or 0.0, item.weight) for item in attention]
     times.sort()
     most = max(weight for _, weight in times) or 1.0

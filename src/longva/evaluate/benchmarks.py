@@ -8,9 +8,8 @@
 The folder serves plain lmms-eval as well: run it inside of DATA/questions, with HF_HOME=DATA.
 """
 
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from string import Formatter
@@ -18,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from longva.errors import LongVAError
+from longva.errors import LongVAError, first_few
+from longva.files.writing import read_json
 
 QUESTIONS = "questions"
 """Folder of the datasets, in the data folder. Apart from the videos: lmms-eval would take a folder
@@ -105,24 +105,22 @@ def _missing(benchmark: Benchmark, data: Path) -> list[str]:
         what = benchmark.file or f"split {benchmark.split}"
         of = f" of {benchmark.config}" if benchmark.config else ""
         return [f"{benchmark.dataset} has no {what}{of}"]
-    rows = Rows(files)
-    lacking = [column for column in benchmark.columns if column not in rows.columns]
+    there = columns_of(files[0])
+    lacking = [column for column in benchmark.columns if column not in there]
     if lacking:
         where = f"{benchmark.dataset}, split {benchmark.split},"
         return [f"{where} has no column {', '.join(lacking)}"]
     if benchmark.videos is None:
         return []
     names = [name for _, name, *_ in Formatter().parse(benchmark.videos) if name]
-    paths = dict.fromkeys(benchmark.videos.format(**row) for row in rows.read(names))
+    paths = dict.fromkeys(benchmark.videos.format(**row) for row in read_rows(files, names))
     gone = [
         path
         for path in paths
         if not any((data / f"{path}{suffix}").is_file() for suffix in SUFFIXES)
     ]
-    if not gone:
-        return []
-    more = f" and {len(gone) - MOST_LISTED} more" if len(gone) > MOST_LISTED else ""
-    return [f"{len(gone)} of {len(paths)} videos: {', '.join(gone[:MOST_LISTED])}{more}"]
+    told = f"{len(gone)} of {len(paths)} videos: {first_few(gone, MOST_LISTED)}"
+    return [told] if gone else []
 
 
 def dataset_files(benchmark: Benchmark, folder: Path) -> list[Path]:
@@ -137,29 +135,21 @@ def dataset_files(benchmark: Benchmark, folder: Path) -> list[Path]:
     ]
 
 
-@dataclass
-class Rows:
-    """Rows of parquet files, or of JSON files that hold a list."""
+def columns_of(file: Path) -> set[str]:
+    """Return the columns of a parquet file, or of a JSON file that holds a list of rows."""
+    if file.suffix == ".json":
+        return set(read_json(file)[0])
+    import pyarrow.parquet as parquet
 
-    files: Sequence[Path]
-    columns: set[str] = field(init=False)
+    return set(parquet.read_schema(file).names)
 
-    def __post_init__(self) -> None:
-        if self.files[0].suffix == ".json":
-            self.columns = set(self._json()[0])
+
+def read_rows(files: Sequence[Path], columns: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of such files, with these columns at least."""
+    for file in files:
+        if file.suffix == ".json":
+            yield from read_json(file)
         else:
             import pyarrow.parquet as parquet
 
-            self.columns = set(parquet.read_schema(self.files[0]).names)
-
-    def _json(self) -> list[dict[str, Any]]:
-        return [row for path in self.files for row in json.loads(path.read_text(encoding="utf-8"))]
-
-    def read(self, columns: Iterable[str]) -> list[dict[str, Any]]:
-        """Return some columns of every row."""
-        if self.files[0].suffix == ".json":
-            return self._json()
-        import pyarrow.parquet as parquet
-
-        tables = [parquet.read_table(path, columns=list(columns)) for path in self.files]
-        return [row for table in tables for row in table.to_pylist()]
+            yield from parquet.read_table(file, columns=columns).to_pylist()

@@ -24,11 +24,11 @@ from torch import Tensor
 from longva.errors import LongVAError
 from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling
-from longva.model.chat_format import chat_ids, text_ids
+from longva.model.chat_format import text_ids
 from longva.planning.planner import plan
-from longva.prompts.decoding import chooser, decode, stop_tokens, until_stop
+from longva.prompts.decoding import TextStream
 from longva.prompts.reader import PromptReader
-from longva.prompts.symbols import insert_rows
+from longva.prompts.symbols import chat_symbols
 from longva.prompts.tree import Prompt, score
 from longva.watching.assistant import LongVA
 from longva.watching.features import FrameSettings, VisualFeatures
@@ -60,19 +60,14 @@ def fingerprint(conversation: Messages) -> str:
     >>> fingerprint(say("a")) == fingerprint(say("b"))
     False
     """
-    told = [
-        (
-            message["role"],
-            [
-                ("str", part["text"])
-                if part["type"] == "text"
-                else ("Medium", identity(part["source"]))
-                for part in message["content"]
-            ],
-        )
-        for message in conversation
-    ]
-    return hashlib.sha256(repr(told).encode()).hexdigest()
+
+    def told(part: dict[str, Any]) -> tuple[str, str]:
+        if part["type"] == "text":
+            return "str", part["text"]
+        return "Medium", identity(part["source"])
+
+    whole = [(message["role"], list(map(told, message["content"]))) for message in conversation]
+    return hashlib.sha256(repr(whole).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,22 +128,13 @@ class Reader:
             ContextLengthError: conversation and frames exceed the model's context.
             NonFiniteError: the model computes NaN or infinity.
         """
-        generation = self.longva.model.generation_config
-        stops, choose = stop_tokens(generation), chooser(generation, self.longva.model.device)
-        hidden = self._reader.read(self._symbols(conversation))
-        length = self._reader.length
-        limit = min(max_new_tokens, self._reader.room)
-        ids: list[int] = []
-        text, ended = "", False
-        for token in decode(self._reader, hidden, choose, max_new_tokens=limit):
-            if token in stops:
-                break
-            ids.append(token)
-            text = self.longva.processor.tokenizer.decode(ids, skip_special_tokens=True)
-            text, ended = until_stop(text, until)
-            if ended:
-                break
-        return Generation(text=text.strip(), prompt_tokens=length, answer_tokens=len(ids))
+        reader, tokenizer = self._reader, self.longva.processor.tokenizer
+        hidden = reader.read(self._symbols(conversation))
+        length = reader.length
+        reply = TextStream(reader, hidden, tokenizer, max_new_tokens=max_new_tokens, stop=until)
+        for _ in reply:
+            pass
+        return Generation(text=reply.text, prompt_tokens=length, answer_tokens=len(reply.ids))
 
     def loglikelihood(self, conversation: Messages, answer: str) -> tuple[float, bool]:
         """Return the log-probability of an answer, and whether greedy decoding would give it.
@@ -172,9 +158,7 @@ class Reader:
         media = media_of(conversation)
         if not self.reuse or media != self._media:
             self._watch(media)
-        ids = torch.tensor(chat_ids(self.longva.processor, conversation))
-        config = self.longva.model.config
-        return insert_rows(ids, {config.image_token_id, config.video_token_id}, self._sizes)
+        return chat_symbols(self.longva.processor, conversation, self._sizes)
 
     def _watch(self, media: list[str | bytes]) -> None:
         self._reader.crop(0)

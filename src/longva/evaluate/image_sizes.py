@@ -4,26 +4,21 @@ UniRes gains most where images are large (InfoVQA) and little where they are sma
 the first have many grids, the second the two that every image has. Only the headers are read.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags
 
 from longva.errors import LongVAError, VideoError
 from longva.evaluate.report import COLOURS
-from longva.files.writing import read_lines
-from longva.media.source import IMAGE_SUFFIXES, open_image
+from longva.files.writing import read_json, read_lines
+from longva.media.source import IMAGE_SUFFIXES, upright_size
 from longva.model.unires import GridRule, choose_grid
-from longva.reporting.figure import plain_axes, save_figure
+from longva.reporting.figure import new_figure, plain_axes, save_figure
 
 TOKENS_A_GRID = 144
-SIDEWAYS = range(5, 9)
-"""EXIF orientations that exchange width and height."""
-
 MAX_PIXELS = 2**40
 """No limit: pixels are not decoded."""
 
@@ -51,16 +46,13 @@ class ImageSizes:
         return text + (f"; {len(self.unreadable)} unreadable" if self.unreadable else "")
 
 
-def draw_image_sizes(
-    paths: Sequence[Path | str], output: Path | str, *, rule: GridRule = "released"
-) -> list[ImageSizes]:
+def draw_image_sizes(paths: Sequence[Path | str], output: Path | str) -> list[ImageSizes]:
     """Draw the sizes of the images of several datasets, and their grids under UniRes.
 
     Args:
         paths: for each dataset a folder, searched in depth for images and parquet files of the hub,
             or a JSON or JSONL file whose records have `image`, a path or several.
         output: PNG to write.
-        rule: how grids are chosen, see `unires.py`.
 
     Returns:
         The sizes of each dataset.
@@ -68,19 +60,19 @@ def draw_image_sizes(
     Raises:
         LongVAError: there is no such file or folder, or no image in it.
     """
-    found = [read_image_sizes(Path(path), rule) for path in paths]
+    found = [read_image_sizes(Path(path)) for path in paths]
     _draw(found, Path(output))
     return found
 
 
 def read_image_sizes(path: Path, rule: GridRule = "released") -> ImageSizes:
-    """Read the sizes of one dataset's images; see `draw_image_sizes`."""
+    """Read the sizes of one dataset's images; see `draw_image_sizes`, and `unires.py` for rules."""
     if not path.exists():
         raise LongVAError(f"{path}: there is no such file or folder of images.")
     sizes, unreadable = [], []
     for name, file in _images(path):
         try:
-            sizes.append(_size(file))
+            sizes.append(upright_size(file, MAX_PIXELS))
         except (VideoError, OSError) as error:
             unreadable.append(f"{name}: {error}")
     if not sizes:
@@ -114,7 +106,7 @@ def _images(path: Path) -> Iterator[tuple[str, Path | bytes]]:
 def _named(path: Path) -> Iterator[str]:
     try:
         lines = path.suffix == ".jsonl"
-        records = list(read_lines(path)) if lines else json.loads(path.read_text(encoding="utf-8"))
+        records = list(read_lines(path)) if lines else read_json(path)
     except ValueError as error:
         raise LongVAError(f"{path} is no JSON: {error}.") from error
     for record in records:
@@ -144,20 +136,8 @@ def _holds_images(kind: Any) -> bool:
     return "bytes" in {field.name for field in kind} if kind.num_fields else False
 
 
-def _size(file: Path | bytes) -> tuple[int, int]:
-    image = open_image(file, MAX_PIXELS)
-    if image is None:
-        raise VideoError("is no image")
-    with image:
-        sideways = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
-        return (image.height, image.width) if sideways else (image.width, image.height)
-
-
 def _draw(datasets: Sequence[ImageSizes], path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = new_figure(11, 4.2, 1, 2)
     sides = [np.sqrt(dataset.sizes.prod(axis=1)) for dataset in datasets]
     widest = max(side.max() for side in sides)
     bins = np.linspace(0, widest * 1.02, 41)

@@ -19,10 +19,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from longva.chat_endpoint import Completion, EndpointError
+from longva.chat_endpoint import ChatEndpoint, EndpointError
 from longva.errors import LongVAError
+from longva.evaluate.local_judge import LocalJudge
 from longva.evaluate.rubrics import Rubric, rubrics
 from longva.files.writing import append_line, read_lines
 from longva.finite import to_json
@@ -73,19 +74,6 @@ class Judgement:
     """Why there is no score."""
 
 
-class Grader(Protocol):
-    """What a judge asks: a `ChatEndpoint` or a `LocalJudge`."""
-
-    @property
-    def model(self) -> str:
-        """Name that judgements carry."""
-        ...
-
-    def complete(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Completion:
-        """Reply to one conversation."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """What scoring will take at most, before it starts."""
@@ -100,24 +88,11 @@ class Estimate:
     reply_tokens: int
     """At most, if every judge's reply is as long as allowed."""
 
-    price: tuple[float, float] | None = None
-
-    @property
-    def cost(self) -> float | None:
-        """In the currency of the price; None without one."""
-        if self.price is None:
-            return None
-        return (self.prompt_tokens * self.price[0] + self.reply_tokens * self.price[1]) / 1e6
-
     def __str__(self) -> str:
-        text = (
+        return (
             f"{self.samples:,} answers to judge, {self.requests:,} requests to send: about "
             f"{self.prompt_tokens:,} tokens of prompts and at most {self.reply_tokens:,} of replies"
         )
-        if self.price is None or self.cost is None:
-            return f"{text}. No price was given"
-        low, high = self.price
-        return f"{text}; at most about {self.cost:.2f} at {low:g} and {high:g} a million tokens"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,15 +103,12 @@ class Judge:
         LongVAError: fewer than one request at a time.
     """
 
-    endpoint: Grader
+    endpoint: ChatEndpoint | LocalJudge
     cache: Path | None = None
     """File of JSON lines where replies are kept, for this and later runs."""
 
     concurrency: int = 8
     """Requests at a time."""
-
-    price: tuple[float, float] | None = None
-    """What a million tokens of prompts and of replies cost, for the estimate."""
 
     reasoning: bool = False
     """The model thinks before it replies: more tokens, and no temperature, which it would refuse.
@@ -162,7 +134,6 @@ class Judge:
             requests=len(requests),
             prompt_tokens=-(-characters // CHARACTERS_A_TOKEN),
             reply_tokens=sum(map(limit, requests.values())),
-            price=self.price,
         )
 
     def score(self, samples: Sequence[Sample], progress: Progress | None = None) -> list[Judgement]:
@@ -181,8 +152,8 @@ class Judge:
         if len({sample.id for sample in samples}) < len(samples):
             raise LongVAError("two samples to judge have the same id; ids must differ.")
         requests = [self._request(sample) for sample in samples]
-        outcomes: dict[str, tuple[str, str | None]]
-        outcomes = {key: (reply, None) for key, reply in self._known(requests).items()}
+        known = self._known(requests).items()
+        outcomes: dict[str, tuple[str, str | None]] = {k: (reply, None) for k, reply in known}
         copies = Counter(request.key for request in requests)
         done = sum(copies[key] for key in outcomes)
         report = progress or (lambda stage, done, total: None)
@@ -252,8 +223,8 @@ class Judge:
                     yield tasks[task], *task.result()
             except BaseException:  # Ctrl-C, a full disk: do not wait for what is queued
                 pool.shutdown(wait=False, cancel_futures=True)
-                if limiter := getattr(self.endpoint, "rate_limiter", None):
-                    limiter.stop()
+                if isinstance(self.endpoint, ChatEndpoint):
+                    self.endpoint.rate_limiter.stop()
                 raise
 
     def _ask(self, request: "_Request", breaker: "_CircuitBreaker") -> tuple[str, str | None]:

@@ -31,13 +31,7 @@ from longva import __version__
 from longva.checkpoints.fingerprint import weights_fingerprint
 from longva.errors import LongVAError, NonFiniteError
 from longva.evaluate.answers import AnswerLog, Job, partition
-from longva.evaluate.conversations import (
-    Messages,
-    Reader,
-    fingerprint,
-    identity,
-    media_of,
-)
+from longva.evaluate.conversations import Messages, Reader, fingerprint, identity, media_of
 from longva.finite import to_json
 from longva.media.sampling import FrameSampling
 from longva.watching.assistant import LongVA

@@ -25,7 +25,7 @@ from longva.files.writing import write_whole
 from longva.finite import check_finite
 from longva.model.chat_format import beginning, text_ids
 from longva.niah.cells import Span, values_of
-from longva.niah.loading import load_language_model
+from longva.niah.loading import load_measured
 from longva.niah.recipe import ModelRecipe
 from longva.niah.text import read_text
 from longva.prompts.kv_cache import (
@@ -35,7 +35,7 @@ from longva.prompts.kv_cache import (
     context_length,
 )
 from longva.recipes import save_recipe
-from longva.reporting.figure import save_figure, short
+from longva.reporting.figure import new_figure, save_figure, scale_by_two, short
 from longva.reporting.progress import Progress
 
 LOSS_CHUNK = 1024
@@ -43,9 +43,6 @@ LOSS_CHUNK = 1024
 
 MOST_UNKNOWN = 0.01
 """Share of a text for which a tokenizer may have no words."""
-
-COLUMNS = ("tokens", "perplexity", "scored_tokens")
-"""Of `perplexity.csv`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +83,7 @@ class Point:
 
 
 def run_perplexity(
-    recipe: PerplexityRecipe,
-    progress: Progress | None = None,
-    *,
-    text: str | None = None,
+    recipe: PerplexityRecipe, progress: Progress | None = None, *, text: str | None = None
 ) -> list[Point]:
     """Measure a recipe's model, on the recipe's text or one of the caller.
 
@@ -108,7 +102,7 @@ def run_perplexity(
     """
     # A missing one is found before the model is loaded.
     told = read_text(recipe.text, key="text") if text is None else text
-    model, tokenizer = load_language_model(recipe)
+    model, tokenizer = load_measured(recipe)
     ids = text_ids(tokenizer, told, control_tokens=text is not None)
     ids = torch.tensor(beginning(tokenizer) + ids)
     unknown = float((ids == tokenizer.unk_token_id).float().mean()) if tokenizer.unk_token else 0
@@ -207,7 +201,7 @@ def total(losses: Tensor) -> Tensor:
 def write_csv(points: Sequence[Point], path: Path) -> None:
     """Write `tokens,perplexity,scored_tokens` lines under a header."""
     rows = [f"{p.tokens},{p.perplexity:.6g},{p.scored_tokens}" for p in points]
-    write_whole(path, "\n".join([",".join(COLUMNS), *rows, ""]))
+    write_whole(path, "\n".join(["tokens,perplexity,scored_tokens", *rows, ""]))
 
 
 def read_csv(path: Path) -> list[Point]:
@@ -227,26 +221,20 @@ def plot_perplexity(
     Raises:
         RecipeError: a folder has none.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    ax = figure.subplots()
-    lengths = set()
+    figure, ax = new_figure(9, 5)
+    measured: set[int] = set()
     for folder in map(Path, folders):
         if not (folder / "perplexity.csv").is_file():
             raise RecipeError(
                 f"{folder} holds no perplexity.csv. Make one: longva perplexity RECIPE"
             )
         points = read_csv(folder / "perplexity.csv")
-        lengths |= {point.tokens for point in points}
+        measured |= {point.tokens for point in points}
         xs, ys = [p.tokens for p in points], [p.perplexity for p in points]
         ax.plot(xs, ys, marker="o", label=folder.name)
-    ax.set_xscale("log", base=2)
-    ax.set_xticks(sorted(lengths), [short(length) for length in sorted(lengths)], rotation=45)
-    ax.minorticks_off()
-    if training_length and min(lengths) <= training_length <= max(lengths):
+    lengths = sorted(measured)
+    scale_by_two(ax, lengths, map(short, lengths))
+    if training_length and lengths[0] <= training_length <= lengths[-1]:
         ax.axvline(training_length, color="black", linestyle=":", linewidth=2)
     ax.set_xlabel("Context (tokens)")
     ax.set_ylabel("Perplexity")

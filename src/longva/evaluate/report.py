@@ -3,11 +3,9 @@
 The page holds its style and its pictures and needs no network. What was not run says so.
 """
 
-import base64
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.resources import files
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,8 @@ from longva.evaluate.judged_samples import judged_tasks
 from longva.evaluate.results import Run, Score, read_runs
 from longva.evaluate.tables import Table, build_tables, markdown, paper_tables
 from longva.files.writing import write_whole
-from longva.reporting.figure import plain_axes, save_figure
+from longva.reporting.figure import new_figure, plain_axes, save_figure, scale_by_two
+from longva.reporting.page import data_uri, page_template
 
 LEGEND = (
     "Below each of our scores stands its 95 % interval, from the number n of answers (Wilson for "
@@ -95,24 +94,15 @@ def _markdown(tables: Sequence[Table], picture: Path, facts: dict[str, Any]) -> 
 
 
 def _html(tables: Sequence[Table], picture: Path, facts: dict[str, Any]) -> str:
-    from jinja2 import Environment
-
-    template = files("longva.evaluate").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    encoded = base64.b64encode(picture.read_bytes()).decode()
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return page.from_string(template).render(
-        tables=tables, picture=f"data:image/png;base64,{encoded}", **facts
-    )
+    page = page_template(Path(__file__).with_name("report.html.jinja"))
+    return page.render(tables=tables, picture=data_uri(picture.read_bytes(), "image/png"), **facts)
 
 
 def draw_frames(runs: Sequence[Run], path: Path) -> None:
     """Draw Video-MME's accuracy by number of frames: the paper's line, and ours with intervals."""
-    from matplotlib.figure import Figure
-
     table = next(table for table in paper_tables() if table.id == "video-mme")
     rows = [row for row in table.rows if row.series == "longva" and isinstance(row.frames, int)]
-    figure = Figure(figsize=(11, 3.3), layout="constrained")
-    panels = figure.subplots(1, len(table.columns), sharey=True)
+    figure, panels = new_figure(11, 3.3, 1, len(table.columns), sharey=True)
     measured = [run for run in runs if isinstance(run.frames, int) and "videomme" in run.tasks]
     scores = {id(run): run.scores(table.columns) for run in measured}
     ticks = sorted({int(x.frames) for x in (*rows, *measured) if x.frames is not None})
@@ -121,19 +111,16 @@ def draw_frames(runs: Sequence[Run], path: Path) -> None:
         panel.plot([row.frames for row in rows], [row.scores[i] for row in rows], "o--", **style)
         labels = dict.fromkeys(run.label for run in measured)
         for label, colour in zip(labels, cycle(COLOURS), strict=False):
-            found = {r.frames: scores[id(r)][i] for r in measured if r.label == label}
-            points = {
-                x: score
-                for x, score in found.items()
-                if isinstance(score, Score) and not score.limited
-            }
+            found = [(r.frames, scores[id(r)][i]) for r in measured if r.label == label]
+            points = [(x, s) for x, s in found if isinstance(s, Score) and not s.limited]
             if points:
-                below = [max(0.0, score.value - score.low) for score in points.values()]
-                above = [max(0.0, score.high - score.value) for score in points.values()]
                 panel.errorbar(
-                    list(points),
-                    [score.value for score in points.values()],
-                    yerr=(below, above),
+                    [x for x, _ in points],
+                    [s.value for _, s in points],
+                    yerr=[
+                        [max(0.0, s.value - s.low) for _, s in points],
+                        [max(0.0, s.high - s.value) for _, s in points],
+                    ],
                     fmt="o-",
                     capsize=3,
                     markersize=5,
@@ -142,9 +129,7 @@ def draw_frames(runs: Sequence[Run], path: Path) -> None:
                 )
         panel.axhline(25, color=GREY, linewidth=1, linestyle=":", label="guessing")
         panel.set_title(column.name, fontsize=11)
-        panel.set_xscale("log", base=2)
-        panel.set_xticks(ticks, [str(tick) for tick in ticks], fontsize=8, rotation=45)
-        panel.minorticks_off()
+        scale_by_two(panel, ticks, map(str, ticks), fontsize=8)
         plain_axes(panel)
     panels[0].set_ylabel("% right")
     figure.supxlabel("frames", fontsize=10)

@@ -10,7 +10,6 @@ one video; a mean of grades has 1.96 standard errors, cluster-robust ones likewi
 lmms-eval's total stands in.
 """
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Any
 from longva.errors import LongVAError
 from longva.evaluate.judged_samples import read_judgements
 from longva.evaluate.rubrics import rubrics
-from longva.files.writing import read_lines
+from longva.files.writing import read_json, read_lines
 from longva.reporting.intervals import Z95, clustered_interval, wilson_interval
 
 MODEL_ARGUMENTS = ("pretrained", "model", "model_version", "path")
@@ -219,7 +218,7 @@ def read_runs(results: Path) -> list[Run]:
     sources: dict[str, set[str]] = defaultdict(set)
     for path in paths:
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             tasks, config = content["results"], content["config"]
             sizes = content.get("n-samples", {})
         except (ValueError, LookupError, TypeError) as error:

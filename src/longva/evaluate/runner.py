@@ -10,7 +10,6 @@ lmms-eval runs in a process of its own, under torchrun if there are several: its
 environment when they are imported, and it exits with 0 whatever happens.
 """
 
-import json
 import os
 import re
 import subprocess
@@ -24,19 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from longva.errors import LongVAError, install_command
-from longva.evaluate.benchmarks import (
-    BENCHMARKS,
-    GROUPS,
-    JUDGED,
-    QUESTIONS,
-    check_data,
-    expand,
-)
+from longva.evaluate.benchmarks import BENCHMARKS, GROUPS, JUDGED, QUESTIONS, check_data, expand
 from longva.evaluate.local_judge import local_judge_server
 from longva.evaluate.plugin import MODEL
+from longva.files.writing import read_json
 from longva.media.sampling import FrameSampling
 
 HUB = Path("~/.cache/huggingface")
+OWN_TASKS = str(files("longva.evaluate") / "tasks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +62,7 @@ class Evaluation:
             ranks = f"--nproc-per-node={self.processes}"
             launcher = ["-m", "torch.distributed.run", "--standalone", ranks, *launcher]
         command = [sys.executable, *launcher, "--model", MODEL, "--model_args", arguments]
-        command += ["--tasks", ",".join(self.tasks), "--include_path", str(task_folder())]
+        command += ["--tasks", ",".join(self.tasks), "--include_path", OWN_TASKS]
         command += ["--output_path", str(self.output.absolute()), "--log_samples"]
         # The WordNet behind NExT-QA's open-ended score belongs to one thread.
         command += ["--verbosity", "WARNING", "--process_docs_parallel", "1"]
@@ -77,24 +71,15 @@ class Evaluation:
     def environment(self) -> dict[str, str]:
         """Return the variables that lmms-eval and its tasks read, beside those of this process."""
         home = Path(os.environ.get("HF_HOME", HUB)).expanduser()
-        ranks = {}
+        variables = {"HF_HOME": str((self.data or home).absolute())}
         if self.processes > 1:
             import torch
 
-            ranks = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "1"}
-        if self.data is None:
-            return {**ranks, "HF_HOME": str(home)}
-        return {
-            **ranks,
-            "HF_HOME": str(self.data.absolute()),
-            "HF_HUB_CACHE": os.environ.get("HF_HUB_CACHE", str(home / "hub")),  # of the model
-            "LMMS_EVAL_DATASETS_CACHE": str(self.output.absolute() / "datasets"),
-        }
-
-
-def task_folder() -> Path:
-    """Return the folder of our own tasks, for `--include_path`."""
-    return Path(str(files("longva.evaluate") / "tasks"))
+            variables |= {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "1"}
+        if self.data is not None:
+            variables["HF_HUB_CACHE"] = os.environ.get("HF_HUB_CACHE", str(home / "hub"))
+            variables["LMMS_EVAL_DATASETS_CACHE"] = str(self.output.absolute() / "datasets")
+        return variables
 
 
 def check(evaluation: Evaluation) -> None:
@@ -153,7 +138,7 @@ def run(evaluation: Evaluation) -> list[Path]:
             folder=evaluation.data / QUESTIONS if evaluation.data else None,
         )
     written = sorted(set(evaluation.output.rglob("*_results.json")) - before)
-    contents = (json.loads(path.read_text(encoding="utf-8")) for path in written)
+    contents = (read_json(path) for path in written)
     found = {name for content in contents for name in content["results"]}
     lacking = [task for task in _known(evaluation) if task not in found]
     if status or not written or lacking:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from longva.errors import RecipeError
-from longva.files.writing import write_whole
+from longva.files.writing import read_json, write_json
 from longva.finite import to_json
 
 SHOWN = 12
@@ -28,9 +28,9 @@ def claim(path: Path, asked: Any, what: str, *, empty: bool = False) -> None:
     """
     asked = json.loads(to_json(asked))  # tuples become lists, as in the file
     if empty or not path.is_file():
-        write_whole(path, to_json(asked, indent=2) + "\n")
+        write_json(path, asked)
     else:
-        refuse_others(path.parent, json.loads(path.read_text(encoding="utf-8")), asked, what)
+        refuse_others(path.parent, read_json(path), asked, what)
 
 
 def refuse_others(

@@ -1,12 +1,14 @@
 """Files that a killed process cannot spoil: written whole, or appended to one line at a time.
 
-`whole_file`, `write_whole` and `write_lines` replace a file at once: a reader finds the old file or
-the new one. `append_line` is for files that grow: each line is on the disk before the next piece of
-work starts. `read_lines` skips a line that a kill cut short, so that this work is done again.
+`whole_file`, `write_whole`, `write_json` and `write_lines` replace a file at once: a reader finds
+the old file or the new one. `append_line` is for files that grow: each line is on the disk before
+the next piece of work starts. `read_lines` skips a line that a kill cut short, so that this work is
+done again.
 """
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,6 +41,26 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a new folder to fill; it takes the place of `folder` if all went well, and goes if not.
+
+    It is `.NAME.partial` beside it, which the next call removes if this one is killed.
+    """
+    partial, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
+    for left in (partial, old):
+        shutil.rmtree(left, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if folder.exists():
+            folder.replace(old)
+        partial.replace(folder)
+    finally:
+        for left in (partial, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a text, as UTF-8, or bytes; when this returns, they survive a crash of the machine.
 
@@ -50,6 +72,20 @@ def write_whole(path: Path, content: str | bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file that holds one value, as `write_whole` writes a text."""
+    write_whole(path, to_json(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a file that holds one value.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def sync_folder(folder: Path) -> None:

@@ -15,7 +15,6 @@ package can load it; see `longva.checkpoints.remote_code`.
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -38,22 +37,6 @@ def cache_argument(decoder: nn.Module) -> str:
     """
     named = "cache" in inspect.signature(decoder.forward).parameters
     return "cache" if named else "past_key_values"
-
-
-@dataclass
-class LongVAModelOutputWithPast(BaseModelOutputWithPast):
-    """Output of `LongVAModel`, with the visual tokens that went in."""
-
-    image_hidden_states: tuple[Tensor, ...] | None = None
-    video_hidden_states: tuple[Tensor, ...] | None = None
-
-
-@dataclass
-class LongVACausalLMOutputWithPast(CausalLMOutputWithPast):
-    """Output of `LongVAForConditionalGeneration`, with the visual tokens that went in."""
-
-    image_hidden_states: tuple[Tensor, ...] | None = None
-    video_hidden_states: tuple[Tensor, ...] | None = None
 
 
 class LongVAMultiModalProjector(nn.Module):
@@ -180,10 +163,7 @@ class LongVAModel(LongVAPreTrainedModel):
         return features
 
     def get_image_features(
-        self,
-        pixel_values: Tensor,
-        image_grid_thw: Tensor | None = None,
-        **kwargs,
+        self, pixel_values: Tensor, image_grid_thw: Tensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
         """Visual tokens of images, pooled as the config says; those of AnyRes are not pooled.
 
@@ -211,10 +191,7 @@ class LongVAModel(LongVAPreTrainedModel):
         )
 
     def get_video_features(
-        self,
-        pixel_values_videos: Tensor,
-        video_grid_thw: Tensor | None = None,
-        **kwargs,
+        self, pixel_values_videos: Tensor, video_grid_thw: Tensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
         """Visual tokens of videos: each frame is a grid.
 
@@ -301,7 +278,7 @@ class LongVAModel(LongVAPreTrainedModel):
         use_cache: bool | None = None,
         mm_encoder_outputs: dict | None = None,
         **kwargs,
-    ) -> LongVAModelOutputWithPast:
+    ) -> BaseModelOutputWithPast:
         """Run the model; see `get_image_features` and `get_video_features` for the visual inputs.
 
         `mm_encoder_outputs` takes their results, `{"image": ..., "video": ...}`, so that media are
@@ -319,17 +296,12 @@ class LongVAModel(LongVAPreTrainedModel):
             video_grid_thw=video_grid_thw,
             mm_encoder_outputs=mm_encoder_outputs,
         )
-        outputs = self.language_model(
+        return self.language_model(
             inputs_embeds=self.embed(input_ids, features, inputs_embeds),
             attention_mask=attention_mask,
             position_ids=position_ids,
             use_cache=use_cache,
             **kwargs,
-        )
-        return LongVAModelOutputWithPast(
-            **outputs,
-            image_hidden_states=features.get("image"),
-            video_hidden_states=features.get("video"),
         )
 
 
@@ -395,7 +367,7 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
             vocab_size = self.config.text_config.vocab_size
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
         others = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
-        result = LongVACausalLMOutputWithPast(loss=loss, logits=logits, **others)
+        result = CausalLMOutputWithPast(loss=loss, logits=logits, **others)
         return result if return_dict is not False else result.to_tuple()
 
     @torch.no_grad()

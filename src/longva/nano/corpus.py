@@ -193,7 +193,8 @@ class Writer:
         is_told_again = rng.random() < 0.5
         most = max(1, min(12, length // (28 if is_told_again else 56)))
         cities = rng.sample(LISTS["CITY"], rng.randint(1, most))
-        facts = {city: self._magic_number() for city in cities}
+        digits = (2, 4, 7, 7, 7)  # at most, of a number
+        facts = {c: split_words(str(rng.randrange(10 ** rng.choice(digits)))) for c in cities}
         if is_told_again:
             tail = ["again", ":"]
             for city in rng.sample(cities, len(cities)):
@@ -217,10 +218,6 @@ class Writer:
                 yield from sentence
                 written += len(sentence)
             yield from magic_fact(*fact) if fact else ()
-
-    def _magic_number(self) -> list[str]:
-        """Draw a number of up to 2, 4 or 7 digits, as its words."""
-        return split_words(str(self.rng.randrange(10 ** self.rng.choice((2, 4, 7, 7, 7)))))
 
     def copy(self, length: int) -> list[str]:
         """Write different words, then all of them or spans of them again."""

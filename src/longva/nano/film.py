@@ -5,6 +5,7 @@ python -m longva.nano.film out/hour.mp4 --hide anchor
 
 import random
 from collections.abc import Iterable
+from datetime import timedelta
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -80,8 +81,7 @@ def main(
         scene, second = write_film(path, seconds=seconds, hide=hide, seed=seed)
     except LongVAError as error:
         raise typer.BadParameter(str(error)) from None
-    hours, rest = divmod(second, 3600)
-    at = f"{hours}:{rest // 60:02}:{rest % 60:02}"
+    at = timedelta(seconds=second)
     article = "an" if scene.object[0] in "aeiou" else "a"
     shown = f"{article} {scene.caption.removeprefix('a ')}"
     typer.echo(f"Wrote {path}: {seconds:,} frames, and only at {at} there is {shown}")

@@ -23,8 +23,7 @@ from torch import Tensor
 from longva.checkpoints.published import EMBEDDED_MODEL
 from longva.errors import RecipeError
 from longva.evaluate.perplexity import PerplexityRecipe
-from longva.files.writing import write_whole
-from longva.finite import to_json
+from longva.files.writing import write_json
 from longva.media.resize import resize_picture
 from longva.nano.corpus import book, long_documents
 from longva.nano.film import draw_frame, write_frames
@@ -63,7 +62,7 @@ def write_needles(folder: Path, *, frames: int, needles: int, seed: int) -> None
         asked = {"prompt": needle.prompt, "answer": needle.answer, "chance": needle.chance}
         entries.append({"path": name, **asked})
     write_frames(folder / "haystack.mp4", islice(haystack(rng, without=hidden), frames))
-    write_whole(folder / "needles.json", to_json(entries, indent=1) + "\n")
+    write_json(folder / "needles.json", entries)
 
 
 def needle_of(scenes: Sequence[Scene], rng: random.Random, seed: int, trial: int) -> Needle:
@@ -84,10 +83,6 @@ class WorldFilm(Pictures):
     def __init__(self, seed: int, num_frames: int, without: Sequence[str]):
         self.seed, self.count, self.without = seed, num_frames, without
         self.fingerprint = {"drawn": "nano", "seed": seed, "without": list(without)}
-
-    def __len__(self) -> int:
-        """How many frames there are."""
-        return self.count
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """Draw them in order, uint8 [n, 3, size, size]."""

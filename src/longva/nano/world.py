@@ -117,6 +117,12 @@ class Layout:
     shade: tuple[int, int, int] = (0, 0, 0)
     """Added to the background's colour."""
 
+    def towards(self, place: tuple[float, float], step: int, steps: int) -> "Layout":
+        """Move the object on its way to another place, of which it has gone `step` of `steps`."""
+        ways = zip(self.object_at, place, strict=True)
+        x, y = (start + (stop - start) * step / steps for start, stop in ways)
+        return replace(self, object_at=(x, y))
+
 
 def random_scene(rng: random.Random, objects: Sequence[str] = tuple(OBJECTS)) -> Scene:
     """Draw a scene at random, its object one of `objects`."""
@@ -209,8 +215,4 @@ def haystack(rng: random.Random, without: Sequence[str] = ()) -> Iterator[tuple[
         end = random_layout(rng).object_at
         steps = rng.randint(4, 24)
         for step in range(steps):
-            x, y = (
-                start + (stop - start) * step / steps
-                for start, stop in zip(layout.object_at, end, strict=True)
-            )
-            yield scene, replace(layout, object_at=(x, y))
+            yield scene, layout.towards(end, step, steps)

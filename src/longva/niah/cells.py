@@ -12,8 +12,8 @@ frame while the haystack grows behind it, so one pass over the longest haystack 
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 from longva.errors import RecipeError
 from longva.recipes import STRICT
@@ -102,10 +102,6 @@ class Row(Cell):
     def correct(self) -> bool:
         """Teacher-forced judgement where the model gives one, else that of the generated text."""
         return bool(self.generated_correct if self.is_greedy is None else self.is_greedy)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the row's fields in the order of the class."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)

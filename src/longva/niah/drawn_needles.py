@@ -194,11 +194,7 @@ def _order(targets: list[Card], rng: np.random.Generator) -> dict[str, Any]:
 
 
 def _choice(
-    question: str,
-    right: str,
-    tempting: list[str],
-    values: Iterable[str],
-    rng: np.random.Generator,
+    question: str, right: str, tempting: list[str], values: Iterable[str], rng: np.random.Generator
 ) -> dict[str, Any]:
     """Offer four options in random order: the right one, those of the distractors, others."""
     rest = [value for value in rng.permutation(list(values)).tolist() if value != right]

@@ -6,7 +6,6 @@ the language model was trained at: what is right of it was never seen in trainin
 mean's interval for other needles, and how the scores came about.
 """
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,12 +15,12 @@ from typing import Any, Literal
 import numpy as np
 
 from longva.errors import LongVAError, RecipeError
-from longva.files.writing import write_whole
+from longva.files.writing import read_json, write_whole
 from longva.finite import to_json
 from longva.niah.cells import Row
 from longva.niah.log import read_rows
 from longva.niah.scoring import Frames, Protocol, grouped
-from longva.reporting.figure import save_figure, short
+from longva.reporting.figure import new_figure, save_figure, short
 from longva.reporting.intervals import clustered_interval
 
 COLOURS = ["#F0496E", "#EBB839", "#9ad5b3"]
@@ -76,7 +75,7 @@ class Panel:
 def read_panel(folder: Path, title: str) -> Panel:
     """Return the panel of a run's folder: from our `cells.jsonl`, else from the original's file."""
     if rows := list(read_rows(folder).values()):
-        fingerprint = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))
+        fingerprint = read_json(folder / "fingerprint.json")
         protocol = read_protocol(folder, rows, fingerprint["settings"]["unit"])
         return panel_of(rows, fingerprint, title, protocol)
     unit, scores = read_accuracies(folder / "all_accuracies.json")
@@ -93,7 +92,7 @@ def read_protocol(folder: Path, rows: Sequence[Row], unit: Literal["tokens", "fr
     """
     summary = folder / "summary.json"
     if summary.is_file():
-        told = json.loads(summary.read_text(encoding="utf-8")).get("protocol")
+        told = read_json(summary).get("protocol")
         if told:
             return Protocol(**told)
     scoring = Protocol.of(rows, None).scoring
@@ -196,7 +195,7 @@ def refuse_unlike(runs: Sequence[Panel]) -> None:
 def read_accuracies(path: Path) -> tuple[Literal["tokens", "frames"], dict]:
     """Read the original's `all_accuracies.json`: its unit, and score by (length, depth percent)."""
     with suppress(ValueError, LookupError, TypeError):
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = read_json(path)
         for unit, (length, depth) in KEYS.items():
             if length in entries[0]:
                 scores = {(int(e[length]), float(e[depth])): float(e["Score"]) for e in entries}
@@ -235,20 +234,14 @@ def draw(
         inches: width and height. Default: one panel as large as the original's, several in columns.
         dpi: pixels an inch.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import LinearSegmentedColormap
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     columns = len(panels) if len(panels) < 3 else 2 if len(panels) == 4 else 3
     lines = -(-len(panels) // columns)
     original = (17.5, 8) if len(panels) == 1 else (9.5 * columns, 5.6 * lines)
     fontsize = 14 if len(panels) == 1 and not inches else 11
-    figure = Figure(
-        figsize=inches or original, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15)
-    )
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(lines, columns, squeeze=False)
+    figure, axes = new_figure(*inches or original, lines, columns, squeeze=False)
+    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.15)
     for ax in axes.flat[len(panels) :]:
         ax.axis("off")
     colours = LinearSegmentedColormap.from_list("niah", COLOURS)

@@ -22,7 +22,7 @@ def load_longva(recipe: ModelRecipe) -> LongVA:
     return LongVA.from_pretrained(recipe.model, device=recipe.device, dtype=recipe.dtype)
 
 
-def load_language_model(recipe: ModelRecipe) -> tuple[Any, Any]:
+def load_measured(recipe: ModelRecipe) -> tuple[Any, Any]:
     """Load any causal language model, LongVA's included, and its tokenizer."""
     if is_longva(recipe.model):
         longva = load_longva(recipe)

@@ -51,7 +51,7 @@ class CellLog:
 
     def append(self, row: Row) -> None:
         """Add one row; when this returns, it survives a crash of the machine."""
-        append_line(self._part, row.as_json())
+        append_line(self._part, vars(row))
         self.rows[row.key] = row
 
     def merge(self) -> list[Row]:
@@ -61,7 +61,7 @@ class CellLog:
         """
         self.rows = read_rows(self.output_dir)
         rows = [self.rows[key] for key in sorted(self.rows)]
-        write_lines(self.output_dir / "cells.jsonl", (row.as_json() for row in rows))
+        write_lines(self.output_dir / "cells.jsonl", map(vars, rows))
         for part in self.output_dir.glob("cells.*.jsonl"):
             part.unlink()
         return rows

@@ -17,8 +17,7 @@ from typing import Any, Literal
 from longva.checkpoints.published import EMBEDDED_MODEL
 from longva.errors import RecipeError
 from longva.files.lock import only_run
-from longva.files.writing import write_whole
-from longva.finite import to_json
+from longva.files.writing import write_json
 from longva.niah.cells import Row
 from longva.niah.haystack import Pictures
 from longva.niah.heatmap import draw, panel_of, write_accuracies
@@ -163,7 +162,7 @@ def write_report(
     unit: Literal["tokens", "frames"] = fingerprint["settings"]["unit"]
     summary = summarise(rows, cost, frames_as if unit == "frames" else None)
     for name, content in (("summary", summary), ("details", details(rows))):
-        write_whole(output_dir / f"{name}.json", to_json(content, indent=2) + "\n")
+        write_json(output_dir / f"{name}.json", content)
     write_accuracies(rows, unit, output_dir)
     panel = panel_of(rows, fingerprint, output_dir.name, Protocol(**summary["protocol"]))
     draw([panel], output_dir / "heatmap.png")

@@ -1,6 +1,5 @@
 """Read or draw the needles of a recipe: the paper's, a hub dataset, your own file, or generated."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from PIL import Image
 
 from longva.errors import RecipeError
+from longva.files.writing import read_json
 from longva.niah.needles import Needle, NeedleRecipe, guess_chance
 
 PAPER_NEEDLES = Path(__file__).with_name("needles.json")
@@ -42,7 +42,7 @@ def read_needles(
         distractors: other pictures of the file that each trial hides as well.
     """
     try:
-        listed = json.loads(file.read_text(encoding="utf-8"))
+        listed = read_json(file)
         entries = {entry["path"]: entry | {"prompt": entry["prompt"]} for entry in listed}
         missing = [name for name, entry in entries.items() if "answer" not in entry]
     except (OSError, ValueError, KeyError, TypeError) as error:

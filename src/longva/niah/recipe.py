@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from longva.checkpoints import Dtype, Precision
 from longva.errors import RecipeError
 from longva.recipes import STRICT
 
@@ -23,7 +24,7 @@ class ModelRecipe:
     device: str | None = None
     """Default: the GPU where there is one; under torchrun, the rank's own."""
 
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    dtype: Dtype | None = None
     """Default: bfloat16 on a GPU, float32 on a CPU."""
 
     rope_theta: float | None = None
@@ -57,7 +58,7 @@ class MeasurementRecipe(ModelRecipe):
     template: Literal["qwen2", "llama3", "vicuna", "mistral", "yi"] = "qwen2"
     """Chat template around frames and question, `templates.json`. Text has none."""
 
-    kv: Literal["model", "int8", "int4"] = "model"
+    kv: Precision = "model"
     """Precision of the KV cache."""
 
     max_new_tokens: int = 16

@@ -5,7 +5,6 @@ chat template. `ServedModel` asks an OpenAI-compatible server (vLLM, `longva ser
 Neither tells probabilities, so rows have `generated` alone, one forward a prompt.
 """
 
-import base64
 import io
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -28,6 +27,7 @@ from longva.niah.loading import load_auto
 from longva.niah.model import Model, Probe
 from longva.niah.recipe import MeasurementRecipe
 from longva.prompts.kv_cache import context_length
+from longva.reporting.page import data_uri
 
 ATTEMPTS = 4
 """How often a request is sent to a server that is busy or broken."""
@@ -198,6 +198,5 @@ class ServedModel(ImageModel):
         if number not in self.urls:
             buffer = io.BytesIO()
             self.images[number].save(buffer, format="JPEG", quality=92)
-            encoded = base64.b64encode(buffer.getvalue()).decode()
-            self.urls[number] = f"data:image/jpeg;base64,{encoded}"
+            self.urls[number] = data_uri(buffer.getvalue(), "image/jpeg")
         return self.urls[number]

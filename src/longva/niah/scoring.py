@@ -88,16 +88,17 @@ def answers_match(reply: str, answer: str) -> bool:
     return re.match(rf"{re.escape(wanted)}(?!{more}|[.,]\d)", got) is not None
 
 
-def effective_length(rows: Iterable[Row], threshold: float = EFFECTIVE_THRESHOLD) -> int:
+def effective_length(rows: Iterable[Row]) -> int:
     """Return the longest length at which it, and every shorter one, is surely seen; 0 if none.
 
     Sure: the lower end of the clustered interval over all the rows of that length,
-    chance-corrected, is at least `threshold`. Four needles found everywhere do not show that.
+    chance-corrected, is at least `EFFECTIVE_THRESHOLD`. Four needles found everywhere do not show
+    that.
     """
     reached = 0
     for length, group in grouped(rows, lambda row: row.length):
         low, _ = _clustered(group, [row.correct for row in group])
-        if chance_corrected(low, _mean(row.chance for row in group)) < threshold:
+        if chance_corrected(low, _mean(row.chance for row in group)) < EFFECTIVE_THRESHOLD:
             break
         reached = length
     return reached
@@ -164,9 +165,7 @@ def localisation_chance(rows: Iterable[Row]) -> dict[str, float | None]:
 
 
 def summarise(
-    rows: Sequence[Row],
-    cost: dict[str, Any] | None = None,
-    frames: Frames | None = "video",
+    rows: Sequence[Row], cost: dict[str, Any] | None = None, frames: Frames | None = "video"
 ) -> dict[str, Any]:
     """Return `summary.json`: the few numbers that a run comes down to.
 
@@ -219,10 +218,7 @@ def details(rows: Sequence[Row]) -> dict[str, Any]:
         "by_length": _table(rows, "length"),
         "by_depth": _table(rows, "depth"),
         "by_cell": _table(rows, "length", "depth"),
-        "by_needle": [
-            {"needle": needle, **_of_one_needle(group)}
-            for needle, group in grouped(rows, lambda row: row.needle)
-        ],
+        "by_needle": [_of_one_needle(*of) for of in grouped(rows, lambda row: row.needle)],
     }
 
 
@@ -248,9 +244,10 @@ def _clustered(rows: Sequence[Row], outcomes: Sequence[bool]) -> list[float]:
     return list(clustered_interval(outcomes, [row.needle for row in rows]))
 
 
-def _of_one_needle(rows: Sequence[Row]) -> dict[str, Any]:
+def _of_one_needle(needle: str, rows: Sequence[Row]) -> dict[str, Any]:
     right, n = sum(row.correct for row in rows), len(rows)
-    return {"mean": right / n, "wilson95": list(wilson_interval(right, n)), "n": n}
+    wilson = list(wilson_interval(right, n))
+    return {"needle": needle, "mean": right / n, "wilson95": wilson, "n": n}
 
 
 def grouped(rows: Iterable[Row], of: Callable[[Row], Any]) -> list[tuple[Any, list[Row]]]:

@@ -12,7 +12,6 @@ frame.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache as memo
@@ -29,17 +28,14 @@ from longva.attention.evidence import EvidenceCollector
 from longva.attention.rotary import length_dependence, rope_theta
 from longva.checkpoints.fingerprint import vision_fingerprint, weights_fingerprint
 from longva.errors import RecipeError
+from longva.files.writing import read_json
 from longva.finite import check_finite, to_json
+from longva.model import LongVAVideoProcessor
 from longva.model.chat_format import template_ids, text_ids
 from longva.model.unires import normalize_pixels
 from longva.niah.cells import Key, Row
 from longva.niah.haystack import Pictures
-from longva.niah.loading import (
-    is_longva,
-    load_language_model,
-    load_longva,
-    prepare,
-)
+from longva.niah.loading import is_longva, load_longva, load_measured, prepare
 from longva.niah.model import Model, Probe
 from longva.niah.recipe import MeasurementRecipe
 from longva.niah.scoring import one_forward_each
@@ -51,7 +47,7 @@ from longva.watching.assistant import LongVA
 from longva.watching.feature_cache import FeatureCache
 from longva.watching.features import FEATURES, VisualFeatures
 
-TEMPLATES = json.loads(Path(__file__).with_name("templates.json").read_text(encoding="utf-8"))
+TEMPLATES = read_json(Path(__file__).with_name("templates.json"))
 """Chat templates around frames and question, by name (as the original's V-NIAH wrote them)."""
 
 EVIDENCE_FRAMES = 5
@@ -71,9 +67,7 @@ class TreeModel(Model):
         template: chat template around frames and question, one of `TEMPLATES`.
         rope_theta: RoPE base instead of the model's.
         training_length: tokens that the model was trained at. Default: its context.
-        image_mean: of the pixels that the vision tower expects.
-        image_std: of the same.
-        frame_size: pixels a side of a frame.
+        frames: the model's video processor, if it sees: how large frames are, and in what range.
 
     Raises:
         RecipeError: the model has no single RoPE base to set, or keeps no cache to quantize.
@@ -91,9 +85,7 @@ class TreeModel(Model):
         template: str = "qwen2",
         rope_theta: float | None = None,
         training_length: int | None = None,
-        image_mean: Sequence[float] = (),
-        image_std: Sequence[float] = (),
-        frame_size: int = 336,
+        frames: LongVAVideoProcessor | None = None,
     ):
         self.model, self.tokenizer = prepare(model, rope_theta), tokenizer
         self.rope_type = length_dependence(self.model.get_decoder())
@@ -107,7 +99,9 @@ class TreeModel(Model):
         self.kv: Precision = kv
         self.chunk_tokens, self.max_new_tokens = chunk_tokens, max_new_tokens
         self.template, self.training_length = template, training_length
-        self.frame_size, self.image_mean, self.image_std = frame_size, image_mean, image_std
+        if frames is not None:
+            self.frame_size, self.image_mean = frames.grid_size, frames.image_mean
+            self.image_std = frames.image_std
         sees = hasattr(model.config, "vision_config")
         self.tokens_per_frame = model.config.tokens_per_grid() if sees else None
         self.features: Tensor | None = None  # [R, D]
@@ -120,21 +114,15 @@ class TreeModel(Model):
         settings = {name: getattr(recipe, name) for name in (*names, "training_length")}
         if video or is_longva(recipe.model):
             return cls.of(load_longva(recipe), **settings)
-        return cls(*load_language_model(recipe), name=recipe.model, **settings)
+        return cls(*load_measured(recipe), name=recipe.model, **settings)
 
     @classmethod
     def of(cls, longva: LongVA, **settings: Any) -> "TreeModel":
         """Take a loaded LongVA, with its own settings unless others are given."""
-        processor = longva.processor.video_processor
+        processor = longva.processor
         own = {"name": longva.name, "kv": longva.kv, "chunk_tokens": longva.chunk_tokens}
-        return cls(
-            longva.model,
-            longva.processor.tokenizer,
-            image_mean=processor.image_mean,
-            image_std=processor.image_std,
-            frame_size=processor.grid_size,
-            **own | settings,
-        )
+        frames = processor.video_processor
+        return cls(longva.model, processor.tokenizer, frames=frames, **own | settings)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the weights' hash, what was changed about the model, and its lengths."""
@@ -301,10 +289,7 @@ class TreeModel(Model):
             whole = RecomputedSequence(self.model, allow_beyond_context=True)
             return score_alone(whole, prompts, **options)
         sequence = CachedSequence(
-            self.model,
-            chunk_tokens=self.chunk_tokens,
-            kv_dtype=self.kv,
-            allow_beyond_context=True,
+            self.model, chunk_tokens=self.chunk_tokens, kv_dtype=self.kv, allow_beyond_context=True
         )
         return walk(sequence, prompts, **options)
 

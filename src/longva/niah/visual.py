@@ -87,9 +87,7 @@ def run_visual(
 
 
 def open_pictures(
-    recipe: VisualRecipe,
-    haystack: Pictures | None = None,
-    needles: Sequence[Needle] | None = None,
+    recipe: VisualRecipe, haystack: Pictures | None = None, needles: Sequence[Needle] | None = None
 ) -> tuple[list[Pictures], Sequence[Needle]]:
     """Open haystack and needles of a recipe, unless the caller has its own.
 

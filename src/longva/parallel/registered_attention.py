@@ -103,20 +103,13 @@ def check_ring(decoder: nn.Module) -> None:
         )
 
 
-def ring_forward(
-    decoder: nn.Module,
-    ring: RingSequence,
-    *,
-    input_ids: Tensor | None = None,
-    inputs_embeds: Tensor | None = None,
-) -> Tensor:
+def ring_forward(decoder: nn.Module, ring: RingSequence, **shard: Tensor) -> Tensor:
     """Run a decoder of transformers on this rank's shard.
 
     Args:
         decoder: a causal decoder without its output layer (`model.get_decoder()`).
         ring: how the sequence lies on the ranks.
-        input_ids: [B, L], the shard of the token ids. Give these or
-        inputs_embeds: [B, L, D], the shard of the embeddings.
+        **shard: of this rank: `input_ids`, [B, L], or `inputs_embeds`, [B, L, D].
 
     Returns:
         Hidden states of the local tokens, [B, L, D].
@@ -131,13 +124,6 @@ def ring_forward(
             f"{type(decoder).__name__} attends by {attention!r}, within the shard of each rank. "
             "Call model.get_decoder().set_attn_implementation('zigzag_ring') first."
         )
-    inputs = input_ids if inputs_embeds is None else inputs_embeds
-    if inputs is None:
-        raise ValueError("give exactly one of input_ids and inputs_embeds")
-    return decoder(
-        input_ids=input_ids,
-        inputs_embeds=inputs_embeds,
-        position_ids=ring.positions(inputs.device),
-        use_cache=False,
-        ring=ring,
-    ).last_hidden_state
+    (inputs,) = shard.values()
+    positions = ring.positions(inputs.device)
+    return decoder(**shard, position_ids=positions, use_cache=False, ring=ring).last_hidden_state

@@ -103,10 +103,6 @@ class _Shape:
     chunk_tokens: int
 
     @property
-    def tokens_per_frame(self) -> int:
-        return self.config.tokens_per_grid()
-
-    @property
     def head_dim(self) -> int:
         return head_dim(self.config.text_config)
 
@@ -198,13 +194,13 @@ def plan(
             f"{chunk_tokens}."
         )
     shape = _Shape(config, dtype.itemsize, weights, kv, chunk_tokens)
-    text = config.text_config
+    text, tokens_per_frame = config.text_config, config.tokens_per_grid()
     weight_bytes = shape.weight_bytes() if weight_bytes is None else weight_bytes
     logits = 4 * text.vocab_size * 4  # float32, and the copies that sampling makes
 
     def sizes(n: int) -> dict[str, int]:
-        tokens = n * shape.tokens_per_frame + text_tokens
-        features = n * shape.tokens_per_frame * text.hidden_size * dtype.itemsize
+        tokens = n * tokens_per_frame + text_tokens
+        features = n * tokens_per_frame * text.hidden_size * dtype.itemsize
         kv_cache = int(tokens * shape.kv_bytes_per_token())
         vision, prefill = shape.vision_chunk(n), shape.prefill_chunk(tokens)
         return {
@@ -221,7 +217,7 @@ def plan(
         small_enough = device_memory is None or size["peak"] <= device_memory
         return small_enough and size["prompt_tokens"] <= text.max_position_embeddings
 
-    numbers = range(1, text.max_position_embeddings // shape.tokens_per_frame + 1)
+    numbers = range(1, text.max_position_embeddings // tokens_per_frame + 1)
     max_frames = bisect_left(numbers, True, key=lambda n: not fits(n))  # how many of them fit
     size = sizes(frames)
     flops = shape.prefill_flops(frames, size["prompt_tokens"])

@@ -5,6 +5,7 @@ Shapes: D hidden size, V vocabulary.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from transformers import (
 
 from longva.errors import LongVAError
 from longva.prompts.kv_cache import SymbolSequence, most_probable
+from longva.prompts.reader import PromptReader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,62 @@ def decode(
             hidden = sequence.append(torch.tensor([token]), **kwargs)
 
 
+class TextStream:
+    """An answer's text while it is generated: iterate for it, piece by piece.
+
+    Args:
+        reader: holds the prompt.
+        hidden: [1, D], the state of the prompt's last position.
+        tokenizer: of the model.
+        max_new_tokens: the longest answer, in tokens; it also ends where the context is full.
+        sampling: default: the most probable token.
+        stop: texts that end the answer; they are not part of it.
+        kwargs: handed to the decoder's forward.
+
+    Attributes:
+        ids: tokens so far, without the one that ends the answer.
+        text: of the whole answer, once it is there.
+        finish_reason: `stop`, or `length` of an answer that was cut.
+    """
+
+    def __init__(
+        self,
+        reader: PromptReader,
+        hidden: Tensor,
+        tokenizer: Any,
+        *,
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+        **kwargs,
+    ):
+        generation: Any = reader.model.generation_config
+        choose = chooser(generation, reader.model.device, sampling)
+        limit = min(max_new_tokens, reader.room)
+        self._tokens = decode(reader, hidden, choose, max_new_tokens=limit, **kwargs)
+        self._tokenizer, self._stops, self._stop = tokenizer, stop_tokens(generation), stop
+        self.ids: list[int] = []
+        self.text, self.finish_reason = "", "length"
+
+    def __iter__(self) -> Iterator[str]:
+        told, stopped = 0, False
+        for token in self._tokens:
+            if token not in self._stops:
+                self.ids.append(token)
+                spelt = self._tokenizer.decode(self.ids, skip_special_tokens=True)
+                self.text, stopped = until_stop(spelt, self._stop)
+            if stopped or token in self._stops:
+                self.finish_reason = "stop"
+                break
+            sure = self.text[: len(self.text) - begun_stop(self.text, self._stop)]
+            if not sure.endswith("\ufffd"):  # half a character: wait for its other bytes
+                yield sure[told:]
+                told = len(sure)
+        if self.text[told:]:
+            yield self.text[told:]
+        self.text = self.text.strip()
+
+
 def stop_tokens(generation: GenerationConfig | None) -> set[int]:
     """Return the ids of the tokens that end an answer."""
     ids = generation.eos_token_id if generation is not None else None
@@ -121,6 +179,5 @@ def begun_stop(text: str, stop: Sequence[str]) -> int:
     >>> begun_stop("no EN", ["END"]), begun_stop("no", ["END"])
     (2, 0)
     """
-    longest = {mark: min(len(mark) - 1, len(text)) for mark in stop}
-    begun = [n for mark in stop for n in range(1, longest[mark] + 1) if text.endswith(mark[:n])]
+    begun = (n for mark in stop for n in range(len(mark)) if text.endswith(mark[:n]))
     return max(begun, default=0)

@@ -9,10 +9,14 @@ are looked up where they are needed, a chunk at a time.
 Shapes: L symbols, R rows of the table, D width of the model.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from longva.model import LongVAProcessor
+from longva.model.chat_format import chat_ids
 
 
 def common_prefix(x: Tensor, y: Tensor) -> int:
@@ -51,6 +55,20 @@ def insert_rows(ids: Tensor, media_ids: Collection[int], sizes: Sequence[int]) -
         pieces += [ids[after:position], -1 - torch.arange(row, row + size)]
         after, row = position + 1, row + size
     return torch.cat([*pieces, ids[after:]])
+
+
+def chat_symbols(
+    processor: LongVAProcessor, messages: Sequence[Mapping[str, Any]], sizes: Sequence[int]
+) -> Tensor:
+    """Write a conversation as symbols, int64 [L]: rows, from row 0 on, where its media stand.
+
+    Args:
+        processor: its template and tokenizer are used.
+        messages: see `chat_ids`.
+        sizes: rows of each medium, in order.
+    """
+    ids = torch.tensor(chat_ids(processor, messages))
+    return insert_rows(ids, {processor.image_token_id, processor.video_token_id}, sizes)
 
 
 def embed_symbols(

@@ -1,5 +1,6 @@
 """Draw and save figures; write numbers short enough for their axes."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,31 @@ def save_figure(figure: Any, out: Path | str, dpi: int = 100) -> None:
     """Write a matplotlib figure as PNG, whole or not at all."""
     with whole_file(Path(out)) as temporary:
         figure.savefig(temporary, format="png", dpi=dpi)
+
+
+def new_figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, **panels: Any
+) -> tuple[Any, Any]:
+    """Make a matplotlib figure and its axes, which `panels` tells how to lay out.
+
+    Args:
+        width: inches.
+        height: inches.
+        rows: of panels.
+        columns: of panels.
+        **panels: see `Figure.subplots`.
+    """
+    from matplotlib.figure import Figure  # takes long, and few runs draw
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **panels)
+
+
+def scale_by_two(ax: Any, lengths: Sequence[float], names: Iterable[str], **font: Any) -> None:
+    """Give an x axis of lengths powers of two, and name the ones that were measured."""
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(lengths, list(names), rotation=45, **font)
+    ax.minorticks_off()
 
 
 def plain_axes(ax: Any) -> None:

@@ -21,7 +21,7 @@ SPACING = np.sin(_ANGLES) ** 3 * np.cos(_ANGLES)
 """Of `CORRELATIONS`, up to a factor: the weights of a uniform distribution."""
 
 
-def wilson_interval(successes: float, trials: float, z: float = Z95) -> tuple[float, float]:
+def wilson_interval(successes: float, trials: float) -> tuple[float, float]:
     """Return the Wilson score interval of a share of independent trials; [0, 1] without trials.
 
     >>> low, high = wilson_interval(5, 5)
@@ -30,9 +30,9 @@ def wilson_interval(successes: float, trials: float, z: float = Z95) -> tuple[fl
     """
     if trials == 0:
         return 0.0, 1.0
-    p, z2 = successes / trials, z * z
+    p, z2 = successes / trials, Z95**2
     centre = (p + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = z / (1 + z2 / trials) * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials**2))
+    half = Z95 / (1 + z2 / trials) * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials**2))
     low = centre - half if successes > 0 else 0.0  # exactly, not up to rounding
     return low, centre + half if successes < trials else 1.0
 

@@ -95,9 +95,7 @@ def create_app(
     _add_error_handlers(app)
     text_config = engine.longva.model.config.text_config
     card = schema.ModelCard(
-        id=model_name,
-        created=int(time.time()),
-        max_model_len=text_config.max_position_embeddings,
+        id=model_name, created=int(time.time()), max_model_len=text_config.max_position_embeddings
     )
 
     @app.get("/healthz", responses={503: ERRORS[503]})

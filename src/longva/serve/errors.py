@@ -4,7 +4,13 @@ import logging
 import math
 from typing import Any
 
-from longva.errors import ContextLengthError, LongVAError, NonFiniteError, VideoError
+from longva.errors import (
+    ContextLengthError,
+    DeviceMemoryError,
+    LongVAError,
+    NonFiniteError,
+    VideoError,
+)
 from longva.serve.schema import LongVAOptions
 from longva.watching.worker import QueueFullError
 
@@ -44,14 +50,8 @@ class ApiError(Exception):
 
     def body(self) -> dict:
         """The JSON body."""
-        return {
-            "error": {
-                "message": self.message,
-                "type": self.kind,
-                "param": self.param,
-                "code": self.code,
-            }
-        }
+        told = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+        return {"error": told}
 
     def headers(self) -> dict[str, str]:
         """Headers that belong to the error."""
@@ -97,13 +97,8 @@ def as_api_error(error: BaseException, names: dict[str, str] | None = None) -> A
         if isinstance(error, QueueFullError):
             retry = error.retry_after
             return ApiError(message, status=429, code="queue_full", retry_after=retry)
+        if isinstance(error, DeviceMemoryError):
+            return ApiError(message, status=503, code="out_of_memory", retry_after=10)
         return ApiError(message)
     logger.error("a request failed", exc_info=error)
-    if type(error).__name__ == "OutOfMemoryError":  # torch's; torch is not imported here
-        return ApiError(
-            "the server is out of memory. Ask for fewer frames, or try again later.",
-            status=503,
-            code="out_of_memory",
-            retry_after=10,
-        )
     return ApiError("the server failed to answer; its log says why.", status=500)

@@ -146,16 +146,11 @@ class Reply:
 
     def _completion(self, answer: Answer) -> dict:
         message = {"role": "assistant", "content": answer.text, "refusal": None}
-        choice = {
-            "index": 0,
-            "message": message,
-            "logprobs": None,
-            "finish_reason": answer.finish_reason,
-        }
+        ended = {"logprobs": None, "finish_reason": answer.finish_reason}
         return {
             **self._head,
             "object": "chat.completion",
-            "choices": [choice],
+            "choices": [{"index": 0, "message": message, **ended}],
             "usage": _usage(answer),
             "longva": self._about(answer),
         }

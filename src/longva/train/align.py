@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 from longva.checkpoints.checkpoint import load_pretrained
 from longva.checkpoints.language_model import read_language_config
+from longva.checkpoints.published import PUBLISHED, planned_config
 from longva.data.chats.conversations import ConversationConfig, ConversationDataset
 from longva.data.chats.mixtures import Samples
 from longva.model import LongVAConfig, LongVAForConditionalGeneration, LongVAProcessor
 from longva.recipes import require_at_least
-from longva.train.dry_run import PUBLISHED, describe, longva_config
+from longva.train.dry_run import describe
 from longva.train.models import assemble_longva
 from longva.train.objective import NextTokenObjective
 from longva.train.recipe import StageConfig
@@ -63,9 +64,7 @@ class AlignConfig(StageConfig):
         require_at_least(self, 2, "max_grids")
 
 
-def starting_model(
-    config: AlignConfig,
-) -> tuple[LongVAForConditionalGeneration, LongVAProcessor]:
+def starting_model(config: AlignConfig) -> tuple[LongVAForConditionalGeneration, LongVAProcessor]:
     """Load the model that a recipe starts from, on the CPU, in its checkpoint's dtype."""
     if config.model is not None:
         return load_pretrained(config.model)
@@ -98,7 +97,7 @@ def dry_run(config: AlignConfig, gpus: int | None = None) -> str:
 
     def model() -> LongVAConfig:
         if config.model is not None:
-            return longva_config(config.model)
+            return planned_config(config.model)
         assert config.language_model is not None
         text = read_language_config(config.language_model, PUBLISHED.get(config.language_model))
         tower = config.vision_tower if isinstance(config.vision_tower, dict) else None

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from longva.checkpoints.checkpoint import load_pretrained
 from longva.checkpoints.fingerprint import weights_fingerprint
+from longva.checkpoints.published import planned_config
 from longva.data.chats.mixtures import MixtureConfig, Samples
 from longva.data.chats.preferences import (
     PreferenceDataset,
@@ -32,7 +33,7 @@ from longva.losses import IGNORE_INDEX
 from longva.parallel import ParallelMesh
 from longva.recipes import STRICT, recipe_values, require_at_least
 from longva.train.dpo_loss import dpo_loss
-from longva.train.dry_run import describe, longva_config
+from longva.train.dry_run import describe
 from longva.train.loop import read_all
 from longva.train.objective import Batch, Dataset, Objective
 from longva.train.recipe import StageConfig
@@ -184,6 +185,6 @@ def run(config: DPOConfig) -> Path | None:
 
 def dry_run(config: DPOConfig, gpus: int | None = None) -> str:
     """Describe a recipe, with the memory and time that its longest pairs take; see `describe`."""
-    read_model = partial(longva_config, config.model)
+    read_model = partial(planned_config, config.model)
     data = [(config.loop, lambda: len(Samples(config.data)))]
     return describe(config, read_model, data, length=config.data.max_tokens, rows=2, gpus=gpus)

@@ -2,34 +2,15 @@
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from transformers import PreTrainedConfig
 
-from longva.checkpoints.published import LONGVA_7B, load_config
 from longva.errors import LongVAError, first_line
-from longva.model import LongVAConfig
 from longva.planning.devices import DEVICES, GIB, usable_bytes
 from longva.recipes import recipe_yaml
 from longva.train.order import StepOrder
 from longva.train.planning import model_sizes, step_seconds, training_memory
 from longva.train.recipe import LoopConfig, StageConfig
-
-PUBLISHED: dict[str, dict[str, Any]] = dict.fromkeys(
-    (
-        *("Qwen/Qwen2-7B-Instruct", "lmms-lab/Qwen2-7B-Instruct-224K"),
-        *("lmms-lab/LongVA-7B", "lmms-lab/LongVA-7B-DPO"),
-    ),
-    LONGVA_7B["text_config"],
-)
-"""Language models whose sizes are known without asking the Hub."""
-
-
-def longva_config(model: str) -> LongVAConfig:
-    """Config of a LongVA, without asking the Hub for the published ones."""
-    if model in PUBLISHED:
-        return LongVAConfig(text_config=dict(PUBLISHED[model]))
-    return load_config(model)
 
 
 def describe(

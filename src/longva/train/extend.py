@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from longva.checkpoints.language_model import load_language_model, read_language_config
+from longva.checkpoints.published import PUBLISHED
 from longva.data.text.packing import PackedText
 from longva.parallel import parallel_mesh
 from longva.recipes import STRICT, require_at_least
-from longva.train.dry_run import PUBLISHED, describe
+from longva.train.dry_run import describe
 from longva.train.loop import micro_batches
 from longva.train.objective import NextTokenObjective
 from longva.train.recipe import StageConfig

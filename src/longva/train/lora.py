@@ -32,10 +32,7 @@ def add_adapters(model: Any, config: LoraConfig) -> None:
         if isinstance(module, nn.Linear) and name.startswith(f"{prefix}.layers.")
     ]
     adapters = PeftConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=targets,
+        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=targets
     )
     inject_adapter_in_model(adapters, model)
 

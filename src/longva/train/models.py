@@ -3,10 +3,7 @@
 from typing import Any
 
 import torch
-from transformers import (
-    CLIPVisionConfig,
-    CLIPVisionModel,
-)
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from longva.checkpoints.checkpoint import load_pretrained
 from longva.checkpoints.language_model import add_control_tokens, load_language_model

@@ -35,12 +35,8 @@ from longva.planning.planner import Plan, plan
 from longva.prompts.kv_cache import check_cacheable
 from longva.reporting.progress import Progress
 from longva.watching.feature_cache import FeatureCache
-from longva.watching.features import (
-    FrameSettings,
-    VisualFeatures,
-    encode,
-)
-from longva.watching.session import Session, check_question
+from longva.watching.features import FrameSettings, VisualFeatures, encode
+from longva.watching.session import Session
 
 
 class LongVA:
@@ -126,10 +122,6 @@ class LongVA:
             cache_dir=cache_dir,
             notice=NOTICE if is_embedded else None,
         )
-
-    def check_question(self, question: str) -> None:
-        """Refuse a question that cannot be asked, before anything is watched; see `Session.ask`."""
-        check_question(question)
 
     def plan(self, frames: int, *, reclaimable: int = 0) -> Plan:
         """Return what watching `frames` frames takes on this model's device.

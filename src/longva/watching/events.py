@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
+
+from longva.errors import DeviceMemoryError
 from longva.watching.worker import ModelWorker, Task, TaskCancelledError
 
 SILENT_SECONDS = 2.0
@@ -146,6 +149,9 @@ class EventStream:
             event = Finished(work())
         except TaskCancelledError:
             raise
+        except torch.OutOfMemoryError:
+            told = "the device ran out of memory. Ask for fewer frames, or try again later."
+            event = Failed(DeviceMemoryError(told))
         except Exception as error:
             event = Failed(error)
         self.tell(event)

@@ -141,7 +141,7 @@ def _encode_frames(model, processor, media, indices, settings, timings, progress
     mean, std = processor.video_processor.image_mean, processor.video_processor.image_std
     finite = torch.ones((), dtype=torch.bool, device=model.device)
     done = 0
-    for pixels in _one_ahead(_timed(batches, timings)):
+    for pixels in _one_ahead(batches, timings):
         started = time.perf_counter()
         with torch.inference_mode():
             grids = normalize_pixels(pixels.to(model.device), mean, std)
@@ -157,20 +157,17 @@ def _encode_frames(model, processor, media, indices, settings, timings, progress
     return tokens
 
 
-def _timed(batches: Iterator[Tensor], timings: dict[str, float]) -> Iterator[Tensor]:
-    while True:
+def _one_ahead(batches: Iterator[Tensor], timings: dict[str, float]) -> Iterator[Tensor]:
+    """Decode the next batch in a thread while the caller uses this one."""
+
+    def decode() -> Tensor | None:
         started = time.perf_counter()
         batch = next(batches, None)
         timings["decode"] += time.perf_counter() - started
-        if batch is None:
-            return
-        yield batch
+        return batch
 
-
-def _one_ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Compute the next item in a thread while the caller uses this one."""
     with ThreadPoolExecutor(max_workers=1) as pool:
-        pending = pool.submit(next, batches, None)
+        pending = pool.submit(decode)
         while (batch := pending.result()) is not None:
-            pending = pool.submit(next, batches, None)
+            pending = pool.submit(decode)
             yield batch

@@ -10,7 +10,6 @@ common is never computed again, which makes follow-up questions (`keep=True`) th
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,18 +18,10 @@ from longva.attention.evidence import EvidenceCollector
 from longva.checkpoints import Precision
 from longva.errors import LongVAError
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
-from longva.model.chat_format import chat_ids
 from longva.planning.planner import TEXT_TOKENS
-from longva.prompts.decoding import (
-    Sampling,
-    begun_stop,
-    chooser,
-    decode,
-    stop_tokens,
-    until_stop,
-)
+from longva.prompts.decoding import Sampling, TextStream
 from longva.prompts.reader import PromptReader
-from longva.prompts.symbols import insert_rows
+from longva.prompts.symbols import chat_symbols
 from longva.reporting.progress import Progress
 from longva.watching.features import VisualFeatures
 
@@ -222,28 +213,19 @@ class Session:
         mine = self._asking = object()
         prompt = self._symbols([*self.history, self._turn(question)])
         collector = EvidenceCollector(self.model.config.evidence_heads)
-        model, reader = self.model, self._reader
-        stops = stop_tokens(model.generation_config)
-        choose = chooser(model.generation_config, model.device, sampling)
-        spell = partial(self.processor.tokenizer.decode, skip_special_tokens=True)
-        ids: list[int] = []
-        text, finish_reason, settled = "", "length", self._settled
+        reader, settled = self._reader, self._settled
         try:
-            hidden = reader.read(prompt, progress, evidence=collector)
-            limit = min(max_new_tokens, reader.room)
-            for token in decode(reader, hidden, choose, max_new_tokens=limit, evidence=collector):
-                if token in stops:
-                    finish_reason = "stop"
-                    break
-                ids.append(token)
-                longer, stopped = until_stop(spell(ids), stop)
-                if stopped:
-                    finish_reason = "stop"
-                    break
-                longer = longer[: len(longer) - begun_stop(longer, stop)]
-                if not longer.endswith("\ufffd"):  # half a character: wait for its other bytes
-                    yield longer[len(text) :]
-                    text = longer
+            reply = TextStream(
+                reader,
+                reader.read(prompt, progress, evidence=collector),
+                self.processor.tokenizer,
+                max_new_tokens=max_new_tokens,
+                sampling=sampling,
+                stop=stop,
+                evidence=collector,
+            )
+            for piece in reply:
+                yield piece
                 if self._asking is not mine:
                     raise LongVAError(
                         "another question was asked before this answer was read to its end. "
@@ -255,23 +237,19 @@ class Session:
             if self._asking is mine:  # else the cache belongs to a later question
                 self._settled = settled
                 reader.crop(settled)
-        whole, _ = until_stop(spell(ids), stop)
-        if whole[len(text) :]:
-            yield whole[len(text) :]
-        text = whole.strip()
         if keep:
-            self.history += [self._turn(question), {"role": "assistant", "content": text}]
+            self.history += [self._turn(question), {"role": "assistant", "content": reply.text}]
         return Answer(
             question=question,
-            text=text,
+            text=reply.text,
             evidence=self._evidence(prompt, attention, top_k),
             model=self.name,
             media=[medium.source for medium in self.media],
             notes=self.notes,
             frames=self.frames,
             prompt_tokens=len(prompt),
-            answer_tokens=len(ids),
-            finish_reason=finish_reason,
+            answer_tokens=len(reply.ids),
+            finish_reason=reply.finish_reason,
             timings={**self.timings, "answer": time.perf_counter() - started},
         )
 
@@ -283,9 +261,8 @@ class Session:
 
     def _symbols(self, messages: list[dict]) -> Tensor:
         """Tokenise a conversation and put rows of features where its media stand."""
-        ids, config = torch.tensor(chat_ids(self.processor, messages)), self.model.config
         sizes = [medium.tokens.shape[:2].numel() for medium in self.media]
-        return insert_rows(ids, {config.image_token_id, config.video_token_id}, sizes)
+        return chat_symbols(self.processor, messages, sizes)
 
     def _evidence(self, prompt: Tensor, attention: Tensor, top_k: int) -> list[Evidence]:
         """Sum attention over the tokens of each frame and name the `top_k` frames that got most."""

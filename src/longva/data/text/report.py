@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from longva.data.text.upsampling import LengthStatistics
-from longva.reporting.figure import save_figure
+from longva.reporting.figure import new_figure, save_figure
 
 MOST_PANELS = 12
 
@@ -84,17 +84,17 @@ class CorpusReport:
 
 def draw_lengths(report: CorpusReport, path: Path) -> None:
     """Draw the largest domains' tokens by document length, before and after, as shares."""
-    from matplotlib.figure import Figure
-
     names = sorted(report.before, key=lambda name: -int(report.before[name].tokens.sum()))
     left_out = len(names) - MOST_PANELS
     names = names[:MOST_PANELS]
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(3.6 * columns, 2.6 * rows + 0.5), layout="constrained")
+    figure, panels = new_figure(
+        3.6 * columns, 2.6 * rows + 0.5, rows, columns, squeeze=False, sharex=True
+    )
+    panels = panels.ravel()
     if left_out > 0:
         figure.suptitle(f"The largest {len(names)} of {len(names) + left_out:,} domains")
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
     used = np.flatnonzero(sum(domain.documents for domain in report.before.values()))
     bins = np.arange(used.min(), used.max() + 1)
     shares = [report.shares(report.before), report.shares(report.after)]

@@ -71,8 +71,5 @@ def budget_of(name: str) -> Budget:
         LongVAError: there is none.
     """
     if name not in BUDGETS:
-        told = f"budget must be one of {', '.join(BUDGETS)}, got {name!r}."
-        if name == "gpu":
-            told += " Take laptop: it was the same, and uses a GPU where there is one."
-        raise LongVAError(told)
+        raise LongVAError(f"budget must be one of {', '.join(BUDGETS)}, got {name!r}.")
     return BUDGETS[name]

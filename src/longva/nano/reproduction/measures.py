@@ -4,14 +4,12 @@ Paths are relative to the seed's folder, as in `stages`. Needles, film and texts
 than those of training, the same for all models of the seed.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from longva.evaluate.perplexity import PerplexityRecipe, run_perplexity
-from longva.files.writing import write_whole
-from longva.finite import to_json
+from longva.files.writing import read_json, write_json, write_whole
 from longva.nano.corpus import book, long_documents
 from longva.nano.language_model import CONTEXT
 from longva.nano.needles import write_needles
@@ -69,8 +67,8 @@ def calibrate() -> None:
         heads, hits = choose_evidence_heads(frame_attention(model, probes), targets)
         print_line(f"{name}: evidence heads {heads}, hit@1 {hits:.3f} on films of 24 and 48 frames")
         config = Path(name) / "model" / "config.json"
-        values = json.loads(config.read_text(encoding="utf-8"))
-        write_whole(config, to_json({**values, "evidence_heads": heads}, indent=2) + "\n")
+        values = read_json(config)
+        write_json(config, {**values, "evidence_heads": heads})
 
 
 def visual_recipe(

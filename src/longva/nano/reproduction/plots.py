@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from longva.reporting.figure import plain_axes, save_figure
+from longva.reporting.figure import new_figure, plain_axes, save_figure, scale_by_two
 
 LOOKS = {
     "unires": ("#0072B2", "o"),
@@ -38,7 +38,7 @@ def draw_accuracy(
         marks: lengths in frames to mark by a vertical line, and what they are.
         out: the file.
     """
-    figure, ax = _figure()
+    figure, ax = new_figure(*INCHES)
     for name, panel in panels.items():
         points, (colour, marker) = panel["by_length"], LOOKS[name]
         xs = [point["length"] for point in points]
@@ -72,7 +72,7 @@ def draw_perplexity(
     """
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    figure, ax = _figure()
+    figure, ax = new_figure(*INCHES)
     for name, points in lines.items():
         colour, marker = LOOKS[name]
         _draw_seeds(ax, points, "tokens", float, colour)
@@ -86,13 +86,6 @@ def draw_perplexity(
     ax.set_xlabel("context (tokens)")
     ax.set_ylabel("perplexity")
     _finish(figure, ax, out)
-
-
-def _figure() -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=INCHES, layout="constrained")
-    return figure, figure.subplots()
 
 
 def _draw_seeds(
@@ -109,9 +102,7 @@ def _draw_seeds(
 
 def _lengths(ax: Any, lengths: Sequence[int], marks: Mapping[float, str]) -> None:
     """Give the x axis the lengths measured, in powers of two, and the marks within them."""
-    ax.set_xscale("log", base=2)
-    ax.set_xticks(lengths, [f"{length:,}" for length in lengths], rotation=45)
-    ax.minorticks_off()
+    scale_by_two(ax, lengths, (f"{length:,}" for length in lengths))
     ax.margins(x=0.04)
     left, right = ax.get_xlim()
     right = max([right, *(1.1 * mark for mark in marks if mark <= 2 * right)])

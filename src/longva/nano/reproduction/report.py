@@ -8,14 +8,13 @@ The page shows what the run's folder holds (`results`) and what follows from it 
 be written at any time: what is not there yet is shown as not run.
 """
 
-import base64
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from longva.files.writing import write_whole
+from longva.files.writing import write_json, write_whole
 from longva.finite import to_json
 from longva.nano.reproduction.measures import PANELS, TEXTS
 from longva.nano.reproduction.plots import draw_accuracy, draw_perplexity
@@ -32,6 +31,7 @@ from longva.nano.reproduction.results import (
 from longva.nano.reproduction.transfer import judge, percent
 from longva.niah.heatmap import Panel, draw, panel_of
 from longva.niah.scoring import Protocol
+from longva.reporting.page import data_uri, page_template
 
 NAMES = {
     "unires": ("(i)", "Extended, UniRes", "the paper's LongVA"),
@@ -83,7 +83,7 @@ def write_report(run: Path) -> Path:
     out.mkdir(exist_ok=True)
     numbers = report_numbers(results)
     numbers["pictures"] = draw_pictures(results, numbers, out)
-    write_whole(out / "report.json", to_json(numbers, indent=2) + "\n")
+    write_json(out / "report.json", numbers)
     write_whole(out / "index.html", _page(numbers, out))
     return out / "index.html"
 
@@ -266,16 +266,11 @@ def final(metrics: Mapping[str, Any]) -> str:
 
 
 def _page(numbers: dict[str, Any], out: Path) -> str:
-    from jinja2 import Environment, StrictUndefined
-
     pictures = {
-        name: "data:image/png;base64," + base64.b64encode((out / file).read_bytes()).decode()
+        name: data_uri((out / file).read_bytes(), "image/png")
         for name, file in numbers["pictures"].items()
         if name != "panels"
     }
-    environment = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
-    environment.filters |= {"percent": percent, "duration": duration, "final": final}
-    template = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
-    return environment.from_string(template).render(numbers, picture=pictures)
+    template = Path(__file__).with_name("report.html.jinja")
+    page = page_template(template, percent=percent, duration=duration, final=final)
+    return page.render(numbers, picture=pictures)

@@ -10,7 +10,6 @@ Seeds are models trained anew, so a measurement is its rows by seed. What is not
 nothing is filled in.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from typing import Any
 
 from longva.errors import LongVAError
 from longva.evaluate.perplexity import Point, read_csv
+from longva.files.writing import read_json
 from longva.nano import world
 from longva.nano.reproduction.measures import LANGUAGE_MODELS, PANELS, TEXTS
 from longva.niah.cells import Row
@@ -113,7 +113,7 @@ def read_results(run: Path) -> Results:
             f"{run} holds no about.json, so it is no run of `longva reproduce nano`. Give the "
             "output folder of one."
         )
-    about = _json(run / "about.json")
+    about = read_json(run / "about.json")
     if missing := [name for name in LENGTHS if name not in about]:
         raise LongVAError(f"{run / 'about.json'} lacks {', '.join(missing)}.")
     there = (int(path.name.removeprefix("seed_")) for path in run.glob("seed_*") if path.is_dir())
@@ -130,7 +130,7 @@ def read_results(run: Path) -> Results:
         needles={n: found for n in PANELS if (found := _measurement(folders, f"needles/{n}"))},
         texts={n: found for n in TEXTS if (found := _measurement(folders, f"text/{n}"))},
         perplexities={name: by_seed for name, by_seed in perplexities.items() if by_seed},
-        stages=read("stages.json", lambda path: _json(path)["stages"]),
+        stages=read("stages.json", lambda path: read_json(path)["stages"]),
     )
 
 
@@ -140,11 +140,7 @@ def _measurement(folders: Mapping[int, Path], name: str) -> Measurement | None:
     if not rows:
         return None
     first = folders[next(iter(rows))] / name
-    return Measurement(by_seed=rows, fingerprint=_json(first / "fingerprint.json"))
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return Measurement(by_seed=rows, fingerprint=read_json(first / "fingerprint.json"))
 
 
 def score(of: Measurement) -> dict[str, Any]:

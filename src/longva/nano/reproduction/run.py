@@ -7,7 +7,6 @@
 Killed or interrupted, the same command goes on.
 """
 
-import json
 import os
 import platform
 import signal
@@ -24,8 +23,7 @@ import torch
 from longva import __version__
 from longva.errors import LongVAError
 from longva.files.claim import refuse_others
-from longva.files.writing import write_whole
-from longva.finite import to_json
+from longva.files.writing import read_json, write_json
 from longva.nano.language_model import CONTEXT
 from longva.nano.reproduction.budget import budget_of
 from longva.nano.reproduction.report import write_report
@@ -109,11 +107,11 @@ def claim(output: Path, about: dict[str, Any]) -> None:
     """Note whose folder this is, or refuse another budget's."""
     path = output / "about.json"
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         asked = {"budget": about["budget"]}
         refuse_others(output, {"budget": found["budget"]}, asked, "a run of another budget")
         about["seeds"] = sorted({*found["seeds"], *about["seeds"]})
-    write_whole(path, to_json(about, indent=1) + "\n")
+    write_json(path, about)
 
 
 def start(folder: Path, budget: str, seed: int) -> subprocess.Popen:
@@ -135,5 +133,5 @@ def stages_done(folder: Path) -> tuple[int, int]:
     path = folder / "stages.json"
     if not path.is_file():
         return 0, 1
-    state = json.loads(path.read_text(encoding="utf-8"))
+    state = read_json(path)
     return len(state["stages"]), len(state["names"])

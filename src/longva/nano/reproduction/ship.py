@@ -9,8 +9,6 @@ over more tokens needs a larger gap between the right one and the rest, and the 
 What is shipped is then measured anew; that is what its card says.
 """
 
-import json
-import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +20,7 @@ from longva import __version__
 from longva.attention.rotary import set_rope_theta
 from longva.checkpoints.checkpoint import load_pretrained
 from longva.errors import CheckpointError, LongVAError
+from longva.files.writing import read_json, whole_folder
 from longva.nano.language_model import sharpen
 from longva.nano.reproduction.budget import Budget, budget_of
 from longva.nano.reproduction.measures import BOOK, NEEDLES, printed, text_recipe, visual_recipe
@@ -51,7 +50,7 @@ def ship(seed_folder: Path, destination: Path, *, context: int) -> Path:
         CheckpointError: the seed is not finished.
     """
     state_path = seed_folder / "stages.json"
-    state = json.loads(state_path.read_text(encoding="utf-8")) if state_path.is_file() else {}
+    state = read_json(state_path) if state_path.is_file() else {}
     if not state or len(state["stages"]) < len(state["names"]):
         raise CheckpointError(
             f"{seed_folder} is no finished seed. Run: longva reproduce nano, and give a seed_N "
@@ -67,18 +66,15 @@ def ship(seed_folder: Path, destination: Path, *, context: int) -> Path:
     model = model.to(torch.bfloat16)
     model.config.vision_batch_size = VISION_BATCH
     processor.tokenizer.model_max_length = context
-    partial = destination.with_name(f".{destination.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    processor.save_pretrained(partial)
-    measure(partial, seed_folder, budget_of(state["budget"]))
-    scores = summaries(seed_folder / "shipped")
-    card = model_card(state, scores, trained=trained, context=context)
-    (partial / "README.md").write_text(card, encoding="utf-8")
-    for path in partial.iterdir():
-        path.chmod(0o644)  # safetensors writes for the owner alone
-    shutil.rmtree(destination, ignore_errors=True)
-    partial.rename(destination)
+    with whole_folder(destination) as partial:
+        model.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        measure(partial, seed_folder, budget_of(state["budget"]))
+        scores = summaries(seed_folder / "shipped")
+        card = model_card(state, scores, trained=trained, context=context)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        for path in partial.iterdir():
+            path.chmod(0o644)  # safetensors writes for the owner alone
     return destination
 
 
@@ -96,7 +92,7 @@ def measure(model: Path, seed_folder: Path, budget: Budget) -> None:
 def summaries(folder: Path) -> dict[str, Any]:
     """Read what `measure` found."""
     return {
-        f"{name}_{kind}": json.loads((folder / name / f"{kind}.json").read_text(encoding="utf-8"))
+        f"{name}_{kind}": read_json(folder / name / f"{kind}.json")
         for name in ("needles", "text_0", "text_3")
         for kind in ("summary", "details")
     }

@@ -30,7 +30,7 @@ import yaml
 from longva.data.text.prepare import CorpusConfig, prepare_text
 from longva.files.claim import refuse_others
 from longva.files.lock import only_run
-from longva.files.writing import write_whole
+from longva.files.writing import read_json, write_json
 from longva.finite import to_json
 from longva.nano.corpus import write_corpus
 from longva.nano.language_model import save_initial_language_model, save_sharpened
@@ -149,20 +149,19 @@ def run_seed(budget_name: str, seed: int) -> None:
     with only_run(Path.cwd()):
         path = Path("stages.json")
         asked = {"budget": budget_name, "seed": seed}
-        state: dict[str, Any] = {**asked, "running": None, "stages": []}
+        state: dict[str, Any] = {**asked, "stages": []}
         if path.is_file():
-            state = json.loads(path.read_text(encoding="utf-8"))
+            state = read_json(path)
             begun = {name: state[name] for name in asked}
             refuse_others(Path.cwd(), begun, asked, "a run of another budget or seed")
         work = stages(budget_of(budget_name), seed)
         state["names"] = list(work)
+        write_json(path, state)
         done = {stage["name"] for stage in state["stages"]}
         for name, run in work.items():
             if name in done:
                 continue
             print_line(f"== {name}")
-            state["running"] = name
-            write_whole(path, to_json(state, indent=1) + "\n")
             random.seed(seed)
             torch.manual_seed(seed)
             began = time.time()
@@ -178,8 +177,7 @@ def run_seed(budget_name: str, seed: int) -> None:
                     "metrics": last_metrics(name),
                 }
             )
-            state["running"] = None
-            write_whole(path, to_json(state, indent=1) + "\n")
+            write_json(path, state)
 
 
 def last_metrics(name: str) -> dict[str, float]:

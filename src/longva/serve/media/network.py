@@ -137,14 +137,6 @@ class PublicNetwork(httpcore.AsyncNetworkBackend):
                 failure = error
         raise failure
 
-    async def connect_unix_socket(self, path, timeout=None, socket_options=None):
-        """Refuse: no medium lies behind a unix socket."""
-        raise httpcore.ConnectError("unix sockets are not part of the internet")
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-        await self._inner.sleep(seconds)
-
 
 def check_url(url: str | httpx.URL, *, allow_private: bool) -> httpx.URL:
     """Parse an address, or refuse it for its form.
