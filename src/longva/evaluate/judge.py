@@ -125,9 +125,7 @@ class Judge:
         asked = list(map(self._request, samples))
         known = self._known(asked)
         requests = {r.key: r for r in asked if r.key not in known}
-        characters = sum(
-            len(message["content"]) for r in requests.values() for message in r.messages
-        )
+        characters = sum(len(m["content"]) for r in requests.values() for m in r.messages)
         limit = (lambda r: REASONING_TOKENS) if self.reasoning else lambda r: r.rubric.reply_tokens
         return Estimate(
             samples=len(samples),
@@ -216,9 +214,7 @@ class Judge:
             self.cache.parent.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(self.concurrency) as pool:
             try:
-                tasks = {
-                    pool.submit(self._ask, request, breaker): request.key for request in requests
-                }
+                tasks = {pool.submit(self._ask, r, breaker): r.key for r in requests}
                 for task in as_completed(tasks):
                     yield tasks[task], *task.result()
             except BaseException:  # Ctrl-C, a full disk: do not wait for what is queued

@@ -140,12 +140,8 @@ def run_perplexity(
         if progress:
             progress("documents", done, len(documents))
     perplexities = check_finite((sums[:, 0] / sums[:, 1]).exp(), "its perplexity")
-    points = [
-        Point(tokens=length, perplexity=perplexity, scored_tokens=int(count))
-        for length, perplexity, count in zip(
-            lengths, perplexities.tolist(), sums[:, 1].tolist(), strict=True
-        )
-    ]
+    columns = zip(lengths, perplexities.tolist(), sums[:, 1].tolist(), strict=True)
+    points = [Point(tokens=n, perplexity=p, scored_tokens=int(count)) for n, p, count in columns]
     save_recipe(recipe, recipe.output_dir / "recipe.yaml")
     write_csv(points, recipe.output_dir / "perplexity.csv")
     trained = recipe.training_length or context_length(model.config)

@@ -137,9 +137,8 @@ class DrawnFrames(Pictures):
 
     def _frames(self, size: int) -> Iterator[np.ndarray]:
         """Draw frames for ever: uint8 [size, size, 3], scene after scene."""
-        y, x = np.mgrid[0 : 1 : size * 1j, 0 : 1 : size * 1j].astype(
-            np.float32
-        )  # [size, size] each
+        # [size, size] each
+        y, x = np.mgrid[0 : 1 : size * 1j, 0 : 1 : size * 1j].astype(np.float32)
         scene = 0
         while True:
             rng = np.random.default_rng([self.seed, scene])

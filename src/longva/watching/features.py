@@ -124,19 +124,15 @@ def _encode_image(model, processor, media, timings) -> Tensor:
 
 def _encode_frames(model, processor, media, indices, settings, timings, progress) -> Tensor:
     """Decode, resize and encode frames of a video, an animation or a folder in a stream."""
-    tokens = torch.empty(
-        len(indices),
-        model.config.tokens_per_grid(),
-        model.config.text_config.hidden_size,
-        dtype=model.dtype,
-        device=model.device,
-    )
+    config = model.config
+    size = len(indices), config.tokens_per_grid(), config.text_config.hidden_size
+    tokens = torch.empty(size, dtype=model.dtype, device=model.device)
     batches = media.stream(
         indices,
         size=processor.video_processor.grid_size,
         fit=settings.fit,
         resize=settings.resize,
-        batch=model.config.vision_batch_size,
+        batch=config.vision_batch_size,
     )
     mean, std = processor.video_processor.image_mean, processor.video_processor.image_std
     finite = torch.ones((), dtype=torch.bool, device=model.device)
