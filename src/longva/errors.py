@@ -96,6 +96,24 @@ def install_command(extra: str) -> str:
     return " ".join(["pip install", *(f'"{package}"' for package in packages)])
 
 
+@contextmanager
+def needing(what: str, command: str) -> Iterator[None]:
+    """Say in a line which package is missing where others are imported, and how to install it.
+
+    Args:
+        what: needs them.
+        command: to type.
+
+    Raises:
+        LongVAError: instead of the ImportError.
+    """
+    try:
+        yield
+    except ImportError as error:
+        name = error.name or error
+        raise LongVAError(f"{what} needs {name}, which is missing: {command}") from error
+
+
 def first_few(names: Sequence[str], shown: int = 5) -> str:
     """Write names for a message, the first of many.
 

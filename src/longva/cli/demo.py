@@ -8,7 +8,7 @@ import typer
 
 from longva.cli.console import app, err, out
 from longva.cli.options import LoadingOptions, grouped, session_bytes
-from longva.errors import LongVAError, install_command
+from longva.errors import install_command, needing
 
 
 @app.command()
@@ -41,12 +41,8 @@ def demo(
 
     longva demo --model lmms-lab/LongVA-7B-DPO
     """
-    try:
+    with needing("the demo", install_command("demo")):
         from longva.demo.server import running
-    except ModuleNotFoundError as error:
-        if error.name != "gradio":
-            raise
-        raise LongVAError(f"the demo needs Gradio: {install_command('demo')}") from None
 
     room = None if session_memory is None else session_bytes(session_memory)
     served = running(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from longva.errors import LongVAError, VideoError
+from longva.errors import LongVAError, VideoError, needing
 from longva.evaluate.report import COLOURS
 from longva.files.writing import read_json, read_lines
 from longva.media.source import IMAGE_SUFFIXES, upright_size
@@ -116,10 +116,8 @@ def _named(path: Path) -> Iterator[str]:
 
 def _in_parquet(file: Path) -> Iterator[tuple[str, bytes]]:
     """Yield the images that stand in any column of a hub's parquet file, as bytes."""
-    try:
+    with needing(str(file), "pip install pyarrow"):
         import pyarrow.parquet
-    except ImportError as error:
-        raise LongVAError(f"reading {file} needs: pip install pyarrow") from error
     table = pyarrow.parquet.ParquetFile(file)
     columns = [field.name for field in table.schema_arrow if _holds_images(field.type)]
     for batch in table.iter_batches(batch_size=64, columns=columns):

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from longva.errors import LongVAError
+from longva.errors import needing
 from longva.evaluate.benchmarks import QUESTIONS
 from longva.files.writing import whole_file
 from longva.media.write import write_video
@@ -57,11 +57,9 @@ def export(
         RecipeError: the haystack is too short, or pictures of needles are missing.
         LongVAError: pyarrow is not installed.
     """
-    try:
+    with needing("the file of questions", "pip install pyarrow"):
         import pyarrow
         import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise LongVAError("writing the questions needs: pip install pyarrow") from error
 
     pictures, needles = open_pictures(recipe, haystack, needles)
     frames = torch.cat([batch for one in pictures for batch in one.batches(SIDE)])

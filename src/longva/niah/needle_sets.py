@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from longva.errors import RecipeError
+from longva.errors import RecipeError, needing
 from longva.files.writing import read_json
 from longva.niah.needles import Needle, NeedleRecipe, guess_chance
 
@@ -79,10 +79,8 @@ def download_needles(dataset: str, distractors: int = 0) -> list[Needle]:
     Raises:
         RecipeError: it has no such split or columns.
     """
-    try:
+    with needing("needles.source: hub", "pip install datasets"):
         from datasets import load_dataset
-    except ImportError:
-        raise RecipeError("needles.source: hub needs `pip install datasets`.") from None
     try:
         rows: list[Any] = list(load_dataset(dataset, split="test"))
         entries = [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from longva.errors import LongVAError, install_command
+from longva.errors import LongVAError, install_command, needing
 from longva.serve.limits import Limits
 
 if TYPE_CHECKING:
@@ -49,16 +49,11 @@ def run(
     Raises:
         LongVAError: an argument that cannot be used, or a missing package.
     """
-    try:
+    with needing("the server", install_command("serve")):
         import uvicorn
 
         from longva.serve.app import create_app
         from longva.serve.media.fetch import MediaFetcher
-    except ImportError as error:
-        raise LongVAError(
-            f"the server needs a package that is not installed ({error.name}): "
-            f"{install_command('serve')}"
-        ) from error
     from longva.prompts.kv_cache import check_cacheable
     from longva.watching.engine import Engine
 
