@@ -14,7 +14,6 @@ N: frames in the file. A stamp is a presentation time in the container's own tic
 """
 
 import io
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,10 +27,10 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from longva.errors import VideoError
+from longva.media.screen import Screen
 from longva.media.source import open_file
 
 CONTAINERS = (
@@ -168,8 +167,7 @@ def video_pictures(video: VideoFile, numbers: Sequence[int]) -> Iterator[np.ndar
     Raises:
         IndexMismatch: a frame cannot be had as the index promised.
     """
-    to_rgb = VideoReformatter()  # one for all frames: it keeps its conversion tables
-    matrix = None  # one for all frames: to read it keeps a frame alive until garbage is collected
+    screen = Screen()
     with open_stream(video.file, video.name) as (container, stream):
         set_threads(stream, single=bool(video.damage))
         frames, position = _checked(video, container, stream, start=0), -1
@@ -181,9 +179,7 @@ def video_pictures(video: VideoFile, numbers: Sequence[int]) -> Iterator[np.ndar
                 frames = _checked(video, container, stream, start=key)
             for position, frame in frames:
                 if position == wanted:
-                    matrix = matrix or _display_matrix(frame)
-                    picture = to_rgb.reformat(frame, format="rgb24").to_ndarray()
-                    yield _upright(picture, matrix)
+                    yield screen.shown_picture(frame)
                     break
             else:
                 raise IndexMismatch(f"frame {wanted} did not come")
@@ -238,25 +234,3 @@ def _check_pending(video: VideoFile, stream: VideoStream) -> None:
         raise IndexMismatch("the data cannot be decoded") from error
     if any(frame.is_corrupt for frame in pending):
         raise IndexMismatch("the data are damaged")
-
-
-def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
-    """(a, b, c, d): the stored pixel (x, y) is shown at (a x + c y, b x + d y)."""
-    data = frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
-        return 1, 0, 0, 1
-    a, b, _, c, d = struct.unpack("=9i", bytes(data))[:5]
-    return a, b, c, d
-
-
-def _upright(picture: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
-    """Turn and mirror a picture by whole quarter turns; a view, not a copy.
-
-    >>> _upright(np.array([[1, 2], [3, 4]])[..., None], (0, 1, -1, 0))[..., 0]  # clockwise
-    array([[3, 1],
-           [4, 2]])
-    """
-    a, b, c, d = matrix
-    if abs(b) > abs(a):  # a quarter turn: rows become columns
-        picture, a, d = picture.transpose(1, 0, 2), c, b
-    return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
