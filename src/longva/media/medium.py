@@ -54,6 +54,10 @@ MAX_ANIMATION_PIXELS = 32_000_000
 """Less for animations: Pillow composes each of their frames in several full-size buffers."""
 
 
+SPARE_PIXELS = 3
+"""Pixels a side, for each of the result, that a scaled-down picture keeps for its last resize."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Media:
     """What was opened: its frames, numbered and timed, decoded when they are asked for."""
@@ -216,15 +220,20 @@ class Media:
             except IndexMismatch as mismatch:
                 media = _indexed_by_decoding(media, mismatch)
 
-    def pictures(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-        """Yield full-size [height, width, 3] uint8 pictures of strictly increasing frame numbers.
+    def pictures(self, numbers: Sequence[int], *, at_least: int = 0) -> Iterator[np.ndarray]:
+        """Yield [height, width, 3] uint8 pictures of strictly increasing frame numbers.
+
+        Args:
+            numbers: of frames.
+            at_least: pixels that the shorter side keeps where frames of a video, if they are far
+                larger, are scaled down while they become RGB; 0 for full size.
 
         Raises:
             VideoError: a picture is broken.
             IndexMismatch: a frame of a video cannot be had as its index promised.
         """
         if self.video:
-            yield from video_pictures(self.video, numbers)
+            yield from video_pictures(self.video, numbers, at_least=at_least)
         elif self.kind == "animation":
             yield from animation_pictures(self.files[0], self.max_pixels, numbers)
         else:
@@ -367,7 +376,8 @@ def _batches(
 ) -> Iterator[Tensor]:
     numbers, repeats = np.unique(wanted, return_counts=True)
     held: list[Tensor] = []
-    pictures = media.pictures(numbers.tolist())
+    at_least = SPARE_PIXELS * size if resize == "torch" else 0
+    pictures = media.pictures(numbers.tolist(), at_least=at_least)
     for picture, times in zip(pictures, repeats.tolist(), strict=True):
         height, width = picture.shape[:2]
         if working_pixels(height, width, size, fit) > media.max_pixels:

@@ -1,6 +1,7 @@
 """From a decoded video frame to the picture that is shown: RGB, upright."""
 
 import struct
+from typing import Any
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -10,8 +11,15 @@ from av.video.reformatter import VideoReformatter
 class Screen:
     """Shows the frames of one video track."""
 
-    def __init__(self) -> None:
-        """Read nothing yet: the first frame tells how the track is turned."""
+    def __init__(self, at_least: int = 0) -> None:
+        """Read nothing yet: the first frame tells how the track is turned.
+
+        Args:
+            at_least: pixels that the shorter side keeps where pixels are averaged in squares
+                while they become RGB. That is done from squares of 3 x 3 on, below which it saves
+                no time; 0 for full size.
+        """
+        self.at_least = at_least
         self._to_rgb = VideoReformatter()  # one for all frames: it keeps its conversion tables
         self._matrix: tuple[int, int, int, int] | None = None
         # To read a frame's matrix keeps the frame alive until garbage is collected: once is enough.
@@ -19,8 +27,17 @@ class Screen:
     def shown_picture(self, frame: VideoFrame) -> np.ndarray:
         """Return the upright [height, width, 3] uint8 picture of a frame."""
         self._matrix = self._matrix or _display_matrix(frame)
-        picture = self._to_rgb.reformat(frame, format="rgb24").to_ndarray()
-        return _upright(picture, self._matrix)
+        side = min(frame.width, frame.height) // self.at_least if self.at_least else 1
+        picture = self._to_rgb.reformat(frame, format="rgb24", **_averaged(frame, side))
+        return _upright(picture.to_ndarray(), self._matrix)
+
+
+def _averaged(frame: VideoFrame, side: int) -> dict[str, Any]:
+    """What has each square of side x side pixels become one."""
+    if side < 3:
+        return {}
+    size = {"width": -(-frame.width // side), "height": -(-frame.height // side)}
+    return size | {"interpolation": "AREA"}
 
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
