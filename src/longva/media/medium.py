@@ -273,6 +273,7 @@ def open_media(
     *,
     allow_truncated: bool = False,
     exact: bool = False,
+    track: int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Media:
     """Find out what a source is and when its frames are shown.
@@ -284,6 +285,8 @@ def open_media(
         allow_truncated: use the frames of a broken video that can be decoded, instead of refusing
             it. This decodes the whole video once to find them.
         exact: decode a whole video once to index it, instead of trusting its container.
+        track: which video track, the first being 1; without it the film: no cover, the one marked
+            as default, the largest.
         max_pixels: refuse larger frames, which could fill the memory; of animations those larger
             than `MAX_ANIMATION_PIXELS` in any case.
 
@@ -308,7 +311,12 @@ def open_media(
             return _open_animation(file, min(max_pixels, MAX_ANIMATION_PIXELS))
         return replace(_open_images([file], name, "image", max_pixels), others=others)
     video = open_video(
-        file, name, exact=exact, allow_truncated=allow_truncated, max_pixels=max_pixels
+        file,
+        name,
+        track=track,
+        exact=exact,
+        allow_truncated=allow_truncated,
+        max_pixels=max_pixels,
     )
     return Media(
         name=name,
@@ -397,7 +405,8 @@ def _indexed_by_decoding(media: Media, mismatch: IndexMismatch) -> Media:
     """Index a medium again by decoding it, provided that its frames keep their numbers."""
     if media.video is None or media.video.scanned:
         raise VideoError(f"{media.name} cannot be decoded reliably: {mismatch}.") from mismatch
-    exact = open_media(media.files[0], exact=True, max_pixels=media.max_pixels)
+    track = media.video.track
+    exact = open_media(media.files[0], exact=True, track=track, max_pixels=media.max_pixels)
     if not np.array_equal(exact.pts_seconds, media.pts_seconds):
         raise MisnumberedError(
             f"{media.name}: its container lists {len(media)} frames, but decoding gives "

@@ -154,12 +154,13 @@ def _index(
     packets: list[_Listed] = []
     ends: dict[int, int] = {}  # track -> where it ends, in its own ticks
     begins: dict[int, int] = {}  # part -> stamp of its first keyframe
+    place: int | None = None  # of the last packet that says where it begins
     problem, is_vp8 = "", stream.codec_context.name == VP8
     by_byte = container.format.name in SOUGHT_BY_BYTE
     try:
         ours = _noting_ends(container, stream, ends)
         for packet, part in on_one_clock(ours, container, stream):
-            stamp = _stamp(packet)
+            stamp, place = _stamp(packet), place if packet.pos is None else packet.pos
             # VP8 keeps reference pictures in packets of their own, without the bit for "show".
             hidden = packet.is_discard or is_vp8 and not bytes(packet)[0] & 0x10
             # Pictures shown before the first keyframe of a part need what was before it.
@@ -170,7 +171,7 @@ def _index(
                     is_key=packet.is_keyframe,
                     hidden=hidden or leading,
                     duration=packet.duration or 0,
-                    place=packet.pos if by_byte else None,
+                    place=place if by_byte else None,
                     part=part,
                 )
             )

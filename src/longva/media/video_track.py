@@ -146,8 +146,8 @@ def on_one_clock(
 ) -> Iterator[tuple[Packet, Part]]:
     """Move the stamps of joined parts onto one clock, and drop what comes before a keyframe.
 
-    The packet before a join may be marked as damaged, because the packet counter jumps there. It is
-    taken for whole: if it is not, its decoder says so.
+    Of the two packets before a join one may be marked as damaged, because the packet counter jumps
+    there. It is taken for whole: if it is not, its decoder says so.
 
     Args:
         packets: of the track, in decoding order.
@@ -162,35 +162,35 @@ def on_one_clock(
     part, joining, started = Part(0, offset), False, is_whole_file(container)
     may_jump = not started and bool(container.format.flags & Flags.ts_discont.value)
     last, step, end = 0, 0, 0  # ticks: stamp in the file, from packet to packet, end on the clock
-    held: list[Packet] = []  # the last packet; at a join the keyframe and those shown before it
+    held: list[Packet] = []  # the last two packets; at a join the keyframe and what leads up to it
     astray: list[Packet] = []  # off the clock: a part that begins midway, or a few wrong stamps
 
-    def emit() -> Iterator[tuple[Packet, Part]]:
+    def emit(*, but: int = 0) -> Iterator[tuple[Packet, Part]]:
         nonlocal part, joining, end
-        if joining:
+        if joining and held:
             part = Part(part.number + 1, end - min(_stamp(packet) for packet in held))
             joining = False
-        for packet in held:
+        while len(held) > but:
+            packet = held.pop(0)
             if packet.pts is not None:
                 packet.pts += part.offset
                 end = max(end, packet.pts + (packet.duration or step))
             if packet.dts is not None:
                 packet.dts += part.offset
             yield packet, part
-        held.clear()
 
     for packet in packets:
         if not packet.size or not started and not packet.is_keyframe:
             continue
         now = packet.dts if packet.dts is not None else packet.pts
         if may_jump and started and now is not None:
-            ahead, marked = now - last, bool(held) and held[-1].is_corrupt
+            ahead, marked = now - last, any(before.is_corrupt for before in held)
             far = ahead > (JUMP if marked else LONG_JUMP) * second
             if (ahead < 0 or far) and not packet.is_keyframe:
                 astray.append(packet)
                 continue
-            if packet.is_keyframe:
-                _take_for_whole(held)
+            for before in held if packet.is_keyframe else ():
+                before.is_corrupt = False
             if ahead < 0 or far:
                 yield from emit()
                 joining = True
@@ -200,7 +200,7 @@ def on_one_clock(
             astray.clear()
         last = last if now is None else now
         if not (joining and held and _stamp(packet) < _stamp(held[0])):
-            yield from emit()
+            yield from emit(but=1)
         started = True
         held.append(packet)
     held += astray
@@ -209,8 +209,3 @@ def on_one_clock(
 
 def _stamp(packet: Packet) -> int:
     return 0 if packet.pts is None else packet.pts
-
-
-def _take_for_whole(held: list[Packet]) -> None:
-    if held:
-        held[-1].is_corrupt = False
