@@ -154,24 +154,26 @@ def _index(
     packets: list[_Listed] = []
     ends: dict[int, int] = {}  # track -> where it ends, in its own ticks
     begins: dict[int, int] = {}  # part -> stamp of its first keyframe
-    place: int | None = None  # of the last packet that says where it begins
+    places: list[int | None] = [None, None]  # where the packets begin that say so, the last two
     problem, is_vp8 = "", stream.codec_context.name == VP8
     by_byte = container.format.name in SOUGHT_BY_BYTE
     try:
         ours = _noting_ends(container, stream, ends)
         for packet, part in on_one_clock(ours, container, stream):
-            stamp, place = _stamp(packet), place if packet.pos is None else packet.pos
+            stamp = _stamp(packet)
+            if packet.pos is not None and packet.pos != places[-1]:
+                places = [places[-1], packet.pos]
             # VP8 keeps reference pictures in packets of their own, without the bit for "show".
             hidden = packet.is_discard or is_vp8 and not bytes(packet)[0] & 0x10
             # Pictures shown before the first keyframe of a part need what was before it.
-            leading = stamp < begins.setdefault(part.number, stamp)
+            leading = NO_STAMP < stamp < begins.setdefault(part.number, stamp)
             packets.append(
                 _Listed(
                     stamp=stamp,
                     is_key=packet.is_keyframe,
                     hidden=hidden or leading,
                     duration=packet.duration or 0,
-                    place=place if by_byte else None,
+                    place=places[0] if by_byte else None,
                     part=part,
                 )
             )
