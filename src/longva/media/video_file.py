@@ -196,10 +196,11 @@ def video_pictures(
 def _pictures(
     video: VideoFile, numbers: Sequence[int], at_least: int, *, shortcuts: bool
 ) -> Iterator[np.ndarray]:
-    screen, position = Screen(at_least), -1
+    position = -1
     wanted = {video.stamps[number] for number in numbers} if shortcuts else set()
     left_out: set[int | None] = set()
     with open_stream(video.file, video.name, video.track) as (container, stream):
+        screen = Screen(stream, video.name, at_least)
         set_threads(stream, single=bool(video.damage))
         is_unreferenced = unreferenced_in(stream.codec_context) if shortcuts else None
 

@@ -28,6 +28,7 @@ from av.video.stream import VideoStream
 
 from longva.errors import VideoError
 from longva.media.sample_tables import SampleTables, has_sample_tables
+from longva.media.screen import Screen
 from longva.media.video_file import (
     Entrance,
     IndexMismatch,
@@ -118,7 +119,7 @@ def _read_index(
 
 
 def _check_size(name: str, stream: VideoStream, max_pixels: int) -> None:
-    width, height = stream.codec_context.width, stream.codec_context.height
+    width, height = Screen(stream, name).size(stream.codec_context)
     if width * height > max_pixels:
         raise VideoError(
             f"{name}: frames of {width} x {height} exceed max_pixels={max_pixels}. "

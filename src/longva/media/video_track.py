@@ -28,7 +28,7 @@ from longva.media.source import open_file
 
 CONTAINERS = (
     "mov,matroska,avi,flv,asf,mpegts,mpeg,ogg,ivf,h264,hevc,m4v,mpegvideo,mxf,nut,dv,wtv,rm,"
-    "wav,mp3,flac,aac"
+    "yuv4mpegpipe,mjpeg,wav,mp3,flac,aac"
 )
 """What may be opened. Playlists (HLS, concat) are absent: they make FFmpeg open other files and
 addresses. So is plain text, which FFmpeg would draw as a picture. Audio is here to be named."""

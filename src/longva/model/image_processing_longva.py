@@ -12,7 +12,7 @@ from transformers.image_utils import load_image
 from transformers.processing_utils import ImagesKwargs
 
 from longva.errors import VideoError
-from longva.media.source import to_rgb
+from longva.media.colours import to_rgb
 from longva.model.unires import (
     CLIP_MEAN,
     CLIP_STD,
