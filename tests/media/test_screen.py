@@ -14,7 +14,7 @@ from tests.hard_videos import numbered, numbers_of, set_display_matrix, write_vi
 
 BT601, BT709, BT2020 = 6, 1, 9
 LIMITED, FULL = 1, 2
-SIZE = (96, 64)
+DEEP = "yuv444p16le"
 
 
 def write_film(path, pictures, *, codec="ffv1", pix_fmt="yuv420p", filters="null", **about):
@@ -35,14 +35,26 @@ def write_film(path, pictures, *, codec="ffv1", pix_fmt="yuv420p", filters="null
 
 
 def frame_of(picture, pix_fmt, about):
-    formats = {(1, 3): "rgb24", (1, 4): "rgba", (2, 3): "rgb48le", (2, 4): "rgba64le"}
-    kind = formats[picture.dtype.itemsize, picture.shape[2]]
-    to = {
-        "dst_colorspace": {BT709: "ITU709", BT2020: 9}.get(about.get("colorspace"), "ITU601"),
-        "dst_color_range": about.get("color_range", LIMITED),
-    }
-    frame = av.VideoFrame.from_ndarray(picture, format=kind)
-    return frame if pix_fmt == kind else frame.reformat(format=pix_fmt, **to)
+    """A frame of [H, W, 3 or 4] R'G'B', with the matrix and range that `about` names."""
+    if matrix := about.get("colorspace"):
+        frame = av.VideoFrame.from_ndarray(in_yuv(picture, matrix, about["color_range"]), DEEP)
+    else:
+        kind = "rgba" if picture.shape[2] == 4 else "rgb24"
+        frame = av.VideoFrame.from_ndarray(picture, format=kind)
+    return frame if frame.format.name == pix_fmt else frame.reformat(format=pix_fmt)
+
+
+def in_yuv(picture, matrix, reach):
+    """R'G'B' in Y'CbCr of 16 bits, [H, W, 3], as H.273 defines it."""
+    red, blue = {BT601: (0.299, 0.114), BT709: (0.2126, 0.0722), BT2020: (0.2627, 0.0593)}[matrix]
+    colours = picture / np.iinfo(picture.dtype).max
+    y = colours @ np.array([red, 1 - red - blue, blue])
+    cb, cr = (colours[..., 2] - y) / (2 - 2 * blue), (colours[..., 0] - y) / (2 - 2 * red)
+    if reach == LIMITED:
+        planes = [(219 * y + 16) * 256, (224 * cb + 128) * 256, (224 * cr + 128) * 256]
+    else:
+        planes = [65535 * y, 65535 * cb + 32768, 65535 * cr + 32768]
+    return np.stack(planes, axis=-1).round().clip(0, 65535).astype(np.uint16)
 
 
 def filtered(frame, *filters):
@@ -185,7 +197,7 @@ def test_of_two_fields_the_first_is_shown(order, suffix, codec, pix_fmt, options
 
 @pytest.mark.parametrize("matrix", [BT601, BT709, BT2020])
 @pytest.mark.parametrize("reach", [LIMITED, FULL])
-@pytest.mark.parametrize("pix_fmt", ["yuv444p", "yuv444p10le"])
+@pytest.mark.parametrize("pix_fmt", ["yuv444p", "yuv444p10le", DEEP])
 def test_the_matrix_and_the_range_are_those_that_the_film_names(matrix, reach, pix_fmt, tmp_path):
     colours = [(200, 30, 30), (30, 180, 60), (20, 40, 220), (255, 255, 255), (0, 0, 0), (90, 90, 9)]
     picture = np.repeat(np.repeat([colours], 16, 0), 16, 1).astype(np.uint8)
@@ -208,7 +220,7 @@ def hdr_film(path, codes, transfer, **about):
     columns = np.repeat(np.round(np.asarray(codes) * 65535).astype(np.uint16)[None], 16, axis=1)
     picture = np.repeat(columns, 32, axis=0)
     colours = {"colorspace": BT2020, "color_range": LIMITED, "color_primaries": 9}
-    about = {"codec": "ffv1", "pix_fmt": "yuv444p12le"} | about
+    about = {"codec": "ffv1", "pix_fmt": DEEP} | about
     return write_film(path, [picture] * 2, color_trc=transfer, **colours, **about)
 
 
