@@ -10,6 +10,7 @@ FFmpeg applies the matrix (BT.601, 709, 2020) and the range that a film names. A
 these keeps every bit that FFmpeg's own conversion gives.
 """
 
+import math
 import struct
 from fractions import Fraction
 
@@ -43,9 +44,9 @@ class Screen:
         Args:
             stream: the track.
             name: what messages call its file.
-            at_least: pixels that the shorter side keeps where pixels are averaged in squares
-                while they become RGB. That is done from squares of 3 x 3 on, below which it saves
-                no time; 0 for full size.
+            at_least: pixels that the shorter side keeps where squares of pixels are averaged while
+                they become RGB. The squares divide the frame, and are of 3 x 3 or larger, as
+                smaller ones save no time; 0 for full size.
         """
         self.at_least = at_least
         self._name = name
@@ -68,11 +69,11 @@ class Screen:
         """
         self._matrix = self._matrix or _display_matrix(frame)
         width, height = self.size(frame)
-        side = min(width, height) // self.at_least if self.at_least else 1
+        side = _averaged_side(width, height, self.at_least)
         if frame.interlaced_frame:
             frame = _first_field(frame)
-        if side >= 3:
-            width, height, scaler = -(-width // side), -(-height // side), "AREA"
+        if side > 1:
+            width, height, scaler = width // side, height // side, "AREA"
         else:
             scaler = None if (width, height) == (frame.width, frame.height) else "BICUBIC"
         is_hdr = self._transfer in (PQ, HLG)
@@ -107,6 +108,17 @@ class Screen:
                 f"{frame.colorspace} of H.273) cannot be turned into RGB. Convert it to H.264."
             ) from error
         return converted.to_ndarray()
+
+
+def _averaged_side(width: int, height: int, at_least: int) -> int:
+    """The side of the squares of pixels that become one; 1 for full size.
+
+    >>> _averaged_side(7680, 4320, 1008), _averaged_side(3840, 2160, 1008)
+    (4, 1)
+    """
+    most = min(width, height) // at_least if at_least else 1
+    common = math.gcd(width, height)
+    return next((side for side in range(most, 2, -1) if common % side == 0), 1)
 
 
 def _first_field(frame: VideoFrame) -> VideoFrame:
