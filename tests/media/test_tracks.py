@@ -1,31 +1,11 @@
 """Files of several video tracks: the film is taken, or the track asked for."""
 
-import av
 import pytest
-from av.stream import Disposition
+from PIL import Image
 
 from longva.errors import VideoError
 from longva.media.medium import open_media
-from tests.hard_videos import numbered, read_number
-
-
-def write_tracks(path, *tracks):
-    """Write tracks of (codec, width, height, frames, is default); frame k carries k."""
-    with av.open(str(path), "w") as container:
-        streams = []
-        for codec, width, height, _, is_default in tracks:
-            stream = container.add_stream(codec, rate=25)
-            stream.width, stream.height = width, height
-            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-            stream.disposition = Disposition.default if is_default else Disposition(0)
-            streams.append(stream)
-        for stream, (_, width, height, count, _) in zip(streams, tracks, strict=True):
-            for number in range(count):
-                frame = av.VideoFrame.from_ndarray(numbered(number, width, height))
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
-    return path
-
+from tests.hard_videos import read_number, write_tracks
 
 THUMBNAIL, FILM = ("libx264", 64, 48, 5, False), ("libx264", 96, 64, 30, True)
 
@@ -54,3 +34,7 @@ def test_a_track_is_taken_by_its_number(tmp_path):
     assert len(open_media(path, track=1, exact=True)) == 5
     with pytest.raises(VideoError, match=r"has 2 video tracks.* There are: 1 \(h264 64 x 48\), 2"):
         open_media(path, track=3)
+    Image.new("RGB", (9, 9)).save(tmp_path / "still.png")
+    for source in (tmp_path / "still.png", [tmp_path / "still.png"]):
+        with pytest.raises(VideoError, match="has no video tracks"):
+            open_media(source, track=1)

@@ -297,16 +297,19 @@ def open_media(
     """
     if not isinstance(source, str | Path | bytes):
         files = [locate(one) for one in source]
+        _refuse_track("a list of images", track)
         return _open_images(files, f"the list of {len(files)} images", "frames", max_pixels)
     file = locate(source)
     name = file_name(file)
     if isinstance(file, Path) and file.is_dir():
         images, others = images_in(file)
+        _refuse_track(name, track)
         return replace(_open_images(images, name, "frames", max_pixels), others=others)
     image = open_image(file, max_pixels)
     if image is not None:
         with image:
             moves, others = is_animation(image), other_pages(image)
+        _refuse_track(name, track)
         if moves:
             return _open_animation(file, min(max_pixels, MAX_ANIMATION_PIXELS))
         return replace(_open_images([file], name, "image", max_pixels), others=others)
@@ -331,6 +334,11 @@ def open_media(
         files=(file,),
         video=video,
     )
+
+
+def _refuse_track(name: str, track: int | None) -> None:
+    if track is not None:
+        raise VideoError(f"{name} has no video tracks, so none can be chosen. Leave out the track.")
 
 
 def _open_images(
