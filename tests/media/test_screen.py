@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from av.filter import Graph
 
+from longva.errors import VideoError
 from longva.media.hdr import HLG, PQ, pq_code
 from longva.media.medium import open_media
 from tests.hard_videos import numbered, numbers_of, set_display_matrix, write_video
@@ -37,7 +38,7 @@ def write_film(path, pictures, *, codec="ffv1", pix_fmt="yuv420p", filters="null
 def frame_of(picture, pix_fmt, about):
     """A frame of [H, W, 3 or 4] R'G'B', with the matrix and range that `about` names."""
     if matrix := about.get("colorspace"):
-        frame = av.VideoFrame.from_ndarray(in_yuv(picture, matrix, about["color_range"]), DEEP)
+        frame = av.VideoFrame.from_ndarray(in_yuv(picture, matrix, about.get("color_range")), DEEP)
     else:
         kind = "rgba" if picture.shape[2] == 4 else "rgb24"
         frame = av.VideoFrame.from_ndarray(picture, format=kind)
@@ -46,7 +47,8 @@ def frame_of(picture, pix_fmt, about):
 
 def in_yuv(picture, matrix, reach):
     """R'G'B' in Y'CbCr of 16 bits, [H, W, 3], as H.273 defines it."""
-    red, blue = {BT601: (0.299, 0.114), BT709: (0.2126, 0.0722), BT2020: (0.2627, 0.0593)}[matrix]
+    weights = {BT601: (0.299, 0.114), BT709: (0.2126, 0.0722), BT2020: (0.2627, 0.0593)}
+    red, blue = weights.get(matrix, (0, 0))
     colours = picture / np.iinfo(picture.dtype).max
     y = colours @ np.array([red, 1 - red - blue, blue])
     cb, cr = (colours[..., 2] - y) / (2 - 2 * blue), (colours[..., 0] - y) / (2 - 2 * red)
@@ -264,6 +266,17 @@ def test_hues_of_hdr_stay(tmp_path):
     assert np.abs(np.array(column_levels(path)) - 136 * np.eye(3)).max() <= 6
 
 
+@pytest.mark.skipif(int(av.__version__.split(".")[0]) < 17, reason="PyAV takes it for BT.601")
+def test_a_matrix_that_ffmpeg_does_not_know_is_refused(tmp_path):
+    """BT.2100's ICtCp, for one, which would come out green and violet."""
+    path = write_film(tmp_path / "film.mkv", [textured()], pix_fmt="yuv444p", colorspace=14)
+    message = (
+        r"film.mkv: the colours of its frames \(yuv444p, matrix 14 of H.273\) cannot be turned"
+    )
+    with pytest.raises(VideoError, match=message):
+        open_media(path)
+
+
 # Transparency
 
 
@@ -275,13 +288,23 @@ def test_hues_of_hdr_stay(tmp_path):
         ("mkv", "ffv1", "yuva420p"),
         ("mov", "png", "rgba"),
         ("avi", "utvideo", "gbrap"),
+        ("webm", "libvpx", "yuva420p"),
+        ("webm", "libvpx-vp9", "yuva420p"),
     ],
 )
 def test_clear_parts_of_a_film_are_white(suffix, codec, pix_fmt, tmp_path):
     picture = np.zeros((64, 96, 4), np.uint8)
     picture[:, 32:64] = (0, 0, 0, 128)
     picture[:, 64:] = (200, 40, 20, 255)
-    path = write_film(tmp_path / f"film.{suffix}", [picture] * 2, codec=codec, pix_fmt=pix_fmt)
+    fast = {"deadline": "realtime", "cpu-used": "8", "auto-alt-ref": "0", "b": "2M", "g": "10"}
+    path = write_film(
+        tmp_path / f"film.{suffix}",
+        [picture] * 30,
+        codec=codec,
+        pix_fmt=pix_fmt,
+        options=fast if "vpx" in codec else {},
+    )
+    assert len(open_media(path).frames_at([0, 29], size=32).pixels) == 2
     for shown_picture in shown(path):
         found = shown_picture[32, [16, 48, 80]].astype(int)
         expected = [(255, 255, 255), (127, 127, 127), (200, 40, 20)]

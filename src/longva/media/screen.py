@@ -84,7 +84,7 @@ class Screen:
             colour = tone_mapped(picture[..., :3], self._transfer)
             picture = np.dstack([colour, (picture[..., 3:] >> 8).astype(np.uint8)])
         if has_alpha and picture[..., 3].any():  # screen recorders leave theirs empty
-            picture = np.asarray(on_white(Image.fromarray(picture)))
+            picture = np.array(on_white(Image.fromarray(picture)))
         return _upright(picture[..., :3], self._matrix)
 
     def _converted(
@@ -123,14 +123,14 @@ def _averaged_side(width: int, height: int, at_least: int) -> int:
 
 def _first_field(frame: VideoFrame) -> VideoFrame:
     """Return every other line of an interlaced frame: those of the moment it is stamped with."""
-    graph, whole = Graph(), frame.format.name
+    graph = Graph()
     source = graph.add_buffer(
-        width=frame.width, height=frame.height, format=whole, time_base=Fraction(1, 1000)
+        width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
     )
     graph.link_nodes(source, graph.add("separatefields"), graph.add("buffersink")).configure()
-    graph.push(frame)
-    graph.push(None)  # the end, without which the filter waits for the next frame
-    return graph.pull()
+    graph.vpush(frame)
+    graph.vpush(None)  # the end, without which the filter waits for the next frame
+    return graph.vpull()
 
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:

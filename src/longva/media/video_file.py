@@ -20,17 +20,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
+from av.codec import CodecContext
 from av.container import InputContainer
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from longva.media.screen import Screen
 from longva.media.unreferenced import unreferenced_in
 from longva.media.video_track import on_one_clock, open_stream
+
+LIBVPX = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 SEEK_GAIN = 8
 """Frames that a seek has to skip before it is cheaper than decoding them."""
@@ -93,9 +98,28 @@ class VideoFile:
         return {stamp: number for number, stamp in enumerate(self.stamps)}
 
 
+def decoder_of(stream: VideoStream, *, single: bool) -> VideoCodecContext:
+    """The decoder of a track: FFmpeg's own, or libvpx, which alone reads VP8's and VP9's alpha.
+
+    Args:
+        stream: the track.
+        single: one thread, which reports an error with the packet that caused it; several decode
+            ahead.
+    """
+    decoder, libvpx = stream.codec_context, LIBVPX.get(stream.codec_context.name)
+    if stream.metadata.get("alpha_mode") == "1" and libvpx in av.codecs_available:
+        decoder = cast(VideoCodecContext, CodecContext.create(libvpx, "r"))
+    if single:
+        decoder.thread_count = 1
+    else:
+        decoder.thread_type = "AUTO"
+    return decoder
+
+
 def decode(
     container: InputContainer,
     stream: VideoStream,
+    decoder: VideoCodecContext,
     offset: int = 0,
     start: int | None = None,
     is_dispensable: Callable[[Packet], bool] = lambda packet: False,
@@ -105,6 +129,7 @@ def decode(
     Args:
         container: read from where it stands.
         stream: the track.
+        decoder: the track's.
         offset: see `on_one_clock`.
         start: stamp of the keyframe to begin with; packets before it are passed over.
         is_dispensable: which packets not to decode.
@@ -113,13 +138,12 @@ def decode(
         a packet and the frames that came with it, None if they cannot be decoded; an empty packet
         with those that were still due at the end of a part.
     """
-    context = stream.codec_context
     number = 0
     for packet, part in on_one_clock(_readable(container, stream), container, stream, offset):
         if part.number != number:
             number = part.number
-            yield _rest(stream)
-            context.flush_buffers()
+            yield _rest(decoder)
+            decoder.flush_buffers()
         if start is not None:
             if packet.pts != start or not packet.is_keyframe:
                 continue
@@ -127,11 +151,11 @@ def decode(
         if is_dispensable(packet):
             continue
         try:
-            frames = packet.decode()
+            frames = decoder.decode(packet)
         except av.FFmpegError:
             frames = None
         yield packet, frames
-    yield _rest(stream)
+    yield _rest(decoder)
 
 
 def _readable(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
@@ -147,22 +171,14 @@ def _readable(container: InputContainer, stream: VideoStream) -> Iterator[Packet
         yield packet
 
 
-def _rest(stream: VideoStream) -> tuple[Packet, list[VideoFrame] | None]:
+def _rest(decoder: VideoCodecContext) -> tuple[Packet, list[VideoFrame] | None]:
     """What the decoder still holds."""
     try:
-        return Packet(), stream.codec_context.decode(None)
+        return Packet(), decoder.decode(None)
     except av.EOFError:
         return Packet(), []
     except av.FFmpegError:
         return Packet(), None
-
-
-def set_threads(stream: VideoStream, *, single: bool) -> None:
-    """One thread reports an error with the packet that caused it; several decode ahead."""
-    if single:
-        stream.codec_context.thread_count = 1
-    else:
-        stream.thread_type = "AUTO"
 
 
 def video_pictures(
@@ -201,7 +217,7 @@ def _pictures(
     left_out: set[int | None] = set()
     with open_stream(video.file, video.name, video.track) as (container, stream):
         screen = Screen(stream, video.name, at_least)
-        set_threads(stream, single=bool(video.damage))
+        decoder = decoder_of(stream, single=bool(video.damage))
         is_unreferenced = unreferenced_in(stream.codec_context) if shortcuts else None
 
         def is_dispensable(packet: Packet) -> bool:
@@ -213,15 +229,16 @@ def _pictures(
         def frames_from(entrance: Entrance | None) -> Iterator[tuple[int, VideoFrame]]:
             start = video.stamps[entrance.number] if entrance else None
             offset = entrance.offset if entrance else 0
-            decoded = decode(container, stream, offset, start, is_dispensable)
+            decoded = decode(container, stream, decoder, offset, start, is_dispensable)
             return _checked(video, entrance, decoded, left_out)
 
         frames = frames_from(None)
         for number in numbers:
             entrance = _entrance_before(video, number)
             if shortcuts and entrance.number - position > SEEK_GAIN:
-                _check_pending(video, stream)
+                _check_pending(video, decoder)
                 _seek(video, container, stream, entrance)
+                decoder.flush_buffers()
                 frames = frames_from(entrance)
             for position, frame in frames:
                 if position > number:
@@ -231,7 +248,7 @@ def _pictures(
                     break
             else:
                 raise IndexMismatch(f"frame {number} did not come")
-        _check_pending(video, stream)
+        _check_pending(video, decoder)
 
 
 def _entrance_before(video: VideoFile, number: int) -> Entrance:
@@ -288,14 +305,14 @@ def _checked(
             expected += 1
 
 
-def _check_pending(video: VideoFile, stream: VideoStream) -> None:
+def _check_pending(video: VideoFile, decoder: VideoCodecContext) -> None:
     """Before leaving a place, look at the frames decoded but not yet given out.
 
     A picture may be shown before a damaged one that it was predicted from.
     """
     if video.scanned:
         return
-    _, pending = _rest(stream)
+    _, pending = _rest(decoder)
     if pending is None:
         raise IndexMismatch("the data cannot be decoded")
     if any(frame.is_corrupt for frame in pending):

@@ -34,7 +34,7 @@ from longva.media.video_file import (
     IndexMismatch,
     VideoFile,
     decode,
-    set_threads,
+    decoder_of,
     video_pictures,
 )
 from longva.media.video_track import Part, is_whole_file, on_one_clock, open_stream
@@ -284,8 +284,7 @@ def _scan(
     found: list[tuple[int, bool, int]] = []  # stamp, keyframe, duration of each frame, as shown
     bad: set[int] = set()
     with open_stream(file, name, track) as (container, stream):
-        set_threads(stream, single=True)
-        for packet, frames in decode(container, stream):
+        for packet, frames in decode(container, stream, decoder_of(stream, single=True)):
             if packet.size:
                 order.append((_stamp(packet), packet.is_keyframe))
                 if frames is None or packet.is_corrupt:
