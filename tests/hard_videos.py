@@ -18,6 +18,7 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from av.stream import Disposition
 
 from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling
@@ -89,6 +90,24 @@ def write_video(
             frame.time_base = tick
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    return path
+
+
+def write_tracks(path, *tracks):
+    """Write tracks of (codec, width, height, frames, is default); frame k carries k."""
+    with av.open(str(path), "w") as container:
+        streams = []
+        for codec, width, height, _, is_default in tracks:
+            stream = container.add_stream(codec, rate=25)
+            stream.width, stream.height = width, height
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            stream.disposition = Disposition.default if is_default else Disposition(0)
+            streams.append(stream)
+        for stream, (_, width, height, count, _) in zip(streams, tracks, strict=True):
+            for number in range(count):
+                frame = av.VideoFrame.from_ndarray(numbered(number, width, height))
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
     return path
 
 

@@ -27,7 +27,7 @@ from longva.cli.options import grouped
 from longva.errors import LongVAError
 from longva.model.random_model import random_longva
 from longva.watching.session import Answer, Evidence
-from tests.hard_videos import truncate, write_video
+from tests.hard_videos import truncate, write_tracks, write_video
 
 
 def in_process(*arguments):
@@ -81,6 +81,17 @@ def test_ask_names_what_a_folder_of_frames_holds_besides(tmp_path):
     assert f"Note: {left_out}." in result.stderr.splitlines()
     result = in_process("ask", tmp_path, "What?", "--max-new-tokens", 1, "--json")
     assert json.loads(result.stdout)[0]["notes"] == [left_out]
+
+
+def test_ask_watches_the_track_asked_for(tmp_path):
+    tracks = ("libx264", 64, 48, 5, False), ("libx264", 96, 64, 30, True)
+    path = write_tracks(tmp_path / "film.mp4", *tracks)
+    options = ["--max-frames", 9, "--fps", 25, "--max-new-tokens", 1, "--json"]
+    for track, frames in ((1, 5), (2, 9)):
+        result = in_process("ask", path, "What?", *options, "--track", track)
+        assert json.loads(result.stdout)[0]["frames"] == frames
+    with pytest.raises(LongVAError, match="track 3 was asked for"):
+        in_process("ask", path, "What?", *options, "--track", 3)
 
 
 def test_chat_answers_until_exit(video):

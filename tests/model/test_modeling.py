@@ -203,6 +203,14 @@ def test_16_bit_grey_pictures_keep_their_levels():
     assert processor(grey)["pixel_values"].unique().tolist() == pytest.approx([100 / 255])
 
 
+def test_clear_parts_of_a_picture_are_white_however_it_is_given(tmp_path):
+    picture = Image.new("RGBA", (56, 56), (0, 0, 0, 0))
+    picture.save(tmp_path / "sign.png")
+    processor = LongVAImageProcessor(56, image_mean=[0.0] * 3, image_std=[1.0] * 3, grids=[(1, 1)])
+    for given in (picture, processor.fetch_images(str(tmp_path / "sign.png"))):
+        assert processor(given)["pixel_values"].unique().tolist() == [1.0]
+
+
 def test_metadata_name_the_frames_taken_from_arrays(longva):
     frames = [Image.new(mode, (80, 60)) for mode in ("RGB", "L", "RGBA", "P", "RGB")]
     process = partial(longva[1].video_processor, num_frames=3, return_metadata=True)

@@ -18,6 +18,7 @@ from longva.cli.options import (
     Keyframes,
     LoadingOptions,
     MaxFrames,
+    Track,
     grouped,
 )
 from longva.errors import ContextLengthError, LongVAError, NonFiniteError
@@ -26,8 +27,14 @@ from longva.finite import to_json
 COMMANDS = "/forget clears the conversation, /exit or Ctrl-D ends it."
 
 
-def open_all(media: list[str], allow_truncated: bool) -> list:
-    """Open the media: what cannot be read is found before the model loads."""
+def open_all(media: list[str], allow_truncated: bool, track: int | None) -> list:
+    """Open the media: what cannot be read is found before the model loads.
+
+    Args:
+        media: paths and addresses.
+        allow_truncated: use what can be decoded of a broken film.
+        track: which video track of the first medium.
+    """
     from longva.media.source import locate
 
     for medium in media:
@@ -37,7 +44,11 @@ def open_all(media: list[str], allow_truncated: bool) -> list:
         open_media,  # loads torch, which a misspelt name need not wait for
     )
 
-    return [open_media(medium, allow_truncated=allow_truncated) for medium in media]
+    tracks = [track] + [None] * (len(media) - 1)
+    return [
+        open_media(medium, allow_truncated=allow_truncated, track=track)
+        for medium, track in zip(media, tracks, strict=True)
+    ]
 
 
 def watch(
@@ -94,6 +105,7 @@ def ask(
     max_frames: MaxFrames = None,
     keyframes: Keyframes = False,
     allow_truncated: AllowTruncated = False,
+    track: Track = None,
     evidence: Annotated[int, typer.Option(min=0, help="Evidence frames to report.")] = 5,
     as_json: Json = False,
 ) -> None:
@@ -106,7 +118,7 @@ def ask(
     from longva.media.sampling import FrameSampling
 
     sampling = FrameSampling(num_frames=frames, fps=fps, max_frames=max_frames, keyframes=keyframes)
-    opened = open_all([media, *(also or [])], allow_truncated)
+    opened = open_all([media, *(also or [])], allow_truncated, track)
     options = {**answering.arguments(), "evidence": evidence}
     session = watch(opened, loading, made, sampling, quiet=as_json, questions=questions)
     if as_json:
@@ -141,6 +153,7 @@ def chat(
     fps: Fps = None,
     max_frames: MaxFrames = None,
     allow_truncated: AllowTruncated = False,
+    track: Track = None,
 ) -> None:
     """Talk about a video, which is watched once.
 
@@ -155,7 +168,7 @@ def chat(
     from longva.media.sampling import FrameSampling
 
     sampling = FrameSampling(num_frames=frames, fps=fps, max_frames=max_frames)
-    opened = open_all([media], allow_truncated)
+    opened = open_all([media], allow_truncated, track)
     options = answering.arguments()
     session = watch(opened, loading, made, sampling)
     out.print(f"Watched {session.frames} frames. Ask away. {COMMANDS}")

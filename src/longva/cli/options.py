@@ -61,6 +61,7 @@ Fit = Annotated[Literal["crop", "pad"], typer.Option(help="Centre crop, or pad t
 AllowTruncated = Annotated[
     bool, typer.Option("--allow-truncated", help="Use what can be decoded of a broken file.")
 ]
+Track = Annotated[int | None, typer.Option(help="Which video track, from 1; else the film.")]
 PoolStride = Annotated[int | None, typer.Option(help="Patches a side pooled into one token.")]
 Weights = Annotated[Precision, typer.Option(help="Quantise the language model's weights.")]
 Kv = Annotated[Precision, typer.Option(help="Quantise the KV cache.")]

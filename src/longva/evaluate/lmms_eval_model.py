@@ -33,6 +33,7 @@ from longva.errors import LongVAError, NonFiniteError
 from longva.evaluate.answers import AnswerLog, Job, partition
 from longva.evaluate.conversations import Messages, Reader, fingerprint, identity, media_of
 from longva.finite import to_json
+from longva.media.colours import to_rgb
 from longva.media.sampling import FrameSampling
 from longva.watching.assistant import LongVA
 from longva.watching.features import FrameSettings
@@ -287,7 +288,7 @@ def _part(part: dict[str, Any]) -> dict[str, Any]:
     visual = part["url"]
     if isinstance(visual, Image.Image):
         content = io.BytesIO()
-        visual.convert("RGB").save(content, "PPM")
+        to_rgb(visual).save(content, "PPM")
         visual = content.getvalue()
     elif not isinstance(visual, str):
         raise LongVAError(f"a task shows a {type(visual).__name__}: a path or a picture is needed.")

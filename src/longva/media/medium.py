@@ -54,6 +54,10 @@ MAX_ANIMATION_PIXELS = 32_000_000
 """Less for animations: Pillow composes each of their frames in several full-size buffers."""
 
 
+SPARE_PIXELS = 3
+"""Pixels a side, for each of the result, that a scaled-down picture keeps for its last resize."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Media:
     """What was opened: its frames, numbered and timed, decoded when they are asked for."""
@@ -216,15 +220,20 @@ class Media:
             except IndexMismatch as mismatch:
                 media = _indexed_by_decoding(media, mismatch)
 
-    def pictures(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-        """Yield full-size [height, width, 3] uint8 pictures of strictly increasing frame numbers.
+    def pictures(self, numbers: Sequence[int], *, at_least: int = 0) -> Iterator[np.ndarray]:
+        """Yield [height, width, 3] uint8 pictures of strictly increasing frame numbers.
+
+        Args:
+            numbers: of frames.
+            at_least: pixels that the shorter side keeps where frames of a video, if they are far
+                larger, are scaled down while they become RGB; 0 for full size.
 
         Raises:
             VideoError: a picture is broken.
             IndexMismatch: a frame of a video cannot be had as its index promised.
         """
         if self.video:
-            yield from video_pictures(self.video, numbers)
+            yield from video_pictures(self.video, numbers, at_least=at_least)
         elif self.kind == "animation":
             yield from animation_pictures(self.files[0], self.max_pixels, numbers)
         else:
@@ -264,6 +273,7 @@ def open_media(
     *,
     allow_truncated: bool = False,
     exact: bool = False,
+    track: int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Media:
     """Find out what a source is and when its frames are shown.
@@ -275,6 +285,8 @@ def open_media(
         allow_truncated: use the frames of a broken video that can be decoded, instead of refusing
             it. This decodes the whole video once to find them.
         exact: decode a whole video once to index it, instead of trusting its container.
+        track: which video track, the first being 1; without it the film: no cover, the one marked
+            as default, the largest.
         max_pixels: refuse larger frames, which could fill the memory; of animations those larger
             than `MAX_ANIMATION_PIXELS` in any case.
 
@@ -285,21 +297,29 @@ def open_media(
     """
     if not isinstance(source, str | Path | bytes):
         files = [locate(one) for one in source]
+        _refuse_track("a list of images", track)
         return _open_images(files, f"the list of {len(files)} images", "frames", max_pixels)
     file = locate(source)
     name = file_name(file)
     if isinstance(file, Path) and file.is_dir():
         images, others = images_in(file)
+        _refuse_track(name, track)
         return replace(_open_images(images, name, "frames", max_pixels), others=others)
     image = open_image(file, max_pixels)
     if image is not None:
         with image:
             moves, others = is_animation(image), other_pages(image)
+        _refuse_track(name, track)
         if moves:
             return _open_animation(file, min(max_pixels, MAX_ANIMATION_PIXELS))
         return replace(_open_images([file], name, "image", max_pixels), others=others)
     video = open_video(
-        file, name, exact=exact, allow_truncated=allow_truncated, max_pixels=max_pixels
+        file,
+        name,
+        track=track,
+        exact=exact,
+        allow_truncated=allow_truncated,
+        max_pixels=max_pixels,
     )
     return Media(
         name=name,
@@ -314,6 +334,11 @@ def open_media(
         files=(file,),
         video=video,
     )
+
+
+def _refuse_track(name: str, track: int | None) -> None:
+    if track is not None:
+        raise VideoError(f"{name} has no video tracks, so none can be chosen. Leave out the track.")
 
 
 def _open_images(
@@ -367,7 +392,8 @@ def _batches(
 ) -> Iterator[Tensor]:
     numbers, repeats = np.unique(wanted, return_counts=True)
     held: list[Tensor] = []
-    pictures = media.pictures(numbers.tolist())
+    at_least = SPARE_PIXELS * size if resize == "torch" else 0
+    pictures = media.pictures(numbers.tolist(), at_least=at_least)
     for picture, times in zip(pictures, repeats.tolist(), strict=True):
         height, width = picture.shape[:2]
         if working_pixels(height, width, size, fit) > media.max_pixels:
@@ -387,7 +413,8 @@ def _indexed_by_decoding(media: Media, mismatch: IndexMismatch) -> Media:
     """Index a medium again by decoding it, provided that its frames keep their numbers."""
     if media.video is None or media.video.scanned:
         raise VideoError(f"{media.name} cannot be decoded reliably: {mismatch}.") from mismatch
-    exact = open_media(media.files[0], exact=True, max_pixels=media.max_pixels)
+    track = media.video.track
+    exact = open_media(media.files[0], exact=True, track=track, max_pixels=media.max_pixels)
     if not np.array_equal(exact.pts_seconds, media.pts_seconds):
         raise MisnumberedError(
             f"{media.name}: its container lists {len(media)} frames, but decoding gives "

@@ -5,12 +5,13 @@ Pictures are [height, width, 3] uint8, upright. A file is a path, or the bytes t
 
 import base64
 import binascii
+import importlib
 import io
 import re
 import struct
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -19,10 +20,11 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from longva.errors import VideoError, first_few
+from longva.media.colours import to_rgb
 
 Source = str | Path | bytes
 
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
 ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
 DEMUXERS = {"GIF": "gif", "PNG": "apng", "AVIF": "mov"}
 """FFmpeg's names of animated formats. It reads no animations in WebP."""
@@ -31,6 +33,9 @@ IMAGE_SUFFIXES = {
     *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2"),
     *(".avif", ".heic", ".heif"),
 }
+FILM_SUFFIXES = {".mjpeg", ".mjpg"}
+"""Films that are JPEG pictures one after another, which look like the first of them."""
+
 STILL_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif")
 """First words of MP4 files that hold one picture, which is often stored as a mosaic of tiles."""
 
@@ -106,20 +111,20 @@ def open_image(file: Path | bytes, max_pixels: int) -> Image.Image | None:
     """Open a picture without loading its pixels; None if the file is something else.
 
     Raises:
-        VideoError: the file cannot be opened, its picture has more than `max_pixels`, or is a HEIC.
+        VideoError: the file cannot be opened, or its picture has more than `max_pixels` or is of a
+            kind that Pillow cannot read.
     """
+    if isinstance(file, Path) and file.suffix.lower() in FILM_SUFFIXES:
+        return None
     Image.init()  # without it only the commonest formats are known
+    with suppress(ImportError):  # Pillow itself reads no HEIC
+        importlib.import_module("pillow_heif").register_heif_opener()
     source = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
         image = Image.open(source, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN])
     except UnidentifiedImageError as error:
-        with open_file(file) as opened:
-            head = opened.read(12)
-        if head[4:8] == b"ftyp" and head[8:] in STILL_BRANDS:  # FFmpeg would show its first tile
-            raise VideoError(
-                f"{file_name(file)} is a HEIC or AVIF picture that longva cannot read. Convert it "
-                "to JPEG or PNG."
-            ) from error
+        if problem := _why_unreadable(file):
+            raise VideoError(f"{file_name(file)} is {problem}") from error
         return None
     except Image.DecompressionBombError as error:
         raise VideoError(f"{file_name(file)}: {error} Scale it down first.") from error
@@ -131,6 +136,20 @@ def open_image(file: Path | bytes, max_pixels: int) -> Image.Image | None:
             f"max_pixels={max_pixels}. Scale it down first."
         )
     return image
+
+
+def _why_unreadable(file: Path | bytes) -> str:
+    """What a picture is that Pillow does not know; nothing if the file is no picture."""
+    with open_file(file) as opened:
+        head = opened.read(12)
+    if head[4:8] == b"ftyp" and head[8:] in STILL_BRANDS:  # FFmpeg would show its first tile
+        return (
+            "a HEIC or AVIF picture that longva cannot read. Convert it to JPEG or PNG, or try "
+            "`pip install pillow-heif`."
+        )
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "a TIFF of a kind that Pillow cannot read. Convert it to PNG."
+    return ""
 
 
 def is_animation(image: Image.Image) -> bool:
@@ -189,15 +208,8 @@ def load_image(file: Path | bytes, max_pixels: int) -> np.ndarray:
         VideoError: not an image, too large or broken.
     """
     with decoding(file_name(file)), require_image(file, max_pixels) as image:
-        return np.array(to_rgb(ImageOps.exif_transpose(image)))
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn a picture into 8-bit RGB; of 16-bit grey, which Pillow would clip, the upper half."""
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64) // 256
-        image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
-    return image.convert("RGB")
+        ImageOps.exif_transpose(image, in_place=True)  # a copy would not know its format
+        return np.array(to_rgb(image))
 
 
 def animation_pictures(
@@ -211,7 +223,7 @@ def animation_pictures(
     with decoding(file_name(file)), require_image(file, max_pixels) as image:
         for number in numbers:
             image.seek(number)
-            yield np.array(image.convert("RGB"))
+            yield np.array(to_rgb(image))
 
 
 def animation_durations(file: Path | bytes, image: Image.Image) -> list[float]:

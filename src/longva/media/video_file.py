@@ -5,51 +5,37 @@
                                        K               K               K
     wanted 1, 7:  decode 0, give 1; seek to 4; decode 4, 5, 6, give 7
 
-From the place a seek lands, every frame the decoder gives must carry the next stamp of the index.
-The first that does not (a container that lies, a seek that lands elsewhere, damaged data) raises
+From the place a seek lands, every frame the decoder gives must carry the next stamp of the index;
+frames that nobody wants and no other frame needs are not decoded. Any container may be asked to
+seek: one that cannot, or that lands elsewhere, is found out and read from its beginning. If even
+there another frame comes than the index promises (a container that lies, damaged data), that is an
 `IndexMismatch`, and the file is indexed again by decoding all of it. No frame is ever returned in
 place of another.
 
 N: frames in the file. A stamp is a presentation time in the container's own ticks.
 """
 
-import io
-import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import av
 import numpy as np
+from av.codec import CodecContext
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from longva.errors import VideoError
-from longva.media.source import open_file
+from longva.media.screen import Screen
+from longva.media.unreferenced import unreferenced_in
+from longva.media.video_track import on_one_clock, open_stream
 
-CONTAINERS = (
-    "mov,matroska,avi,flv,asf,mpegts,mpeg,ogg,ivf,h264,hevc,m4v,mpegvideo,mxf,nut,dv,wtv,rm,"
-    "wav,mp3,flac,aac"
-)
-"""What may be opened. Playlists (HLS, concat) are absent: they make FFmpeg open other files and
-addresses. So is plain text, which FFmpeg would draw as a picture. Audio is here to be named."""
-
-WHOLE_FILES = {"mov", "matroska", "avi", "flv", "asf"}
-"""Containers that begin at their beginning and say how long they are. The others are streams, which
-may have been joined midway: there, nothing before the first keyframe can be decoded."""
-
-TAGS: dict[str, Any] = (
-    {"metadata_errors": "replace"} if hasattr(InputContainer, "metadata_errors") else {}
-)
-"""Tags that are not UTF-8, as old cameras write, keep no film from being opened. PyAV takes them as
-they are from version 19 on; before, it has to be told."""
+LIBVPX = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 SEEK_GAIN = 8
 """Frames that a seek has to skip before it is cheaper than decoding them."""
@@ -60,16 +46,31 @@ class IndexMismatch(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Entrance:
+    """A keyframe, and how to reach it."""
+
+    number: int
+    place: int | None = None
+    """Byte where its packet begins; None to seek by its stamp."""
+
+    offset: int = 0
+    """Ticks between the file's stamps and the index's, see `on_one_clock`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class VideoFile:
     """A video file's frames: when each is shown and how to reach it."""
 
     file: Path | bytes
     name: str
+    track: int | None = None
+    """Which video track, the first being 1; None for the film."""
+
     seconds: np.ndarray
     """[N] float64, presentation times relative to the first frame."""
 
-    keyframes: np.ndarray
-    """[K] int64 frame numbers."""
+    entrances: list[Entrance]
+    """[K], by number."""
 
     duration: float
     """Seconds until the last frame leaves the screen."""
@@ -77,7 +78,6 @@ class VideoFile:
     stamps: list[int]
     """[N] what identifies each frame; empty if the container stores no stamps or repeats them."""
 
-    seekable: bool = False
     scanned: bool = False
     """Whether the frames were found by decoding, so that an unknown one was left out on purpose."""
 
@@ -88,175 +88,232 @@ class VideoFile:
     width: int = 0
 
     @cached_property
+    def keyframes(self) -> np.ndarray:
+        """[K] int64 frame numbers."""
+        return np.array([entrance.number for entrance in self.entrances], np.int64)
+
+    @cached_property
     def number_of(self) -> dict[int | None, int]:
         """The frame of each stamp."""
         return {stamp: number for number, stamp in enumerate(self.stamps)}
 
 
-@contextmanager
-def open_stream(file: Path | bytes, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file and its first video track that is not a cover picture."""
-    source = io.BytesIO(file) if isinstance(file, bytes) else f"file:{file}"
-    options = {"format_whitelist": CONTAINERS}
-    try:
-        container = av.open(source, "r", container_options=options, **TAGS)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(_why_unreadable(file, name, error)) from error
-    with container:
-        videos = container.streams.video
-        videos = [s for s in videos if not s.disposition & Disposition.attached_pic]
-        if not videos:
-            others = sorted({s.type for s in container.streams} - {"video"})
-            found = f", only {' and '.join(others)}" if others else ""
-            raise VideoError(f"{name} has no video track{found}. Give a video, image or folder.")
-        if videos[0].codec_context is None:
-            raise VideoError(f"{name}: its video codec is not supported. Convert it to H.264.")
-        yield container, videos[0]
+def decoder_of(stream: VideoStream, *, single: bool) -> VideoCodecContext:
+    """The decoder of a track: FFmpeg's own, or libvpx, which alone reads VP8's and VP9's alpha.
 
-
-def _why_unreadable(file: Path | bytes, name: str, error: Exception) -> str:
-    if isinstance(error, OSError):
-        return f"{name} cannot be opened: {error.strerror}."
-    with open_file(file) as opened:
-        head = opened.read(8)
-    if head[4:] == b"ftyp":
-        return (
-            f"{name} is an MP4 file without its index (the moov box): it was cut off while being "
-            "recorded or copied, and nothing in it can be decoded. Copy or record it again."
-        )
-    return f"{name} is not a video or image that longva can read. Give a video, image or folder."
-
-
-def is_whole_file(container: InputContainer) -> bool:
-    """Whether the container tells that its beginning or end is missing."""
-    return container.format.name.split(",")[0] in WHOLE_FILES
+    Args:
+        stream: the track.
+        single: one thread, which reports an error with the packet that caused it; several decode
+            ahead.
+    """
+    decoder, libvpx = stream.codec_context, LIBVPX.get(stream.codec_context.name)
+    if stream.metadata.get("alpha_mode") == "1" and libvpx in av.codecs_available:
+        decoder = cast(VideoCodecContext, CodecContext.create(libvpx, "r"))
+    if single:
+        decoder.thread_count = 1
+    else:
+        decoder.thread_type = "AUTO"
+    return decoder
 
 
 def decode(
-    container: InputContainer, stream: VideoStream
+    container: InputContainer,
+    stream: VideoStream,
+    decoder: VideoCodecContext,
+    offset: int = 0,
+    start: int | None = None,
+    is_dispensable: Callable[[Packet], bool] = lambda packet: False,
 ) -> Iterator[tuple[Packet, list[VideoFrame] | None]]:
-    """Decode packet by packet, a stream from a keyframe on; None for what cannot be decoded."""
-    started = is_whole_file(container)
+    """Decode packet by packet, with the stamps of `on_one_clock`.
+
+    Args:
+        container: read from where it stands.
+        stream: the track.
+        decoder: the track's.
+        offset: see `on_one_clock`.
+        start: stamp of the keyframe to begin with; packets before it are passed over.
+        is_dispensable: which packets not to decode.
+
+    Yields:
+        a packet and the frames that came with it, None if they cannot be decoded; an empty packet
+        with those that were still due at the end of a part.
+    """
+    number = 0
+    for packet, part in on_one_clock(_readable(container, stream), container, stream, offset):
+        if part.number != number:
+            number = part.number
+            yield _rest(decoder)
+            decoder.flush_buffers()
+        if start is not None:
+            if packet.pts != start or not packet.is_keyframe:
+                continue
+            start = None
+        if is_dispensable(packet):
+            continue
+        try:
+            frames = decoder.decode(packet)
+        except av.FFmpegError:
+            frames = None
+        yield packet, frames
+    yield _rest(decoder)
+
+
+def _readable(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
+    """The packets up to where the file cannot be read; that frames do not come is noticed."""
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
         except (av.FFmpegError, IndexError):  # IndexError: a track that begins midway
-            packet = None  # unreadable from here on; the frames that do not come are noticed
+            return
         if packet is None:
             return
-        started = started or packet.is_keyframe
-        if started:
-            try:
-                frames = packet.decode()
-            except av.FFmpegError:
-                frames = None
-            yield packet, frames
+        yield packet
 
 
-def set_threads(stream: VideoStream, *, single: bool) -> None:
-    """One thread reports an error with the packet that caused it; several decode ahead."""
-    if single:
-        stream.codec_context.thread_count = 1
-    else:
-        stream.thread_type = "AUTO"
+def _rest(decoder: VideoCodecContext) -> tuple[Packet, list[VideoFrame] | None]:
+    """What the decoder still holds."""
+    try:
+        return Packet(), decoder.decode(None)
+    except av.EOFError:
+        return Packet(), []
+    except av.FFmpegError:
+        return Packet(), None
 
 
-def video_pictures(video: VideoFile, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+def video_pictures(
+    video: VideoFile, numbers: Sequence[int], *, at_least: int = 0
+) -> Iterator[np.ndarray]:
     """Yield the upright [height, width, 3] uint8 pictures of strictly increasing frame numbers.
+
+    Args:
+        video: the file.
+        numbers: of frames.
+        at_least: pixels that the shorter side keeps if pictures are scaled down, see `Screen`; 0
+            for full size.
 
     Raises:
         IndexMismatch: a frame cannot be had as the index promised.
     """
-    to_rgb = VideoReformatter()  # one for all frames: it keeps its conversion tables
-    matrix = None  # one for all frames: to read it keeps a frame alive until garbage is collected
-    with open_stream(video.file, video.name) as (container, stream):
-        set_threads(stream, single=bool(video.damage))
-        frames, position = _checked(video, container, stream, start=0), -1
-        for wanted in numbers:
-            key = _keyframe_before(video, wanted)
-            if video.seekable and key - position > SEEK_GAIN:
-                _check_pending(video, stream)
-                _seek(container, stream, video.stamps[key])
-                frames = _checked(video, container, stream, start=key)
+    given = 0
+    if video.stamps and not video.scanned:
+        try:
+            for picture in _pictures(video, numbers, at_least, shortcuts=True):
+                yield picture
+                given += 1
+            return
+        except IndexMismatch:
+            pass  # the container cannot seek, its decoder needs every packet, or there is damage
+    begin = max(0, given - 1)  # the last picture once more: it may have been found bad afterwards
+    pictures = _pictures(video, numbers[begin:], at_least, shortcuts=False)
+    yield from islice(pictures, given - begin, None)
+
+
+def _pictures(
+    video: VideoFile, numbers: Sequence[int], at_least: int, *, shortcuts: bool
+) -> Iterator[np.ndarray]:
+    position = -1
+    wanted = {video.stamps[number] for number in numbers} if shortcuts else set()
+    left_out: set[int | None] = set()
+    with open_stream(video.file, video.name, video.track) as (container, stream):
+        screen = Screen(stream, video.name, at_least)
+        decoder = decoder_of(stream, single=bool(video.damage))
+        is_unreferenced = unreferenced_in(stream.codec_context) if shortcuts else None
+
+        def is_dispensable(packet: Packet) -> bool:
+            if not is_unreferenced or packet.pts in wanted or not is_unreferenced(packet):
+                return False
+            left_out.add(packet.pts)
+            return True
+
+        def frames_from(entrance: Entrance | None) -> Iterator[tuple[int, VideoFrame]]:
+            start = video.stamps[entrance.number] if entrance else None
+            offset = entrance.offset if entrance else 0
+            decoded = decode(container, stream, decoder, offset, start, is_dispensable)
+            return _checked(video, entrance, decoded, left_out)
+
+        frames = frames_from(None)
+        for number in numbers:
+            entrance = _entrance_before(video, number)
+            if shortcuts and entrance.number - position > SEEK_GAIN:
+                _check_pending(video, decoder)
+                _seek(video, container, stream, entrance)
+                decoder.flush_buffers()
+                frames = frames_from(entrance)
             for position, frame in frames:
-                if position == wanted:
-                    matrix = matrix or _display_matrix(frame)
-                    picture = to_rgb.reformat(frame, format="rgb24").to_ndarray()
-                    yield _upright(picture, matrix)
+                if position > number:
+                    raise IndexMismatch(f"frame {position} came in place of frame {number}")
+                if position == number:
+                    yield screen.shown_picture(frame)
                     break
             else:
-                raise IndexMismatch(f"frame {wanted} did not come")
-        _check_pending(video, stream)
+                raise IndexMismatch(f"frame {number} did not come")
+        _check_pending(video, decoder)
 
 
-def _keyframe_before(video: VideoFile, number: int) -> int:
-    """The last keyframe at or before a frame; 0 if an edit list hides it."""
+def _entrance_before(video: VideoFile, number: int) -> Entrance:
+    """The last keyframe at or before a frame; frame 0 if an edit list hides it."""
     place = int(np.searchsorted(video.keyframes, number, side="right"))
-    return int(video.keyframes[place - 1]) if place else 0
+    return video.entrances[place - 1] if place else Entrance(number=0)
 
 
-def _seek(container: InputContainer, stream: VideoStream, stamp: int) -> None:
+def _seek(
+    video: VideoFile, container: InputContainer, stream: VideoStream, entrance: Entrance
+) -> None:
     try:
-        container.seek(stamp, stream=stream)
+        if entrance.place is None:
+            container.seek(video.stamps[entrance.number] - entrance.offset, stream=stream)
+        else:
+            container.seek(entrance.place, unsupported_byte_offset=True)
     except av.FFmpegError as error:
         raise IndexMismatch(f"the container cannot seek ({error})") from error
 
 
 def _checked(
-    video: VideoFile, container: InputContainer, stream: VideoStream, *, start: int
+    video: VideoFile,
+    entrance: Entrance | None,
+    decoded: Iterator[tuple[Packet, list[VideoFrame] | None]],
+    left_out: set[int | None],
 ) -> Iterator[tuple[int, VideoFrame]]:
-    """Yield (number, frame) from frame `start` on: a keyframe just sought, or 0."""
-    expected = start
-    for _, frames in decode(container, stream):
+    """Yield (number, frame), from a keyframe just sought or from frame 0 on.
+
+    Args:
+        video: the index.
+        entrance: the keyframe sought; None at the beginning of the file.
+        decoded: what comes from there.
+        left_out: stamps of the frames that were not decoded on purpose; it grows meanwhile.
+    """
+    first = expected = entrance.number if entrance else 0
+    for _, frames in decoded:
         if frames is None and not video.damage:
             raise IndexMismatch(f"the data near frame {expected} cannot be decoded")
         for frame in frames or ():
             number = video.number_of.get(frame.pts) if video.stamps else expected
             if number is None and video.scanned:
                 continue
-            if number is not None and number < start:
-                continue  # the seek landed early, or at pictures that need the group before
+            if number is not None and number < first:
+                continue  # pictures that need the group before
+            while left_out and expected != number and expected < len(video.stamps):
+                if video.stamps[expected] not in left_out:
+                    break
+                expected += 1
             if number != expected or frame.is_corrupt:
                 raise IndexMismatch(f"frame {number} came in place of frame {expected}")
+            if entrance and number == first and not frame.key_frame:
+                raise IndexMismatch(f"frame {number} is not the keyframe that it was said to be")
             yield expected, frame
             expected += 1
 
 
-def _check_pending(video: VideoFile, stream: VideoStream) -> None:
+def _check_pending(video: VideoFile, decoder: VideoCodecContext) -> None:
     """Before leaving a place, look at the frames decoded but not yet given out.
 
     A picture may be shown before a damaged one that it was predicted from.
     """
     if video.scanned:
         return
-    try:
-        pending = stream.decode(None)
-    except av.EOFError:
-        return
-    except av.FFmpegError as error:
-        raise IndexMismatch("the data cannot be decoded") from error
+    _, pending = _rest(decoder)
+    if pending is None:
+        raise IndexMismatch("the data cannot be decoded")
     if any(frame.is_corrupt for frame in pending):
         raise IndexMismatch("the data are damaged")
-
-
-def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
-    """(a, b, c, d): the stored pixel (x, y) is shown at (a x + c y, b x + d y)."""
-    data = frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
-        return 1, 0, 0, 1
-    a, b, _, c, d = struct.unpack("=9i", bytes(data))[:5]
-    return a, b, c, d
-
-
-def _upright(picture: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
-    """Turn and mirror a picture by whole quarter turns; a view, not a copy.
-
-    >>> _upright(np.array([[1, 2], [3, 4]])[..., None], (0, 1, -1, 0))[..., 0]  # clockwise
-    array([[3, 1],
-           [4, 2]])
-    """
-    a, b, c, d = matrix
-    if abs(b) > abs(a):  # a quarter turn: rows become columns
-        picture, a, d = picture.transpose(1, 0, 2), c, b
-    return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

@@ -14,7 +14,8 @@ predicted from it.
 N: frames in the file.
 """
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -26,35 +27,42 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from longva.errors import VideoError
+from longva.media.sample_tables import SampleTables, has_sample_tables
+from longva.media.screen import Screen
 from longva.media.video_file import (
+    Entrance,
     IndexMismatch,
     VideoFile,
     decode,
-    is_whole_file,
-    open_stream,
-    set_threads,
+    decoder_of,
     video_pictures,
 )
+from longva.media.video_track import Part, is_whole_file, on_one_clock, open_stream
 
-SEEKABLE_CONTAINERS = {"mov", "matroska"}
-SEEKABLE_CODECS = {"h264", "hevc", "vp8", "vp9", "av1", "mjpeg", "prores"}
-"""Containers that seek by an index, and codecs of which each packet gives one frame there."""
+VP8 = "vp8"
 
-UNSTAMPED_CONTAINERS = {"avi"}
-"""Containers that store no presentation stamps; FFmpeg makes some up, in decoding order."""
+SOUGHT_BY_BYTE = {"mpegts", "mpeg"}
+"""Containers that can be read from any packet on, and have no list of times to seek by."""
 
 PROBED_FRAMES = 8
 NO_STAMP = -(1 << 63)
 
 
 def open_video(
-    file: Path | bytes, name: str, *, exact: bool, allow_truncated: bool, max_pixels: int
+    file: Path | bytes,
+    name: str,
+    *,
+    track: int | None = None,
+    exact: bool,
+    allow_truncated: bool,
+    max_pixels: int,
 ) -> VideoFile:
     """Index a video file, and check the index against its first frames.
 
     Args:
         file: a path, or the file's bytes.
         name: what messages call it.
+        track: which video track, the first being 1; without it the film.
         exact: decode the whole file once to index it, instead of trusting the container.
         allow_truncated: leave out what cannot be decoded instead of refusing the file; this also
             decodes the whole file once.
@@ -64,14 +72,7 @@ def open_video(
         VideoError: not a video, nothing to decode, too large, or broken.
     """
     advice = "Copy or record it again, or take the frames that can be decoded."
-    with open_stream(file, name) as (container, stream):
-        width, height = stream.codec_context.width, stream.codec_context.height
-        if width * height > max_pixels:
-            raise VideoError(
-                f"{name}: frames of {width} x {height} exceed max_pixels={max_pixels}. "
-                "Scale the video down first."
-            )
-        video, expected, problem = _index(file, name, container, stream)
+    video, expected, problem = _read_index(file, name, track, max_pixels)
     if problem and not allow_truncated:
         raise VideoError(f"{name} is broken: {problem}. {advice}", allow_truncated=True)
     if video.stamps and not exact and not allow_truncated:
@@ -79,7 +80,7 @@ def open_video(
             return _probe(video)
         except IndexMismatch:
             pass
-    video = _scan(file, name, expected, incomplete=bool(problem))
+    video = _scan(file, name, track, expected, incomplete=bool(problem))
     if video.damage and not allow_truncated:
         raise VideoError(f"{name} is damaged: only {video.damage}. {advice}", allow_truncated=True)
     try:
@@ -95,8 +96,55 @@ def _probe(video: VideoFile) -> VideoFile:
     return replace(video, height=height, width=width)
 
 
+def _read_index(
+    file: Path | bytes, name: str, track: int | None, max_pixels: int
+) -> tuple[VideoFile, int, str]:
+    """Index a file, from its tables alone where it has such that can be believed; see `_index`."""
+    if isinstance(file, Path) and has_sample_tables(file):
+        with (
+            SampleTables(file) as tables,
+            open_stream(file, name, track, tables=tables) as (container, stream),
+        ):
+            _check_size(name, stream, max_pixels)
+            tables.blank = True
+            codec = stream.codec_context.codec
+            if stream.codec_context.name != VP8:
+                index = _index(file, name, track, container, stream)
+                # Some writers leave out which pictures are keyframes, as if every one were.
+                if codec.intra_only or len(index[0].entrances) < max(2, len(index[0].seconds)):
+                    return index
+    with open_stream(file, name, track) as (container, stream):
+        _check_size(name, stream, max_pixels)
+        return _index(file, name, track, container, stream)
+
+
+def _check_size(name: str, stream: VideoStream, max_pixels: int) -> None:
+    width, height = Screen(stream, name).size(stream.codec_context)
+    if width * height > max_pixels:
+        raise VideoError(
+            f"{name}: frames of {width} x {height} exceed max_pixels={max_pixels}. "
+            "Scale the video down first."
+        )
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class _Listed:
+    """A frame as its packet announces it; in order of presentation."""
+
+    stamp: int
+    is_key: bool
+    hidden: bool
+    duration: int
+    place: int | None = field(compare=False)
+    part: Part = field(compare=False)
+
+
 def _index(
-    file: Path | bytes, name: str, container: InputContainer, stream: VideoStream
+    file: Path | bytes,
+    name: str,
+    track: int | None,
+    container: InputContainer,
+    stream: VideoStream,
 ) -> tuple[VideoFile, int, str]:
     """Index a file without decoding.
 
@@ -104,30 +152,40 @@ def _index(
         the index, without stamps if they cannot serve; how many frames there should be; and what is
         wrong with the file, an empty string if nothing seems to be.
     """
-    packets: list[tuple[int, bool, bool, int]] = []  # stamp, keyframe, hidden, duration
+    packets: list[_Listed] = []
     ends: dict[int, int] = {}  # track -> where it ends, in its own ticks
-    problem, is_vp8 = "", stream.codec_context.name == "vp8"
+    begins: dict[int, int] = {}  # part -> stamp of its first keyframe
+    places: list[int | None] = [None, None]  # where the packets begin that say so, the last two
+    problem, is_vp8 = "", stream.codec_context.name == VP8
+    by_byte = container.format.name in SOUGHT_BY_BYTE
     try:
-        for packet in container.demux():
-            if packet.pts is not None:
-                end = packet.pts + (packet.duration or 0)
-                ends[packet.stream_index] = max(end, ends.get(packet.stream_index, end))
-            ours = packet.stream_index == stream.index and packet.size
-            if ours and (packets or packet.is_keyframe or is_whole_file(container)):
-                duration = packet.duration or 0
-                # VP8 keeps reference pictures in packets of their own, without the bit for "show".
-                hidden = packet.is_discard or is_vp8 and not bytes(packet)[0] & 0x10
-                packets.append((_stamp(packet), packet.is_keyframe, hidden, duration))
-                if packet.is_corrupt:
-                    problem = "some of its data are damaged"
+        ours = _noting_ends(container, stream, ends)
+        for packet, part in on_one_clock(ours, container, stream):
+            stamp = _stamp(packet)
+            if packet.pos is not None and packet.pos != places[-1]:
+                places = [places[-1], packet.pos]
+            # VP8 keeps reference pictures in packets of their own, without the bit for "show".
+            hidden = packet.is_discard or is_vp8 and not bytes(packet)[0] & 0x10
+            # Pictures shown before the first keyframe of a part need what was before it.
+            leading = NO_STAMP < stamp < begins.setdefault(part.number, stamp)
+            packets.append(
+                _Listed(
+                    stamp=stamp,
+                    is_key=packet.is_keyframe,
+                    hidden=hidden or leading,
+                    duration=packet.duration or 0,
+                    place=places[0] if by_byte else None,
+                    part=part,
+                )
+            )
+            if packet.is_corrupt:
+                problem = "some of its data are damaged"
     except (av.FFmpegError, IndexError) as error:  # IndexError: a track that begins midway
         problem = f"it cannot be read to its end ({error})"
     if not packets:
         raise VideoError(f"{name} has a video track without frames. Record or export it again.")
 
-    format_name = container.format.name.split(",")[0]
-    first_key = packets[0][0]
-    shown = sorted(packet for packet in packets if not packet[2])
+    shown = sorted(packet for packet in packets if not packet.hidden)
     num_hidden = len(packets) - len(shown)
     expected = max(len(shown), stream.frames - num_hidden)
     declared, found = _lengths(container, stream, ends)
@@ -141,28 +199,37 @@ def _index(
         if not stream.frames and found:
             expected = round(len(shown) * declared / found)
 
-    shown = [packet for packet in shown if packet[0] >= first_key]
-    stamps = [stamp for stamp, *_ in shown]
+    stamps = [packet.stamp for packet in shown]
     usable = NO_STAMP not in stamps and len(set(stamps)) == len(stamps)
-    usable = usable and format_name not in UNSTAMPED_CONTAINERS
     declared = 0.0 if problem else _declared(container, stream)
-    seconds, duration = _timeline(stamps, shown[-1][3] if shown else 0, declared, stream)
-    codec = stream.codec_context.name
+    seconds, duration = _timeline(stamps, shown[-1].duration if shown else 0, declared, stream)
+    entrances = [
+        Entrance(number=number, place=packet.place, offset=packet.part.offset)
+        for number, packet in enumerate(shown)
+        if packet.is_key
+    ]
     video = VideoFile(
         file=file,
         name=name,
+        track=track,
         seconds=seconds,
-        keyframes=_keyframes([is_key for _, is_key, *_ in shown]),
+        entrances=entrances or [Entrance(number=0)],  # an edit list may hide all of them
         duration=duration,
         stamps=stamps if usable else [],
-        seekable=format_name in SEEKABLE_CONTAINERS and codec in SEEKABLE_CODECS,
     )
     return video, expected, problem
 
 
-def _keyframes(is_key: list[bool]) -> np.ndarray:
-    """Numbers of the keyframes; the first frame where an edit list hides them all."""
-    return np.flatnonzero(is_key) if any(is_key) else np.zeros(1, np.int64)
+def _noting_ends(
+    container: InputContainer, stream: VideoStream, ends: dict[int, int]
+) -> Iterator[Packet]:
+    """Yield the packets of one track, and note where each track ends, in its own ticks."""
+    for packet in container.demux():
+        if packet.pts is not None:
+            end = packet.pts + (packet.duration or 0)
+            ends[packet.stream_index] = max(end, ends.get(packet.stream_index, end))
+        if packet.stream_index == stream.index:
+            yield packet
 
 
 def _stamp(timed: Packet | VideoFrame) -> int:
@@ -209,14 +276,15 @@ def _timeline(
     return seconds[:-1], end
 
 
-def _scan(file: Path | bytes, name: str, expected: int, *, incomplete: bool) -> VideoFile:
+def _scan(
+    file: Path | bytes, name: str, track: int | None, expected: int, *, incomplete: bool
+) -> VideoFile:
     """Index a file by decoding all of it, without broken frames and those predicted from them."""
     order: list[tuple[int, bool]] = []  # stamp and keyframe of each packet, decoding order
     found: list[tuple[int, bool, int]] = []  # stamp, keyframe, duration of each frame, as shown
     bad: set[int] = set()
-    with open_stream(file, name) as (container, stream):
-        set_threads(stream, single=True)
-        for packet, frames in decode(container, stream):
+    with open_stream(file, name, track) as (container, stream):
+        for packet, frames in decode(container, stream, decoder_of(stream, single=True)):
             if packet.size:
                 order.append((_stamp(packet), packet.is_keyframe))
                 if frames is None or packet.is_corrupt:
@@ -250,8 +318,10 @@ def _scan(file: Path | bytes, name: str, expected: int, *, incomplete: bool) -> 
     return VideoFile(
         file=file,
         name=name,
+        track=track,
         seconds=seconds,
-        keyframes=_keyframes([is_key for _, is_key, _ in usable]),
+        entrances=[Entrance(number=n) for n, (_, is_key, _) in enumerate(usable) if is_key]
+        or [Entrance(number=0)],
         duration=duration,
         stamps=stamps,
         scanned=True,

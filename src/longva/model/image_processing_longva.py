@@ -12,7 +12,8 @@ from transformers.image_utils import load_image
 from transformers.processing_utils import ImagesKwargs
 
 from longva.errors import VideoError
-from longva.media.source import to_rgb
+from longva.media.colours import to_rgb
+from longva.media.medium import open_media
 from longva.model.unires import (
     CLIP_MEAN,
     CLIP_STD,
@@ -91,7 +92,11 @@ class LongVAImageProcessor(BaseImageProcessor):
         """Open images given by path, URL or data URI; leave others as they are."""
         if isinstance(images, (list, tuple)):
             return [self.fetch_images(image) for image in images]
-        return load_image(images) if isinstance(images, str) else images
+        if not isinstance(images, str):
+            return images
+        if images.startswith(("http://", "https://")):
+            return load_image(images)
+        return Image.fromarray(next(open_media(images).pictures([0])))
 
     def preprocess(
         self,

@@ -13,10 +13,10 @@ from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata, make_batched_videos
 
 from longva.errors import VideoError
+from longva.media.colours import to_rgb
 from longva.media.medium import open_media
 from longva.media.resize import resize_picture
 from longva.media.sampling import FrameSampling, choose_frames
-from longva.media.source import to_rgb
 from longva.model.image_processing_longva import uint8_array
 from longva.model.unires import CLIP_MEAN, CLIP_STD, normalize_pixels
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from longva.errors import RecipeError, needing
 from longva.files.writing import read_json
+from longva.media.colours import to_rgb
 from longva.niah.needles import Needle, NeedleRecipe, guess_chance
 
 PAPER_NEEDLES = Path(__file__).with_name("needles.json")
@@ -87,7 +88,7 @@ def download_needles(dataset: str, distractors: int = 0) -> list[Needle]:
             {"path": f"{dataset}#{i}", "prompt": row["question"], "answer": row["answer"]}
             for i, row in enumerate(rows)
         ]
-        pictures = [row["image"].convert("RGB") for row in rows]
+        pictures = [to_rgb(row["image"]) for row in rows]
     except (ValueError, LookupError, AttributeError) as error:
         raise RecipeError(
             f"needles.dataset: {dataset} has no split `test` with columns image (pictures), "
@@ -120,6 +121,6 @@ def _make_set(
 def _open(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return to_rgb(image)
     except OSError as error:
         raise RecipeError(f"{path} is no picture that can be read: {error}") from None

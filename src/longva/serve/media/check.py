@@ -14,7 +14,7 @@ from PIL import Image
 from longva.errors import VideoError
 from longva.media.medium import MAX_ANIMATION_PIXELS, Media, open_media
 from longva.media.source import is_animation, open_image
-from longva.media.video_file import open_stream
+from longva.media.video_track import open_stream
 from longva.serve.limits import Limits
 
 logger = logging.getLogger("longva.serve")
