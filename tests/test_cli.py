@@ -51,6 +51,13 @@ def test_ask_prints_answer_and_evidence_times(video):
     assert "6 frames" in lines[-2] or "6 frames" in lines[-1]
 
 
+def test_ask_about_a_part_gives_times_of_the_whole_film(video):
+    part = ["--start", "0:02.5", "--end", "0:00:05"]
+    (answer,) = json.loads(in_process("ask", video, "What is shown?", *part, "--json").stdout)
+    found = sorted((one["seconds"], one["frame"]) for one in answer["evidence"])
+    assert found == [(2.5, 20), (3.5, 28), (4.5, 36)]
+
+
 def test_evidence_of_no_weight_gets_no_line(capsys):
     weights = [0.6, 0.0006, 0.0004, 0.0]
     evidence = [Evidence(frame=n, seconds=n, weight=w) for n, w in enumerate(weights)]

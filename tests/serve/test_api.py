@@ -68,6 +68,19 @@ def test_what_a_medium_is_its_content_says(server, longva, image, video):
     assert text_of(ask(server, [user("Both?", *wrong_names)])) == want.text
 
 
+def test_part_of_a_video_is_asked_for_by_its_times(server, longva, video):
+    want = longva.watch(video, fps=2, start=2, end=4).ask("What happens?", max_new_tokens=8)
+    part = {"longva": {"fps": 2, "start": "0:02", "end": 4.0}}
+    got = ask(server, [user("What happens?", film(data_uri(video)))], extra=part)
+    assert text_of(got) == want.text
+    evidence = got.model_extra["longva"]["evidence"]
+    assert sorted(one["seconds"] for one in evidence) == [2.0, 2.5, 3.0, 3.5]
+    with pytest.raises(openai.BadRequestError, match="ends after its start, got start=5 and end=4"):
+        ask(
+            server, [user("What?", film(data_uri(video)))], extra={"longva": {"start": 5, "end": 4}}
+        )
+
+
 def test_text_alone_is_answered_as_generate_does(server, longva):
     processor = longva.processor
     messages = [{"role": "user", "content": "Who are you?"}]

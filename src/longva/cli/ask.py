@@ -11,13 +11,10 @@ from longva.cli.console import app, clock, err, out, printable, progress_bar, wo
 from longva.cli.options import (
     AllowTruncated,
     AnswerOptions,
-    Fps,
     FrameOptions,
-    Frames,
     Json,
-    Keyframes,
     LoadingOptions,
-    MaxFrames,
+    SamplingOptions,
     grouped,
 )
 from longva.errors import ContextLengthError, LongVAError, NonFiniteError
@@ -84,15 +81,12 @@ def ask(
     media: Annotated[str, typer.Argument(help="Video, image or folder of frames.")],
     questions: Annotated[list[str], typer.Argument(help="One or more questions.")],
     loading: LoadingOptions,
+    taken: SamplingOptions,
     made: FrameOptions,
     answering: AnswerOptions,
     also: Annotated[
         list[str] | None, typer.Option("--also", help="A further medium in the same prompt.")
     ] = None,
-    frames: Frames = None,
-    fps: Fps = None,
-    max_frames: MaxFrames = None,
-    keyframes: Keyframes = False,
     allow_truncated: AllowTruncated = False,
     evidence: Annotated[int, typer.Option(min=0, help="Evidence frames to report.")] = 5,
     as_json: Json = False,
@@ -103,9 +97,7 @@ def ask(
 
     longva ask film.mp4 "Who arrives?" --fps 1 --model lmms-lab/LongVA-7B-DPO
     """
-    from longva.media.sampling import FrameSampling
-
-    sampling = FrameSampling(num_frames=frames, fps=fps, max_frames=max_frames, keyframes=keyframes)
+    sampling = taken.rule()
     opened = open_all([media, *(also or [])], allow_truncated)
     options = {**answering.arguments(), "evidence": evidence}
     session = watch(opened, loading, made, sampling, quiet=as_json, questions=questions)
@@ -135,11 +127,9 @@ def print_evidence(answer) -> None:
 def chat(
     media: Annotated[str, typer.Argument(help="Video, image or folder of frames.")],
     loading: LoadingOptions,
+    taken: SamplingOptions,
     made: FrameOptions,
     answering: AnswerOptions,
-    frames: Frames = None,
-    fps: Fps = None,
-    max_frames: MaxFrames = None,
     allow_truncated: AllowTruncated = False,
 ) -> None:
     """Talk about a video, which is watched once.
@@ -152,9 +142,7 @@ def chat(
     """
     if sys.stdin is None:
         raise LongVAError("chat reads questions from standard input, which is closed. Use ask.")
-    from longva.media.sampling import FrameSampling
-
-    sampling = FrameSampling(num_frames=frames, fps=fps, max_frames=max_frames)
+    sampling = taken.rule()
     opened = open_all([media], allow_truncated)
     options = answering.arguments()
     session = watch(opened, loading, made, sampling)

@@ -56,7 +56,6 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 Frames = Annotated[int | None, typer.Option(help="Take this many frames, spread uniformly.")]
 Fps = Annotated[float | None, typer.Option(help="Take this many frames a second.")]
 MaxFrames = Annotated[int | None, typer.Option(help="Cap for --fps, --keyframes and the default.")]
-Keyframes = Annotated[bool, typer.Option("--keyframes", help="Take the video's key frames.")]
 Fit = Annotated[Literal["crop", "pad"], typer.Option(help="Centre crop, or pad the whole frame.")]
 AllowTruncated = Annotated[
     bool, typer.Option("--allow-truncated", help="Use what can be decoded of a broken file.")
@@ -106,6 +105,35 @@ class LoadingOptions(ModelOptions):
         if longva.notice:
             err.print(f"Note: {longva.notice}.")
         return longva
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """Which frames of a video are taken."""
+
+    frames: Frames = None
+    fps: Fps = None
+    max_frames: MaxFrames = None
+    keyframes: Annotated[bool, typer.Option("--keyframes", help="Take the video's key frames.")] = (
+        False
+    )
+    start: Annotated[str | None, typer.Option(help="Watch from here on: seconds, or 1:02:03.")] = (
+        None
+    )
+    end: Annotated[str | None, typer.Option(help="And up to here.")] = None
+
+    def rule(self) -> Any:
+        """Return them as `FrameSampling`."""
+        from longva.media.sampling import FrameSampling
+
+        return FrameSampling(
+            num_frames=self.frames,
+            fps=self.fps,
+            max_frames=self.max_frames,
+            keyframes=self.keyframes,
+            start=self.start,
+            end=self.end,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

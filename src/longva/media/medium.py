@@ -110,7 +110,8 @@ class Media:
             VideoError: a number is not that of a frame.
         """
         if isinstance(which, FrameSampling):
-            return choose_frames(self.pts_seconds, self.keyframes, which, duration=self.duration)
+            about = {"duration": self.duration, "name": self.name}
+            return choose_frames(self.pts_seconds, self.keyframes, which, **about)
         numbers = np.asarray(which)
         if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "iu":
             raise VideoError(f"frame indices must be a list of whole numbers, got {which!r}.")

@@ -15,7 +15,7 @@ from transformers.video_utils import VideoMetadata, make_batched_videos
 from longva.errors import VideoError
 from longva.media.medium import open_media
 from longva.media.resize import resize_picture
-from longva.media.sampling import FrameSampling, choose_frames
+from longva.media.sampling import FrameSampling, Time, choose_frames
 from longva.media.source import to_rgb
 from longva.model.image_processing_longva import uint8_array
 from longva.model.unires import CLIP_MEAN, CLIP_STD, normalize_pixels
@@ -25,6 +25,8 @@ class LongVAVideosKwargs(VideosKwargs, total=False):
     """What may be changed in a single call."""
 
     max_frames: int | None
+    start: float | str | None
+    end: float | str | None
     fit: str | None
     resize: str | None
     allow_truncated: bool | None
@@ -75,7 +77,9 @@ class LongVAVideoProcessor(VideoProcessorMixin):
         self.do_sample_frames = do_sample_frames
         self.image_mean, self.image_std = list(image_mean), list(image_std)
 
-    def sampling(self, num_frames=None, fps=None, max_frames=None) -> FrameSampling:
+    def sampling(
+        self, num_frames=None, fps=None, max_frames=None, start=None, end=None
+    ) -> FrameSampling:
         """Return the sampling of one call: what the call names, or the processor's own.
 
         Raises:
@@ -86,7 +90,9 @@ class LongVAVideoProcessor(VideoProcessorMixin):
             max_frames = self.max_frames if max_frames is None else max_frames
             if num_frames is not None and max_frames is not None:
                 num_frames, max_frames = min(num_frames, max_frames), None
-        return FrameSampling(num_frames=num_frames, fps=fps, max_frames=max_frames)
+        return FrameSampling(
+            num_frames=num_frames, fps=fps, max_frames=max_frames, start=start, end=end
+        )
 
     def preprocess(
         self,
@@ -95,6 +101,8 @@ class LongVAVideoProcessor(VideoProcessorMixin):
         num_frames: int | None = None,
         fps: float | None = None,
         max_frames: int | None = None,
+        start: Time | None = None,
+        end: Time | None = None,
         fit: str | None = None,
         resize: str | None = None,
         allow_truncated: bool | None = None,
@@ -112,6 +120,8 @@ class LongVAVideoProcessor(VideoProcessorMixin):
             num_frames: frames taken uniformly, instead of the processor's sampling.
             fps: frames a second, instead of the processor's sampling.
             max_frames: cap for `fps`, or for the processor's sampling.
+            start: take frames from here on: seconds, or a text such as 1:02:03.
+            end: and up to here; times stay those of the whole video.
             fit: instead of the processor's.
             resize: instead of the processor's.
             allow_truncated: instead of the processor's.
@@ -124,7 +134,7 @@ class LongVAVideoProcessor(VideoProcessorMixin):
             `pixel_values_videos` float32 [G, 3, S, S], all videos one after another, and
             `video_grid_thw` [videos, 3] = (frames, 1, 1).
         """
-        sampling = self.sampling(num_frames, fps, max_frames)
+        sampling = self.sampling(num_frames, fps, max_frames, start, end)
         geometry = {
             "size": self.grid_size,
             "fit": fit or self.fit,

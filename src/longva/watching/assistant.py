@@ -25,7 +25,7 @@ from longva.checkpoints.fingerprint import vision_fingerprint
 from longva.checkpoints.published import EMBEDDED_MODEL, NOTICE, embedded_folder
 from longva.errors import LongVAError
 from longva.media.medium import Media, open_media
-from longva.media.sampling import ONE_A_SECOND, FrameSampling
+from longva.media.sampling import ONE_A_SECOND, FrameSampling, Time
 from longva.media.source import Source
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
 from longva.model.chat_format import stop_at_turn_end
@@ -151,6 +151,8 @@ class LongVA:
         fps: float | None = None,
         max_frames: int | None = None,
         keyframes: bool = False,
+        start: Time | None = None,
+        end: Time | None = None,
         allow_truncated: bool = False,
         settings: FrameSettings | None = None,
         progress: Progress | None = None,
@@ -160,11 +162,13 @@ class LongVA:
         Args:
             media: one medium or a sequence of them: paths, data: URIs, the bytes of files, or what
                 `open_media` gave.
-            sampling: which frames of videos to take, instead of the next four.
+            sampling: which frames of videos to take, instead of the next six.
             frames: take this many, spread uniformly.
             fps: take this many a second. With neither, 1 a second, as many as fit.
             max_frames: cap for `fps` and `keyframes`; above it frames are spread uniformly.
             keyframes: take the frames that the encoder chose as key frames.
+            start: watch videos from here on: seconds, or a text such as 1:02:03.
+            end: and up to here. Times in answers stay those of the whole video.
             allow_truncated: take what can be decoded of a video whose tail is broken.
             settings: how frames are made.
             progress: called with the stage ("watch", "prefill"), what is done and what there is.
@@ -178,10 +182,15 @@ class LongVA:
         check_cacheable(self.model)
         settings = settings or FrameSettings()
         asked = FrameSampling(
-            num_frames=frames, fps=fps, max_frames=max_frames, keyframes=keyframes
+            num_frames=frames,
+            fps=fps,
+            max_frames=max_frames,
+            keyframes=keyframes,
+            start=start,
+            end=end,
         )
         if sampling is not None and asked != FrameSampling():
-            raise LongVAError("give either sampling, or frames, fps, max_frames and keyframes.")
+            raise LongVAError("give either sampling, or frames, fps, start and what else it holds.")
         asked = sampling or asked
         sources = [media] if isinstance(media, str | Path | bytes | Media) else list(media)
         opened = [
@@ -192,7 +201,9 @@ class LongVA:
         self.plan(self.num_frames(opened, sampling)).check()
         features = [self.encode(medium, sampling, settings, progress) for medium in opened]
         if sampling is not asked and asked.max_frames is None:
-            features = list(map(_with_note_if_thinned, features, opened))
+            usual = replace(asked, fps=ONE_A_SECOND.fps)
+            pairs = zip(features, opened, strict=True)
+            features = [_with_note_if_thinned(*pair, usual) for pair in pairs]
         return Session(
             self.model,
             self.processor,
@@ -256,10 +267,14 @@ class LongVA:
         return features
 
 
-def _with_note_if_thinned(features: VisualFeatures, media: Media) -> VisualFeatures:
+def _with_note_if_thinned(
+    features: VisualFeatures, media: Media, one_a_second: FrameSampling
+) -> VisualFeatures:
     """Note that fewer frames of a video were watched than the usual one a second."""
-    watched, usual = len(features.indices), len(media.choose(ONE_A_SECOND))
-    if media.kind == "image" or watched >= usual:
+    if media.kind == "image":
+        return features
+    watched, usual = len(features.indices), len(media.choose(one_a_second))
+    if watched >= usual:
         return features
     note = f"{watched:,} frames, spread evenly: the {usual:,} of one a second do not fit"
     return replace(features, left_out="; ".join(filter(None, (features.left_out, note))))
