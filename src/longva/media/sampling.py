@@ -14,12 +14,13 @@ N is the number of frames in the medium, n the number chosen.
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 
 import numpy as np
 
-from longva.errors import VideoError
+from longva.errors import VideoError, first_few
 
 Time = float | str
 """Seconds, or a text: `83.5`, `1:23.5`, `1:02:03`."""
@@ -192,6 +193,57 @@ def frames_of_part(
     first = np.searchsorted(seconds, start + CLOCK_TOLERANCE, side="right") - 1
     last = np.searchsorted(seconds, end - CLOCK_TOLERANCE)
     return range(max(0, int(first)), max(1, int(last)))
+
+
+def given_times(
+    count: int, *, fps: float | None = None, seconds: Sequence[float] | np.ndarray | None = None
+) -> tuple[np.ndarray, float]:
+    """Return when each of `count` frames is shown, [N] float64, and when the last one leaves.
+
+    Args:
+        count: N.
+        fps: frames a second; or
+        seconds: [N] increasing times.
+
+    Raises:
+        VideoError: neither or both are given, or they are no such thing.
+
+    >>> given_times(4, fps=2), given_times(2, seconds=[7, 9])
+    ((array([0. , 0.5, 1. , 1.5]), 2.0), (array([7., 9.]), 11.0))
+    """
+    if (fps is None) == (seconds is None):
+        raise VideoError("frames have a rate (fps) or times (seconds). Give one of them.")
+    if fps is not None:
+        if not 0 < fps < math.inf:
+            raise VideoError(f"the rate of frames must be greater than 0, got {fps}.")
+        return np.arange(count) / fps, count / fps
+    try:
+        times = np.asarray(seconds, np.float64)
+    except (TypeError, ValueError) as error:
+        raise VideoError(f"times are seconds, a number each: {error}.") from error
+    if times.shape != (count,) or not np.isfinite(times).all() or np.any(np.diff(times) <= 0):
+        raise VideoError(
+            f"{count} frames need {count} times in seconds that increase, got {list(times.shape)} "
+            f"from {first_few([f'{time:g}' for time in times.ravel()])}."
+        )
+    return times, float(times[-1] + (np.median(np.diff(times)) if count > 1 else 1))
+
+
+def frames_played(
+    seconds: np.ndarray, times: np.ndarray, *, duration: float, name: str
+) -> np.ndarray:
+    """Return the numbers of the frames that are on screen at `times`, [n] int64.
+
+    Raises:
+        VideoError: a time before the first frame or after the last.
+    """
+    outside = times[~((times >= seconds[0]) & (times <= duration))]
+    if len(outside):
+        raise VideoError(
+            f"{name} is shown from {seconds[0]:g} to {duration:g} seconds; second {outside[0]:g} "
+            "was asked for."
+        )
+    return np.searchsorted(seconds, times + CLOCK_TOLERANCE, side="right") - 1
 
 
 def choose_frames(

@@ -13,7 +13,6 @@ place of another.
 N: frames in the file. A stamp is a presentation time in the container's own ticks.
 """
 
-import io
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +31,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from longva.errors import VideoError
-from longva.media.source import open_file
+from longva.media.file import File, open_file
 
 CONTAINERS = (
     "mov,matroska,avi,flv,asf,mpegts,mpeg,ogg,ivf,h264,hevc,m4v,mpegvideo,mxf,nut,dv,wtv,rm,"
@@ -63,7 +62,7 @@ class IndexMismatch(Exception):
 class VideoFile:
     """A video file's frames: when each is shown and how to reach it."""
 
-    file: Path | bytes
+    file: File
     name: str
     seconds: np.ndarray
     """[N] float64, presentation times relative to the first frame."""
@@ -94,9 +93,9 @@ class VideoFile:
 
 
 @contextmanager
-def open_stream(file: Path | bytes, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_stream(file: File, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a file and its first video track that is not a cover picture."""
-    source = io.BytesIO(file) if isinstance(file, bytes) else f"file:{file}"
+    source = f"file:{file}" if isinstance(file, Path) else open_file(file)
     options = {"format_whitelist": CONTAINERS}
     try:
         container = av.open(source, "r", container_options=options, **TAGS)
@@ -114,7 +113,7 @@ def open_stream(file: Path | bytes, name: str) -> Iterator[tuple[InputContainer,
         yield container, videos[0]
 
 
-def _why_unreadable(file: Path | bytes, name: str, error: Exception) -> str:
+def _why_unreadable(file: File, name: str, error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{name} cannot be opened: {error.strerror}."
     with open_file(file) as opened:

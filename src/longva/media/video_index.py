@@ -16,7 +16,6 @@ N: frames in the file.
 
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
@@ -26,6 +25,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from longva.errors import VideoError
+from longva.media.file import File
 from longva.media.video_file import (
     IndexMismatch,
     VideoFile,
@@ -48,7 +48,7 @@ NO_STAMP = -(1 << 63)
 
 
 def open_video(
-    file: Path | bytes, name: str, *, exact: bool, allow_truncated: bool, max_pixels: int
+    file: File, name: str, *, exact: bool, allow_truncated: bool, max_pixels: int
 ) -> VideoFile:
     """Index a video file, and check the index against its first frames.
 
@@ -96,7 +96,7 @@ def _probe(video: VideoFile) -> VideoFile:
 
 
 def _index(
-    file: Path | bytes, name: str, container: InputContainer, stream: VideoStream
+    file: File, name: str, container: InputContainer, stream: VideoStream
 ) -> tuple[VideoFile, int, str]:
     """Index a file without decoding.
 
@@ -209,7 +209,7 @@ def _timeline(
     return seconds[:-1], end
 
 
-def _scan(file: Path | bytes, name: str, expected: int, *, incomplete: bool) -> VideoFile:
+def _scan(file: File, name: str, expected: int, *, incomplete: bool) -> VideoFile:
     """Index a file by decoding all of it, without broken frames and those predicted from them."""
     order: list[tuple[int, bool]] = []  # stamp and keyframe of each packet, decoding order
     found: list[tuple[int, bool, int]] = []  # stamp, keyframe, duration of each frame, as shown

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
 import torch
 from PIL import Image
 from transformers import BatchFeature
@@ -11,7 +10,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import load_image
 from transformers.processing_utils import ImagesKwargs
 
-from longva.errors import VideoError
+from longva.media.pixels import pixels_of, rgb_pixels
 from longva.media.source import to_rgb
 from longva.model.unires import (
     CLIP_MEAN,
@@ -104,7 +103,7 @@ class LongVAImageProcessor(BaseImageProcessor):
         """Cut one image or a nested list of images into grids.
 
         Args:
-            images: PIL images, or uint8 arrays [H, W, 3] or [3, H, W].
+            images: PIL images, or arrays or tensors of pixels, as `media/pixels.py` takes them.
             return_tensors: see `BatchFeature`.
             max_grids: instead of the processor's.
             grid_rule: instead of the processor's.
@@ -134,32 +133,18 @@ class LongVAImageProcessor(BaseImageProcessor):
 
 
 def flat_images(images) -> list[Image.Image]:
-    """Flatten a nested list of images and turn each into RGB."""
+    """Flatten a nested list of images and turn each into RGB.
+
+    Raises:
+        VideoError: pixels whose shape or values leave open what is meant.
+    """
     if isinstance(images, (list, tuple)):
         return [image for item in images for image in flat_images(item)]
     if isinstance(images, Image.Image):
         return [to_rgb(images)]
-    array = uint8_array(images)
-    if array.ndim == 4:
-        return [image for item in array for image in flat_images(item)]
-    if array.shape[0] in (1, 3) and array.shape[-1] not in (1, 3):
-        array = array.transpose(1, 2, 0)
-    return [Image.fromarray(array.squeeze()).convert("RGB")]
-
-
-def uint8_array(pixels) -> np.ndarray:
-    """Take pixels as an array of uint8.
-
-    Raises:
-        VideoError: for another dtype, of which the range is not known.
-    """
-    array = np.asarray(pixels)
-    if array.dtype != np.uint8:
-        raise VideoError(
-            f"uint8 pixels 0..255 expected, got {array.dtype} {list(array.shape)}. For floats in "
-            "0..1 give (pixels * 255).round().astype('uint8')."
-        )
-    return array
+    pixels = pixels_of(images)
+    pictures = pixels if pixels.ndim == 4 else pixels[None]
+    return [Image.fromarray(rgb_pixels(picture)) for picture in pictures]
 
 
 __all__ = ["LongVAImageProcessor"]

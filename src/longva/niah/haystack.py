@@ -19,7 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from longva.errors import RecipeError
-from longva.media.medium import MisnumberedError, open_media
+from longva.media.frames import MisnumberedError
+from longva.media.medium import open_media
 from longva.media.resize import Fit, resize_picture
 from longva.media.sampling import FrameSampling, Time
 from longva.recipes import STRICT

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +25,9 @@ from longva.checkpoints.checkpoint import load_pretrained
 from longva.checkpoints.fingerprint import vision_fingerprint
 from longva.checkpoints.published import EMBEDDED_MODEL, NOTICE, embedded_folder
 from longva.errors import LongVAError
-from longva.media.medium import Media, open_media
+from longva.media.address import Source
+from longva.media.medium import Media, open_media, with_rate
 from longva.media.sampling import ONE_A_SECOND, FrameSampling, Time
-from longva.media.source import Source
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
 from longva.model.chat_format import stop_at_turn_end
 from longva.parallel.ranks import default_dtype, own_device
@@ -35,7 +36,7 @@ from longva.planning.planner import Plan, plan
 from longva.prompts.kv_cache import check_cacheable
 from longva.reporting.progress import Progress
 from longva.watching.feature_cache import FeatureCache
-from longva.watching.features import FrameSettings, VisualFeatures, encode
+from longva.watching.features import FrameSettings, VisualFeatures, describe, encode
 from longva.watching.session import Session
 
 
@@ -144,7 +145,7 @@ class LongVA:
 
     def watch(
         self,
-        media: Source | Media | Sequence[Source | Media],
+        media: Source | Media | Any,
         *,
         sampling: FrameSampling | None = None,
         frames: int | None = None,
@@ -153,6 +154,7 @@ class LongVA:
         keyframes: bool = False,
         start: Time | None = None,
         end: Time | None = None,
+        frames_fps: float | None = None,
         allow_truncated: bool = False,
         settings: FrameSettings | None = None,
         progress: Progress | None = None,
@@ -160,8 +162,8 @@ class LongVA:
         """Watch a video, an image, a folder of frames, or several of them together.
 
         Args:
-            media: one medium or a sequence of them: paths, data: URIs, the bytes of files, or what
-                `open_media` gave.
+            media: one medium or a list of several: what `open_media` takes, or gave. A list in a
+                list is the frames of one medium.
             sampling: which frames of videos to take, instead of the next six.
             frames: take this many, spread uniformly.
             fps: take this many a second. With neither, 1 a second, as many as fit.
@@ -169,7 +171,10 @@ class LongVA:
             keyframes: take the frames that the encoder chose as key frames.
             start: watch videos from here on: seconds, or a text such as 1:02:03.
             end: and up to here. Times in answers stay those of the whole video.
-            allow_truncated: take what can be decoded of a video whose tail is broken.
+            frames_fps: how many frames of a folder or list are a second of it. A list of nothing
+                but pictures is then the frames of one medium.
+            allow_truncated: take what can be decoded of a broken video, or of a folder or list
+                with broken pictures.
             settings: how frames are made.
             progress: called with the stage ("watch", "prefill"), what is done and what there is.
 
@@ -192,11 +197,15 @@ class LongVA:
         if sampling is not None and asked != FrameSampling():
             raise LongVAError("give either sampling, or frames, fps, start and what else it holds.")
         asked = sampling or asked
-        sources = [media] if isinstance(media, str | Path | bytes | Media) else list(media)
+        sources = media if isinstance(media, list | tuple) else [media]
         opened = [
             one if isinstance(one, Media) else open_media(one, allow_truncated=allow_truncated)
             for one in sources
         ]
+        if frames_fps is not None:
+            opened = with_rate(opened, frames_fps)
+        if opened and all(medium.kind == "image" for medium in opened):
+            opened[0].choose(asked)  # refuses a part of what has no times
         sampling = asked.or_default(self._frames_that_fit(opened))
         self.plan(self.num_frames(opened, sampling)).check()
         features = [self.encode(medium, sampling, settings, progress) for medium in opened]
@@ -256,12 +265,12 @@ class LongVA:
             self._fingerprints[pooling] = vision_fingerprint(self.model)
         model = self._fingerprints[pooling]
         key = self.cache.key(media, indices, settings, self.processor, model)
-        found = self.cache.load(key, media.name, self.model.device, media.left_out)
-        if found is not None:
-            return found
+        tokens = self.cache.load(key, self.model.device)
+        if tokens is not None:
+            return describe(tokens, media, indices)
         features = make()
         try:
-            self.cache.save(key, features)
+            self.cache.save(key, features.tokens)
         except LongVAError as error:  # what was watched for an hour is not thrown away for that
             warnings.warn(f"not kept for the next time: {error}", stacklevel=2)
         return features
@@ -276,5 +285,6 @@ def _with_note_if_thinned(
     watched, usual = len(features.indices), len(media.choose(one_a_second))
     if watched >= usual:
         return features
-    note = f"{watched:,} frames, spread evenly: the {usual:,} of one a second do not fit"
+    all_of_it = f"the {usual:,} of one a second" if media.has_clock else f"all {usual:,}"
+    note = f"{watched:,} frames, spread evenly: {all_of_it} do not fit"
     return replace(features, left_out="; ".join(filter(None, (features.left_out, note))))

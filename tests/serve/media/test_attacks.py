@@ -19,11 +19,11 @@ import httpx
 import pytest
 from PIL import Image
 
+from longva.media.network import PublicNetwork, is_public, resolve
 from longva.media.write import write_video
 from longva.serve.errors import ApiError
 from longva.serve.limits import Limits
 from longva.serve.media.fetch import MediaFetcher
-from longva.serve.media.network import PublicNetwork, is_public, resolve
 from tests.serve.conftest import data_uri, film, serving, user
 
 PUBLIC = "93.184.216.34"
