@@ -91,7 +91,7 @@ def as_api_error(error: BaseException, names: dict[str, str] | None = None) -> A
             logger.error("a request failed: %s", error)
             return ApiError(message, status=500, code="model_not_finite")
         if isinstance(error, VideoError):
-            return MediaError(message, code=getattr(error, "code", "invalid_media"))
+            return MediaError(message, code="invalid_media")
         if isinstance(error, ContextLengthError):
             return ApiError(message, code="context_length_exceeded", param="messages")
         if isinstance(error, QueueFullError):

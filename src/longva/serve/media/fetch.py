@@ -75,7 +75,7 @@ class MediaFetcher:
             report: called with bytes done and bytes in all, 0 where that is not known.
 
         Raises:
-            AddressError, MediaError: the address is not allowed, gives nothing, or gives too much.
+            MediaError: the address is not allowed, gives nothing, or gives too much.
         """
         scheme = url[:8].partition(":")[0].lower()
         if scheme == "data":
@@ -84,7 +84,10 @@ class MediaFetcher:
         if scheme == "file":
             return await asyncio.to_thread(self._shared, url)
         if scheme in ("http", "https"):
-            return await self._download(url, report)
+            try:
+                return await self._download(url, report)
+            except AddressError as error:
+                raise MediaError(error.message, error.code) from error
         raise MediaError("a medium needs an http(s), data: or file:// address.")
 
     def release(self, medium: StoredMedium) -> None:
