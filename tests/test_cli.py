@@ -25,6 +25,7 @@ from longva.cli.ask import print_evidence
 from longva.cli.console import clock, out, printable, worded
 from longva.cli.options import grouped
 from longva.errors import LongVAError
+from longva.media.medium import open_media
 from longva.model.random_model import random_longva
 from longva.watching.session import Answer, Evidence
 from tests.hard_videos import truncate, write_tracks, write_video
@@ -49,6 +50,56 @@ def test_ask_prints_answer_and_evidence_times(video):
     assert lines[0] == "Q  What is shown?" and lines[1].startswith("A  ")
     assert sum("frame " in line for line in lines) == 2
     assert "6 frames" in lines[-2] or "6 frames" in lines[-1]
+
+
+def frames_of(video, folder):
+    folder.mkdir()
+    media = open_media(video)
+    for second, picture in enumerate(media.pictures([0, 8, 16, 24])):
+        Image.fromarray(picture).save(folder / f"frame_{second}.png")
+    return folder
+
+
+def evidence(*arguments, **options) -> list[tuple]:
+    (answer,) = json.loads(in_process("ask", *arguments, "--json", **options).stdout)
+    return sorted((one["frame"], one["seconds"], one["file"]) for one in answer["evidence"])
+
+
+def test_ask_about_photos_names_files_and_invents_no_times(video, tmp_path):
+    photos = frames_of(video, tmp_path / "photos")
+    names = [f"frame_{number}.png" for number in range(4)]
+    assert evidence(photos, "What?") == [(n, None, name) for n, name in enumerate(names)]
+    rated = evidence(photos, "What?", "--frames-fps", 2, "--fps", 1, "--cache", tmp_path / "cache")
+    assert rated == [(0, 0.0, names[0]), (2, 1.0, names[2])]
+    lines = in_process("ask", photos, "What?", "--max-new-tokens", 1).stdout
+    assert re.search(r"frame_\d.png  frame \d  weight", lines)
+    part = ["--frames-fps", 4, "--fps", 4, "--start", 0.3, "--cache", tmp_path / "cache"]
+    assert [second for _, second, _ in evidence(photos, "What?", *part)] == [0.25, 0.5, 0.75]
+
+
+def test_the_remedy_for_a_part_of_photos_works(video, tmp_path):
+    photos = frames_of(video, tmp_path / "photos")
+    with pytest.raises(LongVAError) as refused:
+        in_process("ask", photos, "What?", "--start", 1)
+    assert worded(refused.value).endswith("from a time to another. Try --frames-fps 1.")
+    assert len(evidence(photos, "What?", "--start", 1, "--frames-fps", 1)) == 3
+
+
+def test_ask_reads_a_film_from_standard_input(video):
+    command = [sys.executable, "-m", "longva", "ask", "-", "What?", "--frames", "2", "--json"]
+    piped = subprocess.run(command, input=video.read_bytes(), stdout=subprocess.PIPE, check=True)
+    (answer,) = json.loads(piped.stdout)
+    assert (answer["frames"], answer["media"]) == (2, "standard input")
+    for wrong in (["ask", "-", "What?", "--also", "-"], ["chat", "-"]):
+        with pytest.raises(LongVAError, match="- is one file on standard input: longva ask - "):
+            in_process(*wrong)
+
+
+def test_ask_about_a_part_gives_times_of_the_whole_film(video):
+    part = ["--start", "0:02.5", "--end", "0:00:05"]
+    (answer,) = json.loads(in_process("ask", video, "What is shown?", *part, "--json").stdout)
+    found = sorted((one["seconds"], one["frame"]) for one in answer["evidence"])
+    assert found == [(2.5, 20), (3.5, 28), (4.5, 36)]
 
 
 def test_evidence_of_no_weight_gets_no_line(capsys):

@@ -72,6 +72,22 @@ def test_answers_of_nan_are_no_answers():
         reader.loglikelihood(user("What?"), "a train")
 
 
+def test_part_of_a_video_is_another_medium_than_the_whole(longva, video):
+    def messages(**part):
+        shown = {"type": "image", "source": str(video), **part}
+        return [{"role": "user", "content": [shown, {"type": "text", "text": "Who?"}]}]
+
+    part = messages(start=1.0, end=4.0)
+    reader = Reader(longva, sampling=FrameSampling(fps=1))
+    got = reader.generate(part, max_new_tokens=6)
+    want = longva.watch(video, fps=1, start=1, end=4).ask("Who?", max_new_tokens=6)
+    assert (got.text, got.prompt_tokens) == (want.text, want.prompt_tokens)
+    reader.generate(messages(), max_new_tokens=1)
+    assert reader.watched == 2
+    assert len({fingerprint(one) for one in (messages(), part, messages(start=1.0))}) == 3
+    assert fingerprint(messages(start=None, end=None)) == fingerprint(messages())
+
+
 def test_media_may_stand_between_words(longva):
     images = [picture(1), picture(2)]
     content = [{"type": "text", "text": "First"}, {"type": "image"}]

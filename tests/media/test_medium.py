@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from longva.errors import VideoError
-from longva.media.medium import MisnumberedError, open_media
+from longva.media.frames import MisnumberedError
+from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling
 from longva.media.video_file import IndexMismatch
 from longva.model import LongVAVideoProcessor

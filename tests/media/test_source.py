@@ -244,7 +244,7 @@ def test_what_is_not_a_video_is_named(h264, tmp_path):
         song_with_cover(tmp_path / "song.m4a"): "song.m4a has no video track, only audio",
         tmp_path / "no_frames.mp4": "no_frames.mp4 has no video track",
         truncate(h264, tmp_path / "head.mp4", 0.5): "head.mp4 is an MP4 file without its index",
-        "https://example.org/film.mp4": "reads local files. Download it first",
+        "rtsp://example.org/film": "rtsp://example.org/film: no such address is read. Give a path",
         "data:video/mp4,abc": "must be in base64",
         "data:video/mp4;base64,!!!": "not valid base64",
         b"": r"empty \(0 bytes\)",

@@ -9,10 +9,13 @@ from transformers import GenerationConfig
 from transformers.video_utils import VideoMetadata
 
 from longva.errors import LongVAError, VideoError
+from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling
 from longva.model import LongVAConfig, LongVAImageProcessor, LongVAVideoProcessor
+from longva.model.image_processing_longva import flat_images
 from longva.model.modeling_longva import anyres_raster, pool_patches
 from longva.model.random_model import random_longva
+from tests.hard_videos import write_video
 from tests.tolerance import SAME
 
 CLOSE = {"rtol": 0, "atol": SAME}
@@ -190,10 +193,10 @@ def test_a_chunk_size_in_a_generation_config_gives_the_same_tokens():
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint16", "int64"])
 def test_pixels_of_an_unknown_range_are_refused(longva, dtype):
     _, processor = longva
-    picture = np.ones((56, 56, 3), dtype)
-    with pytest.raises(VideoError, match=rf"uint8 pixels 0..255 expected, got {dtype} \[56"):
+    picture = np.full((56, 56, 3), 2, dtype)
+    with pytest.raises(VideoError, match=rf"uint8 in 0..255 or floats in 0..1, got {dtype} \[56"):
         processor.image_processor(picture)
-    with pytest.raises(VideoError, match=f"uint8 pixels 0..255 expected, got {dtype}"):
+    with pytest.raises(VideoError, match=f"uint8 in 0..255 or floats in 0..1, got {dtype}"):
         processor.video_processor([np.stack([picture] * 2)])
 
 
@@ -225,8 +228,37 @@ def test_metadata_name_the_frames_taken_from_arrays(longva):
     given["frames_indices"] = [0, 1]  # which name other frames than these
     (about,) = process(frames, video_metadata=[given])["video_metadata"]
     assert about.frames_indices == [0, 2, 4]
-    with pytest.raises(VideoError, match=r"frames are RGB.*got \[2, 8, 8, 4\]"):
-        process(np.zeros((2, 8, 8, 4), np.uint8))
+    with pytest.raises(VideoError, match=r"shape \[2, 8, 8, 5\] have no axis of 3 colours"):
+        process(np.zeros((2, 8, 8, 5), np.uint8))
+
+
+def test_the_processors_take_what_can_be_watched(longva, video, tmp_path):
+    process = partial(longva[1].video_processor, num_frames=3)
+    want = process(str(video))["pixel_values_videos"]
+    with video.open("rb") as file:
+        for given in (video, video.read_bytes(), [file], [video], [str(video)]):
+            assert torch.equal(process(given)["pixel_values_videos"], want)
+    pictures = np.stack(list(open_media(video).pictures([0, 23, 47])))
+    tensors = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+    for given in (pictures, tensors, list(map(Image.fromarray, pictures)), pictures / 255):
+        assert torch.equal(process(given)["pixel_values_videos"], want)
+
+
+def test_timestamps_are_presentation_times_where_the_rate_varies(longva, tmp_path):
+    stamps = [0, 40, 1000, 9000, 20000]
+    film = write_video(tmp_path / "vfr.mkv", 5, milliseconds=stamps)
+    process = partial(longva[1].video_processor, return_metadata=True)
+    (about,) = process(str(film), num_frames=5)["video_metadata"]
+    assert about.timestamps == [0, 0.04, 1, 9, 20]
+
+
+def test_thin_pixels_keep_their_size(longva):
+    for height, width in ((1, 500), (500, 1)):
+        line = np.zeros((height, width, 3), np.uint8)
+        line[..., 0] = 255
+        for given in (line, torch.from_numpy(line).permute(2, 0, 1), Image.fromarray(line)):
+            (image,) = flat_images(given)
+            assert (image.size, image.getpixel((0, 0))) == ((width, height), (255, 0, 0))
 
 
 def test_the_cap_on_frames_holds_whatever_samples_them():

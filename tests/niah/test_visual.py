@@ -221,6 +221,13 @@ def test_a_video_gives_a_frame_a_second(video):
     assert torch.equal(all_pixels(twice)[:3], all_pixels(twice)[12:])
 
 
+def test_a_haystack_may_be_part_of_a_video(video):
+    whole = VideoFrames(HaystackRecipe(videos=(video,)), num_frames=6)
+    part = VideoFrames(HaystackRecipe(videos=(video,), start="0:01", end=4), num_frames=3)
+    assert torch.equal(all_pixels(part), all_pixels(whole)[1:4])
+    assert part.fingerprint != VideoFrames(HaystackRecipe(videos=(video,)), 3).fingerprint
+
+
 def test_a_short_video_is_looped_only_on_request(video):
     with pytest.raises(RecipeError, match=r"give 6 frames at 1 per second, .* needs 10.*loop=True"):
         VideoFrames(HaystackRecipe(videos=(video,)), num_frames=10)

@@ -1,11 +1,14 @@
 """The API as OpenAI's own client sees it."""
 
+import base64
 import contextlib
 import json
 import math
+import shutil
 import socket
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import openai
@@ -66,6 +69,45 @@ def test_what_a_medium_is_its_content_says(server, longva, image, video):
     wrong_names = [picture(data_uri(video, "image/png")), film(data_uri(image))]
     want = longva.watch([video, image], frames=4).ask("Both?", max_new_tokens=8)
     assert text_of(ask(server, [user("Both?", *wrong_names)])) == want.text
+
+
+def test_the_server_takes_what_the_table_of_media_says(longva, video, web, tmp_path):
+    shared = tmp_path / "films"
+    shared.mkdir()
+    shutil.copy(video, shared / "film.mp4")
+    given = {
+        "a path": str(shared / "film.mp4"),
+        "a folder of pictures": shared.as_uri(),
+        "a `file://` address": (shared / "film.mp4").as_uri(),
+        "a `data:` URI": "data:video/mp4;base64,"
+        + base64.encodebytes(video.read_bytes()).decode(),  # in lines
+        "an `https://` address": web.address("film.mp4"),
+        "anything else": "rtsp://films.example/film",
+    }
+    table = Path(__file__).parents[2] / "docs" / "media.md"
+    rows = [line.strip("| ").split(" | ") for line in table.read_text().splitlines()]
+    rows = {row[0]: row[3] for row in rows if len(row) == 4 and row[0] in given}
+    assert rows.keys() == given.keys()
+    with serving(longva, tmp_path, folders=[shared]) as server:
+        for name, url in given.items():
+            if rows[name].startswith("film"):
+                assert ask(server, [user("What?", film(url))], max_tokens=1)
+            else:
+                with pytest.raises(openai.BadRequestError):
+                    ask(server, [user("What?", film(url))], max_tokens=1)
+
+
+def test_part_of_a_video_is_asked_for_by_its_times(server, longva, video):
+    want = longva.watch(video, fps=2, start=2, end=4).ask("What happens?", max_new_tokens=8)
+    part = {"longva": {"fps": 2, "start": "0:02", "end": 4.0}}
+    got = ask(server, [user("What happens?", film(data_uri(video)))], extra=part)
+    assert text_of(got) == want.text
+    evidence = got.model_extra["longva"]["evidence"]
+    assert sorted(one["seconds"] for one in evidence) == [2.0, 2.5, 3.0, 3.5]
+    with pytest.raises(openai.BadRequestError, match="ends after its start, got start=5 and end=4"):
+        ask(
+            server, [user("What?", film(data_uri(video)))], extra={"longva": {"start": 5, "end": 4}}
+        )
 
 
 def test_text_alone_is_answered_as_generate_does(server, longva):

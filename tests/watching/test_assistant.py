@@ -2,12 +2,13 @@ import json
 import resource
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from longva.checkpoints.published import embedded_folder
-from longva.errors import ContextLengthError, LongVAError, NonFiniteError
+from longva.errors import ContextLengthError, LongVAError, NonFiniteError, VideoError
 from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling
 from longva.model.random_model import random_longva
@@ -220,13 +221,51 @@ def test_evidence_comes_heaviest_first_and_as_many_as_asked(longva, video):
     assert len(weights) == 3 and weights == sorted(weights, reverse=True)
 
 
+def test_pictures_of_a_program_are_watched_as_one_film_or_as_several_media(longva, video):
+    pictures = list(open_media(video).pictures(range(0, 48, 8)))
+    film = longva.watch(np.stack(pictures), frames_fps=1)
+    (seconds,) = (medium.seconds.tolist() for medium in film.media)
+    assert seconds == [0, 1, 2, 3, 4, 5]
+    want = longva.watch(video, fps=1).ask(QUESTION, max_new_tokens=8)
+    assert film.ask(QUESTION, max_new_tokens=8).text == want.text
+    tensors = [torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]
+    assert len(longva.watch(tensors, frames_fps=2, fps=1).media[0].indices) == 3
+    assert len(longva.watch([pictures], frames=2).media) == 1  # a list in a list
+    assert [medium.kind for medium in longva.watch(pictures[:2]).media] == ["image", "image"]
+    both = longva.watch([video, tensors], frames_fps=3, fps=1)
+    assert [len(medium.indices) for medium in both.media] == [6, 2]
+    assert [e.seconds for e in longva.watch([tensors]).ask(QUESTION).evidence] == [None] * 5
+
+
+def test_a_rate_or_a_part_needs_a_medium_that_can_have_it(longva, video, image):
+    with pytest.raises(
+        VideoError, match=r"a rate of 2 frames a second is for pictures without times: .*mp4"
+    ):
+        longva.watch(video, frames_fps=2)
+    with pytest.raises(VideoError, match="image.png has no times, so it has no part"):
+        longva.watch(image, start=1)
+
+
+def test_one_cache_serves_the_same_pictures_with_and_without_a_clock(video, tmp_path):
+    longva = LongVA(*random_longva(), name="random", cache_dir=tmp_path)
+    pictures = np.stack(list(open_media(video).pictures([0, 8, 16])))
+    first = longva.watch([pictures], frames=3)
+    again = longva.watch(open_media(pictures, fps=4), frames=3)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert first.media[0].seconds is None
+    assert again.media[0].seconds.tolist() == [0, 0.25, 0.5]
+    longva.watch(open_media(pictures[::-1]), frames=3)
+    longva.watch(open_media(pictures, fps=4), start=0.25)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_json_has_the_promised_keys(longva, video):
     answer = longva.watch(video, fps=1).ask(QUESTION, max_new_tokens=4)
     row = json.loads(json.dumps(answer.to_json()))
     promised = {"question", "answer", "model", "media", "frames", "prompt_tokens", "evidence"}
     assert set(row) == promised | {"notes", "timings", "finish_reason"}
     assert set(row["timings"]) == {"decode", "encode", "prefill", "answer"}
-    assert set(row["evidence"][0]) == {"frame", "seconds", "weight", "medium"}
+    assert set(row["evidence"][0]) == {"frame", "seconds", "weight", "medium", "file"}
     assert row["frames"] == 6 and row["media"] == str(video)
 
 

@@ -9,46 +9,18 @@ import typer
 
 from longva.cli.console import app, clock, err, out, printable, progress_bar, worded
 from longva.cli.options import (
-    AllowTruncated,
     AnswerOptions,
-    Fps,
     FrameOptions,
-    Frames,
     Json,
-    Keyframes,
     LoadingOptions,
-    MaxFrames,
-    Track,
+    OpeningOptions,
+    SamplingOptions,
     grouped,
 )
 from longva.errors import ContextLengthError, LongVAError, NonFiniteError
 from longva.finite import to_json
 
 COMMANDS = "/forget clears the conversation, /exit or Ctrl-D ends it."
-
-
-def open_all(media: list[str], allow_truncated: bool, track: int | None) -> list:
-    """Open the media: what cannot be read is found before the model loads.
-
-    Args:
-        media: paths and addresses.
-        allow_truncated: use what can be decoded of a broken film.
-        track: which video track of the first medium.
-    """
-    from longva.media.source import locate
-
-    for medium in media:
-        locate(medium)
-
-    from longva.media.medium import (
-        open_media,  # loads torch, which a misspelt name need not wait for
-    )
-
-    tracks = [track] + [None] * (len(media) - 1)
-    return [
-        open_media(medium, allow_truncated=allow_truncated, track=track)
-        for medium, track in zip(media, tracks, strict=True)
-    ]
 
 
 def watch(
@@ -95,17 +67,13 @@ def ask(
     media: Annotated[str, typer.Argument(help="Video, image or folder of frames.")],
     questions: Annotated[list[str], typer.Argument(help="One or more questions.")],
     loading: LoadingOptions,
+    given: OpeningOptions,
+    taken: SamplingOptions,
     made: FrameOptions,
     answering: AnswerOptions,
     also: Annotated[
         list[str] | None, typer.Option("--also", help="A further medium in the same prompt.")
     ] = None,
-    frames: Frames = None,
-    fps: Fps = None,
-    max_frames: MaxFrames = None,
-    keyframes: Keyframes = False,
-    allow_truncated: AllowTruncated = False,
-    track: Track = None,
     evidence: Annotated[int, typer.Option(min=0, help="Evidence frames to report.")] = 5,
     as_json: Json = False,
 ) -> None:
@@ -115,10 +83,8 @@ def ask(
 
     longva ask film.mp4 "Who arrives?" --fps 1 --model lmms-lab/LongVA-7B-DPO
     """
-    from longva.media.sampling import FrameSampling
-
-    sampling = FrameSampling(num_frames=frames, fps=fps, max_frames=max_frames, keyframes=keyframes)
-    opened = open_all([media, *(also or [])], allow_truncated, track)
+    sampling = taken.rule()
+    opened = given.open([media, *(also or [])])
     options = {**answering.arguments(), "evidence": evidence}
     session = watch(opened, loading, made, sampling, quiet=as_json, questions=questions)
     if as_json:
@@ -130,10 +96,17 @@ def ask(
         print_evidence(say(session, question, **options))
 
 
+def place(item) -> str:
+    """Say where evidence is: its time, else its file, else its part of the image."""
+    if item.seconds is not None:
+        return clock(item.seconds)
+    return printable(item.file or f"grid {item.frame}")
+
+
 def print_evidence(answer) -> None:
     """Print what an answer rests on, and what it took."""
     for item in answer.shown_evidence:
-        when = f"grid {item.frame}" if item.seconds is None else clock(item.seconds)
+        when = place(item)
         of = f"medium {item.medium + 1}  " if len(answer.media) > 1 else ""
         out.print(f"   {when:>10}  {of}frame {item.frame}  weight {item.weight:.3f}")
     if answer.evidence and not answer.shown_evidence:
@@ -147,13 +120,10 @@ def print_evidence(answer) -> None:
 def chat(
     media: Annotated[str, typer.Argument(help="Video, image or folder of frames.")],
     loading: LoadingOptions,
+    given: OpeningOptions,
+    taken: SamplingOptions,
     made: FrameOptions,
     answering: AnswerOptions,
-    frames: Frames = None,
-    fps: Fps = None,
-    max_frames: MaxFrames = None,
-    allow_truncated: AllowTruncated = False,
-    track: Track = None,
 ) -> None:
     """Talk about a video, which is watched once.
 
@@ -165,10 +135,8 @@ def chat(
     """
     if sys.stdin is None:
         raise LongVAError("chat reads questions from standard input, which is closed. Use ask.")
-    from longva.media.sampling import FrameSampling
-
-    sampling = FrameSampling(num_frames=frames, fps=fps, max_frames=max_frames)
-    opened = open_all([media], allow_truncated, track)
+    sampling = taken.rule()
+    opened = given.open([media], standard_input=False)
     options = answering.arguments()
     session = watch(opened, loading, made, sampling)
     out.print(f"Watched {session.frames} frames. Ask away. {COMMANDS}")
@@ -187,7 +155,8 @@ def chat(
                 out.print(COMMANDS)
             elif question:
                 answer = say(session, question, keep=True, **options)
-                times = [clock(e.seconds) for e in answer.shown_evidence if e.seconds is not None]
+                found = answer.shown_evidence
+                times = [place(e) for e in found if e.seconds is not None or e.file]
                 if times:
                     out.print(f"   evidence: {', '.join(times)}")
         except EOFError:

@@ -5,6 +5,7 @@ as one argument, and the command line shows each of its fields as an option.
 """
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
@@ -56,12 +57,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 Frames = Annotated[int | None, typer.Option(help="Take this many frames, spread uniformly.")]
 Fps = Annotated[float | None, typer.Option(help="Take this many frames a second.")]
 MaxFrames = Annotated[int | None, typer.Option(help="Cap for --fps, --keyframes and the default.")]
-Keyframes = Annotated[bool, typer.Option("--keyframes", help="Take the video's key frames.")]
 Fit = Annotated[Literal["crop", "pad"], typer.Option(help="Centre crop, or pad the whole frame.")]
-AllowTruncated = Annotated[
-    bool, typer.Option("--allow-truncated", help="Use what can be decoded of a broken file.")
-]
-Track = Annotated[int | None, typer.Option(help="Which video track, from 1; else the film.")]
 PoolStride = Annotated[int | None, typer.Option(help="Patches a side pooled into one token.")]
 Weights = Annotated[Precision, typer.Option(help="Quantise the language model's weights.")]
 Kv = Annotated[Precision, typer.Option(help="Quantise the KV cache.")]
@@ -107,6 +103,80 @@ class LoadingOptions(ModelOptions):
         if longva.notice:
             err.print(f"Note: {longva.notice}.")
         return longva
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpeningOptions:
+    """How media are opened."""
+
+    frames_fps: Annotated[
+        float | None, typer.Option(help="Frames a second of a folder or list of pictures.")
+    ] = None
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Use what can be decoded of a broken medium.")
+    ] = False
+    track: Annotated[
+        int | None, typer.Option(help="Which video track of the first medium, from 1.")
+    ] = None
+
+    def open(self, media: list[str], *, standard_input: bool = True) -> list[Any]:
+        """Open media, `-` from standard input: what cannot be read is found before a model loads.
+
+        Args:
+            media: paths, addresses, and `-` once.
+            standard_input: whether `-` may be read.
+        """
+        from longva.media.address import locate
+        from longva.media.file import hold
+
+        files = []
+        for medium in media:
+            if medium != "-":
+                files.append(locate(medium))
+                continue
+            piped = sys.stdin if standard_input and media.count("-") == 1 else None
+            if piped is None or piped.isatty():
+                raise LongVAError("- is one file on standard input: longva ask - ... < film.mp4")
+            files.append(hold(piped.buffer, "standard input"))
+
+        # It loads torch, which a misspelt name need not wait for.
+        from longva.media.medium import open_media, with_rate
+
+        tracks = [self.track] + [None] * (len(files) - 1)
+        opened = [
+            open_media(file, allow_truncated=self.allow_truncated, track=track)
+            for file, track in zip(files, tracks, strict=True)
+        ]
+        return opened if self.frames_fps is None else with_rate(opened, self.frames_fps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """Which frames of a video are taken."""
+
+    frames: Frames = None
+    fps: Fps = None
+    max_frames: MaxFrames = None
+    keyframes: Annotated[bool, typer.Option("--keyframes", help="Take the video's key frames.")] = (
+        False
+    )
+    start: Annotated[str | None, typer.Option(help="Watch from here on: seconds, or 1:02:03.")] = (
+        None
+    )
+    end: Annotated[str | None, typer.Option(help="And up to here.")] = None
+
+    def rule(self) -> Any:
+        """Return them as `FrameSampling`."""
+        from longva.media.sampling import FrameSampling
+
+        return FrameSampling(
+            num_frames=self.frames,
+            fps=self.fps,
+            max_frames=self.max_frames,
+            keyframes=self.keyframes,
+            start=self.start,
+            end=self.end,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ Shapes: R rows of features (all visual tokens of a conversation), D hidden size,
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +36,38 @@ from longva.watching.features import FrameSettings, VisualFeatures
 Messages = list[dict[str, Any]]
 """Messages as transformers has them: `role` and `content`, a list of parts. A part is
 `{"type": "text", "text": ...}` or `{"type": "image", "source": ...}`, an image or a video: the path
-of a file, or its bytes. (The chat template only needs to know that something stands there.)"""
+of a file, or its bytes. (The chat template only needs to know that something stands there.) Of a
+video it may name the part to watch, in seconds: `"start"`, `"end"`."""
 
 
-def media_of(conversation: Messages) -> list[str | bytes]:
-    """Return the sources of all media of a conversation, in order."""
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A medium of a conversation, or the part of it that is shown."""
+
+    source: str | bytes
+    start: float | None = None
+    end: float | None = None
+
+    def identity(self) -> str:
+        """Tell media apart, on any machine: name and size of a file, a hash of bytes; the part."""
+        if isinstance(self.source, bytes):
+            name = hashlib.sha256(self.source).hexdigest()
+        else:
+            path = Path(self.source)
+            name = f"{path.name}, {path.stat().st_size} bytes" if path.is_file() else path.name
+        whole = self.start is None and self.end is None
+        return name if whole else f"{name}, {self.start} to {self.end}"
+
+
+def shown(part: dict[str, Any]) -> Shown:
+    """Return the medium of a part of a message."""
+    return Shown(source=part["source"], start=part.get("start"), end=part.get("end"))
+
+
+def media_of(conversation: Messages) -> list[Shown]:
+    """Return all media of a conversation, in order."""
     parts = [part for message in conversation for part in message["content"]]
-    return [part["source"] for part in parts if part["type"] != "text"]
-
-
-def identity(source: str | bytes) -> str:
-    """Tell media apart, on any machine: name and size of a file, a hash of bytes."""
-    if isinstance(source, bytes):
-        return hashlib.sha256(source).hexdigest()
-    path = Path(source)
-    return f"{path.name}, {path.stat().st_size} bytes" if path.is_file() else path.name
+    return [shown(part) for part in parts if part["type"] != "text"]
 
 
 def fingerprint(conversation: Messages) -> str:
@@ -64,7 +81,7 @@ def fingerprint(conversation: Messages) -> str:
     def told(part: dict[str, Any]) -> tuple[str, str]:
         if part["type"] == "text":
             return "str", part["text"]
-        return "Medium", identity(part["source"])
+        return "Medium", shown(part).identity()
 
     whole = [(message["role"], list(map(told, message["content"]))) for message in conversation]
     return hashlib.sha256(repr(whole).encode()).hexdigest()
@@ -110,7 +127,7 @@ class Reader:
         self._reader = PromptReader(
             longva.model, chunk_tokens=longva.chunk_tokens, kv_dtype=longva.kv
         )
-        self._media: list[str | bytes] = []
+        self._media: list[Shown] = []
         self._sizes: list[int] = []
 
     def generate(
@@ -160,17 +177,18 @@ class Reader:
             self._watch(media)
         return chat_symbols(self.longva.processor, conversation, self._sizes)
 
-    def _watch(self, media: list[str | bytes]) -> None:
+    def _watch(self, media: list[Shown]) -> None:
         self._reader.crop(0)
         self._media, self._sizes, self._reader.rows = [], [], None
-        features = [self._encode(source) for source in media]
+        features = [self._encode(medium) for medium in media]
         tokens = [feature.tokens.flatten(0, 1) for feature in features]  # [R of one, D]
         self._sizes = [len(rows) for rows in tokens]
         self._reader.rows = torch.cat(tokens) if tokens else None
         self._media = media
         self.watched += len(media)
 
-    def _encode(self, source: str | bytes) -> VisualFeatures:
-        opened = open_media(source)
-        self.longva.plan(self.longva.num_frames([opened], self.sampling)).check()
-        return self.longva.encode(opened, self.sampling, self.settings)
+    def _encode(self, medium: Shown) -> VisualFeatures:
+        opened = open_media(medium.source)
+        sampling = replace(self.sampling, start=medium.start, end=medium.end)
+        self.longva.plan(self.longva.num_frames([opened], sampling)).check()
+        return self.longva.encode(opened, sampling, self.settings)

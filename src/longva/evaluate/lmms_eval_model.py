@@ -31,7 +31,7 @@ from longva import __version__
 from longva.checkpoints.fingerprint import weights_fingerprint
 from longva.errors import LongVAError, NonFiniteError
 from longva.evaluate.answers import AnswerLog, Job, partition
-from longva.evaluate.conversations import Messages, Reader, fingerprint, identity, media_of
+from longva.evaluate.conversations import Messages, Reader, fingerprint, media_of
 from longva.finite import to_json
 from longva.media.colours import to_rgb
 from longva.media.sampling import FrameSampling
@@ -194,7 +194,7 @@ class LongVAChat(lmms):
         conversation = self._conversation(draft, doc)
         parts = {**known, **self._about, "conversation": fingerprint(conversation)}
         key = hashlib.sha256(to_json(parts, sort_keys=True).encode()).hexdigest()
-        media = tuple(map(identity, media_of(conversation)))
+        media = tuple(medium.identity() for medium in media_of(conversation))
         return Job(key=key, media=media, **known)
 
     def _builder(self, kind: str, given: Sequence[Any]) -> tuple[Callable[..., Any], Any]:
@@ -283,8 +283,6 @@ def _part(part: dict[str, Any]) -> dict[str, Any]:
         return {"type": "text", "text": part["text"]}
     if part["type"] not in ("image", "video"):
         raise LongVAError(f"the task shows {part['type']}, which LongVA cannot perceive.")
-    if part.get("start_time") is not None or part.get("end_time") is not None:
-        raise LongVAError("the task shows a part of a video. Cut it out as a file of its own.")
     visual = part["url"]
     if isinstance(visual, Image.Image):
         content = io.BytesIO()
@@ -292,4 +290,5 @@ def _part(part: dict[str, Any]) -> dict[str, Any]:
         visual = content.getvalue()
     elif not isinstance(visual, str):
         raise LongVAError(f"a task shows a {type(visual).__name__}: a path or a picture is needed.")
-    return {"type": "image", "source": visual}
+    start, end = part.get("start_time"), part.get("end_time")
+    return {"type": "image", "source": visual, "start": start, "end": end}

@@ -1,276 +1,42 @@
-"""Media as frames: open a video, animation, image or folder; take frames by number, time or rule.
+"""Media as frames: open a film, an animation, pictures; then take frames of it (frames.py).
 
-    media = open_media(source)              how many frames, when each is shown; none is kept yet
-    len(media), media.pts_seconds
-    media.choose(FrameSampling(fps=1))      numbers of the frames that a rule takes: sampling.py
-    media.frames_at([0, 25])                their pixels, resized while decoding: resize.py
-    media.frames_played_at([0.0, 1.0])      the frames on screen at these seconds
-    media.stream([0, 25])                   the same in batches
-
-One full-size frame is held at a time, besides the few inside the decoder, so memory grows with the
-frames asked for at their small size, never with the length or resolution of the video.
-
-N: frames in the medium.  n: frames chosen.  S: side of a resized frame.
+media = open_media(source)              how many frames, when each is shown; none is kept yet
+media.frames_at(FrameSampling(fps=1))   their pixels
 """
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeVar, Unpack, get_args
+from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
+from PIL import Image
 
-from longva.errors import VideoError
-from longva.media.resize import Fit, Geometry, Resize, resize_picture, working_pixels
-from longva.media.sampling import CLOCK_TOLERANCE, FrameSampling, choose_frames
+from longva.errors import VideoError, first_few
+from longva.media.address import Source, locate
+from longva.media.file import File, file_name
+from longva.media.folder import images_in, times_of
+from longva.media.frames import MAX_PIXELS, Media, video_media
+from longva.media.pixels import is_pixels, pixels_of
 from longva.media.source import (
-    Source,
     animation_durations,
-    animation_pictures,
-    file_name,
-    images_in,
     is_animation,
-    load_image,
-    locate,
-    open_file,
     open_image,
     other_pages,
     require_image,
-    upright_size,
 )
-from longva.media.video_file import IndexMismatch, VideoFile, video_pictures
+from longva.media.still import Still, as_still, load_still, still_name, still_size
 from longva.media.video_index import open_video
-
-Result = TypeVar("Result")
-
-MAX_PIXELS = 2 * 89_478_485
-"""Pixels of one frame: the size from which Pillow calls a picture a decompression bomb."""
 
 MAX_ANIMATION_PIXELS = 32_000_000
 """Less for animations: Pillow composes each of their frames in several full-size buffers."""
 
 
-SPARE_PIXELS = 3
-"""Pixels a side, for each of the result, that a scaled-down picture keeps for its last resize."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Media:
-    """What was opened: its frames, numbered and timed, decoded when they are asked for."""
-
-    name: str
-    """What messages call it: the path, or `data of 1234 bytes`."""
-
-    kind: Literal["video", "animation", "image", "frames"]
-
-    pts_seconds: np.ndarray = field(repr=False)
-    """[N] float64, presentation times relative to the first frame."""
-
-    keyframes: np.ndarray = field(repr=False)
-    """[K] int64, frames that are decoded without another; all of them outside videos."""
-
-    duration: float
-    """Seconds until the last frame leaves the screen; 0 for an image."""
-
-    width: int
-    height: int
-    """Upright size of the first frame; others may differ in a folder."""
-
-    truncated: str = ""
-    """What is missing, as in `412 of 600 frames could be decoded`; empty for a sound file."""
-
-    others: str = ""
-    """What is there besides the frames: other files of a folder, more pages of a picture."""
-
-    max_pixels: int = MAX_PIXELS
-    files: tuple[Path | bytes, ...] = field(repr=False)
-    video: VideoFile | None = field(default=None, repr=False)
-
-    def __len__(self) -> int:
-        """N."""
-        return len(self.pts_seconds)
-
-    @property
-    def left_out(self) -> str:
-        """What of the source is not among the frames, in words."""
-        return "; ".join(part for part in (self.truncated, self.others) if part)
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the content of the file or files, in order, read in a stream."""
-        total = hashlib.sha256()
-        for file in self.files:
-            with open_file(file) as opened:
-                total.update(hashlib.file_digest(opened, "sha256").digest())
-        return total.hexdigest()
-
-    def choose(self, which: FrameSampling | Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return the numbers of the frames that a rule takes, [n] int64; or check given numbers.
-
-        Raises:
-            VideoError: a number is not that of a frame.
-        """
-        if isinstance(which, FrameSampling):
-            return choose_frames(self.pts_seconds, self.keyframes, which, duration=self.duration)
-        numbers = np.asarray(which)
-        if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "iu":
-            raise VideoError(f"frame indices must be a list of whole numbers, got {which!r}.")
-        outside = numbers[(numbers < 0) | (numbers >= len(self))]
-        if len(outside):
-            raise VideoError(
-                f"{self.name} has {len(self)} frames, numbered 0 to {len(self) - 1}; "
-                f"frame {outside[0]} was asked for."
-            )
-        return numbers.astype(np.int64)
-
-    def played_at(self, seconds: Sequence[float] | np.ndarray) -> np.ndarray:
-        """Return the numbers of the frames that are on screen at these times, [n] int64.
-
-        Raises:
-            VideoError: a time before the first frame or after the last.
-        """
-        times = np.asarray(seconds, np.float64)
-        outside = times[~((times >= 0) & (times <= self.duration))]
-        if len(outside):
-            raise VideoError(
-                f"{self.name} is shown from 0 to {self.duration:g} seconds; second {outside[0]:g} "
-                "was asked for."
-            )
-        return np.searchsorted(self.pts_seconds, times + CLOCK_TOLERANCE, side="right") - 1
-
-    def frames_at(
-        self, which: FrameSampling | Sequence[int] | np.ndarray, **geometry: Unpack[Geometry]
-    ) -> "Frames":
-        """Decode frames by a rule, or by their numbers in any order, repeated if need be.
-
-        Args:
-            which: a rule, or [n] frame numbers.
-            **geometry: size, fit and resize as `stream` takes them.
-
-        Raises:
-            VideoError: a number is not that of a frame, or a frame cannot be decoded.
-        """
-        return self.read(lambda media: media.choose(which), partial(_frames, **geometry))
-
-    def frames_played_at(
-        self, seconds: Sequence[float] | np.ndarray, **geometry: Unpack[Geometry]
-    ) -> "Frames":
-        """Decode the frames that are on screen at [n] times; the rest is as for `frames_at`."""
-        return self.read(lambda media: media.played_at(seconds), partial(_frames, **geometry))
-
-    def read(
-        self,
-        choose: Callable[["Media"], np.ndarray],
-        use: Callable[["Media", np.ndarray], Result],
-    ) -> Result:
-        """Choose frames and use them; once more if the container turns out to list wrong ones.
-
-        Args:
-            choose: gives numbers of frames of a medium.
-            use: takes the medium and these numbers; it may stream the frames.
-        """
-        try:
-            return use(self, choose(self))
-        except MisnumberedError as error:
-            return use(error.exact, choose(error.exact))
-
-    def stream(
-        self,
-        indices: Sequence[int] | np.ndarray,
-        *,
-        size: int = 336,
-        fit: Fit = "crop",
-        resize: Resize = "torch",
-        batch: int = 16,
-    ) -> Iterator[Tensor]:
-        """Decode and resize frames in a stream.
-
-        Args:
-            indices: [n] frame numbers that never decrease; a repeated number repeats its frame.
-            size: S, side of the square frames.
-            fit: `crop` keeps the centre square as the published evaluation did, `pad` everything.
-            resize: `torch`, or `pil` to be bit-exact with CLIPImageProcessor.
-            batch: frames in each result; the last may have fewer.
-
-        Yields:
-            [batch, 3, S, S] uint8.
-
-        Raises:
-            VideoError: an index that does not exist, or a frame that cannot be decoded.
-            MisnumberedError: decoding gives other frames than the container lists, so that the
-                indices mean nothing; `read` chooses again.
-        """
-        if fit not in get_args(Fit) or resize not in get_args(Resize) or size < 1 or batch < 1:
-            raise VideoError(
-                f"fit must be one of {get_args(Fit)}, resize one of {get_args(Resize)}, size and "
-                f"batch at least 1; got fit={fit!r}, resize={resize!r}, size={size}, batch={batch}."
-            )
-        wanted = self.choose(indices)
-        if np.any(np.diff(wanted) < 0):
-            raise VideoError("stream reads forward: sort the indices, or use frames_at.")
-        media, done = self, 0
-        while done < len(wanted):
-            try:
-                for pixels in _batches(media, wanted[done:], size, fit, resize, batch):
-                    done += len(pixels)
-                    yield pixels
-            except IndexMismatch as mismatch:
-                media = _indexed_by_decoding(media, mismatch)
-
-    def pictures(self, numbers: Sequence[int], *, at_least: int = 0) -> Iterator[np.ndarray]:
-        """Yield [height, width, 3] uint8 pictures of strictly increasing frame numbers.
-
-        Args:
-            numbers: of frames.
-            at_least: pixels that the shorter side keeps where frames of a video, if they are far
-                larger, are scaled down while they become RGB; 0 for full size.
-
-        Raises:
-            VideoError: a picture is broken.
-            IndexMismatch: a frame of a video cannot be had as its index promised.
-        """
-        if self.video:
-            yield from video_pictures(self.video, numbers, at_least=at_least)
-        elif self.kind == "animation":
-            yield from animation_pictures(self.files[0], self.max_pixels, numbers)
-        else:
-            for number in numbers:
-                yield load_image(self.files[number], self.max_pixels)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Frames:
-    """Chosen frames, small."""
-
-    pixels: Tensor = field(repr=False)
-    """[n, 3, S, S] uint8."""
-
-    indices: np.ndarray
-    """[n] int64 frame numbers."""
-
-    media: Media
-    """What they are frames of; indexed by decoding, if its container listed other frames."""
-
-    @property
-    def pts_seconds(self) -> np.ndarray:
-        """[n] float64, presentation times relative to the medium's first frame."""
-        return self.media.pts_seconds[self.indices]
-
-
-class MisnumberedError(VideoError):
-    """A container lists other frames than decoding gives; `exact` is indexed by decoding."""
-
-    def __init__(self, message: str, exact: Media):
-        super().__init__(message)
-        self.exact = exact
-
-
 def open_media(
-    source: Source | Sequence[Source],
+    source: Source | Any,
     *,
+    fps: float | None = None,
+    seconds: Sequence[float] | np.ndarray | None = None,
     allow_truncated: bool = False,
     exact: bool = False,
     track: int | None = None,
@@ -279,11 +45,14 @@ def open_media(
     """Find out what a source is and when its frames are shown.
 
     Args:
-        source: a path or file:// address of a video, an image (animated or not) or a folder of
-            images in natural order (2.jpg before 10.jpg); the bytes of a file; a data: URI; or a
-            list of images given in these ways. Folders and lists have no clock: a frame a second.
-        allow_truncated: use the frames of a broken video that can be decoded, instead of refusing
-            it. This decodes the whole video once to find them.
+        source: a video, a picture (animated or not) or pixels, given as `media/address.py` and
+            `media/pixels.py` say; or frames: a folder of images in natural order (2.jpg before
+            10.jpg), whose times may stand in `times.txt`, an array or tensor of several pictures,
+            or a list of images or pixels.
+        fps: frames a second, of frames. They have no clock without: a frame counts as a second.
+        seconds: instead, when each of the frames is shown.
+        allow_truncated: use what can be decoded of a broken video, or of a folder or list with
+            broken pictures, instead of refusing it. This decodes all of it once.
         exact: decode a whole video once to index it, instead of trusting its container.
         track: which video track, the first being 1; without it the film: no cover, the one marked
             as default, the largest.
@@ -295,72 +64,134 @@ def open_media(
             video is known as far as FFmpeg notices it, which for HEVC is seldom; and a transport
             stream does not say how long it should be. Of images only the headers are read.
     """
-    if not isinstance(source, str | Path | bytes):
-        files = [locate(one) for one in source]
-        _refuse_track("a list of images", track)
-        return _open_images(files, f"the list of {len(files)} images", "frames", max_pixels)
-    file = locate(source)
-    name = file_name(file)
-    if isinstance(file, Path) and file.is_dir():
-        images, others = images_in(file)
-        _refuse_track(name, track)
-        return replace(_open_images(images, name, "frames", max_pixels), others=others)
-    image = open_image(file, max_pixels)
-    if image is not None:
-        with image:
-            moves, others = is_animation(image), other_pages(image)
-        _refuse_track(name, track)
-        if moves:
-            return _open_animation(file, min(max_pixels, MAX_ANIMATION_PIXELS))
-        return replace(_open_images([file], name, "image", max_pixels), others=others)
-    video = open_video(
-        file,
-        name,
-        track=track,
-        exact=exact,
-        allow_truncated=allow_truncated,
-        max_pixels=max_pixels,
-    )
-    return Media(
-        name=name,
-        kind="video",
-        pts_seconds=video.seconds,
-        keyframes=video.keyframes,
-        duration=video.duration,
-        width=video.width,
-        height=video.height,
-        truncated=video.damage,
-        max_pixels=max_pixels,
-        files=(file,),
-        video=video,
-    )
+    if isinstance(source, list | tuple):
+        stills = [as_still(one) for one in source]
+        names = [str(one) if isinstance(one, Path) else "" for one in stills]
+        name = f"the list of {len(stills)} images"
+        media = _open_stills(stills, name, max_pixels, names=names, partly=allow_truncated)
+    elif is_pixels(source):
+        media = _open_pixels(source, max_pixels)
+    elif isinstance(file := locate(source), Path) and file.is_dir():
+        media = _open_folder(file, allow_truncated, max_pixels)
+    else:
+        media = _open_file(file, track, exact, allow_truncated, max_pixels)
+    if track is not None and media.kind != "video":
+        raise VideoError(
+            f"{media.name} has no video tracks, so none can be chosen. Leave out the track."
+        )
+    if fps is None and seconds is None:
+        return media
+    return media.with_times(fps=fps, seconds=seconds)
 
 
-def _refuse_track(name: str, track: int | None) -> None:
-    if track is not None:
-        raise VideoError(f"{name} has no video tracks, so none can be chosen. Leave out the track.")
+def with_rate(media: Sequence[Media], fps: float) -> list[Media]:
+    """Give frames without a clock their rate; pictures, if there is nothing else, are such frames.
+
+    Raises:
+        VideoError: there are no such frames.
+    """
+    if media and all(medium.kind == "image" for medium in media):
+        return [open_media([medium.files[0] for medium in media], fps=fps)]
+    rated = [medium.kind == "frames" and not medium.has_clock for medium in media]
+    if not any(rated):
+        names = ", ".join(medium.name for medium in media)
+        raise VideoError(
+            f"a rate of {fps:g} frames a second is for pictures without times: {names}."
+        )
+    return [m.with_times(fps=fps) if rate else m for m, rate in zip(media, rated, strict=True)]
 
 
-def _open_images(
-    files: Sequence[Path | bytes], name: str, kind: Literal["image", "frames"], max_pixels: int
+def _open_pixels(given: Any, max_pixels: int) -> Media:
+    if isinstance(given, Image.Image):
+        pages = getattr(given, "n_frames", 1)
+        others = f"only the one of its {pages} pictures that it shows is read" if pages > 1 else ""
+        media = _open_stills([given], still_name(given), max_pixels, kind="image")
+        return replace(media, others=others)
+    pixels = pixels_of(given)
+    if pixels.ndim == 3:
+        return _open_stills([pixels], still_name(pixels), max_pixels, kind="image")
+    name = f"{len(pixels)} frames of {pixels.shape[2]} x {pixels.shape[1]} pixels"
+    return _open_stills(list(pixels), name, max_pixels)
+
+
+def _open_folder(folder: Path, allow_truncated: bool, max_pixels: int) -> Media:
+    images, others = images_in(folder)
+    images, times = times_of(images)
+    names = [image.name for image in images]
+    media = _open_stills(images, str(folder), max_pixels, names=names, partly=allow_truncated)
+    media = replace(media, others=others)
+    return media if times is None else media.with_times(seconds=times)
+
+
+def _open_file(
+    file: File, track: int | None, exact: bool, allow_truncated: bool, max_pixels: int
 ) -> Media:
-    if not files:
+    name = file_name(file)
+    image = open_image(file, max_pixels)
+    if image is None:
+        video = open_video(
+            file,
+            name,
+            track=track,
+            exact=exact,
+            allow_truncated=allow_truncated,
+            max_pixels=max_pixels,
+        )
+        return video_media(video, max_pixels)
+    with image:
+        moves, others = is_animation(image), other_pages(image)
+    if moves:
+        return _open_animation(file, min(max_pixels, MAX_ANIMATION_PIXELS))
+    return replace(_open_stills([file], name, max_pixels, kind="image"), others=others)
+
+
+def _open_stills(
+    stills: Sequence[Still],
+    name: str,
+    max_pixels: int,
+    *,
+    kind: Literal["image", "frames"] = "frames",
+    names: Sequence[str] = (),
+    partly: bool = False,
+) -> Media:
+    """Make a medium of pictures; `partly` loads each once to leave broken ones out."""
+    if not stills:
         raise VideoError("the list of images is empty. Give at least one.")
-    width, height = upright_size(files[0], max_pixels)
+    broken = _broken(stills, max_pixels) if partly else {}
+    sound = [number for number in range(len(stills)) if number not in broken]
+    problems = first_few(list(broken.values()), shown=3)
+    if not sound:
+        raise VideoError(f"{name}: none of its pictures can be decoded: {problems}")
+    width, height = still_size(stills[sound[0]], max_pixels)
+    found = f"{len(sound)} of {len(stills)} pictures could be decoded: {problems}"
     return Media(
         name=name,
         kind=kind,
-        pts_seconds=np.arange(len(files), dtype=np.float64),
-        keyframes=np.arange(len(files)),
-        duration=float(len(files)) if kind == "frames" else 0.0,
+        pts_seconds=np.array(sound, np.float64),
+        has_clock=False,
+        keyframes=np.arange(len(sound)),
+        duration=float(len(stills)) if kind == "frames" else 0.0,
         width=width,
         height=height,
+        truncated=found if broken else "",
         max_pixels=max_pixels,
-        files=tuple(files),
+        files=tuple(stills[number] for number in sound),
+        names=tuple(names[number] for number in sound) if names else (),
     )
 
 
-def _open_animation(file: Path | bytes, max_pixels: int) -> Media:
+def _broken(stills: Sequence[Still], max_pixels: int) -> dict[int, str]:
+    """Say why pictures cannot be loaded, by their place."""
+    problems = {}
+    for number, still in enumerate(stills):
+        try:
+            load_still(still, max_pixels)
+        except VideoError as error:
+            problems[number] = error.message.rstrip(".")
+    return problems
+
+
+def _open_animation(file: File, max_pixels: int) -> Media:
     with require_image(file, max_pixels) as image:
         width, height = image.size
         ends = np.cumsum(animation_durations(file, image))
@@ -375,50 +206,3 @@ def _open_animation(file: Path | bytes, max_pixels: int) -> Media:
         max_pixels=max_pixels,
         files=(file,),
     )
-
-
-def _frames(media: Media, indices: np.ndarray, **geometry: Unpack[Geometry]) -> Frames:
-    order, done = np.argsort(indices, kind="stable"), 0
-    pixels = torch.empty(0)
-    for part in media.stream(indices[order], **geometry):
-        pixels = pixels if done else part.new_empty(len(indices), *part.shape[1:])
-        pixels[torch.from_numpy(order[done : done + len(part)])] = part
-        done += len(part)
-    return Frames(pixels=pixels, indices=indices, media=media)
-
-
-def _batches(
-    media: Media, wanted: np.ndarray, size: int, fit: Fit, resize: Resize, batch: int
-) -> Iterator[Tensor]:
-    numbers, repeats = np.unique(wanted, return_counts=True)
-    held: list[Tensor] = []
-    at_least = SPARE_PIXELS * size if resize == "torch" else 0
-    pictures = media.pictures(numbers.tolist(), at_least=at_least)
-    for picture, times in zip(pictures, repeats.tolist(), strict=True):
-        height, width = picture.shape[:2]
-        if working_pixels(height, width, size, fit) > media.max_pixels:
-            raise VideoError(
-                f"{media.name}: resizing a frame of {width} x {height} with fit={fit!r} would need "
-                f"more than max_pixels={media.max_pixels}. Scale it down first."
-            )
-        held += [resize_picture(picture, size, fit, resize)] * times
-        while len(held) >= batch:
-            yield torch.stack(held[:batch])
-            held = held[batch:]
-    if held:
-        yield torch.stack(held)
-
-
-def _indexed_by_decoding(media: Media, mismatch: IndexMismatch) -> Media:
-    """Index a medium again by decoding it, provided that its frames keep their numbers."""
-    if media.video is None or media.video.scanned:
-        raise VideoError(f"{media.name} cannot be decoded reliably: {mismatch}.") from mismatch
-    track = media.video.track
-    exact = open_media(media.files[0], exact=True, track=track, max_pixels=media.max_pixels)
-    if not np.array_equal(exact.pts_seconds, media.pts_seconds):
-        raise MisnumberedError(
-            f"{media.name}: its container lists {len(media)} frames, but decoding gives "
-            f"{len(exact)} or other times. Open it with open_media(..., exact=True).",
-            exact,
-        ) from mismatch
-    return exact

@@ -13,7 +13,8 @@ keyframes only, and the times of its frames stand beside the frames, as in trans
 import io
 from bisect import bisect_right
 from collections.abc import Iterator
-from pathlib import Path
+
+from longva.media.file import File, open_file
 
 UNPARSED = {"fflags": "+noparse+nofillin"}
 """Options that have FFmpeg's demuxer believe the tables instead of looking into the data."""
@@ -24,10 +25,10 @@ class SampleTables(io.RawIOBase):
 
     blank = False
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, file: File) -> None:
         """Find the boxes."""
-        self._file = path.open("rb")
-        self._size = path.stat().st_size
+        self._file = open_file(file)
+        self._size = self._file.seek(0, io.SEEK_END)
         self._mdat = list(_mdat_boxes(self._file, self._size))
         self._at = 0
         self.num_read = 0
@@ -76,15 +77,15 @@ class SampleTables(io.RawIOBase):
         super().close()
 
 
-def has_sample_tables(file: Path | bytes) -> bool:
+def has_sample_tables(file: File) -> bool:
     """Whether a file on disk calls itself MP4 or QuickTime."""
     if isinstance(file, bytes):
         return False  # they are in memory already
-    with file.open("rb") as opened:
+    with open_file(file) as opened:
         return opened.read(8)[4:] == b"ftyp"
 
 
-def _mdat_boxes(file: io.BufferedReader, size: int) -> Iterator[tuple[int, int]]:
+def _mdat_boxes(file: io.BytesIO | io.BufferedReader, size: int) -> Iterator[tuple[int, int]]:
     """Yield the first byte of each `mdat` box's contents, and the byte after them."""
     at = 0
     while at + 8 <= size:

@@ -1,38 +1,26 @@
-"""The files behind a medium: where a source points to, and the pictures in images and animations.
+"""The pictures in images and animations: [height, width, 3] uint8, upright."""
 
-Pictures are [height, width, 3] uint8, upright. A file is a path, or the bytes themselves.
-"""
-
-import base64
-import binascii
 import importlib
 import io
-import re
 import struct
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import av
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from longva.errors import VideoError, first_few
+from longva.errors import VideoError
 from longva.media.colours import to_rgb
-
-Source = str | Path | bytes
+from longva.media.file import File, file_name, open_file
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
 ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
 DEMUXERS = {"GIF": "gif", "PNG": "apng", "AVIF": "mov"}
 """FFmpeg's names of animated formats. It reads no animations in WebP."""
 
-IMAGE_SUFFIXES = {
-    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2"),
-    *(".avif", ".heic", ".heif"),
-}
 FILM_SUFFIXES = {".mjpeg", ".mjpg"}
 """Films that are JPEG pictures one after another, which look like the first of them."""
 
@@ -46,16 +34,6 @@ DECODE_ERRORS = (
 """What Pillow raises on broken files."""
 
 
-def file_name(file: Path | bytes) -> str:
-    """What messages call a file."""
-    return f"data of {len(file)} bytes" if isinstance(file, bytes) else str(file)
-
-
-def open_file(file: Path | bytes) -> io.BufferedIOBase:
-    """Open a file for reading."""
-    return io.BytesIO(file) if isinstance(file, bytes) else file.open("rb")
-
-
 @contextmanager
 def decoding(name: str) -> Iterator[None]:
     """Turn what Pillow raises on a broken file into a `VideoError`."""
@@ -67,47 +45,7 @@ def decoding(name: str) -> Iterator[None]:
         raise VideoError(f"{name} is broken: {error}. Copy it again.") from error
 
 
-def locate(source: Source) -> Path | bytes:
-    """Find the bytes, or the path, behind a path, file:// address, data: URI or bytes.
-
-    Raises:
-        VideoError: it does not exist, is empty or is not a local file.
-    """
-    if isinstance(source, str) and source.startswith("data:"):
-        header, _, body = source.partition(",")
-        if not header.endswith(";base64"):
-            raise VideoError("a data: URI must be in base64: data:video/mp4;base64,AAAA...")
-        try:
-            source = base64.b64decode(body, validate=True)
-        except binascii.Error as error:
-            raise VideoError(f"the data: URI is not valid base64: {error}.") from error
-    if isinstance(source, bytes):
-        if not source:
-            raise VideoError("the data given as a video or image are empty (0 bytes).")
-        return source
-    if isinstance(source, str) and "://" in source:
-        address = urlsplit(source)
-        if address.scheme != "file":
-            raise VideoError(f"{source}: longva reads local files. Download it first.")
-        source = unquote(address.path)
-    if source == "":  # which Path takes for the folder it is in
-        raise VideoError("an empty name was given as a video or image.")
-    try:
-        path = Path(source).expanduser()
-        if not path.exists():
-            problem = f"{path}: there is no such file or folder."
-        elif not path.is_file() and not path.is_dir():
-            problem = f"{path} is a pipe or a device. Save it as a file first."
-        elif path.is_file() and not path.stat().st_size:
-            problem = f"{path} is empty (0 bytes). Copy or record it again."
-        else:
-            return path
-    except (OSError, RuntimeError) as error:  # no permission, too long a name, ~nobody
-        raise VideoError(f"{str(source)[:200]} cannot be opened: {error}") from error
-    raise VideoError(problem)
-
-
-def open_image(file: Path | bytes, max_pixels: int) -> Image.Image | None:
+def open_image(file: File, max_pixels: int) -> Image.Image | None:
     """Open a picture without loading its pixels; None if the file is something else.
 
     Raises:
@@ -119,7 +57,7 @@ def open_image(file: Path | bytes, max_pixels: int) -> Image.Image | None:
     Image.init()  # without it only the commonest formats are known
     with suppress(ImportError):  # Pillow itself reads no HEIC
         importlib.import_module("pillow_heif").register_heif_opener()
-    source = io.BytesIO(file) if isinstance(file, bytes) else file
+    source = file if isinstance(file, Path) else open_file(file)
     try:
         image = Image.open(source, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN])
     except UnidentifiedImageError as error:
@@ -138,7 +76,7 @@ def open_image(file: Path | bytes, max_pixels: int) -> Image.Image | None:
     return image
 
 
-def _why_unreadable(file: Path | bytes) -> str:
+def _why_unreadable(file: File) -> str:
     """What a picture is that Pillow does not know; nothing if the file is no picture."""
     with open_file(file) as opened:
         head = opened.read(12)
@@ -158,7 +96,7 @@ def is_animation(image: Image.Image) -> bool:
         return image.format in ANIMATED_FORMATS and getattr(image, "is_animated", False)
 
 
-def require_image(file: Path | bytes, max_pixels: int) -> Image.Image:
+def require_image(file: File, max_pixels: int) -> Image.Image:
     """Open a picture without loading its pixels.
 
     Raises:
@@ -170,7 +108,7 @@ def require_image(file: Path | bytes, max_pixels: int) -> Image.Image:
     return image
 
 
-def upright_size(file: Path | bytes, max_pixels: int) -> tuple[int, int]:
+def upright_size(file: File, max_pixels: int) -> tuple[int, int]:
     """Width and height of a picture once turned upright, from its header.
 
     Raises:
@@ -188,7 +126,7 @@ def upright_size(file: Path | bytes, max_pixels: int) -> tuple[int, int]:
         return (image.height, image.width) if turned else image.size
 
 
-def _png_chunks_at_end(file: Path | bytes) -> list[bytes]:
+def _png_chunks_at_end(file: File) -> list[bytes]:
     """Kinds of the chunks after the first with pixels."""
     kinds: list[bytes] = []
     with open_file(file) as opened:
@@ -201,7 +139,7 @@ def _png_chunks_at_end(file: Path | bytes) -> list[bytes]:
     return kinds
 
 
-def load_image(file: Path | bytes, max_pixels: int) -> np.ndarray:
+def load_image(file: File, max_pixels: int) -> np.ndarray:
     """Load one picture, turned upright as its EXIF data say.
 
     Raises:
@@ -212,9 +150,7 @@ def load_image(file: Path | bytes, max_pixels: int) -> np.ndarray:
         return np.array(to_rgb(image))
 
 
-def animation_pictures(
-    file: Path | bytes, max_pixels: int, numbers: Sequence[int]
-) -> Iterator[np.ndarray]:
+def animation_pictures(file: File, max_pixels: int, numbers: Sequence[int]) -> Iterator[np.ndarray]:
     """Yield pictures of an animation by increasing number; those after the last are not composed.
 
     Raises:
@@ -226,7 +162,7 @@ def animation_pictures(
             yield np.array(to_rgb(image))
 
 
-def animation_durations(file: Path | bytes, image: Image.Image) -> list[float]:
+def animation_durations(file: File, image: Image.Image) -> list[float]:
     """Seconds that each picture of an animation is shown, from headers; none is composed.
 
     Browsers show a picture without a useful duration for a tenth of a second.
@@ -253,7 +189,7 @@ def animation_durations(file: Path | bytes, image: Image.Image) -> list[float]:
     return [seconds if seconds > 0.010 else 0.1 for seconds in durations]
 
 
-def _packet_durations(file: Path | bytes, demuxer: str, count: int) -> list[float]:
+def _packet_durations(file: File, demuxer: str, count: int) -> list[float]:
     """Durations in a file's track of `count` packets; nothing if there is no such track."""
     durations: dict[int, list[float]] = defaultdict(list)  # by track
     options = {"default_fps": "10"} if demuxer == "apng" else {}
@@ -268,7 +204,7 @@ def _packet_durations(file: Path | bytes, demuxer: str, count: int) -> list[floa
     return next((track for track in durations.values() if len(track) == count), [])
 
 
-def _webp_durations(file: Path | bytes) -> list[float]:
+def _webp_durations(file: File) -> list[float]:
     """Durations in the frames' headers of a WebP file."""
     durations = []
     with open_file(file) as opened:
@@ -288,33 +224,3 @@ def other_pages(image: Image.Image) -> str:
     with decoding("a TIFF picture"):
         pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
     return f"only the first of its {pages} pictures is read" if pages > 1 else ""
-
-
-def images_in(folder: Path) -> tuple[list[Path], str]:
-    """Find a folder's images in natural order: frame2.jpg before frame10.jpg.
-
-    Returns:
-        The images; and what else is in the folder and is not hidden, in words, or nothing.
-
-    Raises:
-        VideoError: there is no image.
-    """
-    inside = sorted(folder.iterdir(), key=lambda path: natural_order(path.name))
-    inside = [path for path in inside if not path.name.startswith(".")]
-    images = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()]
-    others = [p.name + "/" * p.is_dir() for p in inside if p not in images]
-    if not images:
-        raise VideoError(
-            f"the folder {folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}). "
-            "Give a folder of frames, or a video file."
-        )
-    return images, f"left out as no images: {first_few(others)}" if others else ""
-
-
-def natural_order(name: str) -> list[str | int]:
-    """Sort key that reads digits as numbers.
-
-    >>> sorted(["f10.jpg", "f2.jpg", "f1.jpg"], key=natural_order)
-    ['f1.jpg', 'f2.jpg', 'f10.jpg']
-    """
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import cast
 
 import av
@@ -31,6 +30,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from longva.media.file import File
 from longva.media.screen import Screen
 from longva.media.unreferenced import unreferenced_in
 from longva.media.video_track import on_one_clock, open_stream
@@ -61,7 +61,7 @@ class Entrance:
 class VideoFile:
     """A video file's frames: when each is shown and how to reach it."""
 
-    file: Path | bytes
+    file: File
     name: str
     track: int | None = None
     """Which video track, the first being 1; None for the film."""

@@ -17,7 +17,6 @@ N: frames in the file.
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
@@ -27,6 +26,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from longva.errors import VideoError
+from longva.media.file import File
 from longva.media.sample_tables import SampleTables, has_sample_tables
 from longva.media.screen import Screen
 from longva.media.video_file import (
@@ -49,7 +49,7 @@ NO_STAMP = -(1 << 63)
 
 
 def open_video(
-    file: Path | bytes,
+    file: File,
     name: str,
     *,
     track: int | None = None,
@@ -97,10 +97,10 @@ def _probe(video: VideoFile) -> VideoFile:
 
 
 def _read_index(
-    file: Path | bytes, name: str, track: int | None, max_pixels: int
+    file: File, name: str, track: int | None, max_pixels: int
 ) -> tuple[VideoFile, int, str]:
     """Index a file, from its tables alone where it has such that can be believed; see `_index`."""
-    if isinstance(file, Path) and has_sample_tables(file):
+    if has_sample_tables(file):
         with (
             SampleTables(file) as tables,
             open_stream(file, name, track, tables=tables) as (container, stream),
@@ -140,7 +140,7 @@ class _Listed:
 
 
 def _index(
-    file: Path | bytes,
+    file: File,
     name: str,
     track: int | None,
     container: InputContainer,
@@ -277,7 +277,7 @@ def _timeline(
 
 
 def _scan(
-    file: Path | bytes, name: str, track: int | None, expected: int, *, incomplete: bool
+    file: File, name: str, track: int | None, expected: int, *, incomplete: bool
 ) -> VideoFile:
     """Index a file by decoding all of it, without broken frames and those predicted from them."""
     order: list[tuple[int, bool]] = []  # stamp and keyframe of each packet, decoding order

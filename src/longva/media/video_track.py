@@ -9,7 +9,6 @@ of each begin anew. Here every part follows the one before it, from its first ke
 A stamp is a presentation time in the track's own ticks.
 """
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +22,8 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from longva.errors import VideoError
+from longva.media.file import File, open_file
 from longva.media.sample_tables import UNPARSED, SampleTables
-from longva.media.source import open_file
 
 CONTAINERS = (
     "mov,matroska,avi,flv,asf,mpegts,mpeg,ogg,ivf,h264,hevc,m4v,mpegvideo,mxf,nut,dv,wtv,rm,"
@@ -60,12 +59,12 @@ class Part(NamedTuple):
 
 @contextmanager
 def open_stream(
-    file: Path | bytes, name: str, track: int | None = None, *, tables: SampleTables | None = None
+    file: File, name: str, track: int | None = None, *, tables: SampleTables | None = None
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a file at a video track.
 
     Args:
-        file: a path, or the file's bytes.
+        file: a path, the file's bytes, or an open file.
         name: what messages call it.
         track: which video track, the first being 1; without it the film, see `_the_film`.
         tables: read through this instead.
@@ -73,7 +72,7 @@ def open_stream(
     Raises:
         VideoError: not a video, without such a track, or of a codec that FFmpeg cannot decode.
     """
-    source = tables or (io.BytesIO(file) if isinstance(file, bytes) else f"file:{file}")
+    source = tables or (f"file:{file}" if isinstance(file, Path) else open_file(file))
     options = {"format_whitelist": CONTAINERS} | (UNPARSED if tables else {})
     try:
         container = av.open(source, "r", container_options=options, **TAGS)
@@ -86,7 +85,7 @@ def open_stream(
         yield container, stream
 
 
-def _why_unreadable(file: Path | bytes, name: str, error: Exception) -> str:
+def _why_unreadable(file: File, name: str, error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{name} cannot be opened: {error.strerror}."
     with open_file(file) as opened:

@@ -3,17 +3,15 @@
 from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
 import torch
 from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.image_utils import load_image
 from transformers.processing_utils import ImagesKwargs
 
-from longva.errors import VideoError
 from longva.media.colours import to_rgb
 from longva.media.medium import open_media
+from longva.media.pixels import pixels_of, rgb_pixels
 from longva.model.unires import (
     CLIP_MEAN,
     CLIP_STD,
@@ -94,8 +92,6 @@ class LongVAImageProcessor(BaseImageProcessor):
             return [self.fetch_images(image) for image in images]
         if not isinstance(images, str):
             return images
-        if images.startswith(("http://", "https://")):
-            return load_image(images)
         return Image.fromarray(next(open_media(images).pictures([0])))
 
     def preprocess(
@@ -109,7 +105,7 @@ class LongVAImageProcessor(BaseImageProcessor):
         """Cut one image or a nested list of images into grids.
 
         Args:
-            images: PIL images, or uint8 arrays [H, W, 3] or [3, H, W].
+            images: PIL images, or arrays or tensors of pixels, as `media/pixels.py` takes them.
             return_tensors: see `BatchFeature`.
             max_grids: instead of the processor's.
             grid_rule: instead of the processor's.
@@ -139,32 +135,18 @@ class LongVAImageProcessor(BaseImageProcessor):
 
 
 def flat_images(images) -> list[Image.Image]:
-    """Flatten a nested list of images and turn each into RGB."""
+    """Flatten a nested list of images and turn each into RGB.
+
+    Raises:
+        VideoError: pixels whose shape or values leave open what is meant.
+    """
     if isinstance(images, (list, tuple)):
         return [image for item in images for image in flat_images(item)]
     if isinstance(images, Image.Image):
         return [to_rgb(images)]
-    array = uint8_array(images)
-    if array.ndim == 4:
-        return [image for item in array for image in flat_images(item)]
-    if array.shape[0] in (1, 3) and array.shape[-1] not in (1, 3):
-        array = array.transpose(1, 2, 0)
-    return [Image.fromarray(array.squeeze()).convert("RGB")]
-
-
-def uint8_array(pixels) -> np.ndarray:
-    """Take pixels as an array of uint8.
-
-    Raises:
-        VideoError: for another dtype, of which the range is not known.
-    """
-    array = np.asarray(pixels)
-    if array.dtype != np.uint8:
-        raise VideoError(
-            f"uint8 pixels 0..255 expected, got {array.dtype} {list(array.shape)}. For floats in "
-            "0..1 give (pixels * 255).round().astype('uint8')."
-        )
-    return array
+    pixels = pixels_of(images)
+    pictures = pixels if pixels.ndim == 4 else pixels[None]
+    return [Image.fromarray(rgb_pixels(picture)) for picture in pictures]
 
 
 __all__ = ["LongVAImageProcessor"]

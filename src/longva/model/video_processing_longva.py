@@ -1,10 +1,11 @@
 """Videos -> frames, each a grid. Decoding and resizing are those of `longva.media.medium`."""
 
+import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from transformers import BatchFeature
@@ -12,12 +13,11 @@ from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata, make_batched_videos
 
-from longva.errors import VideoError
 from longva.media.colours import to_rgb
+from longva.media.frames import Frames
 from longva.media.medium import open_media
-from longva.media.resize import resize_picture
-from longva.media.sampling import FrameSampling, choose_frames
-from longva.model.image_processing_longva import uint8_array
+from longva.media.pixels import is_pixels
+from longva.media.sampling import FrameSampling, Time
 from longva.model.unires import CLIP_MEAN, CLIP_STD, normalize_pixels
 
 
@@ -25,9 +25,23 @@ class LongVAVideosKwargs(VideosKwargs, total=False):
     """What may be changed in a single call."""
 
     max_frames: int | None
+    start: float | str | None
+    end: float | str | None
     fit: str | None
     resize: str | None
     allow_truncated: bool | None
+
+
+@dataclass
+class TimedMetadata(VideoMetadata):
+    """Metadata that know when each frame is shown, which a rate does not tell if it varies."""
+
+    seconds: list[float] | None = None
+
+    @property
+    def timestamps(self) -> list[float]:
+        """Presentation times of the frames taken, in seconds."""
+        return super().timestamps if self.seconds is None else self.seconds
 
 
 class LongVAVideoProcessor(VideoProcessorMixin):
@@ -75,7 +89,9 @@ class LongVAVideoProcessor(VideoProcessorMixin):
         self.do_sample_frames = do_sample_frames
         self.image_mean, self.image_std = list(image_mean), list(image_std)
 
-    def sampling(self, num_frames=None, fps=None, max_frames=None) -> FrameSampling:
+    def sampling(
+        self, num_frames=None, fps=None, max_frames=None, start=None, end=None
+    ) -> FrameSampling:
         """Return the sampling of one call: what the call names, or the processor's own.
 
         Raises:
@@ -86,7 +102,9 @@ class LongVAVideoProcessor(VideoProcessorMixin):
             max_frames = self.max_frames if max_frames is None else max_frames
             if num_frames is not None and max_frames is not None:
                 num_frames, max_frames = min(num_frames, max_frames), None
-        return FrameSampling(num_frames=num_frames, fps=fps, max_frames=max_frames)
+        return FrameSampling(
+            num_frames=num_frames, fps=fps, max_frames=max_frames, start=start, end=end
+        )
 
     def preprocess(
         self,
@@ -95,6 +113,8 @@ class LongVAVideoProcessor(VideoProcessorMixin):
         num_frames: int | None = None,
         fps: float | None = None,
         max_frames: int | None = None,
+        start: Time | None = None,
+        end: Time | None = None,
         fit: str | None = None,
         resize: str | None = None,
         allow_truncated: bool | None = None,
@@ -106,12 +126,14 @@ class LongVAVideoProcessor(VideoProcessorMixin):
         """Read or take frames and turn each into a grid.
 
         Args:
-            videos: paths, `file://` or `data:` URIs, or decoded frames: uint8 [N, H, W, 3] or
-                [N, 3, H, W], or a list of PIL images; one or a list of them.
+            videos: files, given as `media/address.py` says; or decoded frames: PIL images, arrays
+                or tensors, as `media/pixels.py` takes them; one or a list of them.
             return_tensors: see `BatchFeature`.
             num_frames: frames taken uniformly, instead of the processor's sampling.
             fps: frames a second, instead of the processor's sampling.
             max_frames: cap for `fps`, or for the processor's sampling.
+            start: take frames from here on: seconds, or a text such as 1:02:03.
+            end: and up to here; times stay those of the whole video.
             fit: instead of the processor's.
             resize: instead of the processor's.
             allow_truncated: instead of the processor's.
@@ -124,7 +146,7 @@ class LongVAVideoProcessor(VideoProcessorMixin):
             `pixel_values_videos` float32 [G, 3, S, S], all videos one after another, and
             `video_grid_thw` [videos, 3] = (frames, 1, 1).
         """
-        sampling = self.sampling(num_frames, fps, max_frames)
+        sampling = self.sampling(num_frames, fps, max_frames, start, end)
         geometry = {
             "size": self.grid_size,
             "fit": fit or self.fit,
@@ -135,39 +157,29 @@ class LongVAVideoProcessor(VideoProcessorMixin):
         if do_sample_frames is None:
             do_sample_frames = self.do_sample_frames
         pixels, metadata = [], []
-        for index, video in enumerate(make_batched_videos(_in_rgb(videos))):
-            if isinstance(video, str) or isinstance(video, list) and isinstance(video[0], str):
-                media = open_media(video, allow_truncated=allow_truncated)
-                frames = media.frames_at(sampling, **geometry)
-                media = frames.media
-                if media.truncated:
-                    warnings.warn(f"{video}: {media.truncated}", stacklevel=2)
-                pixels.append(frames.pixels)
-                metadata.append(
-                    VideoMetadata(
-                        total_num_frames=len(media),
-                        duration=media.duration,
-                        fps=len(media) / media.duration if media.duration else None,
-                        frames_indices=frames.indices.tolist(),
-                        video_backend="pyav",
-                    )
-                )
-                continue
-            array = _frames_array(video)  # [N, H, W, 3]
+        for index, video in enumerate(_each(videos)):
             given = video_metadata[index] if video_metadata else None
             given = VideoMetadata(**given) if isinstance(given, dict) else given
-            rate = (given.fps if given else None) or 24.0  # HF's convention for unknown rates
-            chosen = np.arange(len(array))
-            if do_sample_frames:
-                seconds, duration = chosen / rate, len(array) / rate
-                chosen = choose_frames(seconds, chosen, sampling, duration=duration)
-            pictures = [resize_picture(picture, **geometry) for picture in array[chosen]]
-            pixels.append(torch.stack(pictures))
-            about = given or VideoMetadata(total_num_frames=len(array), fps=rate)
-            numbers = about.frames_indices  # by a caller who has sampled too: a list or an array
-            if numbers is None or len(numbers) != len(array):
-                numbers = range(len(array))
-            metadata.append(replace(about, frames_indices=[int(numbers[i]) for i in chosen]))
+            if not _is_decoded(video):
+                media = open_media(video, allow_truncated=allow_truncated)
+                frames = media.frames_at(sampling, **geometry)
+                if frames.media.left_out:
+                    warnings.warn(f"{media.name}: {frames.media.left_out}", stacklevel=2)
+                metadata.append(_metadata(frames))
+            else:
+                rate = (given.fps if given else None) or 24.0  # HF's convention for unknown rates
+                media = open_media(video, fps=rate)
+                rule = sampling if do_sample_frames else FrameSampling()
+                frames = media.frames_at(rule, **geometry)
+                about = given or VideoMetadata(total_num_frames=len(media), fps=rate)
+                numbers = (
+                    about.frames_indices
+                )  # by a caller who has sampled too: a list or an array
+                if numbers is None or len(numbers) != len(media):
+                    numbers = range(len(media))
+                chosen = [int(numbers[index]) for index in frames.indices]
+                metadata.append(replace(about, frames_indices=chosen))
+            pixels.append(frames.pixels)
         batch = BatchFeature(
             {
                 "pixel_values_videos": normalize_pixels(
@@ -192,17 +204,34 @@ def _in_rgb(videos):
     return to_rgb(videos) if isinstance(videos, Image.Image) else videos
 
 
-def _frames_array(video) -> np.ndarray:
-    if isinstance(video, (list, tuple)):
-        video = np.stack([np.asarray(frame) for frame in video])
-    array = uint8_array(video)
-    if array.ndim == 4 and array.shape[1] == 3 and array.shape[-1] != 3:
-        array = array.transpose(0, 2, 3, 1)
-    if array.ndim != 4 or array.shape[-1] != 3:
-        raise VideoError(
-            f"frames are RGB, [N, H, W, 3] or [N, 3, H, W] in one size, got {list(array.shape)}"
-        )
-    return np.ascontiguousarray(array)
+def _each(videos: Any) -> list[Any]:
+    """Return the videos of what may be one or a list; lists of pictures are videos."""
+    if _is_file(videos):
+        return [videos]
+    if isinstance(videos, list | tuple) and any(map(_is_file, videos)):
+        return list(videos)
+    return make_batched_videos(_in_rgb(videos))
+
+
+def _is_file(video: Any) -> bool:
+    """Whether this is a kind of source that transformers does not know."""
+    return isinstance(video, os.PathLike | bytes) or hasattr(video, "read")
+
+
+def _is_decoded(video: Any) -> bool:
+    return is_pixels(video[0] if isinstance(video, list | tuple) and video else video)
+
+
+def _metadata(frames: Frames) -> VideoMetadata:
+    media = frames.media
+    return TimedMetadata(
+        total_num_frames=len(media),
+        duration=media.duration,
+        fps=len(media) / media.duration if media.duration else None,
+        frames_indices=frames.indices.tolist(),
+        video_backend="pyav",
+        seconds=frames.pts_seconds.tolist(),
+    )
 
 
 __all__ = ["LongVAVideoProcessor"]

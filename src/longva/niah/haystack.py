@@ -19,9 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from longva.errors import RecipeError
-from longva.media.medium import MisnumberedError, open_media
+from longva.media.frames import MisnumberedError
+from longva.media.medium import open_media
 from longva.media.resize import Fit, resize_picture
-from longva.media.sampling import FrameSampling
+from longva.media.sampling import FrameSampling, Time
 from longva.recipes import STRICT
 
 
@@ -58,6 +59,12 @@ class HaystackRecipe:
     fps: float = 1.0
     """Frames a second to take of the videos (by presentation time)."""
 
+    start: Time | None = None
+    """Of every video, from here on: seconds, or 1:02:03. Leaves out titles, for example."""
+
+    end: Time | None = None
+    """And up to here."""
+
     fit: Fit = "pad"
     """`pad` keeps the whole frame on a square, as the paper's V-NIAH; `crop` cuts its sides off."""
 
@@ -84,7 +91,7 @@ class VideoFrames(Pictures):
     """
 
     def __init__(self, recipe: HaystackRecipe, num_frames: int):
-        sampling = FrameSampling(fps=recipe.fps)
+        sampling = FrameSampling(fps=recipe.fps, start=recipe.start, end=recipe.end)
         self.fit: Fit = recipe.fit
         self.chosen = []
         left = num_frames
@@ -106,6 +113,8 @@ class VideoFrames(Pictures):
             "fps": recipe.fps,
             "fit": recipe.fit,
         }
+        if recipe.start is not None or recipe.end is not None:
+            self.fingerprint["part"] = sampling.part
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """Decode them in order, uint8 [n, 3, size, size]."""

@@ -19,7 +19,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -45,7 +44,7 @@ from longva.prompts.partition import partition
 from longva.prompts.tree import Prompt, Scored, plan_walk, score_alone, walk
 from longva.watching.assistant import LongVA
 from longva.watching.feature_cache import FeatureCache
-from longva.watching.features import FEATURES, VisualFeatures
+from longva.watching.features import FEATURES
 
 TEMPLATES = read_json(Path(__file__).with_name("templates.json"))
 """Chat templates around frames and question, by name (as the original's V-NIAH wrote them)."""
@@ -152,18 +151,12 @@ class TreeModel(Model):
         about = [pictures.fingerprint, len(pictures), self.frame_size, str(self.model.dtype)]
         parts = to_json([*about, vision_fingerprint(self.model)])
         key = hashlib.sha256(parts.encode()).hexdigest()
-        found = cache.load(key, "", torch.device("cpu"))
-        if found is None:
+        tokens = cache.load(key, torch.device("cpu"))
+        if tokens is None:
             encoded = [self._encode(pixels) for pixels in pictures.batches(self.frame_size)]
-            found = VisualFeatures(
-                kind="video",
-                source="haystack or needles",
-                tokens=torch.cat(encoded),
-                seconds=np.zeros(len(pictures)),
-                indices=np.arange(len(pictures)),
-            )
-            cache.save(key, found)
-        return found.tokens
+            tokens = torch.cat(encoded)
+            cache.save(key, tokens)
+        return tokens
 
     def _encode(self, pixels: Tensor) -> Tensor:
         """Encode [n, 3, S, S] uint8: [n, T, D]."""

@@ -127,7 +127,13 @@ def create_app(
         question, urls = _question(body, fetcher.limits)
         how = body.longva
         watching = Watching(
-            sampling=FrameSampling(num_frames=how.frames, fps=how.fps, max_frames=how.max_frames),
+            sampling=FrameSampling(
+                num_frames=how.frames,
+                fps=how.fps,
+                max_frames=how.max_frames,
+                start=how.start,
+                end=how.end,
+            ),
             settings=FrameSettings(fit=how.fit),
         )
         answering = Answering(engine, fetcher, request.state.client, question, urls, watching)

@@ -12,6 +12,7 @@ from longva.watching.session import Evidence
 
 Roles = Literal["system", "developer", "user", "assistant"]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+PartTime = Annotated[Number, Field(ge=0)] | Annotated[str, Field(max_length=32)]
 StopText = Annotated[str, Field(max_length=1000)]
 """Bounded: after every token the answer's end is compared with each of its beginnings."""
 
@@ -103,6 +104,12 @@ class LongVAOptions(BaseModel):
 
     max_frames: int | None = Field(default=None, ge=1, le=1_000_000)
     """Cap for `fps`; above it the whole video is covered evenly."""
+
+    start: PartTime | None = None
+    """Watch videos from here on: seconds, or a text such as 1:02:03."""
+
+    end: PartTime | None = None
+    """And up to here. Times in the answer stay those of the whole video."""
 
     fit: Literal["crop", "pad"] = "crop"
     """Centre crop, or the whole frame on a square."""

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +25,9 @@ from longva.checkpoints.checkpoint import load_pretrained
 from longva.checkpoints.fingerprint import vision_fingerprint
 from longva.checkpoints.published import EMBEDDED_MODEL, NOTICE, embedded_folder
 from longva.errors import LongVAError
-from longva.media.medium import Media, open_media
-from longva.media.sampling import ONE_A_SECOND, FrameSampling
-from longva.media.source import Source
+from longva.media.address import Source
+from longva.media.medium import Media, open_media, with_rate
+from longva.media.sampling import ONE_A_SECOND, FrameSampling, Time
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
 from longva.model.chat_format import stop_at_turn_end
 from longva.parallel.ranks import default_dtype, own_device
@@ -35,7 +36,7 @@ from longva.planning.planner import Plan, plan
 from longva.prompts.kv_cache import check_cacheable
 from longva.reporting.progress import Progress
 from longva.watching.feature_cache import FeatureCache
-from longva.watching.features import FrameSettings, VisualFeatures, encode
+from longva.watching.features import FrameSettings, VisualFeatures, describe, encode
 from longva.watching.session import Session
 
 
@@ -144,13 +145,16 @@ class LongVA:
 
     def watch(
         self,
-        media: Source | Media | Sequence[Source | Media],
+        media: Source | Media | Any,
         *,
         sampling: FrameSampling | None = None,
         frames: int | None = None,
         fps: float | None = None,
         max_frames: int | None = None,
         keyframes: bool = False,
+        start: Time | None = None,
+        end: Time | None = None,
+        frames_fps: float | None = None,
         allow_truncated: bool = False,
         settings: FrameSettings | None = None,
         progress: Progress | None = None,
@@ -158,14 +162,19 @@ class LongVA:
         """Watch a video, an image, a folder of frames, or several of them together.
 
         Args:
-            media: one medium or a sequence of them: paths, data: URIs, the bytes of files, or what
-                `open_media` gave.
-            sampling: which frames of videos to take, instead of the next four.
+            media: one medium or a list of several: what `open_media` takes, or gave. A list in a
+                list is the frames of one medium.
+            sampling: which frames of videos to take, instead of the next six.
             frames: take this many, spread uniformly.
             fps: take this many a second. With neither, 1 a second, as many as fit.
             max_frames: cap for `fps` and `keyframes`; above it frames are spread uniformly.
             keyframes: take the frames that the encoder chose as key frames.
-            allow_truncated: take what can be decoded of a video whose tail is broken.
+            start: watch videos from here on: seconds, or a text such as 1:02:03.
+            end: and up to here. Times in answers stay those of the whole video.
+            frames_fps: how many frames of a folder or list are a second of it. A list of nothing
+                but pictures is then the frames of one medium.
+            allow_truncated: take what can be decoded of a broken video, or of a folder or list
+                with broken pictures.
             settings: how frames are made.
             progress: called with the stage ("watch", "prefill"), what is done and what there is.
 
@@ -178,21 +187,32 @@ class LongVA:
         check_cacheable(self.model)
         settings = settings or FrameSettings()
         asked = FrameSampling(
-            num_frames=frames, fps=fps, max_frames=max_frames, keyframes=keyframes
+            num_frames=frames,
+            fps=fps,
+            max_frames=max_frames,
+            keyframes=keyframes,
+            start=start,
+            end=end,
         )
         if sampling is not None and asked != FrameSampling():
-            raise LongVAError("give either sampling, or frames, fps, max_frames and keyframes.")
+            raise LongVAError("give either sampling, or frames, fps, start and what else it holds.")
         asked = sampling or asked
-        sources = [media] if isinstance(media, str | Path | bytes | Media) else list(media)
+        sources = media if isinstance(media, list | tuple) else [media]
         opened = [
             one if isinstance(one, Media) else open_media(one, allow_truncated=allow_truncated)
             for one in sources
         ]
+        if frames_fps is not None:
+            opened = with_rate(opened, frames_fps)
+        if opened and all(medium.kind == "image" for medium in opened):
+            opened[0].choose(asked)  # refuses a part of what has no times
         sampling = asked.or_default(self._frames_that_fit(opened))
         self.plan(self.num_frames(opened, sampling)).check()
         features = [self.encode(medium, sampling, settings, progress) for medium in opened]
         if sampling is not asked and asked.max_frames is None:
-            features = list(map(_with_note_if_thinned, features, opened))
+            usual = replace(asked, fps=ONE_A_SECOND.fps)
+            pairs = zip(features, opened, strict=True)
+            features = [_with_note_if_thinned(*pair, usual) for pair in pairs]
         return Session(
             self.model,
             self.processor,
@@ -245,21 +265,26 @@ class LongVA:
             self._fingerprints[pooling] = vision_fingerprint(self.model)
         model = self._fingerprints[pooling]
         key = self.cache.key(media, indices, settings, self.processor, model)
-        found = self.cache.load(key, media.name, self.model.device, media.left_out)
-        if found is not None:
-            return found
+        tokens = self.cache.load(key, self.model.device)
+        if tokens is not None:
+            return describe(tokens, media, indices)
         features = make()
         try:
-            self.cache.save(key, features)
+            self.cache.save(key, features.tokens)
         except LongVAError as error:  # what was watched for an hour is not thrown away for that
             warnings.warn(f"not kept for the next time: {error}", stacklevel=2)
         return features
 
 
-def _with_note_if_thinned(features: VisualFeatures, media: Media) -> VisualFeatures:
+def _with_note_if_thinned(
+    features: VisualFeatures, media: Media, one_a_second: FrameSampling
+) -> VisualFeatures:
     """Note that fewer frames of a video were watched than the usual one a second."""
-    watched, usual = len(features.indices), len(media.choose(ONE_A_SECOND))
-    if media.kind == "image" or watched >= usual:
+    if media.kind == "image":
         return features
-    note = f"{watched:,} frames, spread evenly: the {usual:,} of one a second do not fit"
+    watched, usual = len(features.indices), len(media.choose(one_a_second))
+    if watched >= usual:
+        return features
+    all_of_it = f"the {usual:,} of one a second" if media.has_clock else f"all {usual:,}"
+    note = f"{watched:,} frames, spread evenly: {all_of_it} do not fit"
     return replace(features, left_out="; ".join(filter(None, (features.left_out, note))))

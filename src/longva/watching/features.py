@@ -54,10 +54,13 @@ class VisualFeatures:
     """[F, T, D]."""
 
     seconds: np.ndarray | None
-    """[F] presentation times of a video's frames; None for an image."""
+    """[F] presentation times of a video's frames; None for what has no clock, such as an image."""
 
     indices: np.ndarray
     """[F] positions of the frames in the video, or of the grids in the image."""
+
+    names: tuple[str, ...] = ()
+    """[F] files of the frames, if the medium is a folder or list of them; or nothing."""
 
     left_out: str = ""
     """What of the medium was not watched, in words; see `Media.left_out`."""
@@ -91,20 +94,26 @@ def encode(
     """
     timings = {"decode": 0.0, "encode": 0.0}
     if media.kind == "image":
-        kind, seconds = "image", None
         tokens = _encode_image(model, processor, media, timings)
-        indices = np.arange(len(tokens))
     else:
-        kind, seconds = "video", media.pts_seconds[indices]
         tokens = _encode_frames(model, processor, media, indices, settings, timings, progress)
+    return describe(tokens, media, indices, timings)
+
+
+def describe(
+    tokens: Tensor, media: Media, indices: np.ndarray, timings: dict[str, float] | None = None
+) -> VisualFeatures:
+    """Put to the tokens of a medium's frames what the medium tells about these; see `encode`."""
+    indices = np.arange(len(tokens)) if media.kind == "image" else indices
     return VisualFeatures(
-        kind=kind,
+        kind="image" if media.kind == "image" else "video",
         source=media.name,
         tokens=tokens,
-        seconds=seconds,
+        seconds=media.pts_seconds[indices] if media.has_clock else None,
         indices=indices,
+        names=tuple(media.names[index] for index in indices) if media.names else (),
         left_out=media.left_out,
-        timings=timings,
+        timings=timings or {"decode": 0.0, "encode": 0.0},
     )
 
 

@@ -34,13 +34,16 @@ class Evidence:
     """Index of the frame in the video, or of the grid in the image."""
 
     seconds: float | None
-    """Presentation time of the frame; None for an image."""
+    """Presentation time of the frame; None for an image, and for pictures without a clock."""
 
     weight: float
     """Share of the attention on all frames that this frame got, 0 to 1."""
 
     medium: int = 0
     """Which of several media watched together."""
+
+    file: str | None = None
+    """The picture's file, in a folder or list of pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,8 +279,15 @@ class Session:
             row += frames * tokens
             for frame, weight in enumerate(weights):
                 seconds = None if medium.seconds is None else float(medium.seconds[frame])
-                index = int(medium.indices[frame])
-                found.append(Evidence(frame=index, seconds=seconds, weight=weight, medium=number))
+                found.append(
+                    Evidence(
+                        frame=int(medium.indices[frame]),
+                        seconds=seconds,
+                        weight=weight,
+                        medium=number,
+                        file=medium.names[frame] or None if medium.names else None,
+                    )
+                )
         return sorted(found, key=lambda e: -e.weight)[:top_k]
 
 

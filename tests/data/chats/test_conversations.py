@@ -195,6 +195,8 @@ def test_videos_are_sampled_as_the_recipe_says(folder, model_and_processor):
     assert frames(num_frames=3) == 3
     assert frames(fps=2) == 12
     assert frames(fps=2, max_frames=7) == 7
+    assert frames(fps=2, start=1, end="0:02.5") == 3
+    assert frames(fps=2, start=4) == 4
     assert frames() == 32  # the processor's own
 
 

@@ -19,11 +19,11 @@ import httpx
 import pytest
 from PIL import Image
 
+from longva.media.network import AddressError, PublicNetwork, is_public, resolve
 from longva.media.write import write_video
 from longva.serve.errors import ApiError
 from longva.serve.limits import Limits
 from longva.serve.media.fetch import MediaFetcher
-from longva.serve.media.network import PublicNetwork, is_public, resolve
 from tests.serve.conftest import data_uri, film, serving, user
 
 PUBLIC = "93.184.216.34"
@@ -382,7 +382,7 @@ async def test_connections_go_to_the_address_that_was_checked():
     with pytest.raises(httpcore.ConnectError):
         await network.connect_tcp("flip.example", 80)
     assert reached == [PUBLIC] and names.flipped == 1  # asked once, and never by name
-    with pytest.raises(ApiError, match="public addresses only"):
+    with pytest.raises(AddressError, match="public addresses only"):
         await network.connect_tcp("flip.example", 80)
     assert reached == [PUBLIC]
 

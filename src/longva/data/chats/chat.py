@@ -24,7 +24,7 @@ from torch import Tensor
 
 from longva.errors import LongVAError
 from longva.losses import IGNORE_INDEX
-from longva.media.source import IMAGE_SUFFIXES
+from longva.media.folder import IMAGE_SUFFIXES
 from longva.model import LongVAProcessor
 from longva.model.chat_format import apply_template, quoted, template_ids, turn_end
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from longva.errors import RecipeError
 from longva.media.medium import MAX_PIXELS, open_media
 from longva.media.resize import Fit, Resize
-from longva.media.sampling import FrameSampling
+from longva.media.sampling import FrameSampling, Time
 from longva.media.source import load_image, upright_size
 from longva.model import LongVAProcessor
 from longva.recipes import STRICT
@@ -40,13 +40,25 @@ class VideoConfig:
     max_frames: int | None = None
     """Cap for `fps`; a longer video is spread evenly."""
 
+    start: Time | None = None
+    """Of every video, from here on: seconds, or 1:02:03."""
+
+    end: Time | None = None
+    """And up to here."""
+
     fit: Fit | None = None
     resize: Resize | None = None
 
     def __post_init__(self) -> None:
         if self.max_frames is not None and self.fps is None:
             raise RecipeError("video.max_frames caps video.fps. Give both, or video.num_frames.")
-        FrameSampling(num_frames=self.num_frames, fps=self.fps, max_frames=self.max_frames)
+        FrameSampling(
+            num_frames=self.num_frames,
+            fps=self.fps,
+            max_frames=self.max_frames,
+            start=self.start,
+            end=self.end,
+        )
 
 
 class MediaReader:
@@ -92,13 +104,12 @@ class MediaReader:
         """Return the most tokens that a video may take; reads its index only if nothing caps it."""
         video = self.video
         sampling = self.processor.video_processor.sampling(
-            video.num_frames, video.fps, video.max_frames
+            video.num_frames, video.fps, video.max_frames, video.start, video.end
         )
         frames = sampling.num_frames or sampling.max_frames
         if frames is None:
-            media = open_media(path)
-            frames = len(media) if sampling.fps is None else 1 + media.duration * sampling.fps
-        return int(frames) * self.processor.tokens_per_grid()
+            frames = len(open_media(path).choose(sampling))
+        return frames * self.processor.tokens_per_grid()
 
 
 def concatenate_media(samples: Iterable[Any]) -> dict[str, Tensor]:

@@ -9,8 +9,6 @@ The content alone decides what a medium is, never its name or a header: see `che
 """
 
 import asyncio
-import base64
-import binascii
 import hashlib
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
@@ -21,10 +19,19 @@ from urllib.parse import unquote, urlsplit
 
 import httpcore
 
+from longva.errors import VideoError
+from longva.media.address import data_of
+from longva.media.network import (
+    NO_ANSWER,
+    AddressError,
+    Conditions,
+    PublicNetwork,
+    open_url,
+    refused,
+)
 from longva.serve.errors import MediaError
 from longva.serve.limits import Limits
 from longva.serve.media.kept import KeptMedia, StoredMedium
-from longva.serve.media.network import NO_ANSWER, Conditions, PublicNetwork, open_url, refused
 
 REPORTED_BYTES = 4 * 2**20
 """Downloads report their progress so often."""
@@ -68,7 +75,7 @@ class MediaFetcher:
             report: called with bytes done and bytes in all, 0 where that is not known.
 
         Raises:
-            ApiError: the address is not allowed, gives nothing, or gives too much.
+            MediaError: the address is not allowed, gives nothing, or gives too much.
         """
         scheme = url[:8].partition(":")[0].lower()
         if scheme == "data":
@@ -77,7 +84,10 @@ class MediaFetcher:
         if scheme == "file":
             return await asyncio.to_thread(self._shared, url)
         if scheme in ("http", "https"):
-            return await self._download(url, report)
+            try:
+                return await self._download(url, report)
+            except AddressError as error:
+                raise MediaError(error.message, error.code) from error
         raise MediaError("a medium needs an http(s), data: or file:// address.")
 
     def release(self, medium: StoredMedium) -> None:
@@ -96,6 +106,8 @@ class MediaFetcher:
                 return await self._ask(url, self._kept.conditions, report)
         except TimeoutError as error:
             raise refused(f"it was not there within {limits.fetch_seconds:g} seconds") from error
+        except AddressError:  # a ValueError, too
+            raise
         except NO_ANSWER as error:
             raise refused("its server does not answer as it should") from error
 
@@ -158,14 +170,11 @@ class MediaFetcher:
             raise MediaError(message, code="server_busy", status=429, retry_after=10)
 
     def _decode(self, url: str) -> bytes:
-        header, comma, body = url.partition(",")
-        if not comma or not header.lower().endswith(";base64"):
-            raise MediaError("a data: URI must be in base64: data:video/mp4;base64,AAAA...")
-        self._check_size(len(body) * 3 // 4 - 2)
+        self._check_size((len(url) - url.find(",")) * 3 // 4 - 2)
         try:
-            return base64.b64decode(body, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise MediaError("a data: URI is not valid base64.") from error
+            return data_of(url)
+        except VideoError as error:
+            raise MediaError(error.message) from error
 
     def _shared(self, url: str) -> StoredMedium:
         """Find the file that a file:// address names, without telling which others exist."""

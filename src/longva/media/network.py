@@ -22,8 +22,7 @@ import anyio
 import httpcore
 import httpx
 
-from longva import __version__
-from longva.serve.errors import MediaError
+from longva.errors import VideoError
 
 NO_ANSWER = (
     *(httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError),
@@ -37,7 +36,7 @@ MAX_URL = 8192
 HEADERS = {
     "Accept": "video/*, image/*, */*;q=0.5",
     "Accept-Encoding": "identity",
-    "User-Agent": f"longva/{__version__}",  # some large sites refuse clients without a name
+    "User-Agent": "longva",  # some large sites refuse clients without a name
 }
 
 NOT_PUBLIC = [
@@ -61,6 +60,14 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 Conditions = Callable[[str], Mapping[str, bytes]]
 """Address of one hop -> headers of its request that allow it to answer 304."""
+
+
+class AddressError(VideoError):
+    """A medium's address that is not allowed, or gives nothing; `code` is its word for programs."""
+
+    def __init__(self, message: str, code: str = "address_not_allowed"):
+        super().__init__(message)
+        self.code = code
 
 
 def is_public(address: str) -> bool:
@@ -112,7 +119,7 @@ class PublicNetwork(httpcore.AsyncNetworkBackend):
         """Resolve, check, connect.
 
         Raises:
-            ApiError: the host is not public.
+            AddressError: the host is not public.
             httpcore.ConnectError: it has no address, or none that answers.
         """
         try:
@@ -124,8 +131,8 @@ class PublicNetwork(httpcore.AsyncNetworkBackend):
             raise httpcore.ConnectError("the name has no address") from error
         # One private address among public ones is an attack or a mistake: never pick the others.
         if not self._allow_private and not all(map(is_public, addresses)):
-            raise MediaError(
-                "media are fetched from public addresses only; send the file as a data: URI."
+            raise AddressError(
+                "media are fetched from public addresses only: give the file itself."
             )
         failure: Exception = httpcore.ConnectError("the name has no address")
         for address in addresses[:2]:
@@ -142,7 +149,7 @@ def check_url(url: str | httpx.URL, *, allow_private: bool) -> httpx.URL:
     """Parse an address, or refuse it for its form.
 
     Raises:
-        ApiError: not a plain http(s) address.
+        AddressError: not a plain http(s) address.
     """
     problem, parsed = "it is not a valid http(s) address", httpx.URL()
     text = str(url)
@@ -163,7 +170,7 @@ def check_url(url: str | httpx.URL, *, allow_private: bool) -> httpx.URL:
         elif port > 65535 or port not in (80, 443) and port < 1024 and not allow_private:
             problem = f"port {port} is not for the web"
     if problem:
-        raise MediaError(f"an address of a medium cannot be used: {problem}.")
+        raise AddressError(f"an address of a medium cannot be used: {problem}.")
     return parsed
 
 
@@ -190,7 +197,7 @@ async def open_url(
         ssl_context: by default verifies certificates against the usual authorities.
 
     Raises:
-        ApiError: the address is not allowed, or what it gives is not a file.
+        AddressError: the address is not allowed, or what it gives is not a file.
         httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError: no connection.
     """
     target = check_url(url, allow_private=allow_private)
@@ -235,6 +242,6 @@ def _check_response(status: int, headers: dict[bytes, bytes]) -> None:
         raise refused("the server compresses it; media are fetched as they are")
 
 
-def refused(problem: str) -> MediaError:
+def refused(problem: str) -> AddressError:
     """Say why a medium could not be fetched."""
-    return MediaError(f"a medium could not be fetched: {problem}.", code="media_not_fetched")
+    return AddressError(f"a medium could not be fetched: {problem}.", code="media_not_fetched")
