@@ -230,7 +230,8 @@ def _pictures(
             start = video.stamps[entrance.number] if entrance else None
             offset = entrance.offset if entrance else 0
             decoded = decode(container, stream, decoder, offset, start, is_dispensable)
-            return _checked(video, entrance, decoded, left_out)
+            told = not stream.codec_context.codec.intra_only  # else decoders may not set the flag
+            return _checked(video, entrance, decoded, left_out, told=told)
 
         frames = frames_from(None)
         for number in numbers:
@@ -274,6 +275,8 @@ def _checked(
     entrance: Entrance | None,
     decoded: Iterator[tuple[Packet, list[VideoFrame] | None]],
     left_out: set[int | None],
+    *,
+    told: bool,
 ) -> Iterator[tuple[int, VideoFrame]]:
     """Yield (number, frame), from a keyframe just sought or from frame 0 on.
 
@@ -282,6 +285,7 @@ def _checked(
         entrance: the keyframe sought; None at the beginning of the file.
         decoded: what comes from there.
         left_out: stamps of the frames that were not decoded on purpose; it grows meanwhile.
+        told: whether the decoder tells which frames are keyframes.
     """
     first = expected = entrance.number if entrance else 0
     for _, frames in decoded:
@@ -299,7 +303,7 @@ def _checked(
                 expected += 1
             if number != expected or frame.is_corrupt:
                 raise IndexMismatch(f"frame {number} came in place of frame {expected}")
-            if entrance and number == first and not frame.key_frame:
+            if entrance and number == first and told and not frame.key_frame:
                 raise IndexMismatch(f"frame {number} is not the keyframe that it was said to be")
             yield expected, frame
             expected += 1
