@@ -184,7 +184,15 @@ def _rest(decoder: VideoCodecContext) -> tuple[Packet, list[VideoFrame] | None]:
 def video_pictures(
     video: VideoFile, numbers: Sequence[int], *, at_least: int = 0
 ) -> Iterator[np.ndarray]:
-    """Yield the upright [height, width, 3] uint8 pictures of strictly increasing frame numbers.
+    """Yield the upright [height, width, 3] uint8 pictures of frames; see `video_frames`."""
+    for screen, frame in video_frames(video, numbers, at_least=at_least):
+        yield screen.shown_picture(frame)
+
+
+def video_frames(
+    video: VideoFile, numbers: Sequence[int], *, at_least: int = 0
+) -> Iterator[tuple[Screen, VideoFrame]]:
+    """Yield frames of strictly increasing numbers, and the screen that shows them.
 
     Args:
         video: the file.
@@ -198,20 +206,20 @@ def video_pictures(
     given = 0
     if video.stamps and not video.scanned:
         try:
-            for picture in _pictures(video, numbers, at_least, shortcuts=True):
-                yield picture
+            for shown in _frames(video, numbers, at_least, shortcuts=True):
+                yield shown
                 given += 1
             return
         except IndexMismatch:
             pass  # the container cannot seek, its decoder needs every packet, or there is damage
-    begin = max(0, given - 1)  # the last picture once more: it may have been found bad afterwards
-    pictures = _pictures(video, numbers[begin:], at_least, shortcuts=False)
-    yield from islice(pictures, given - begin, None)
+    begin = max(0, given - 1)  # the last frame once more: it may have been found bad afterwards
+    frames = _frames(video, numbers[begin:], at_least, shortcuts=False)
+    yield from islice(frames, given - begin, None)
 
 
-def _pictures(
+def _frames(
     video: VideoFile, numbers: Sequence[int], at_least: int, *, shortcuts: bool
-) -> Iterator[np.ndarray]:
+) -> Iterator[tuple[Screen, VideoFrame]]:
     position = -1
     wanted = {video.stamps[number] for number in numbers} if shortcuts else set()
     left_out: set[int | None] = set()
@@ -245,7 +253,7 @@ def _pictures(
                 if position > number:
                     raise IndexMismatch(f"frame {position} came in place of frame {number}")
                 if position == number:
-                    yield screen.shown_picture(frame)
+                    yield screen, frame
                     break
             else:
                 raise IndexMismatch(f"frame {number} did not come")
