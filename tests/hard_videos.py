@@ -101,7 +101,7 @@ def write_tracks(path, *tracks):
             stream = container.add_stream(codec, rate=25)
             stream.width, stream.height = width, height
             stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-            stream.disposition = Disposition.default if is_default else Disposition(0)
+            stream.disposition = Disposition.default.value if is_default else 0
             streams.append(stream)
         for stream, (_, width, height, count, _) in zip(streams, tracks, strict=True):
             for number in range(count):

@@ -440,6 +440,6 @@ def test_a_file_that_never_decodes_as_seen_is_refused(h264, monkeypatch):
     def unreliable(*_):
         raise IndexMismatch("frame 3 came in place of frame 2")
 
-    monkeypatch.setattr("longva.media.video_index.video_pictures", unreliable)
+    monkeypatch.setattr("longva.media.video_index.video_frames", unreliable)
     with pytest.raises(VideoError, match="cannot be decoded reliably: frame 3 came"):
         open_media(h264)

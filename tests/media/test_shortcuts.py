@@ -32,7 +32,7 @@ SOUGHT = {
     "mpeg2.mxf": {"codec": "mpeg2video", "options": MPEG},
     "mpeg4.avi": {"codec": "mpeg4", "options": MPEG},
     "mpeg4.mp4": {"codec": "mpeg4", "options": MPEG},
-    "dnxhd.mxf": DNXHD,
+    "dnxhd.mov": DNXHD,
     "ffv1.mkv": {"codec": "ffv1", "options": {"g": "10"}},
     "ffv1.avi": {"codec": "ffv1", "options": {"g": "10"}},
     "wmv2.wmv": {"codec": "wmv2", "options": {"b": "800k", "g": "20"}},

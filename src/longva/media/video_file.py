@@ -184,7 +184,15 @@ def _rest(decoder: VideoCodecContext) -> tuple[Packet, list[VideoFrame] | None]:
 def video_pictures(
     video: VideoFile, numbers: Sequence[int], *, at_least: int = 0
 ) -> Iterator[np.ndarray]:
-    """Yield the upright [height, width, 3] uint8 pictures of strictly increasing frame numbers.
+    """Yield the upright [height, width, 3] uint8 pictures of frames; see `video_frames`."""
+    for screen, frame in video_frames(video, numbers, at_least=at_least):
+        yield screen.shown_picture(frame)
+
+
+def video_frames(
+    video: VideoFile, numbers: Sequence[int], *, at_least: int = 0
+) -> Iterator[tuple[Screen, VideoFrame]]:
+    """Yield frames of strictly increasing numbers, and the screen that shows them.
 
     Args:
         video: the file.
@@ -198,20 +206,20 @@ def video_pictures(
     given = 0
     if video.stamps and not video.scanned:
         try:
-            for picture in _pictures(video, numbers, at_least, shortcuts=True):
-                yield picture
+            for shown in _frames(video, numbers, at_least, shortcuts=True):
+                yield shown
                 given += 1
             return
         except IndexMismatch:
             pass  # the container cannot seek, its decoder needs every packet, or there is damage
-    begin = max(0, given - 1)  # the last picture once more: it may have been found bad afterwards
-    pictures = _pictures(video, numbers[begin:], at_least, shortcuts=False)
-    yield from islice(pictures, given - begin, None)
+    begin = max(0, given - 1)  # the last frame once more: it may have been found bad afterwards
+    frames = _frames(video, numbers[begin:], at_least, shortcuts=False)
+    yield from islice(frames, given - begin, None)
 
 
-def _pictures(
+def _frames(
     video: VideoFile, numbers: Sequence[int], at_least: int, *, shortcuts: bool
-) -> Iterator[np.ndarray]:
+) -> Iterator[tuple[Screen, VideoFrame]]:
     position = -1
     wanted = {video.stamps[number] for number in numbers} if shortcuts else set()
     left_out: set[int | None] = set()
@@ -230,7 +238,8 @@ def _pictures(
             start = video.stamps[entrance.number] if entrance else None
             offset = entrance.offset if entrance else 0
             decoded = decode(container, stream, decoder, offset, start, is_dispensable)
-            return _checked(video, entrance, decoded, left_out)
+            told = not stream.codec_context.codec.intra_only  # else decoders may not set the flag
+            return _checked(video, entrance, decoded, left_out, told=told)
 
         frames = frames_from(None)
         for number in numbers:
@@ -244,7 +253,7 @@ def _pictures(
                 if position > number:
                     raise IndexMismatch(f"frame {position} came in place of frame {number}")
                 if position == number:
-                    yield screen.shown_picture(frame)
+                    yield screen, frame
                     break
             else:
                 raise IndexMismatch(f"frame {number} did not come")
@@ -274,6 +283,8 @@ def _checked(
     entrance: Entrance | None,
     decoded: Iterator[tuple[Packet, list[VideoFrame] | None]],
     left_out: set[int | None],
+    *,
+    told: bool,
 ) -> Iterator[tuple[int, VideoFrame]]:
     """Yield (number, frame), from a keyframe just sought or from frame 0 on.
 
@@ -282,6 +293,7 @@ def _checked(
         entrance: the keyframe sought; None at the beginning of the file.
         decoded: what comes from there.
         left_out: stamps of the frames that were not decoded on purpose; it grows meanwhile.
+        told: whether the decoder tells which frames are keyframes.
     """
     first = expected = entrance.number if entrance else 0
     for _, frames in decoded:
@@ -299,7 +311,7 @@ def _checked(
                 expected += 1
             if number != expected or frame.is_corrupt:
                 raise IndexMismatch(f"frame {number} came in place of frame {expected}")
-            if entrance and number == first and not frame.key_frame:
+            if entrance and number == first and told and not frame.key_frame:
                 raise IndexMismatch(f"frame {number} is not the keyframe that it was said to be")
             yield expected, frame
             expected += 1

@@ -35,7 +35,7 @@ from longva.media.video_file import (
     VideoFile,
     decode,
     decoder_of,
-    video_pictures,
+    video_frames,
 )
 from longva.media.video_track import Part, is_whole_file, on_one_clock, open_stream
 
@@ -91,8 +91,12 @@ def open_video(
 
 def _probe(video: VideoFile) -> VideoFile:
     """Read the first frames, which checks the index and gives the upright size."""
-    first = list(range(min(PROBED_FRAMES, len(video.seconds))))
-    height, width = [picture.shape[:2] for picture in video_pictures(video, first)][0]
+    first = range(min(PROBED_FRAMES, len(video.seconds)))
+    frames = video_frames(video, first)
+    screen, frame = next(frames)
+    height, width = screen.shown_picture(frame).shape[:2]
+    for _ in frames:
+        pass
     return replace(video, height=height, width=width)
 
 
