@@ -61,6 +61,17 @@ class Screen:
         """Width and height in square pixels of what is stored, not turned yet."""
         return max(1, round(stored.width * self._aspect)), stored.height
 
+    def upright_size(self, frame: VideoFrame) -> tuple[int, int]:
+        """Width and height of a frame's picture at full size.
+
+        Raises:
+            VideoError: see `shown_picture`.
+        """
+        self._matrix = self._matrix or _display_matrix(frame)
+        self._converted(frame, 16, 16, "rgb24", "POINT")  # whether it can be
+        width, height = self.size(frame)
+        return (height, width) if _is_quarter_turn(self._matrix) else (width, height)
+
     def shown_picture(self, frame: VideoFrame) -> np.ndarray:
         """Return the upright [height, width, 3] uint8 picture of a frame.
 
@@ -142,6 +153,10 @@ def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
     return a, b, c, d
 
 
+def _is_quarter_turn(matrix: tuple[int, int, int, int]) -> bool:
+    return abs(matrix[1]) > abs(matrix[0])
+
+
 def _upright(picture: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
     """Turn and mirror a picture by whole quarter turns; a view, not a copy.
 
@@ -150,6 +165,6 @@ def _upright(picture: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarr
            [4, 2]])
     """
     a, b, c, d = matrix
-    if abs(b) > abs(a):  # a quarter turn: rows become columns
+    if _is_quarter_turn(matrix):  # rows become columns
         picture, a, d = picture.transpose(1, 0, 2), c, b
     return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

@@ -45,6 +45,10 @@ SOUGHT_BY_BYTE = {"mpegts", "mpeg"}
 """Containers that can be read from any packet on, and have no list of times to seek by."""
 
 PROBED_FRAMES = 8
+PROBED_PIXELS = PROBED_FRAMES * 3840 * 2160
+"""An index is checked against so many first frames, but for two of 8K: that they follow one another
+is checked at every read as well."""
+
 NO_STAMP = -(1 << 63)
 
 
@@ -91,11 +95,10 @@ def open_video(
 
 def _probe(video: VideoFile) -> VideoFile:
     """Read the first frames, which checks the index and gives the upright size."""
-    first = range(min(PROBED_FRAMES, len(video.seconds)))
-    frames = video_frames(video, first)
+    frames = video_frames(video, range(min(PROBED_FRAMES, len(video.seconds))))
     screen, frame = next(frames)
-    height, width = screen.shown_picture(frame).shape[:2]
-    for _ in frames:
+    width, height = screen.upright_size(frame)
+    for _ in zip(range(1, PROBED_PIXELS // (width * height)), frames):  # noqa: B905 - the shorter
         pass
     return replace(video, height=height, width=width)
 
