@@ -34,6 +34,7 @@ from longva.train.order import StepOrder
 from longva.train.recipe import LoopConfig, StageConfig
 from longva.train.resume import resume
 from longva.train.sharding import reshard
+from longva.train.visual_tokens import PIXELS, own_grids
 
 
 def train(
@@ -74,7 +75,7 @@ def train(
             accumulation=accumulation,
         ),
         loop.workers,
-        mesh.device,
+        mesh,
     )
     with (
         MetricLogger(config, first_step, num_steps, active=mesh.rank == 0) as logger,
@@ -196,7 +197,7 @@ def read_all(
     rounds = math.ceil(len(batches) / mesh.data_size)
     mine = range(mesh.data_rank, rounds * mesh.data_size, mesh.data_size)
     order = [batches[index % len(batches)] for index in mine]
-    loaded = _read(dataset, iter(order), loop.workers, mesh.device)
+    loaded = _read(dataset, iter(order), loop.workers, mesh)
     for index, batch in zip(mine, loaded, strict=True):
         yield batch, index >= len(batches)
 
@@ -218,8 +219,13 @@ def micro_batches(loop: LoopConfig, mesh: ParallelMesh) -> int:
 
 
 def _read(
-    dataset: Dataset, order: Iterator[list[int]], workers: int, device: torch.device
+    dataset: Dataset, order: Iterator[list[int]], workers: int, mesh: ParallelMesh
 ) -> Iterator[Batch]:
+    """Read micro batches; of the pixels, those that this rank encodes."""
+    device, ring = (
+        mesh.device,
+        (dist.get_rank(mesh.ring_group), dist.get_world_size(mesh.ring_group)),
+    )
     loader = DataLoader(
         dataset,  # type: ignore[arg-type]
         batch_sampler=order,  # type: ignore[arg-type]
@@ -229,10 +235,14 @@ def _read(
         generator=torch.Generator(),  # leaves the global one alone
     )
     for batch in loader:
-        yield {
-            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-            for name, value in batch.items()
-        }
+        for name, value in batch.items():
+            if name in PIXELS.values():
+                # They wait in host memory until their micro batch is at work: FSDP moves them.
+                value = value[own_grids(len(value), *ring)]
+                batch[name] = value.pin_memory() if device.type == "cuda" else value.clone()
+            elif isinstance(value, Tensor):
+                batch[name] = value.to(device, non_blocking=True)
+        yield batch
 
 
 def _outlive_sigterm(worker: int) -> None:

@@ -157,7 +157,7 @@ def training_memory(
     if parallel.ring > 1:  # keys and values that come and go, and their float32 gradients
         whole += 2 * (2 * 2 + 2 * 4) * keys
     logits = (2 + 4 + 2) * min(CHUNK_TOKENS, s) * text.vocab_size + (4 + 2) * sizes.head
-    vision = _vision_bytes(config, s * parallel.ring, parallel.checkpoint_activations)
+    vision = _vision_bytes(config, s, parallel.checkpoint_activations)
     if parallel.offload_activations:
         vision = 0
     offloaded = layers * kept * s if parallel.offload_activations else 0
