@@ -7,10 +7,10 @@ import torch.distributed as dist
 from longva.errors import LongVAError
 from longva.losses import IGNORE_INDEX
 from longva.model.random_model import random_longva
-from longva.parallel import parallel_mesh
+from longva.parallel import RingSequence, parallel_mesh
 from longva.train.objective import NextTokenObjective
 from longva.train.sharding import ParallelConfig
-from longva.train.visual_tokens import PIXELS, own_grids
+from longva.train.visual_tokens import PIXELS, embed_shard, own_grids
 from tests.distributed import run_distributed
 from tests.parallel.tiny import plain_loss
 
@@ -136,3 +136,23 @@ def test_media_of_another_length_than_their_placeholders_are_refused():
                 NextTokenObjective(model, mesh, ParallelConfig())(batch)
 
     run_distributed(body, 1, join=False)
+
+
+def test_bytes_are_normalised_where_they_are_encoded_to_the_same_bits():
+    model, processor = random_longva()
+    pictures = torch.randint(0, 256, (2, 80, 60, 3), dtype=torch.uint8).numpy()
+    ready, raw = (processor.image_processor.preprocess([*pictures], do_normalize=normalised)
+                  for normalised in (True, False))  # fmt: skip
+    assert raw["pixel_values"].dtype == torch.uint8
+    scale = [processor.image_processor.image_mean, processor.image_processor.image_std]
+    tokens = processor.tokens_per_grid() * len(raw["pixel_values"])
+    ids = torch.full((1, tokens + 3), model.config.image_token_id)
+    ids[0, :3] = 65
+    ring = RingSequence(length=tokens + 3)
+    one, other = (
+        embed_shard(
+            model.model, {**batch, "input_ids": ids, "image_scale": torch.tensor(scale)}, ring
+        )
+        for batch in (ready, raw)
+    )
+    assert torch.equal(one, other)

@@ -99,6 +99,7 @@ class LongVAVideoProcessor(VideoProcessorMixin):
         resize: str | None = None,
         allow_truncated: bool | None = None,
         do_sample_frames: bool | None = None,
+        do_normalize: bool = True,
         video_metadata=None,
         return_metadata: bool = False,
         **kwargs,
@@ -117,6 +118,7 @@ class LongVAVideoProcessor(VideoProcessorMixin):
             allow_truncated: instead of the processor's.
             do_sample_frames: instead of the processor's; files are always sampled.
             video_metadata: of decoded frames, one a video: their times come from its fps.
+            do_normalize: False: the pixels stay uint8.
             return_metadata: also return a `VideoMetadata` a video, with the frames taken.
             **kwargs: ignored.
 
@@ -168,11 +170,12 @@ class LongVAVideoProcessor(VideoProcessorMixin):
             if numbers is None or len(numbers) != len(array):
                 numbers = range(len(array))
             metadata.append(replace(about, frames_indices=[int(numbers[i]) for i in chosen]))
+        joined = torch.cat(pixels)
+        if do_normalize:
+            joined = normalize_pixels(joined, self.image_mean, self.image_std)
         batch = BatchFeature(
             {
-                "pixel_values_videos": normalize_pixels(
-                    torch.cat(pixels), self.image_mean, self.image_std
-                ),
+                "pixel_values_videos": joined,
                 "video_grid_thw": torch.tensor([[len(frames), 1, 1] for frames in pixels]),
             },
             tensor_type=return_tensors,

@@ -27,6 +27,7 @@ from longva.parallel.zigzag import zigzag_place
 
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 SHAPES = {"image": "image_grid_thw", "video": "video_grid_thw"}
+SCALES = {"image": "image_scale", "video": "video_scale"}
 
 
 def own_grids(num_grids: int, rank: int, world_size: int) -> slice:
@@ -81,7 +82,8 @@ def embed_shard(core: Any, batch: dict[str, Any], ring: RingSequence, repeats: i
         core: a `LongVAModel`.
         batch: `input_ids` [B, S]; `pixel_values` and `pixel_values_videos`, of the grids in
             `image_grid_thw` and `video_grid_thw` those that are this rank's (`own_grids`):
-            normalised, or uint8 with `pixel_scale`, the mean and deviation [2, 3].
+            normalised, or uint8 with the mean and deviation [2, 3] in `image_scale` and
+            `video_scale`.
         ring: how the rows lie on the ranks.
         repeats: times that the media are shown, one after another.
 
@@ -96,7 +98,7 @@ def embed_shard(core: Any, batch: dict[str, Any], ring: RingSequence, repeats: i
     for kind in PIXELS:
         if PIXELS[kind] in batch:
             pooled = kind == "video" or core.config.image_packing == "unires"
-            features = _encode(core, batch[PIXELS[kind]], batch.get("pixel_scale"), pooled)
+            features = _encode(core, batch[PIXELS[kind]], batch.get(SCALES[kind]), pooled)
             route = _route(core, kind, batch, ring, features.shape[1], repeats)
             encoded.append(features.flatten(0, 1))
             routes.append(route._replace(row=route.row + rows))
