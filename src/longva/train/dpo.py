@@ -27,7 +27,7 @@ from longva.data.chats.preferences import (
     PreferenceDataset,
     ReferenceLogProbs,
 )
-from longva.errors import RecipeError
+from longva.errors import RecipeError, first_few
 from longva.finite import check_finite, to_json
 from longva.losses import IGNORE_INDEX
 from longva.parallel import ParallelMesh
@@ -108,15 +108,21 @@ class PreferenceObjective(Objective):
             return
         self.eval()
         for dataset in datasets:
-            for batch, spare in read_all(dataset, loop, mesh):
-                missing = not spare and any(key not in reference for key in batch["keys"])
+            skip = loop.skip if dataset is datasets[0] else []
+            for batch, rows in read_all(dataset, loop, mesh, skip):
+                missing = bool(rows) and any(key not in reference for key in batch["keys"])
                 needed = torch.tensor(int(missing), device=mesh.device)
                 dist.all_reduce(needed, dist.ReduceOp.MAX)
                 if not needed:
                     continue
                 chosen, rejected = self(batch, answers_only=True)["answers"].chunk(2)
                 if missing and self.first_of_ring:
-                    check_finite(torch.cat([chosen, rejected]), "the reference's log-probabilities")
+                    check_finite(
+                        torch.cat([chosen, rejected]),
+                        "the reference's log-probabilities of "
+                        f"{first_few([dataset.name(row) for row in rows])} (to go on without: "
+                        f"loop.skip: {skip + rows})",
+                    )
                     for row in zip(batch["keys"], chosen.tolist(), rejected.tolist(), strict=True):
                         reference.append(*row)
         reshard(self)

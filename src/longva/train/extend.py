@@ -41,6 +41,9 @@ class Rung:
     samples_per_step: int | None = None
     """Rows of an update, a rank's share of them in one micro batch; None: as the run."""
 
+    skip: list[int] = field(default_factory=list)
+    """As `loop.skip`: rows of another length have other numbers."""
+
     def __post_init__(self) -> None:
         require_at_least(self, 1, "max_steps", "samples_per_step")
         _check_row(self)
@@ -99,13 +102,14 @@ def run(config: ExtendConfig) -> Path | None:
     with parallel_mesh(config.parallel.ring) as mesh:
         runs = ladder_runs(config, mesh.data_size)
         # Before the first of them: days into a ladder is too late to learn that text is missing.
+        passed = {id(one): finished_model(one, passed=True) for one in runs[:-1]}
         for one in runs:
-            if finished_model(one) is None:
+            if passed.get(id(one)) is None:
                 micro_batches(one.loop, mesh)
                 PackedText(one.tokens, one.seq_len)
         model = None
         for one in runs:
-            if (model := _run(one)) is None:
+            if (model := passed.get(id(one)) or _run(one)) is None:
                 break
         return model
 
@@ -119,7 +123,7 @@ def ladder_runs(config: ExtendConfig, data_size: int) -> list[ExtendConfig]:
     """
     runs = []
     for number, rung in enumerate(config.ladder, 1):
-        loop = replace(config.loop, max_steps=rung.max_steps, epochs=None)
+        loop = replace(config.loop, max_steps=rung.max_steps, epochs=None, skip=rung.skip)
         if (rows := rung.samples_per_step) is not None:
             together = 1 if config.mask_documents else max(1, rows // data_size)
             loop = replace(loop, samples_per_step=rows, samples_per_micro_batch=together)

@@ -40,6 +40,10 @@ class Dataset(Protocol):
 
     def __getitem__(self, index: int, /) -> Any: ...
 
+    def name(self, index: int, /) -> str:
+        """What messages call a sample."""
+        ...
+
     def collate(self, samples: list[Any], /) -> Batch:
         """Make a batch of samples."""
         ...

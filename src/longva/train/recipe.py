@@ -43,6 +43,10 @@ class LoopConfig:
     workers: int = 0
     """Processes a rank that read and decode rows ahead."""
 
+    skip: list[int] = field(default_factory=list)
+    """Samples that are left out, by their numbers in the data, as messages name them. Their places
+    in the steps stay empty, and every other sample stays in its own."""
+
     seed: int = 0
 
     def __post_init__(self) -> None:
