@@ -242,6 +242,20 @@ def test_extension_is_the_same_on_one_process_two_ring_ranks_and_two_rings(chain
         assert_same_run(folders[0], folder, ["loss"])
 
 
+def test_a_finished_run_is_lengthened_where_it_kept_a_checkpoint(chain):
+    changes = ["ladder=[]", "seq_len=64", "loop.eval_every=0", "output_dir=runs/toy/kept"]
+    short = on_ranks(1, "extend", *changes, "loop.save_every=1", "loop.max_steps=1")
+    longer = on_ranks(1, "extend", *changes, "loop.save_every=0", "loop.max_steps=2")
+    assert longer == short and metrics(longer.parent, "step") == [1, 2]
+    before = longer.parent / "model_step_000001"
+    one, two = (load_file(folder / "model.safetensors") for folder in (before, longer))
+    assert any(not torch.equal(one[name], two[name]) for name in one)
+    more = [*changes, "loop.max_steps=3"]
+    with pytest.raises(RecipeError, match="name runs/toy/kept/model as the model to start from"):
+        extend.run(toy_recipe_file("extend", *more))
+    on_ranks(1, "extend", *more, f"base_model={longer}", "output_dir=runs/toy/kept_further")
+
+
 def test_a_model_that_was_trained_anew_is_another_reference(chain):
     """At the same path: the log-probabilities that are kept are no longer those of the policy."""
     shutil.copytree("runs/toy/stage2/model", "again")

@@ -12,11 +12,11 @@ from contextlib import nullcontext
 from typing import Any, Protocol
 
 from torch import Tensor, nn
-from torch.autograd.graph import save_on_cpu
 from transformers import PreTrainedModel
 
 from longva.losses import IGNORE_INDEX, chunked_log_probs
 from longva.parallel import ParallelMesh, RingSequence, ring_forward
+from longva.train.host_memory import HostBuffers
 from longva.train.recipe import StageConfig
 from longva.train.sharding import ParallelConfig
 from longva.train.visual_tokens import embed_shard
@@ -59,6 +59,7 @@ class Objective(nn.Module, ABC):
         super().__init__()
         self.model: Any = model
         self.mesh, self.config = mesh, config
+        self.host_buffers = HostBuffers(pinned=mesh.device.type == "cuda")
 
     def ring(self, batch: Batch) -> RingSequence:
         """How this batch lies on the ranks."""
@@ -84,8 +85,7 @@ class Objective(nn.Module, ABC):
         """Log-probability of each of this rank's targets: [B, L], 0 where there is none."""
         ring = self.ring(batch)
         offload = self.config.offload_activations
-        on_gpu = self.mesh.device.type == "cuda"
-        with save_on_cpu(pin_memory=on_gpu) if offload else nullcontext():
+        with self.host_buffers.hooks() if offload else nullcontext():
             embedded = self.embed(batch, ring)
             hidden = ring_forward(self.model.get_decoder(), ring, inputs_embeds=embedded)
         weight = self.model.get_output_embeddings().weight  # [V, D]
