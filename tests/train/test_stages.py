@@ -279,10 +279,18 @@ def test_adapters_train_and_are_merged_at_the_export(name, part, chain):
         *(1, name, f"output_dir=runs/toy/lora_{name}", *shorter),
         *("optim.lora={rank: 4, dropout: 0.1}", f"optim.lr={{{part}: 1.0e-2}}"),
     )
+    from peft import PeftModel
+
     start = "base_model" if name == "extend" else "model"
     before = load_file(Path(getattr(toy_recipe_file(name), start)) / "model.safetensors")
     after = load_file(folder / "model.safetensors")
     assert after.keys() == before.keys()
+    base, _ = load_pretrained(toy_recipe_file(name).model) if name == "stage2" else (
+        AutoModelForCausalLM.from_pretrained(toy_recipe_file(name).base_model), None)  # fmt: skip
+    loaded = PeftModel.from_pretrained(base.double(), folder.parent / "adapter").merge_and_unload()
+    for tensor, value in loaded.state_dict().items():
+        if tensor in after:
+            torch.testing.assert_close(value, after[tensor], rtol=0, atol=1e-12, check_dtype=False)
     changed = {tensor for tensor in after if not torch.equal(after[tensor], before[tensor])}
     assert changed and all("_proj.weight" in tensor for tensor in changed)
     on_ranks(
@@ -295,6 +303,15 @@ def test_adapters_train_and_are_merged_at_the_export(name, part, chain):
     # A step at a rate of 1e-12 moves each of some 1e5 parameters by that, against a gradient of
     # norm 1 or so: by 1e-12 x sqrt(1e5) at most.
     assert merged == pytest.approx(trained, rel=0, abs=1e-9)
+
+
+@pytest.mark.parametrize("loss", ["{kind: ipo}", "{kind: simpo, beta: 2.0, target_margin: 0.5}"])
+def test_other_preference_losses_raise_the_margin(loss, chain):
+    folder = f"runs/toy/{loss[7:10]}"
+    on_ranks(1, "dpo", f"output_dir={folder}", f"loss={loss}")
+    margins = metrics(chain / folder, "eval_margin")
+    assert margins[0] < margins[-1], margins
+    assert (chain / folder / "reference/complete.json").exists() == ("ipo" in loss)
 
 
 def test_a_longva_in_bfloat16_trains(chain):

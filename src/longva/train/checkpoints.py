@@ -120,14 +120,17 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     )
 
 
-def gather_tensors(model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+def gather_tensors(
+    model: nn.Module, dtype: torch.dtype, part: str = ""
+) -> Iterator[tuple[str, Tensor]]:
     """Yield name and whole value, on the CPU, of every tensor that a checkpoint of the model holds.
 
-    A tensor at a time is gathered from all ranks, which must all run this to its end.
+    Of those, if it is given, whose names have `part` in them. A tensor at a time is gathered from
+    all ranks, which must all run this to its end.
     """
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     for name, tensor in model.state_dict().items():
-        if name not in tied:
+        if name not in tied and part in name:
             whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
             yield name, whole.to("cpu", dtype)
 
