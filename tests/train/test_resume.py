@@ -1,5 +1,6 @@
 """What may change when a run goes on: each remedy that a message names is carried out."""
 
+import json
 import re
 import signal
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from longva.train.checkpoints import latest_checkpoint
 from longva.train.order import StepOrder
 from longva.train.resume import FROM_HERE, NEUTRAL, SCHEDULE
 from tests.train.test_loop import Ending, Unseen, bits, on_ranks
@@ -123,6 +125,8 @@ NEUTRAL_CHANGES = {
     "loop.save_every": {"save_every": 3},
     "loop.keep": {"keep": 2},
     "loop.eval_every": {"eval_every": 1},
+    "loop.profile_step": {"profile_step": 6},
+    "loop.save_while_training": {"save_while_training": True},
     "loop.track": {"track": ["tensorboard"]},
     "loop.workers": {},  # processes of a test may have none
     "parallel.ring": {},  # in test_loop.py
@@ -143,3 +147,14 @@ def test_what_changes_nothing_is_accepted(tmp_path):
     on_ranks(1, toy_recipe(tmp_path, **changes))
     assert metrics(tmp_path, "step") == [1, 2, 3, 4, 5, 6]
     assert not list(tmp_path.glob("recipe_until*"))
+    assert "traceEvents" in json.loads((tmp_path / "trace.0.json").read_text())
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_checkpoint_written_while_training_goes_on_to_the_same_bits(ranks, tmp_path):
+    whole = on_ranks(ranks, toy_recipe(tmp_path / "whole"))
+    config = toy_recipe(tmp_path / "run", save_every=1, save_while_training=True)
+    with pytest.raises(AssertionError, match="SIGKILL"):
+        on_ranks(ranks, config, dataset=Ending(10 // ranks, signal.SIGKILL))  # in step 5
+    assert latest_checkpoint(tmp_path / "run") is not None
+    assert bits(on_ranks(ranks, config)) == bits(whole)

@@ -242,6 +242,19 @@ def test_extension_is_the_same_on_one_process_two_ring_ranks_and_two_rings(chain
         assert_same_run(folders[0], folder, ["loss"])
 
 
+def test_yarn_stretches_the_positions_up_a_ladder(chain):
+    changes = ["ladder=[{seq_len: 256, rope_theta: null, max_steps: 2}]", "rope_theta=null"]
+    changes += ["yarn=true", "loop.max_steps=4", "output_dir=runs/toy/yarn"]
+    config = AutoModelForCausalLM.from_pretrained(on_ranks(1, "extend", *changes)).config
+    assert config.rope_parameters["rope_type"] == "yarn"
+    assert config.rope_parameters["original_max_position_embeddings"] == 128
+    assert config.rope_parameters["factor"] == 4 and config.max_position_embeddings == 512
+    losses = metrics(chain / "runs/toy/yarn", "eval_loss")
+    assert losses[-1] < losses[0] or len(losses) == 1
+    with pytest.raises(RecipeError, match="set rope_theta to null"):
+        toy_recipe_file("extend", "yarn=true")
+
+
 def test_a_finished_run_is_lengthened_where_it_kept_a_checkpoint(chain):
     changes = ["ladder=[]", "seq_len=64", "loop.eval_every=0", "output_dir=runs/toy/kept"]
     short = on_ranks(1, "extend", *changes, "loop.save_every=1", "loop.max_steps=1")

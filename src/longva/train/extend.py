@@ -32,7 +32,7 @@ class Rung:
     __pydantic_config__ = STRICT
 
     seq_len: int
-    rope_theta: float
+    rope_theta: float | None
     max_steps: int
 
     tokens: Path | None = None
@@ -69,6 +69,9 @@ class ExtendConfig(StageConfig):
     """RoPE base. Raising it slows every rotation, so that far positions stay distinguishable. None
     keeps the model's."""
 
+    yarn: bool = False
+    """Stretch the positions to `seq_len` by YaRN instead; `rope_theta` is then None."""
+
     ladder: list[Rung] = field(default_factory=list)
     """Lengths and bases to train first, each a run of its own in `output_dir/rung_N`."""
 
@@ -81,6 +84,10 @@ class ExtendConfig(StageConfig):
 
     def __post_init__(self) -> None:
         _check_row(self)
+        if self.yarn and any(one.rope_theta is not None for one in (self, *self.ladder)):
+            raise ValueError(
+                "yarn stretches the positions of the model's own RoPE base: set rope_theta to null"
+            )
         if self.mask_documents and self.loop.samples_per_micro_batch > 1:
             raise ValueError(
                 "mask_documents needs loop.samples_per_micro_batch 1, because the documents of two "
@@ -147,6 +154,7 @@ def _run(config: ExtendConfig) -> Path | None:
         load=lambda: load_language_model(
             config.base_model,
             rope_theta=config.rope_theta,
+            yarn=config.yarn,
             context=config.seq_len,
             architecture=config.architecture,
             seed=config.loop.seed,

@@ -27,8 +27,14 @@ from torch.utils.data import DataLoader
 
 from longva.errors import CheckpointError, NonFiniteError, RecipeError, first_few
 from longva.parallel import ParallelMesh
-from longva.train.checkpoints import latest_checkpoint, save_checkpoint
-from longva.train.metrics import MetricLogger, peak_memory_gib
+from longva.train.checkpoints import SavingCheckpoint, latest_checkpoint
+from longva.train.metrics import (
+    MetricLogger,
+    device_rate,
+    flops_utilisation,
+    peak_memory_gib,
+    traced,
+)
 from longva.train.objective import Batch, Dataset, Objective
 from longva.train.optim import build_optimizer, learning_rate_factor, set_learning_rate
 from longva.train.order import StepOrder
@@ -67,6 +73,9 @@ def train(
     optimizer = build_optimizer(objective.model, config.optim)
     progress = {"step": 0, "num_samples": num_samples, "num_steps": num_steps}
     first_step = resume(config, objective.model, optimizer, progress, mesh)
+    # Of its own, so that what ranks say of a checkpoint is not taken for what the training says.
+    saving_group: Any = dist.new_group(backend="gloo") if loop.save_while_training else None
+    saving: SavingCheckpoint | None = None
     batches = _read(
         dataset,
         order.micro_batches(
@@ -90,14 +99,32 @@ def train(
             torch.manual_seed(((loop.seed * 1_000_003 + step) * 65_536 + mesh.rank) % 2**63)
             began = time.monotonic()
             step_batches = [next(batches) for _ in range(accumulation)]
-            metrics = _update(objective, step_batches, optimizer, config, mesh, step, dataset.name)
+            trace = config.output_dir / f"trace.{mesh.rank}.json"
+            try:
+                with traced(trace, step + 1 == loop.profile_step):
+                    metrics = _update(
+                        objective, step_batches, optimizer, config, mesh, step, dataset.name
+                    )
+            except NonFiniteError:  # of all ranks: what is being saved is from before
+                if saving is not None:
+                    saving.finish()
+                raise
             elapsed = time.monotonic() - began
             metrics["lr"] = max(float(group["lr"]) for group in optimizer.param_groups)
             metrics["tokens_per_second"] = metrics.pop("tokens") / elapsed
+            if (rate := device_rate(mesh.device)) is not None:
+                rows = [batch["input_ids"].shape for batch, _ in step_batches]
+                could = rate * elapsed * config.parallel.ring  # a ring's, which reads the same rows
+                if (mfu := flops_utilisation(objective.model.config, rows, could)) is not None:
+                    metrics["mfu"] = mfu
             if (peak := peak_memory_gib(mesh.device)) is not None:
                 metrics["memory_gib"] = peak
             done, last = step + 1, step + 1 == num_steps
-            stop = _sum({"stop": float(stop_asked())}, mesh)["stop"] > 0
+            written = float(saving is not None and saving.written())
+            told = _sum({"stop": float(stop_asked()), "written": written}, mesh)
+            stop = told["stop"] > 0
+            if saving is not None and told["written"] == mesh.world_size:
+                saving = saving.finish()
             if held_out and loop.eval_every and (done % loop.eval_every == 0 or last):
                 metrics |= evaluate(objective, held_out, loop, mesh)
             logger.step(done, metrics)
@@ -106,9 +133,14 @@ def train(
                 # A disk without room for a checkpoint may well have it for the model.
                 spare = last and not loop.save_every
                 with suppress(CheckpointError) if spare else nullcontext():
-                    save_checkpoint(
-                        config.output_dir, objective.model, optimizer, progress, loop.keep
+                    if saving is not None:
+                        saving = saving.finish()
+                    saving = SavingCheckpoint(
+                        *(config.output_dir, objective.model, optimizer, progress, loop.keep),
+                        group=None if stop or last else saving_group,
                     )
+                    if saving_group is None or stop or last:
+                        saving = saving.finish()
             if stop and not last:
                 return False
     return True

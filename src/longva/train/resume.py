@@ -34,9 +34,9 @@ Progress = dict[str, int]
 
 NEUTRAL = {
     *("output_dir", "step", "loop.samples_per_micro_batch", "loop.save_every", "loop.keep"),
-    *("loop.eval_every", "loop.track", "loop.workers", "parallel.ring", "parallel.kernel"),
-    *("parallel.checkpoint_activations", "parallel.offload_activations"),
-    *("parallel.offload_states", "parallel.mlp_tile"),
+    *("loop.save_while_training", "loop.eval_every", "loop.profile_step", "loop.track"),
+    *("loop.workers", "parallel.ring", "parallel.kernel", "parallel.checkpoint_activations"),
+    *("parallel.offload_activations", "parallel.offload_states", "parallel.mlp_tile"),
 }
 """Keys of recipe and progress that may differ: learning is the same, to rounding."""
 
