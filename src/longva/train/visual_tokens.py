@@ -156,7 +156,7 @@ def _route(
         num_grids += len(shapes)  # the base grids
     numbers = torch.arange(num_grids * tokens_per_grid).view(num_grids, tokens_per_grid, 1)
     pack = core.pack_images if kind == "image" else pack_grids
-    packed = pack(numbers, shapes).pooler_output
+    packed: Any = pack(numbers, shapes).pooler_output
     number = torch.cat([item.flatten() for item in packed]).repeat(repeats)  # [n]
     row, column = (ids == getattr(core.config, f"{kind}_token_id")).nonzero(as_tuple=True)
     if len(row) != len(number):
