@@ -141,8 +141,57 @@ def test_dpo_gradient_raises_the_chosen_answer_and_lowers_the_rejected():
     torch.testing.assert_close(pairs[1].grad, 0.1 * torch.sigmoid(-margin) / 4)
 
 
+TRL_PAIRS = torch.tensor(
+    [[-12.5, -40.0, -7.25], [-14.0, -33.5, -9.0], [-13.0, -41.0, -7.0], [-13.5, -34.0, -8.0]],
+    dtype=torch.float64,
+)
+"""Log-probabilities of policy and reference, chosen and rejected."""
+
+TRL_TOKENS = {
+    "chosen_tokens": torch.tensor([5, 16, 3]),
+    "rejected_tokens": torch.tensor([7, 12, 4]),
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "loss", "chosen", "rejected"),
+    [
+        (
+            {"kind": "simpo", "beta": 2.0, "target_margin": 0.5},
+            1.1826599152139545,
+            [-0.10900993015915247, -0.01996577977613571, -0.1549020631034238],
+            [0.07786423582796606, 0.02662103970151428, 0.11617654732756785],
+        ),
+        (
+            {"kind": "simpo", "beta": 2.0, "target_margin": 0.5, "label_smoothing": 0.1},
+            1.1076599152139546,
+            [-0.09567659682581915, -0.015799113109469045, -0.13267984088120158],
+            [0.06834042630415653, 0.021065484145958727, 0.09950988066090119],
+        ),
+        (
+            {"kind": "ipo", "beta": 0.3},
+            2.3981681075207866,
+            [-0.19936507936507936, -0.0685763888888889, -0.3333333333333333],
+            [0.14240362811791382, 0.09143518518518519, 0.25],
+        ),
+    ],
+)
+def test_ipo_and_simpo_have_the_loss_and_gradients_of_trl(settings, loss, chosen, rejected):
+    """TRL 1.16.0 on these numbers: `CPOTrainer.cpo_loss`, and the `ipo` of `DPOTrainer`."""
+    pairs = [row.clone().requires_grad_() for row in TRL_PAIRS]
+    if settings["kind"] == "simpo":
+        pairs[2:] = [0.0, 0.0]
+    result = dpo_loss(*pairs, **settings, **TRL_TOKENS)
+    assert result.loss.item() == pytest.approx(loss, rel=1e-12)
+    gradients = torch.autograd.grad(result.loss, pairs[:2])
+    assert gradients[0].tolist() == pytest.approx(chosen, rel=1e-12)
+    assert gradients[1].tolist() == pytest.approx(rejected, rel=1e-12)
+
+
 def test_wrong_dpo_settings_are_refused():
     with pytest.raises(ValueError, match=r"label_smoothing must lie in \[0, 0.5\], got 0.7"):
         dpo_loss(*random_pairs(), label_smoothing=0.7)
     with pytest.raises(ValueError, match="sft_weight needs chosen_tokens"):
         dpo_loss(*random_pairs(), sft_weight=1.0)
+    with pytest.raises(ValueError, match="ipo needs chosen_tokens and rejected_tokens"):
+        dpo_loss(*random_pairs(), kind="ipo")

@@ -279,7 +279,7 @@ def two_steps(tmp_path_factory):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lr": {"all": 1e-2}}, "optim.lr.all: 0.003 there, 0.01 asked for"),
+        ({"weight_decay": 0.5}, "optim.weight_decay: 0.1 there, 0.5 asked for"),
         ({"max_steps": 9}, "loop.max_steps: 2 there, 9 asked for"),
     ],
 )

@@ -1,5 +1,6 @@
 """The training planner: its formulas against measured bytes, its verdicts against known figures."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,9 @@ def test_each_recipe_fits_the_hardware_that_its_header_names(recipe):
     verdicts = [line for line in text.splitlines() if line.startswith(f"#   {device}")]
     assert len(verdicts) == 1 and " fits;" in verdicts[0], text
     assert "Time:" in header
+    planned = re.search(r"# Host memory: ([\d,]+) GB", text)
+    promised = re.search(r"(\d+) GB of host memory", header)
+    assert planned is not None
+    needed = int(planned[1].replace(",", ""))
+    if gpus == 1:
+        assert needed <= (int(promised[1]) if promised else 32), "the header says less"

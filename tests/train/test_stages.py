@@ -242,6 +242,33 @@ def test_extension_is_the_same_on_one_process_two_ring_ranks_and_two_rings(chain
         assert_same_run(folders[0], folder, ["loss"])
 
 
+def test_yarn_stretches_the_positions_up_a_ladder(chain):
+    changes = ["ladder=[{seq_len: 256, rope_theta: null, max_steps: 2}]", "rope_theta=null"]
+    changes += ["yarn=true", "loop.max_steps=4", "output_dir=runs/toy/yarn"]
+    config = AutoModelForCausalLM.from_pretrained(on_ranks(1, "extend", *changes)).config
+    assert config.rope_parameters["rope_type"] == "yarn"
+    assert config.rope_parameters["original_max_position_embeddings"] == 128
+    assert config.rope_parameters["factor"] == 4 and config.max_position_embeddings == 512
+    losses = metrics(chain / "runs/toy/yarn", "eval_loss")
+    assert losses[-1] < losses[0] or len(losses) == 1
+    with pytest.raises(RecipeError, match="set rope_theta to null"):
+        toy_recipe_file("extend", "yarn=true")
+
+
+def test_a_finished_run_is_lengthened_where_it_kept_a_checkpoint(chain):
+    changes = ["ladder=[]", "seq_len=64", "loop.eval_every=0", "output_dir=runs/toy/kept"]
+    short = on_ranks(1, "extend", *changes, "loop.save_every=1", "loop.max_steps=1")
+    longer = on_ranks(1, "extend", *changes, "loop.save_every=0", "loop.max_steps=2")
+    assert longer == short and metrics(longer.parent, "step") == [1, 2]
+    before = longer.parent / "model_step_000001"
+    one, two = (load_file(folder / "model.safetensors") for folder in (before, longer))
+    assert any(not torch.equal(one[name], two[name]) for name in one)
+    more = [*changes, "loop.max_steps=3"]
+    with pytest.raises(RecipeError, match="name runs/toy/kept/model as the model to start from"):
+        extend.run(toy_recipe_file("extend", *more))
+    on_ranks(1, "extend", *more, f"base_model={longer}", "output_dir=runs/toy/kept_further")
+
+
 def test_a_model_that_was_trained_anew_is_another_reference(chain):
     """At the same path: the log-probabilities that are kept are no longer those of the policy."""
     shutil.copytree("runs/toy/stage2/model", "again")
@@ -265,10 +292,18 @@ def test_adapters_train_and_are_merged_at_the_export(name, part, chain):
         *(1, name, f"output_dir=runs/toy/lora_{name}", *shorter),
         *("optim.lora={rank: 4, dropout: 0.1}", f"optim.lr={{{part}: 1.0e-2}}"),
     )
+    from peft import PeftModel
+
     start = "base_model" if name == "extend" else "model"
     before = load_file(Path(getattr(toy_recipe_file(name), start)) / "model.safetensors")
     after = load_file(folder / "model.safetensors")
     assert after.keys() == before.keys()
+    base, _ = load_pretrained(toy_recipe_file(name).model) if name == "stage2" else (
+        AutoModelForCausalLM.from_pretrained(toy_recipe_file(name).base_model), None)  # fmt: skip
+    loaded = PeftModel.from_pretrained(base.double(), folder.parent / "adapter").merge_and_unload()
+    for tensor, value in loaded.state_dict().items():
+        if tensor in after:
+            torch.testing.assert_close(value, after[tensor], rtol=0, atol=1e-12, check_dtype=False)
     changed = {tensor for tensor in after if not torch.equal(after[tensor], before[tensor])}
     assert changed and all("_proj.weight" in tensor for tensor in changed)
     on_ranks(
@@ -281,6 +316,15 @@ def test_adapters_train_and_are_merged_at_the_export(name, part, chain):
     # A step at a rate of 1e-12 moves each of some 1e5 parameters by that, against a gradient of
     # norm 1 or so: by 1e-12 x sqrt(1e5) at most.
     assert merged == pytest.approx(trained, rel=0, abs=1e-9)
+
+
+@pytest.mark.parametrize("loss", ["{kind: ipo}", "{kind: simpo, beta: 2.0, target_margin: 0.5}"])
+def test_other_preference_losses_raise_the_margin(loss, chain):
+    folder = f"runs/toy/{loss[7:10]}"
+    on_ranks(1, "dpo", f"output_dir={folder}", f"loss={loss}")
+    margins = metrics(chain / folder, "eval_margin")
+    assert margins[0] < margins[-1], margins
+    assert (chain / folder / "reference/complete.json").exists() == ("ipo" in loss)
 
 
 def test_a_longva_in_bfloat16_trains(chain):

@@ -52,6 +52,9 @@ class RandomText:
         generator = torch.Generator().manual_seed(self.seed + index)
         return torch.randint(0, VOCABULARY, (self.length,), generator=generator)
 
+    def name(self, index: int) -> str:
+        return f"row {index}"
+
     def collate(self, samples: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         ids = torch.stack(samples)
         return {"input_ids": ids, "labels": ids}

@@ -33,6 +33,31 @@ def rope_theta(config: PreTrainedConfig) -> float | dict[str, float | None] | No
     return parameters.get("rope_theta")
 
 
+def set_yarn(config: PreTrainedConfig, context: int) -> None:
+    """Have YaRN (arXiv 2309.00071) stretch a decoder's own positions to `context` tokens.
+
+    What was stretched before, as on a ladder's lower rungs, is stretched anew, not further.
+
+    Raises:
+        LongVAError: the model has no single RoPE base, or its context is as long already.
+    """
+    theta, had = rope_theta(config), config.rope_parameters or {}
+    original = had.get("original_max_position_embeddings") or config.max_position_embeddings
+    if not isinstance(theta, float | int):
+        raise LongVAError(f"yarn: {config.model_type} has no single RoPE base but {theta}.")
+    if context <= original:
+        raise LongVAError(
+            f"yarn: the model reads {original:,} tokens as it is, no fewer than the {context:,} "
+            "asked for. Leave yarn out, or raise seq_len."
+        )
+    config.rope_parameters = {
+        "rope_type": "yarn",
+        "rope_theta": float(theta),
+        "factor": context / original,
+        "original_max_position_embeddings": original,
+    }
+
+
 def set_rope_theta(model: PreTrainedConfig | PreTrainedModel, theta: float) -> None:
     """Give a language model another RoPE base.
 

@@ -14,7 +14,7 @@ from transformers import (
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from longva.attention.rotary import set_rope_theta
+from longva.attention.rotary import set_rope_theta, set_yarn
 from longva.errors import CheckpointError, loading
 
 WHOLE = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -70,6 +70,7 @@ def load_language_model(
     id_or_path: str,
     *,
     rope_theta: float | None = None,
+    yarn: bool = False,
     context: int | None = None,
     architecture: dict[str, Any] | None = None,
     seed: int = 0,
@@ -79,6 +80,7 @@ def load_language_model(
     Args:
         id_or_path: a folder or a Hub id.
         rope_theta: another RoPE base.
+        yarn: stretch the positions to `context` by YaRN.
         context: another context length; also the longest input of the tokenizer.
         architecture: `model_type` and fields of a config, to start from random float32 weights;
             `vocab_size` is the tokenizer's unless it is given. Only the tokenizer is then loaded.
@@ -99,6 +101,8 @@ def load_language_model(
         )
     if rope_theta is not None:
         set_rope_theta(config, rope_theta)
+    if yarn and context is not None:
+        set_yarn(config, context)
     if context is not None:
         config.max_position_embeddings = tokenizer.model_max_length = context
     if architecture is not None:

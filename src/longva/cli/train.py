@@ -9,7 +9,7 @@ import typer
 
 from longva.cli.console import app, out, progress_bar
 from longva.cli.options import Json, RecipeOptions, grouped
-from longva.errors import LongVAError, RecipeError
+from longva.errors import LongVAError, NonFiniteError, RecipeError
 from longva.finite import to_json
 
 
@@ -89,6 +89,8 @@ class StageOptions(RecipeOptions):
 
     def run(self, stage: Any, kind: type) -> None:
         """Read the recipe and run the stage, or say what it would take."""
+        from longva.parallel.heartbeat import LostRankError
+
         config = self.read(kind)
         if self.dry_run:
             out.print(stage.dry_run(config, self.gpus))
@@ -96,7 +98,7 @@ class StageOptions(RecipeOptions):
         try:
             saved = stage.run(config)
         except LongVAError as error:
-            if Path(self.recipe).is_file():
+            if Path(self.recipe).is_file() or isinstance(error, LostRankError | NonFiniteError):
                 raise
             # Such as data or a model that another recipe makes.
             show = f"longva recipes show {self.recipe}"

@@ -100,6 +100,7 @@ class LongVAImageProcessor(BaseImageProcessor):
         return_tensors: str | None = None,
         max_grids: int | None = None,
         grid_rule: GridRule | None = None,
+        do_normalize: bool = True,
         **kwargs,
     ) -> BatchFeature:
         """Cut one image or a nested list of images into grids.
@@ -109,6 +110,7 @@ class LongVAImageProcessor(BaseImageProcessor):
             return_tensors: see `BatchFeature`.
             max_grids: instead of the processor's.
             grid_rule: instead of the processor's.
+            do_normalize: False: the pixels stay uint8.
             **kwargs: ignored.
 
         Returns:
@@ -121,9 +123,11 @@ class LongVAImageProcessor(BaseImageProcessor):
             for image in flat_images(images)
         ]
         pixels = torch.cat([grids for grids, _ in cut])
+        if do_normalize:
+            pixels = normalize_pixels(pixels, self.image_mean, self.image_std)
         return BatchFeature(
             {
-                "pixel_values": normalize_pixels(pixels, self.image_mean, self.image_std),
+                "pixel_values": pixels,
                 "image_grid_thw": torch.tensor([[1, *shape] for _, shape in cut]),
             },
             tensor_type=return_tensors,

@@ -175,13 +175,20 @@ class LongVAModel(LongVAPreTrainedModel):
         Returns:
             `pooler_output`: a tuple with one [tokens, D] an image.
         """
+        whole_patches = self.config.image_packing == "anyres"
+        features = self.encode_grids(pixel_values, pool=not whole_patches)
+        return self.pack_images(features, image_grid_thw)
+
+    def pack_images(
+        self, features: Tensor, image_grid_thw: Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
+        """Lay the encoded grids [G, T, D] of images out as the config says, in reading order."""
         if self.config.image_packing == "unires":
-            return _pack(self.encode_grids(pixel_values), image_grid_thw)
+            return pack_grids(features, image_grid_thw)
         if image_grid_thw is None:
             raise ValueError(
                 "AnyRes images need image_grid_thw, the (1, rows, columns) of each image"
             )
-        features = self.encode_grids(pixel_values, pool=False)
         shapes = [(int(rows), int(columns)) for _, rows, columns in image_grid_thw]
         images = features.split([1 + rows * columns for rows, columns in shapes])
         return BaseModelOutputWithPooling(
@@ -203,7 +210,7 @@ class LongVAModel(LongVAPreTrainedModel):
         Returns:
             `pooler_output`: a tuple with one [tokens, D] a video.
         """
-        return _pack(self.encode_grids(pixel_values_videos), video_grid_thw)
+        return pack_grids(self.encode_grids(pixel_values_videos), video_grid_thw)
 
     def _placeholders(self, input_ids: Tensor | None, embeddings: Tensor, token_id: int) -> Tensor:
         if input_ids is not None:
@@ -427,7 +434,8 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
         return super().generate(input_ids, **cached, **kwargs)
 
 
-def _pack(features: Tensor, grid_thw: Tensor | None) -> BaseModelOutputWithPooling:
+def pack_grids(features: Tensor, grid_thw: Tensor | None) -> BaseModelOutputWithPooling:
+    """Join the encoded grids [G, T, D] of each item of `grid_thw`; None: of a single item."""
     counts = [len(features)] if grid_thw is None else grid_thw.prod(-1).tolist()
     if sum(counts) != len(features):
         raise ValueError(

@@ -119,6 +119,7 @@ class LongVAVideoProcessor(VideoProcessorMixin):
         resize: str | None = None,
         allow_truncated: bool | None = None,
         do_sample_frames: bool | None = None,
+        do_normalize: bool = True,
         video_metadata=None,
         return_metadata: bool = False,
         **kwargs,
@@ -139,6 +140,7 @@ class LongVAVideoProcessor(VideoProcessorMixin):
             allow_truncated: instead of the processor's.
             do_sample_frames: instead of the processor's; files are always sampled.
             video_metadata: of decoded frames, one a video: their times come from its fps.
+            do_normalize: False: the pixels stay uint8.
             return_metadata: also return a `VideoMetadata` a video, with the frames taken.
             **kwargs: ignored.
 
@@ -180,11 +182,12 @@ class LongVAVideoProcessor(VideoProcessorMixin):
                 chosen = [int(numbers[index]) for index in frames.indices]
                 metadata.append(replace(about, frames_indices=chosen))
             pixels.append(frames.pixels)
+        joined = torch.cat(pixels)
+        if do_normalize:
+            joined = normalize_pixels(joined, self.image_mean, self.image_std)
         batch = BatchFeature(
             {
-                "pixel_values_videos": normalize_pixels(
-                    torch.cat(pixels), self.image_mean, self.image_std
-                ),
+                "pixel_values_videos": joined,
                 "video_grid_thw": torch.tensor([[len(frames), 1, 1] for frames in pixels]),
             },
             tensor_type=return_tensors,

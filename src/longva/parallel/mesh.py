@@ -18,7 +18,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from longva.errors import RecipeError
+from longva.errors import LongVAError, RecipeError
+from longva.parallel.heartbeat import Heartbeat
 from longva.parallel.ranks import own_device
 
 
@@ -80,9 +81,11 @@ def parallel_mesh(ring: int = 1) -> Iterator[ParallelMesh]:
 
     A clean exit waits for all processes before the group is destroyed, because a process that
     leaves early breaks its neighbours' connections. An exception leaves at once, so that torchrun
-    sees it and ends the others. A process group that the caller has made is used and left alone.
+    sees it and ends the others; where one is killed, they end within half a minute and say which
+    (`heartbeat.py`). A process group that the caller has made is used and left alone.
 
     Raises:
+        LostRankError: another process has ended.
         RecipeError: when the number of processes is not a multiple of `ring`, or there are more of
             them on a machine than GPUs.
     """
@@ -93,6 +96,7 @@ def parallel_mesh(ring: int = 1) -> Iterator[ParallelMesh]:
     if ours:
         _join(device.type)
     world_size = dist.get_world_size()
+    heartbeat = Heartbeat(dist.get_rank(), world_size) if ours and world_size > 1 else None
     try:
         if ring < 1 or world_size % ring:
             rings = ", ".join(str(n) for n in range(1, world_size + 1) if world_size % n == 0)
@@ -106,8 +110,16 @@ def parallel_mesh(ring: int = 1) -> Iterator[ParallelMesh]:
         yield ParallelMesh(device=device, mesh=mesh, fsdp=fsdp)
         if ours:
             dist.barrier()
+        if heartbeat is not None:
+            heartbeat.end()
+        if ours:
             dist.destroy_process_group()
-    except BaseException:
+    except BaseException as error:
         if ours and world_size == 1:
             dist.destroy_process_group()
+        if heartbeat is not None:
+            lost = heartbeat.explain(error)
+            heartbeat.end(error)
+            if lost is not None and not isinstance(error, LongVAError):
+                raise lost from None
         raise

@@ -67,6 +67,26 @@ def zigzag_unshard(shards: Sequence[Tensor], length: int, dim: int = 1) -> Tenso
     return torch.cat([*early, *reversed(late)], dim).narrow(dim, 0, length)
 
 
+def zigzag_place(positions: Tensor, length: int, world_size: int) -> tuple[Tensor, Tensor]:
+    """Find positions of the whole sequence on the ranks.
+
+    Args:
+        positions: int64 [N], each in [0, length).
+        length: tokens of the whole sequence.
+        world_size: ranks of the ring.
+
+    Returns:
+        The rank that holds each token, and the token's index in that rank's shard, int64 [N].
+
+    >>> zigzag_place(torch.tensor([5, 0, 6]), length=7, world_size=2)
+    (tensor([1, 0, 0]), tensor([3, 0, 2]))
+    """
+    c = chunk_length(length, world_size)
+    chunk = positions // c
+    late = chunk >= world_size
+    return torch.where(late, 2 * world_size - 1 - chunk, chunk), positions % c + late * c
+
+
 def zigzag_index(
     positions: Tensor, length: int, rank: int, world_size: int
 ) -> tuple[Tensor, Tensor]:
@@ -85,11 +105,9 @@ def zigzag_index(
     >>> zigzag_index(torch.tensor([5, 0, 6]), length=7, rank=0, world_size=2)
     (tensor([False,  True,  True]), tensor([0, 2]))
     """
-    c = chunk_length(length, world_size)
-    chunk = positions // c
-    late = chunk == 2 * world_size - 1 - rank
-    held = (chunk == rank) | late
-    return held, (positions % c + late * c)[held]
+    holder, index = zigzag_place(positions, length, world_size)
+    held = holder == rank
+    return held, index[held]
 
 
 class Block(NamedTuple):

@@ -43,14 +43,8 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted((p for p, n in numbers.items() if n.isdigit()), key=lambda p: int(numbers[p]))
 
 
-def save_checkpoint(
-    output_dir: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    progress: dict[str, int],
-    keep: int,
-) -> Path:
-    """Save parameters that are trained and their optimizer states; every rank calls this.
+class SavingCheckpoint:
+    """A checkpoint on its way to the disk; every rank makes one and finishes it.
 
     Args:
         output_dir: of the run, seen by all ranks.
@@ -58,49 +52,86 @@ def save_checkpoint(
         optimizer: of its trained parameters.
         progress: `step`, the number of steps done, and what a resumed run must agree on.
         keep: checkpoints to keep, this one included.
+        group: a group of its own, on gloo, in which a thread writes a copy while the run goes on;
+            None: it is written at once.
 
     Raises:
         CheckpointError: when it cannot be written; earlier checkpoints are left as they are.
     """
-    folder = output_dir / "checkpoints" / f"step_{progress['step']:06d}"
-    partial = folder.with_name(f".{folder.name}.partial")
-    parameters, states = get_state_dict(model, optimizer, options=TRAINED_ONLY)
 
-    def begin() -> None:
-        if dist.get_rank() == 0:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            with (partial / "progress.json").open("w") as file:
-                file.write(to_json(progress) + "\n")
-                file.flush()
-                os.fsync(file.fileno())  # as torch does with its files
+    def __init__(
+        self,
+        output_dir: Path,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        progress: dict[str, int],
+        keep: int,
+        group: dist.ProcessGroup | None = None,
+    ):
+        self.output_dir, self.keep = output_dir, keep
+        self.folder = output_dir / "checkpoints" / f"step_{progress['step']:06d}"
+        self.partial = self.folder.with_name(f".{self.folder.name}.partial")
+        self.future: Any = None
+        parameters, states = get_state_dict(model, optimizer, options=TRAINED_ONLY)
+        state = {"model": parameters, "optimizer": states}
 
-    def write() -> None:
-        dcp.save({"model": parameters, "optimizer": states}, checkpoint_id=partial)
+        def begin() -> None:
+            if dist.get_rank() == 0:
+                shutil.rmtree(self.partial, ignore_errors=True)
+                self.partial.mkdir(parents=True)
+                with (self.partial / "progress.json").open("w") as file:
+                    file.write(to_json(progress) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())  # as torch does with its files
 
-    def publish() -> None:
-        if dist.get_rank() == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.replace(folder)
-            sync_folder(folder.parent)  # before older ones go
-            for old in _checkpoints(folder.parent)[:-keep]:
-                shutil.rmtree(old)
+        def write() -> None:
+            if group is None:
+                dcp.save(state, checkpoint_id=self.partial)
+            else:
+                self.future = dcp.async_save(state, checkpoint_id=self.partial, process_group=group)
 
-    # All ranks learn of a failure before the next part, or some would wait in it for the others.
-    failures = (_first_failure(part) for part in (begin, write, publish))
-    if failure := next(filter(None, failures), None):
-        if dist.get_rank() == 0:
-            shutil.rmtree(partial, ignore_errors=True)
-        last = latest_checkpoint(output_dir) or "none"
-        raise CheckpointError(
-            f"could not save {folder}: {failure}. The last good checkpoint: {last}. Mend the disk "
-            "and give the same command again."
-        )
-    return folder
+        self._agree(begin, write)
+
+    def written(self) -> bool:
+        """Whether this rank has written its part."""
+        return self.future is None or self.future.done()
+
+    def finish(self) -> None:
+        """Wait for it, give it its name, and delete old ones; every rank calls this.
+
+        Raises:
+            CheckpointError: when it could not be written.
+        """
+
+        def wait() -> None:
+            if self.future is not None:
+                self.future.result()
+
+        def publish() -> None:
+            if dist.get_rank() == 0:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                self.partial.replace(self.folder)
+                sync_folder(self.folder.parent)  # before older ones go
+                for old in _checkpoints(self.folder.parent)[: -self.keep]:
+                    shutil.rmtree(old)
+
+        self._agree(wait, publish)
+
+    def _agree(self, *parts: Callable[[], None]) -> None:
+        # All ranks learn of a failure before the next part, or some would wait in it for others.
+        failures = (_first_failure(part) for part in parts)
+        if failure := next(filter(None, failures), None):
+            if dist.get_rank() == 0:
+                shutil.rmtree(self.partial, ignore_errors=True)
+            last = latest_checkpoint(self.output_dir) or "none"
+            raise CheckpointError(
+                f"could not save {self.folder}: {failure}. The last good checkpoint: {last}. Mend "
+                "the disk and give the same command again."
+            )
 
 
 def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Restore what `save_checkpoint` saved, on any number of ranks.
+    """Restore what `SavingCheckpoint` saved, on any number of ranks.
 
     Raises:
         CheckpointError: when the files do not fit the model.
@@ -120,14 +151,17 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     )
 
 
-def gather_tensors(model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+def gather_tensors(
+    model: nn.Module, dtype: torch.dtype, part: str = ""
+) -> Iterator[tuple[str, Tensor]]:
     """Yield name and whole value, on the CPU, of every tensor that a checkpoint of the model holds.
 
-    A tensor at a time is gathered from all ranks, which must all run this to its end.
+    Of those, if it is given, whose names have `part` in them. A tensor at a time is gathered from
+    all ranks, which must all run this to its end.
     """
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     for name, tensor in model.state_dict().items():
-        if name not in tied:
+        if name not in tied and part in name:
             whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
             yield name, whole.to("cpu", dtype)
 

@@ -27,12 +27,12 @@ from longva.data.chats.preferences import (
     PreferenceDataset,
     ReferenceLogProbs,
 )
-from longva.errors import RecipeError
+from longva.errors import RecipeError, first_few
 from longva.finite import check_finite, to_json
 from longva.losses import IGNORE_INDEX
 from longva.parallel import ParallelMesh
 from longva.recipes import STRICT, recipe_values, require_at_least
-from longva.train.dpo_loss import dpo_loss
+from longva.train.dpo_loss import PreferenceKind, dpo_loss
 from longva.train.dry_run import describe
 from longva.train.loop import read_all
 from longva.train.objective import Batch, Dataset, Objective
@@ -47,8 +47,14 @@ class PreferenceLossConfig:
 
     __pydantic_config__ = STRICT
 
+    kind: PreferenceKind = "sigmoid"
+    """DPO's `sigmoid`, `ipo`, or `simpo`, which has no reference; see `dpo_loss`."""
+
     beta: float = 0.1
-    """How strongly the reference holds the policy back."""
+    """How strongly the reference holds the policy back. SimPO's is 2 to 10."""
+
+    target_margin: float = 0.0
+    """SimPO's gamma, 0.3 to 1.6 in its paper."""
 
     label_smoothing: float = 0.0
     """Assumed share of pairs whose answers are swapped."""
@@ -61,7 +67,11 @@ class PreferenceLossConfig:
             raise ValueError(f"label_smoothing must lie in [0, 0.5], got {self.label_smoothing}")
         if not self.beta > 0:
             raise ValueError(f"beta must be above 0, got {self.beta}")
-        require_at_least(self, 0, "sft_weight")
+        require_at_least(self, 0, "sft_weight", "target_margin")
+        if self.kind == "ipo" and self.label_smoothing:
+            raise ValueError("label_smoothing belongs to sigmoid and simpo. Leave it out of ipo")
+        if self.kind != "simpo" and self.target_margin:
+            raise ValueError(f"target_margin belongs to simpo. Leave it out of {self.kind}")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -98,6 +108,8 @@ class PreferenceObjective(Objective):
 
         What an interrupted pass has computed is not computed again.
         """
+        if self.loss.kind == "simpo":
+            return
         reference, mesh, loop = self.reference, self.mesh, config.loop
         complete = reference.folder / "complete.json"
         recipe = recipe_values(config)
@@ -108,15 +120,21 @@ class PreferenceObjective(Objective):
             return
         self.eval()
         for dataset in datasets:
-            for batch, spare in read_all(dataset, loop, mesh):
-                missing = not spare and any(key not in reference for key in batch["keys"])
+            skip = loop.skip if dataset is datasets[0] else []
+            for batch, rows in read_all(dataset, loop, mesh, skip):
+                missing = bool(rows) and any(key not in reference for key in batch["keys"])
                 needed = torch.tensor(int(missing), device=mesh.device)
                 dist.all_reduce(needed, dist.ReduceOp.MAX)
                 if not needed:
                     continue
                 chosen, rejected = self(batch, answers_only=True)["answers"].chunk(2)
                 if missing and self.first_of_ring:
-                    check_finite(torch.cat([chosen, rejected]), "the reference's log-probabilities")
+                    check_finite(
+                        torch.cat([chosen, rejected]),
+                        "the reference's log-probabilities of "
+                        f"{first_few([dataset.name(row) for row in rows])} (to go on without: "
+                        f"loop.skip: {skip + rows})",
+                    )
                     for row in zip(batch["keys"], chosen.tolist(), rejected.tolist(), strict=True):
                         reference.append(*row)
         reshard(self)
@@ -142,24 +160,34 @@ class PreferenceObjective(Objective):
         if answers_only:
             return {"answers": answers}
         chosen, rejected = answers.chunk(2)
-        try:
-            reference = answers.new_tensor([self.reference[key] for key in batch["keys"]])  # [N, 2]
-        except KeyError:
-            raise RecipeError(
-                f"{self.reference.folder} lacks a pair of the data: its text or media have changed "
-                "since. Restore them, or delete that folder and give the same command again."
-            ) from None
+        tokens = (batch["labels"][:, 1:] != IGNORE_INDEX).sum(1)
+        chosen_tokens, rejected_tokens = tokens.chunk(2)
         result = dpo_loss(
-            *(chosen, rejected, *reference.unbind(1)),
+            *(chosen, rejected, *self._reference(batch, answers)),
+            kind=self.loss.kind,
             beta=self.loss.beta,
             label_smoothing=self.loss.label_smoothing,
+            target_margin=self.loss.target_margin,
             sft_weight=self.loss.sft_weight,
-            chosen_tokens=(batch["labels"][: len(chosen), 1:] != IGNORE_INDEX).sum(1),
+            chosen_tokens=chosen_tokens,
+            rejected_tokens=rejected_tokens,
         )
         loss, margins = result.loss * len(chosen), result.chosen_rewards - result.rejected_rewards
         sums = {"loss": loss.detach(), "margin": margins.sum(), "accuracy": (margins > 0).sum()}
         # Each rank of a ring knows the whole loss, and a part of its gradient.
         return {"objective": loss, **{k: v * self.first_of_ring for k, v in sums.items()}}
+
+    def _reference(self, batch: Batch, like: Tensor) -> tuple[Tensor, ...]:
+        """Log-probabilities of chosen and of rejected answers, [N] each; SimPO's are 0."""
+        if self.loss.kind == "simpo":
+            return like.new_zeros(2, len(batch["keys"])).unbind()
+        try:
+            return like.new_tensor([self.reference[key] for key in batch["keys"]]).unbind(1)
+        except KeyError:
+            raise RecipeError(
+                f"{self.reference.folder} lacks a pair of the data: its text or media have changed "
+                "since. Restore them, or delete that folder and give the same command again."
+            ) from None
 
 
 def run(config: DPOConfig) -> Path | None:

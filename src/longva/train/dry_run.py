@@ -3,10 +3,11 @@
 import os
 from collections.abc import Callable, Iterable
 
+import torch
 from transformers import PreTrainedConfig
 
 from longva.errors import LongVAError, first_line
-from longva.planning.devices import DEVICES, GIB, usable_bytes
+from longva.planning.devices import DEVICES, GIB, free_host_memory, usable_bytes
 from longva.recipes import recipe_yaml
 from longva.train.order import StepOrder
 from longva.train.planning import model_sizes, step_seconds, training_memory
@@ -50,6 +51,7 @@ def describe(
         "# GiB a GPU: "
         + ", ".join(f"{name} {getattr(memory, name) / GIB:.1f}" for name in parts)
         + ". (peak = states + root + the largest moment; host = host memory.)",
+        _host_memory(memory.host, gpus),
     ]
     for device, (gib, _) in DEVICES.items():
         seconds = step_seconds(
@@ -63,6 +65,16 @@ def describe(
         total = f", {loop.max_steps * seconds / 3600:,.1f} h in all" if loop.max_steps else ""
         lines.append(f"#   {device:10} {verdict}; about {seconds:,.1f} s a step{total}")
     return "\n".join(lines)
+
+
+def _host_memory(of_a_gpu: int, gpus: int) -> str:
+    """Say how much host memory a machine needs, and whether this one has it free."""
+    here = min(gpus, torch.cuda.device_count() or gpus)
+    line = f"# Host memory: {of_a_gpu * here / 1e9:,.0f} GB for {here} GPU(s) of a machine"
+    if (free := free_host_memory()) is None:
+        return f"{line}."
+    verdict = "fits" if of_a_gpu * here <= free else "does not fit"
+    return f"{line}; {verdict} this one, which has {free / 1e9:,.0f} GB free."
 
 
 def _reading(loop: LoopConfig, count: Callable[[], int]) -> str:

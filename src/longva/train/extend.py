@@ -32,7 +32,7 @@ class Rung:
     __pydantic_config__ = STRICT
 
     seq_len: int
-    rope_theta: float
+    rope_theta: float | None
     max_steps: int
 
     tokens: Path | None = None
@@ -40,6 +40,9 @@ class Rung:
 
     samples_per_step: int | None = None
     """Rows of an update, a rank's share of them in one micro batch; None: as the run."""
+
+    skip: list[int] = field(default_factory=list)
+    """As `loop.skip`: rows of another length have other numbers."""
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "max_steps", "samples_per_step")
@@ -66,6 +69,9 @@ class ExtendConfig(StageConfig):
     """RoPE base. Raising it slows every rotation, so that far positions stay distinguishable. None
     keeps the model's."""
 
+    yarn: bool = False
+    """Stretch the positions to `seq_len` by YaRN instead; `rope_theta` is then None."""
+
     ladder: list[Rung] = field(default_factory=list)
     """Lengths and bases to train first, each a run of its own in `output_dir/rung_N`."""
 
@@ -78,6 +84,10 @@ class ExtendConfig(StageConfig):
 
     def __post_init__(self) -> None:
         _check_row(self)
+        if self.yarn and any(one.rope_theta is not None for one in (self, *self.ladder)):
+            raise ValueError(
+                "yarn stretches the positions of the model's own RoPE base: set rope_theta to null"
+            )
         if self.mask_documents and self.loop.samples_per_micro_batch > 1:
             raise ValueError(
                 "mask_documents needs loop.samples_per_micro_batch 1, because the documents of two "
@@ -99,13 +109,14 @@ def run(config: ExtendConfig) -> Path | None:
     with parallel_mesh(config.parallel.ring) as mesh:
         runs = ladder_runs(config, mesh.data_size)
         # Before the first of them: days into a ladder is too late to learn that text is missing.
+        passed = {id(one): finished_model(one, passed=True) for one in runs[:-1]}
         for one in runs:
-            if finished_model(one) is None:
+            if passed.get(id(one)) is None:
                 micro_batches(one.loop, mesh)
                 PackedText(one.tokens, one.seq_len)
         model = None
         for one in runs:
-            if (model := _run(one)) is None:
+            if (model := passed.get(id(one)) or _run(one)) is None:
                 break
         return model
 
@@ -119,7 +130,7 @@ def ladder_runs(config: ExtendConfig, data_size: int) -> list[ExtendConfig]:
     """
     runs = []
     for number, rung in enumerate(config.ladder, 1):
-        loop = replace(config.loop, max_steps=rung.max_steps, epochs=None)
+        loop = replace(config.loop, max_steps=rung.max_steps, epochs=None, skip=rung.skip)
         if (rows := rung.samples_per_step) is not None:
             together = 1 if config.mask_documents else max(1, rows // data_size)
             loop = replace(loop, samples_per_step=rows, samples_per_micro_batch=together)
@@ -143,6 +154,7 @@ def _run(config: ExtendConfig) -> Path | None:
         load=lambda: load_language_model(
             config.base_model,
             rope_theta=config.rope_theta,
+            yarn=config.yarn,
             context=config.seq_len,
             architecture=config.architecture,
             seed=config.loop.seed,

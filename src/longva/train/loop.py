@@ -15,8 +15,9 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from itertools import tee
 from typing import Any
 
 import torch
@@ -24,16 +25,23 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from longva.errors import CheckpointError, NonFiniteError, RecipeError
+from longva.errors import CheckpointError, NonFiniteError, RecipeError, first_few
 from longva.parallel import ParallelMesh
-from longva.train.checkpoints import latest_checkpoint, save_checkpoint
-from longva.train.metrics import MetricLogger, peak_memory_gib
+from longva.train.checkpoints import SavingCheckpoint, latest_checkpoint
+from longva.train.metrics import (
+    MetricLogger,
+    device_rate,
+    flops_utilisation,
+    peak_memory_gib,
+    traced,
+)
 from longva.train.objective import Batch, Dataset, Objective
 from longva.train.optim import build_optimizer, learning_rate_factor, set_learning_rate
 from longva.train.order import StepOrder
 from longva.train.recipe import LoopConfig, StageConfig
 from longva.train.resume import resume
 from longva.train.sharding import reshard
+from longva.train.visual_tokens import PIXELS, own_grids
 
 
 def train(
@@ -65,6 +73,9 @@ def train(
     optimizer = build_optimizer(objective.model, config.optim)
     progress = {"step": 0, "num_samples": num_samples, "num_steps": num_steps}
     first_step = resume(config, objective.model, optimizer, progress, mesh)
+    # Of its own, so that what ranks say of a checkpoint is not taken for what the training says.
+    saving_group: Any = dist.new_group(backend="gloo") if loop.save_while_training else None
+    saving: SavingCheckpoint | None = None
     batches = _read(
         dataset,
         order.micro_batches(
@@ -74,7 +85,8 @@ def train(
             accumulation=accumulation,
         ),
         loop.workers,
-        mesh.device,
+        mesh,
+        loop.skip,
     )
     with (
         MetricLogger(config, first_step, num_steps, active=mesh.rank == 0) as logger,
@@ -87,14 +99,32 @@ def train(
             torch.manual_seed(((loop.seed * 1_000_003 + step) * 65_536 + mesh.rank) % 2**63)
             began = time.monotonic()
             step_batches = [next(batches) for _ in range(accumulation)]
-            metrics = _update(objective, step_batches, optimizer, config, mesh, step)
+            trace = config.output_dir / f"trace.{mesh.rank}.json"
+            try:
+                with traced(trace, step + 1 == loop.profile_step):
+                    metrics = _update(
+                        objective, step_batches, optimizer, config, mesh, step, dataset.name
+                    )
+            except NonFiniteError:  # of all ranks: what is being saved is from before
+                if saving is not None:
+                    saving.finish()
+                raise
             elapsed = time.monotonic() - began
             metrics["lr"] = max(float(group["lr"]) for group in optimizer.param_groups)
             metrics["tokens_per_second"] = metrics.pop("tokens") / elapsed
+            if (rate := device_rate(mesh.device)) is not None:
+                rows = [batch["input_ids"].shape for batch, _ in step_batches]
+                could = rate * elapsed * config.parallel.ring  # a ring's, which reads the same rows
+                if (mfu := flops_utilisation(objective.model.config, rows, could)) is not None:
+                    metrics["mfu"] = mfu
             if (peak := peak_memory_gib(mesh.device)) is not None:
                 metrics["memory_gib"] = peak
             done, last = step + 1, step + 1 == num_steps
-            stop = _sum({"stop": float(stop_asked())}, mesh)["stop"] > 0
+            written = float(saving is not None and saving.written())
+            told = _sum({"stop": float(stop_asked()), "written": written}, mesh)
+            stop = told["stop"] > 0
+            if saving is not None and told["written"] == mesh.world_size:
+                saving = saving.finish()
             if held_out and loop.eval_every and (done % loop.eval_every == 0 or last):
                 metrics |= evaluate(objective, held_out, loop, mesh)
             logger.step(done, metrics)
@@ -103,9 +133,14 @@ def train(
                 # A disk without room for a checkpoint may well have it for the model.
                 spare = last and not loop.save_every
                 with suppress(CheckpointError) if spare else nullcontext():
-                    save_checkpoint(
-                        config.output_dir, objective.model, optimizer, progress, loop.keep
+                    if saving is not None:
+                        saving = saving.finish()
+                    saving = SavingCheckpoint(
+                        *(config.output_dir, objective.model, optimizer, progress, loop.keep),
+                        group=None if stop or last else saving_group,
                     )
+                    if saving_group is None or stop or last:
+                        saving = saving.finish()
             if stop and not last:
                 return False
     return True
@@ -113,28 +148,36 @@ def train(
 
 def _update(
     objective: Objective,
-    batches: list[Batch],
+    batches: list[tuple[Batch, list[int]]],
     optimizer: torch.optim.Optimizer,
     config: StageConfig,
     mesh: ParallelMesh,
     step: int,
+    name: Callable[[int], str],
 ) -> dict[str, float]:
     """Do one update. Returns its metrics, the means over the step."""
     objective.train()
-    tokens = sum(batch["input_ids"].numel() for batch in batches) / config.parallel.ring
-    counts = {"count": float(sum(objective.count(batch) for batch in batches)), "tokens": tokens}
-    totals = _sum(counts, mesh)
+    tokens = sum(batch["input_ids"].numel() for batch, _ in batches) / config.parallel.ring
+    counted = [(objective.count(batch), len(rows)) for batch, rows in batches if rows]
+    count, num_rows = (float(sum(column)) for column in zip((0, 0), *counted, strict=True))
+    totals = _sum({"count": count, "rows": num_rows, "tokens": tokens}, mesh)
+    if totals["rows"] == 0:  # all are skipped: the step passes without an update
+        return {"tokens": 0.0}
     if totals["count"] == 0:
         raise RecipeError(
             f"step {step + 1} has nothing to learn: no row of it has a target. Check the data's "
             "answers, and that they are not cut off by the longest length."
         )
     sums: Counter[str] = Counter()
-    for batch in batches:
+    suspects: list[int] = []
+    for batch, rows in batches:
         result = objective(batch)
         # FSDP averages gradients over ranks; this makes the average the sum.
-        (result.pop("objective") * (mesh.world_size / totals["count"])).backward()
-        sums.update({name: float(value) for name, value in result.items()})
+        weight = mesh.world_size / totals["count"] if rows else 0.0
+        (result.pop("objective") * weight).backward()
+        values = {name: float(value) if rows else 0.0 for name, value in result.items()}
+        sums.update(values)
+        suspects += rows if not_finite(values) else []
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     limit = config.optim.clip_norm or math.inf
     norm: Any = torch.nn.utils.clip_grad_norm_(parameters, limit)
@@ -142,11 +185,18 @@ def _update(
     means = {name: value / totals["count"] for name, value in _sum(dict(sums), mesh).items()}
     means["grad_norm"] = norm
     if found := not_finite(means):
+        every = [row for _, rows in batches for row in rows]
+        of_ranks: list[Any] = [None] * mesh.world_size
+        dist.all_gather_object(of_ranks, (suspects, every))
+        guilty, all_rows = (sorted(set().union(*lists)) for lists in zip(*of_ranks, strict=True))
+        rows = guilty or all_rows
         last = latest_checkpoint(config.output_dir) or "none"
         raise NonFiniteError(
             f"{found} of step {step + 1}",
-            "The parameters were not touched. In training, also lower optim.lr or look at the "
-            f"rows of this step. The last checkpoint: {last}.",
+            f"The parameters were not touched; the last checkpoint: {last}. It came with "
+            f"{'' if guilty else 'one of '}{first_few([name(row) for row in rows])}. To go on "
+            f"without: loop.skip: {config.loop.skip + rows}. Where many rows do, the run has gone "
+            "astray: lower the rates in optim.lr. Both may change when the run goes on.",
         )
     optimizer.step()
     optimizer.zero_grad()
@@ -160,15 +210,19 @@ def evaluate(
     """Means over all held-out samples, as `eval_...`; every rank calls this."""
     objective.eval()
     sums: Counter[str] = Counter()
-    for batch, spare in read_all(held_out, loop, mesh):
+    for batch, rows in read_all(held_out, loop, mesh):
         result = {**objective(batch), "objective": objective.count(batch)}
-        sums.update({name: 0.0 if spare else float(value) for name, value in result.items()})
+        sums.update({name: float(value) if rows else 0.0 for name, value in result.items()})
     reshard(objective)
     totals = _sum(dict(sums), mesh)
     count = totals.pop("objective")
     means = {f"eval_{name}": value / count for name, value in totals.items()}
     if found := not_finite(means):
-        raise NonFiniteError(found, "The last checkpoint is from before this evaluation.")
+        raise NonFiniteError(
+            found,
+            "The last checkpoint is from before this evaluation. To go on without evaluations: "
+            "loop.eval_every: 0.",
+        )
     return means
 
 
@@ -183,22 +237,22 @@ def not_finite(metrics: dict[str, float]) -> str:
 
 
 def read_all(
-    dataset: Dataset, loop: LoopConfig, mesh: ParallelMesh
-) -> Iterator[tuple[Batch, bool]]:
+    dataset: Dataset, loop: LoopConfig, mesh: ParallelMesh, skip: Collection[int] = ()
+) -> Iterator[tuple[Batch, list[int]]]:
     """Read every sample once, in micro batches that are dealt out to the data ranks.
 
     Yields:
-        The batch, and whether it is spare: a rank that has none left gets an early
-        one again, because a sharded model runs on all ranks or on none.
+        A batch and its samples. None are said of one that does not count: a rank that has none
+        left gets an early one again, because a sharded model runs on all ranks or on none.
     """
     samples, size = range(len(dataset)), loop.samples_per_micro_batch
     batches = [list(samples[i : i + size]) for i in samples[::size]]
     rounds = math.ceil(len(batches) / mesh.data_size)
     mine = range(mesh.data_rank, rounds * mesh.data_size, mesh.data_size)
     order = [batches[index % len(batches)] for index in mine]
-    loaded = _read(dataset, iter(order), loop.workers, mesh.device)
-    for index, batch in zip(mine, loaded, strict=True):
-        yield batch, index >= len(batches)
+    loaded = _read(dataset, iter(order), loop.workers, mesh, skip)
+    for index, (batch, rows) in zip(mine, loaded, strict=True):
+        yield batch, rows if index < len(batches) else []
 
 
 def micro_batches(loop: LoopConfig, mesh: ParallelMesh) -> int:
@@ -218,21 +272,42 @@ def micro_batches(loop: LoopConfig, mesh: ParallelMesh) -> int:
 
 
 def _read(
-    dataset: Dataset, order: Iterator[list[int]], workers: int, device: torch.device
-) -> Iterator[Batch]:
+    dataset: Dataset,
+    order: Iterator[list[int]],
+    workers: int,
+    mesh: ParallelMesh,
+    skip: Collection[int] = (),
+) -> Iterator[tuple[Batch, list[int]]]:
+    """Read micro batches; of the pixels, those that this rank encodes.
+
+    Yields:
+        A batch and its samples. None are left of one that is skipped whole: another stands in for
+        it, because a sharded model runs on all ranks or on none.
+    """
+    device = mesh.device
+    ring = dist.get_rank(mesh.ring_group), dist.get_world_size(mesh.ring_group)
+    skipped = {*skip, *getattr(dataset, "skipped", ())}
+    stand_in = next((index for index in range(len(dataset)) if index not in skipped), None)
+    if stand_in is None:
+        raise RecipeError(f"all {len(dataset)} samples of the data are skipped. Leave some in.")
+    kept, told = tee([index for index in rows if index not in skipped] for rows in order)
     loader = DataLoader(
         dataset,  # type: ignore[arg-type]
-        batch_sampler=order,  # type: ignore[arg-type]
+        batch_sampler=(rows or [stand_in] for rows in kept),  # type: ignore[arg-type]
         collate_fn=dataset.collate,
         num_workers=workers,
         worker_init_fn=_outlive_sigterm,
         generator=torch.Generator(),  # leaves the global one alone
     )
-    for batch in loader:
-        yield {
-            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-            for name, value in batch.items()
-        }
+    for batch, rows in zip(loader, told, strict=True):
+        for name, value in batch.items():
+            if name in PIXELS.values():
+                # They wait in host memory until their micro batch is at work: FSDP moves them.
+                value = value[own_grids(len(value), *ring)]
+                batch[name] = value.pin_memory() if device.type == "cuda" else value.clone()
+            elif isinstance(value, Tensor):
+                batch[name] = value.to(device, non_blocking=True)
+        yield batch, rows
 
 
 def _outlive_sigterm(worker: int) -> None:

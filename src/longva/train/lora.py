@@ -1,15 +1,20 @@
-"""Low-rank adapters: put in before training, merged into ordinary weights at the export.
+"""Low-rank adapters: put in before training, exported, and merged into ordinary weights.
 
 y = W x + (alpha / rank) B A x        A [rank, in] random, B [out, rank] zero; W is frozen
 """
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from longva.errors import RecipeError, install_command
+from longva.files.writing import write_whole
+from longva.train.checkpoints import gather_tensors
 from longva.train.optim import LoraConfig
 
 
@@ -35,6 +40,29 @@ def add_adapters(model: Any, config: LoraConfig) -> None:
         r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=targets
     )
     inject_adapter_in_model(adapters, model)
+
+
+def export_adapters(folder: Path, model: Any, dtype: torch.dtype, base: str) -> None:
+    """Write the adapters by themselves, as peft loads them; every rank calls this.
+
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)
+
+    Args:
+        folder: to write.
+        model: with adapters, sharded.
+        dtype: of their tensors.
+        base: names the model that they were trained on.
+    """
+    tensors = {
+        f"base_model.model.{name.replace('.default.', '.')}": tensor.contiguous()
+        for name, tensor in gather_tensors(model, dtype, part=".lora_")
+    }
+    if dist.get_rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        config = model.peft_config["default"]
+        config.base_model_name_or_path = base
+        config.save_pretrained(folder)
+        write_whole(folder / "adapter_model.safetensors", save(tensors, {"format": "pt"}))
 
 
 def merge_adapters(

@@ -2,16 +2,20 @@
 
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import torch
 from rich.console import Console
+from transformers import PreTrainedConfig
 
 from longva.errors import RecipeError
 from longva.files.writing import append_line, read_lines, write_lines
-from longva.planning.devices import GIB
+from longva.model.flops import Flops
+from longva.planning.devices import DEVICES, GIB
 from longva.recipes import recipe_values
 from longva.reporting.bars import progress_bars
 from longva.train.recipe import StageConfig
@@ -30,6 +34,52 @@ def peak_memory_gib(device: torch.device) -> float | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
+
+
+def flops_utilisation(
+    config: PreTrainedConfig, rows: Iterable[tuple[int, int]], rate: float
+) -> float | None:
+    """Model FLOPs utilisation: what a step has to compute, over what the devices could have.
+
+    Counted are the decoder's forward and twice as much for its backward, without what checkpoints
+    compute again and without the vision tower; everything is taken for trained.
+
+    Args:
+        config: of the model.
+        rows: (number, tokens) of the rows that were computed.
+        rate: operations that all devices could have done in the time.
+
+    Returns:
+        A share; None where the operations of the model are not known.
+
+    >>> from transformers import Qwen2Config
+    >>> round(flops_utilisation(Qwen2Config(), [(2, 1000)], rate=1e15), 3)
+    0.139
+    """
+    flops = Flops.of(config)
+    if flops is None:
+        return None
+    forward = sum(number * (flops.append(0, s) + s * flops.per_logits) for number, s in rows)
+    return 3 * forward / rate
+
+
+def device_rate(device: torch.device) -> float | None:
+    """The vendor's dense bfloat16 FLOP/s of a GPU, None of one that is not listed."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device).lower().replace(" ", "").replace("-", "")
+    return next((rate for key, (_, rate) in DEVICES.items() if key.split("-")[0] in name), None)
+
+
+@contextmanager
+def traced(path: Path, active: bool) -> Iterator[None]:
+    """Write a profiler's trace of what is done in here, if `active`."""
+    if not active:
+        yield
+        return
+    with torch.profiler.profile() as profile:
+        yield
+    profile.export_chrome_trace(str(path))
 
 
 def _open_tracker(name: str, config: StageConfig, first_step: int, opened: ExitStack):

@@ -11,21 +11,21 @@ from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
-from torch.autograd.graph import save_on_cpu
 from transformers import PreTrainedModel
 
-from longva.data.chats.media import MEDIA_KEYS
 from longva.losses import IGNORE_INDEX, chunked_log_probs
 from longva.parallel import ParallelMesh, RingSequence, ring_forward
+from longva.train.host_memory import HostBuffers
 from longva.train.recipe import StageConfig
 from longva.train.sharding import ParallelConfig
+from longva.train.visual_tokens import embed_shard
 
 Batch = dict[str, Any]
 """`input_ids` and `labels`, int64 [B, S], labels as transformers has them (not shifted); for media
-`pixel_values` with `image_grid_thw`, `pixel_values_videos` with `video_grid_thw`; for packed text
-`document_starts`, the positions [k] of each row's documents."""
+`pixel_values` with `image_grid_thw`, `pixel_values_videos` with `video_grid_thw`, see
+`longva.train.visual_tokens`; for packed text `document_starts`, the positions [k] of each row's
+documents."""
 
 
 class Dataset(Protocol):
@@ -39,6 +39,10 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Any: ...
+
+    def name(self, index: int, /) -> str:
+        """What messages call a sample."""
+        ...
 
     def collate(self, samples: list[Any], /) -> Batch:
         """Make a batch of samples."""
@@ -55,6 +59,7 @@ class Objective(nn.Module, ABC):
         super().__init__()
         self.model: Any = model
         self.mesh, self.config = mesh, config
+        self.host_buffers = HostBuffers(pinned=mesh.device.type == "cuda")
 
     def ring(self, batch: Batch) -> RingSequence:
         """How this batch lies on the ranks."""
@@ -74,25 +79,13 @@ class Objective(nn.Module, ABC):
         core = self.model.model
         if not hasattr(core, "vision_tower"):
             return self.model.get_input_embeddings()(ring.shard(batch["input_ids"]))
-        features = core.encode_media(
-            mm_encoder_outputs=None, **{name: batch.get(name) for name in MEDIA_KEYS}
-        )
-        features = {kind: tensors * self.media_repeats for kind, tensors in features.items()}
-        embedded = core.embed(batch["input_ids"], features)  # [B, S, D]
-        if not features:
-            # Every rank must run the tower, and get a gradient of it, or the others wait forever.
-            vision = core.config.vision_config
-            size = (1, vision.num_channels, vision.image_size, vision.image_size)
-            blank = torch.zeros(size, device=embedded.device, dtype=embedded.dtype)
-            embedded = embedded + 0 * core.encode_grids(blank).sum()
-        return ring.shard(embedded)
+        return embed_shard(core, batch, ring, self.media_repeats)
 
     def log_probs(self, batch: Batch) -> Tensor:
         """Log-probability of each of this rank's targets: [B, L], 0 where there is none."""
         ring = self.ring(batch)
         offload = self.config.offload_activations
-        on_gpu = self.mesh.device.type == "cuda"
-        with save_on_cpu(pin_memory=on_gpu) if offload else nullcontext():
+        with self.host_buffers.hooks() if offload else nullcontext():
             embedded = self.embed(batch, ring)
             hidden = ring_forward(self.model.get_decoder(), ring, inputs_embeds=embedded)
         weight = self.model.get_output_embeddings().weight  # [V, D]

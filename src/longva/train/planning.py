@@ -23,10 +23,13 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from longva.losses import CHUNK_TOKENS
 from longva.model import LongVAConfig, LongVAForConditionalGeneration
 from longva.model.flops import Flops, head_dim
-from longva.planning.devices import DEVICES, UTILISATION
+from longva.planning.devices import DEVICES, GIB, UTILISATION
 from longva.train.lora import add_adapters
 from longva.train.optim import OptimConfig, choose_trained
 from longva.train.sharding import DTYPES, ParallelConfig
+
+RUNTIME_HOST = 5 * GIB
+"""Host memory of a process with torch, CUDA and a few data workers; an estimate."""
 
 EVERYTHING = OptimConfig(lr={"all": 1e-5})
 
@@ -54,7 +57,8 @@ class TrainingMemory:
     """Reduction of the root's gradients."""
 
     host: int
-    """Host memory that a GPU's share of offloaded states and hidden states takes."""
+    """Host memory of a GPU's process: torch itself, its share of offloaded states and hidden
+    states, and the model as it is loaded, before, or as rank 0 exports it, after them."""
 
     @property
     def peak(self) -> int:
@@ -157,18 +161,20 @@ def training_memory(
     if parallel.ring > 1:  # keys and values that come and go, and their float32 gradients
         whole += 2 * (2 * 2 + 2 * 4) * keys
     logits = (2 + 4 + 2) * min(CHUNK_TOKENS, s) * text.vocab_size + (4 + 2) * sizes.head
-    vision = _vision_bytes(config, s * parallel.ring, parallel.checkpoint_activations)
+    vision = _vision_bytes(config, s, parallel.checkpoint_activations)
+    offloaded = 0
     if parallel.offload_activations:
-        vision = 0
-    offloaded = layers * kept * s if parallel.offload_activations else 0
+        vision, offloaded = 0, layers * kept * s + vision
+    host_states = all_states // gpus if parallel.offload_states else 0
+    exported = 2 * (sizes.trained + sizes.frozen)
     return TrainingMemory(
         states=states,
         root=root,
         checkpoints=in_hbm * kept * s + vision,
-        block=whole * s + tile * 6 * 2 * mlp,
+        block=whole * s + tile * 6 * 2 * mlp + (4 * 3 * width * mlp if tile else 0),
         loss=logits + 4 * 2 * width * s,
         end=max(0, end),
-        host=(all_states // gpus if parallel.offload_states else 0) + offloaded,
+        host=RUNTIME_HOST + host_states + offloaded + exported,
     )
 
 

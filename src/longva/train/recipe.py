@@ -31,17 +31,29 @@ class LoopConfig:
     """Steps between checkpoints, and one at the end. 0: only when the run is asked to stop, and at
     the end one that goes once the model is written."""
 
+    save_while_training: bool = False
+    """Write checkpoints from a copy in host memory while the run goes on. The copy takes as much
+    memory as the checkpoint; the last is waited for."""
+
     keep: int = 1
     """Checkpoints to keep."""
 
     eval_every: int = 0
     """Steps between evaluations on held-out rows, if there are any; one more at the end."""
 
+    profile_step: int | None = None
+    """Step, counted from 1, of which every rank writes a trace, `output_dir/trace.RANK.json`, for
+    chrome://tracing or Perfetto. Not the first, which allocates."""
+
     track: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
     """Where metrics go besides metrics.jsonl."""
 
     workers: int = 0
     """Processes a rank that read and decode rows ahead."""
+
+    skip: list[int] = field(default_factory=list)
+    """Samples that are left out, by their numbers in the data, as messages name them. Their places
+    in the steps stay empty, and every other sample stays in its own."""
 
     seed: int = 0
 

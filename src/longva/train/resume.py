@@ -1,29 +1,51 @@
-"""Resume a run; refuse if its recipe or its data have changed."""
+"""Resume a run; refuse if its recipe or its data have changed.
+
+What may change when a run goes on is said here alone:
+
+    NEUTRAL       nothing that is learned changes
+    FROM_HERE     learning is another from here on; the recipe until here is kept beside it
+    schedule      anything by which the steps that are done would have had the same rates: a
+                  constant schedule can be lengthened, any run can end early
+
+    output_dir/recipe.yaml                     the recipe in force
+    output_dir/recipe_until_step_000120.yaml   one that was in force before
+    output_dir/model_step_000120/              the model of a finished run that was lengthened
+"""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from longva.errors import CheckpointError, RecipeError
-from longva.files.claim import refuse_others
+from longva.files.claim import differences, refuse_others
 from longva.parallel import ParallelMesh
 from longva.recipes import load_recipe, recipe_values, save_recipe
 from longva.train.checkpoints import latest_checkpoint, load_checkpoint
+from longva.train.optim import learning_rate_factor
 from longva.train.recipe import StageConfig
 
 Progress = dict[str, int]
 """Steps done, steps and samples of a run, as its checkpoints hold them."""
 
-MAY_CHANGE = {
+NEUTRAL = {
     *("output_dir", "step", "loop.samples_per_micro_batch", "loop.save_every", "loop.keep"),
-    *("loop.eval_every", "loop.track", "loop.workers", "parallel.ring", "parallel.kernel"),
-    *("parallel.checkpoint_activations", "parallel.offload_activations"),
-    *("parallel.offload_states", "parallel.mlp_tile"),
+    *("loop.save_while_training", "loop.eval_every", "loop.profile_step", "loop.track"),
+    *("loop.workers", "parallel.ring", "parallel.kernel", "parallel.checkpoint_activations"),
+    *("parallel.offload_activations", "parallel.offload_states", "parallel.mlp_tile"),
 }
-"""Keys of recipe and progress that may differ when a run goes on: learning is the same."""
+"""Keys of recipe and progress that may differ: learning is the same, to rounding."""
+
+FROM_HERE = {"optim.rates", "loop.skip", "data.skip", "held_out_data.skip"}
+"""Keys that may differ, though learning changes. `optim.rates` is what `optim.lr` says of each of
+its parts, which stay the same."""
+
+SCHEDULE = {"loop.max_steps", "loop.epochs", "num_steps", "optim.warmup", "optim.schedule"}
+"""Keys that may differ as long as the rates of the steps that are done stay the same."""
 
 
 def resume(
@@ -60,34 +82,93 @@ def resume(
         saved = json.loads((checkpoint / "progress.json").read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{checkpoint} is not a whole checkpoint: {error}") from error
-    _refuse_another(config, saved, **progress)
+    begun = _begun(config)
+    may_change = NEUTRAL | FROM_HERE
+    if _same_rates(begun, saved, config, progress):
+        may_change |= SCHEDULE
+    _refuse_another(config, begun, may_change, saved, progress)
+    rates = [group["base_lr"] for group in optimizer.param_groups]
     load_checkpoint(checkpoint, model, optimizer)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["base_lr"] = rate  # the recipe's, not that of the checkpoint
+    dist.barrier()  # all have read the recipe
+    if mesh.rank == 0:
+        step = f"step_{saved['step']:06d}"
+        if list(differences(_values(begun), _values(config), NEUTRAL)):
+            earlier = folder / f"recipe_until_{step}.yaml"
+            if not earlier.exists():
+                (folder / "recipe.yaml").rename(earlier)
+            save_recipe(config, folder / "recipe.yaml")
+        if (folder / "model").is_dir():
+            (folder / "model").rename(folder / f"model_{step}")
     return saved["step"]
 
 
-def finished_model(config: StageConfig) -> Path | None:
+def finished_model(config: StageConfig, *, passed: bool = False) -> Path | None:
     """The model of a run that is finished already, None for any other.
 
+    Args:
+        config: the recipe.
+        passed: whether another run has gone on from it, so that what may change from here on is no
+            matter of this one.
+
     Raises:
-        RecipeError: when it was made by another recipe.
+        RecipeError: when it was made by another recipe; or more steps of it are asked for, and it
+            has kept no checkpoint to go on from.
     """
     folder = config.output_dir / "model"
     if not folder.is_dir():
         return None
-    _refuse_another(config)
+    begun = _begun(config)
+    lengths = [(one.loop.max_steps or 0, one.loop.epochs or 0) for one in (begun, config)]
+    if all(was <= now for was, now in zip(*lengths, strict=True)) and lengths[0] != lengths[1]:
+        if latest_checkpoint(config.output_dir) is not None:
+            return None
+        raise RecipeError(
+            f"{config.output_dir} is finished and kept no checkpoint (loop.save_every: 0). To "
+            f"train further, name {folder} as the model to start from, in another output folder."
+        )
+    _refuse_another(config, begun, NEUTRAL | FROM_HERE if passed else NEUTRAL)
     return folder
 
 
-def _refuse_another(config: StageConfig, saved: Progress | None = None, **progress: int) -> None:
-    """Raise unless recipe and progress of a run are those that it began with."""
+def _begun(config: StageConfig) -> StageConfig:
+    """The recipe in force in a run's folder."""
     try:  # through the dataclass: keys that are newer than the run have their defaults
-        begun = load_recipe(type(config), config.output_dir / "recipe.yaml")
+        return load_recipe(type(config), config.output_dir / "recipe.yaml")
     except RecipeError as error:
         raise CheckpointError(f"{config.output_dir} is not a whole run: {error}") from error
+
+
+def _same_rates(
+    begun: StageConfig, saved: Progress, config: StageConfig, progress: Progress
+) -> bool:
+    return all(
+        learning_rate_factor(begun.optim, step, saved["num_steps"])
+        == learning_rate_factor(config.optim, step, progress["num_steps"])
+        for step in range(saved["step"])
+    )
+
+
+def _values(config: StageConfig) -> dict[str, Any]:
+    values = recipe_values(config)
+    rates = values["optim"].pop("lr")
+    values["optim"] |= {"lr": list(rates), "rates": list(rates.values())}
+    return values
+
+
+def _refuse_another(
+    config: StageConfig,
+    begun: StageConfig,
+    may_change: Collection[str],
+    saved: Progress | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Raise unless recipe and progress of a run are those that it began with."""
     refuse_others(
         config.output_dir,
-        recipe_values(begun) | (saved or {}),
-        recipe_values(config) | progress,
+        _values(begun) | (saved or {}),
+        _values(config) | (progress or {}),
         "a run that was begun with another recipe or other data",
-        may_change=MAY_CHANGE,
+        may_change=may_change,
     )

@@ -13,7 +13,7 @@ from longva.files.lock import only_run
 from longva.parallel import ParallelMesh, parallel_mesh
 from longva.train.checkpoints import export_model, gather_tensors
 from longva.train.loop import train
-from longva.train.lora import add_adapters, merge_adapters
+from longva.train.lora import add_adapters, export_adapters, merge_adapters
 from longva.train.objective import Dataset, Objective, freeze_unused_vision
 from longva.train.optim import choose_trained
 from longva.train.recipe import StageConfig
@@ -85,6 +85,8 @@ def run_stage(
             return None
         tensors = gather_tensors(model, dtype)
         if lora is not None:
+            base = str(model.name_or_path or "")
+            export_adapters(config.output_dir / "adapter", model, dtype, base)
             tensors = merge_adapters(tensors, lora)
         folder = export_model(config.output_dir / "model", model, tensors, dtype, [processor])
         if config.loop.save_every == 0 and mesh.rank == 0:

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from longva.data.chats.chat import Template, read_conversation
-from longva.data.chats.media import concatenate_media
 from longva.data.chats.media_dataset import MediaDataset
 from longva.data.chats.mixtures import MixtureConfig
 
@@ -48,4 +47,4 @@ class ConversationDataset(MediaDataset):
     def collate(self, samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Make a batch; see the top of this file."""
         batch = self.pad([(sample["input_ids"], sample["labels"]) for sample in samples])
-        return {**batch, **concatenate_media(samples)}
+        return {**batch, **self.reader.collate(samples)}

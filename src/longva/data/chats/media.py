@@ -1,9 +1,13 @@
 """Images and videos of training samples, through the processor that inference uses.
 
-pixel_values          float32 [G, 3, S, S], the grids of all images one after another
+pixel_values          uint8 [G, 3, S, S], the grids of all images one after another
 image_grid_thw        int64 [images, 3] = (1, rows, columns)
-pixel_values_videos   float32 [F, 3, S, S], the frames of all videos one after another
+pixel_values_videos   uint8 [F, 3, S, S], the frames of all videos one after another
 video_grid_thw        int64 [videos, 3] = (frames, 1, 1)
+
+Pixels are normalised where they are encoded: as float32 they are four times as many bytes to keep
+and to send. A batch brings what that takes: `image_scale` and `video_scale`, float64 [2, 3], mean
+and deviation.
 """
 
 from collections.abc import Iterable
@@ -80,10 +84,20 @@ class MediaReader:
         """
         processor, how = self.processor.video_processor, asdict(self.video)
         pictures = [load_image(path, MAX_PIXELS) for path in images]
-        batches = [processor.preprocess([str(path)], **how) for path in videos]
+        raw = {"do_normalize": False}
+        batches = [processor.preprocess([str(path)], **how, **raw) for path in videos]
         if pictures:
-            batches.append(self.processor.image_processor.preprocess(pictures))
+            batches.append(self.processor.image_processor.preprocess(pictures, **raw))
         return concatenate_media(batches)
+
+    def collate(self, samples: Iterable[Any]) -> dict[str, Tensor]:
+        """Join the media of several samples in order, with the scale of their pixels."""
+        by_kind = {"image": self.processor.image_processor, "video": self.processor.video_processor}
+        scales = {
+            f"{kind}_scale": torch.tensor([of.image_mean, of.image_std], dtype=torch.float64)
+            for kind, of in by_kind.items()
+        }
+        return {**concatenate_media(samples), **scales}
 
     def token_counts(self, media: dict[str, Tensor]) -> dict[str, list[int]]:
         """Return the tokens of each `image` and `video` of what `read` returned."""

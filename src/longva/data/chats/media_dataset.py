@@ -65,6 +65,10 @@ class MediaDataset(Dataset, ABC):
     def __len__(self) -> int:
         return len(self.samples)
 
+    def name(self, index: int) -> str:
+        """What messages call a sample."""
+        return self.samples.name(index)
+
     def read_media(self, index: int, sample: Sample) -> dict[str, Tensor]:
         """Decode the media of a sample; see `media.py`."""
         images = [self.samples.media_path(index, name) for name in sample.images]

@@ -32,7 +32,6 @@ from typing import Any
 from torch import Tensor
 
 from longva.data.chats.chat import Sample, field_of, read_conversation
-from longva.data.chats.media import concatenate_media
 from longva.data.chats.media_dataset import MediaDataset
 from longva.errors import LongVAError
 from longva.files.claim import claim
@@ -115,7 +114,7 @@ class PreferenceDataset(MediaDataset):
             for sample in samples
         ]
         keys = [sample["key"] for sample in samples]
-        return {**self.pad(rows), **concatenate_media(samples), "keys": keys}
+        return {**self.pad(rows), **self.reader.collate(samples), "keys": keys}
 
 
 def content_key(tensors: Mapping[str, Tensor]) -> str:

@@ -101,6 +101,11 @@ class PackedText(Dataset):
             "document_starts": torch.from_numpy(np.concatenate([[0], starts])),
         }
 
+    def name(self, index: int) -> str:
+        """What messages call a row."""
+        start = index * self.seq_len
+        return f"{self.folder}, row {index} (tokens {start:,} to {start + self.seq_len - 1:,})"
+
     @staticmethod
     def collate(rows: list[dict[str, Tensor]]) -> dict[str, Any]:
         """Stack rows: `input_ids`, `labels` [B, seq_len]; `document_starts` is a list of B."""
