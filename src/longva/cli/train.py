@@ -34,23 +34,35 @@ class CorpusOptions:
     special_tokens: Annotated[
         bool, typer.Option(help="Read <|im_end|> in a text as that token: for chats you wrote.")
     ] = False
+    seed: Annotated[int, typer.Option(help="Of what is drawn, and of the order.")] = 0
     workers: Annotated[int | None, typer.Option(help="Processes; default: one a CPU.")] = None
+
+
+Share = Annotated[
+    str | None, typer.Option(help="Only tokenise the K-th of N shares, K/N from 0: for job arrays.")
+]
 
 
 @app.command()
 @grouped
-def prepare_text(corpus: CorpusOptions, as_json: Json = False) -> None:
+def prepare_text(corpus: CorpusOptions, share: Share = None, as_json: Json = False) -> None:
     """Pack documents to train on, long ones up-sampled.
 
     The shares of the sources stay as they are. Run again to go on after a kill; the result has the
     same bytes.
 
     longva prepare-text corpus/ --out data/long --tokenizer Qwen/Qwen2-7B
+
+    Over several machines: the same with --share 0/8 to --share 7/8, then once without.
     """
-    from longva.data.text.prepare import CorpusConfig, prepare_text
+    from longva.data.text.prepare import CorpusConfig, prepare_text, tokenise_share
 
     config = CorpusConfig(**{**vars(corpus), "mixture": _shares(corpus.mixture)})
     with progress_bar(show=not as_json) as progress:
+        if share is not None:
+            done = tokenise_share(config, *_share(share), progress)
+            out.print(f"Share {share}: {done:,} parts are tokenised. To pack: without --share.")
+            return
         report = prepare_text(config, progress)
     values = report.as_json()
     if as_json:
@@ -62,6 +74,13 @@ def prepare_text(corpus: CorpusOptions, as_json: Json = False) -> None:
         f"{before['long_share']:.1%} of the tokens before, {after['long_share']:.1%} after "
         f"({corpus.output_dir}/lengths.png)."
     )
+
+
+def _share(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal()):
+        raise RecipeError(f"--share needs K/N such as 0/8, the first of eight, got {text!r}.")
+    return int(number), int(count)
 
 
 def _shares(mixture: list[str] | None) -> dict[str, float] | None:

@@ -26,6 +26,9 @@ from typing import Any
 
 from longva.errors import LongVAError, RecipeError, first_few, install_command
 
+SPLITS = {"train", "validation", "valid", "val", "dev", "test"}
+"""Names of folders that hold a split of a corpus."""
+
 PART_BYTES = 64 << 20
 """Size of the parts of a corpus, before decompression."""
 
@@ -89,6 +92,12 @@ def plan_parts(source: TextSource) -> list[list[Piece]]:
         raise RecipeError(
             f"There is no {root}. Give a file or folder of text, or a data set of the Hugging Face "
             f"hub as {HUB}owner/name."
+        )
+    splits = sorted(SPLITS & {path.name for path in root.iterdir()} if root.is_dir() else set())
+    if len(splits) > 1:
+        raise RecipeError(
+            f"{root} holds the splits {', '.join(splits)}; together, text that is held out would "
+            f"be trained on. Name one as the source, such as {root / 'train'}."
         )
     files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
     texts = [file for file in files if _is_text(root, file)]
