@@ -209,11 +209,11 @@ def _lines(piece: Piece) -> Iterator[tuple[str, bytes]]:
 def _decompressed(path: str) -> io.BufferedIOBase:
     if path.endswith(".gz"):
         return gzip.open(path)  # pyright: ignore[reportReturnType]
-    return io.BufferedReader(_train_extra("pyarrow").input_stream(path, compression="zstd"))
+    return io.BufferedReader(train_extra("pyarrow").input_stream(path, compression="zstd"))
 
 
 def _parquet(path: str | Path):
-    _train_extra("pyarrow")
+    train_extra("pyarrow")
     import pyarrow.parquet
 
     try:
@@ -234,7 +234,7 @@ def _parquet_rows(source: TextSource, piece: Piece) -> Iterator[Any]:
 @lru_cache(maxsize=1)
 def _hub_dataset(source: str, subset: str | None, split: str):
     name = source.removeprefix(HUB)
-    datasets = _train_extra("datasets")
+    datasets = train_extra("datasets")
     try:
         return datasets.load_dataset(name, subset, split=split, streaming=True)
     except Exception as error:  # the library raises a dozen kinds, network included
@@ -244,7 +244,12 @@ def _hub_dataset(source: str, subset: str | None, split: str):
         ) from error
 
 
-def _train_extra(name: str):
+def train_extra(name: str) -> Any:
+    """Import a package of the extra `train`.
+
+    Raises:
+        RecipeError: it is not installed.
+    """
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
