@@ -13,6 +13,9 @@ from longva.errors import LongVAError, RecipeError
 from longva.finite import to_json
 
 
+BAD_SHOWN = 20
+
+
 @dataclass(frozen=True, kw_only=True)
 class CorpusOptions:
     """The fields of `CorpusConfig`, as the command line spells them."""
@@ -158,6 +161,54 @@ def align(options: StageOptions) -> None:
     from longva.train import align as stage
 
     options.run(stage, stage.AlignConfig)
+
+
+@app.command()
+@grouped
+def check_data(
+    options: RecipeOptions,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="For what is found; default: OUTPUT_DIR/data.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one a CPU.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Read all images, videos and texts of a recipe of align or dpo, and name what is broken.
+
+    Run again to go on after a kill. Exit code 1: there are samples that cannot be read; bad.jsonl
+    lists them, for `skip` in the recipe.
+
+    longva check-data align_stage2_full
+    """
+    from longva.train.align import AlignConfig
+    from longva.train.data_check import check_data
+    from longva.train.dpo import DPOConfig
+
+    try:
+        config = options.read(AlignConfig)
+    except RecipeError as error:
+        try:
+            config = options.read(DPOConfig)
+        except RecipeError:
+            raise error from None
+    folder = folder or config.output_dir / "data"
+    with progress_bar(show=not as_json) as progress:
+        found = check_data(config, folder, workers or os.cpu_count() or 1, progress)
+    if as_json:
+        typer.echo(to_json(found.as_json(), indent=2))
+    else:
+        for key, report in found.reports.items():
+            out.print(
+                f"{key}: {len(report.tokens):,} samples, {len(report.bad):,} cannot be read, "
+                f"{report.cut:,} are cut ({folder / key / 'lengths.png'})"
+            )
+            for row in report.bad[:BAD_SHOWN]:
+                out.print(f"  {row['sample']}: {row['problem']}")
+        if found.bad_samples:
+            skips = " ".join(f"--set {key}.skip={found.bad}" for key in found.reports)
+            out.print(f"All of them: {found.bad}. To leave them out: {skips}")
+    if found.bad_samples:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -22,11 +22,12 @@ from transformers import PreTrainedModel
 from longva.checkpoints.checkpoint import load_pretrained
 from longva.checkpoints.fingerprint import weights_fingerprint
 from longva.checkpoints.published import planned_config
-from longva.data.chats.mixtures import MixtureConfig, Samples
+from longva.data.chats.mixtures import MixtureConfig
 from longva.data.chats.preferences import (
     PreferenceDataset,
     ReferenceLogProbs,
 )
+from longva.data.chats.samples import Samples
 from longva.errors import RecipeError
 from longva.finite import check_finite, to_json
 from longva.losses import IGNORE_INDEX
@@ -141,6 +142,9 @@ class PreferenceObjective(Objective):
         answers = self.answers(batch)
         if answers_only:
             return {"answers": answers}
+        if not batch["keys"]:  # all of its pairs are skipped: a gradient of 0, for the other ranks
+            none = dict.fromkeys(("loss", "margin", "accuracy"), torch.zeros(()))
+            return {"objective": 0 * answers.sum(), **none}
         chosen, rejected = answers.chunk(2)
         try:
             reference = answers.new_tensor([self.reference[key] for key in batch["keys"]])  # [N, 2]

@@ -123,7 +123,10 @@ def _update(
     objective.train()
     tokens = sum(batch["input_ids"].numel() for batch in batches) / config.parallel.ring
     counts = {"count": float(sum(objective.count(batch) for batch in batches)), "tokens": tokens}
+    counts["left_out"] = float(sum(batch.get("left_out", 0) for batch in batches))
     totals = _sum(counts, mesh)
+    if totals["count"] == 0 and totals["left_out"]:  # skipped, all that the step would learn from
+        return {"tokens": totals["tokens"]}
     if totals["count"] == 0:
         raise RecipeError(
             f"step {step + 1} has nothing to learn: no row of it has a target. Check the data's "

@@ -20,7 +20,12 @@ Progress = dict[str, int]
 MAY_CHANGE = {
     *("output_dir", "step", "loop.samples_per_micro_batch", "loop.save_every", "loop.keep"),
     *("loop.eval_every", "loop.track", "loop.workers", "parallel.ring", "parallel.kernel"),
-    *("parallel.checkpoint_activations", "parallel.offload_activations"),
+    *(
+        "data.skip",
+        "held_out_data.skip",
+        "parallel.checkpoint_activations",
+        "parallel.offload_activations",
+    ),
     *("parallel.offload_states", "parallel.mlp_tile"),
 }
 """Keys of recipe and progress that may differ when a run goes on: learning is the same."""

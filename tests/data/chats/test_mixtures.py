@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from longva.data.chats.mixtures import DatasetConfig, MixtureConfig, Samples, take_indices
+from longva.data.chats.mixtures import DatasetConfig, MixtureConfig, take_indices
+from longva.data.chats.samples import Samples
 from longva.errors import LongVAError, RecipeError
 from longva.recipes import load_recipe
 
