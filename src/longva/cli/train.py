@@ -12,7 +12,6 @@ from longva.cli.options import Json, RecipeOptions, grouped
 from longva.errors import LongVAError, RecipeError
 from longva.finite import to_json
 
-
 BAD_SHOWN = 20
 
 

@@ -4,7 +4,7 @@
     FOLDER/bad.jsonl        {"key": ..., "sample": ..., "problem": ...} a line, for `skip`
     FOLDER/lengths.png      how long the samples are
 
-Chunks that are in the file are not read again.
+Chunks that are in the file are not read again, unless a sample of theirs was bad: it may be mended.
 """
 
 import warnings
@@ -83,7 +83,9 @@ def check_dataset(
         ],
     }
     claim(folder / "data.json", about, "the check of other data or settings")
-    known = {row["chunk"]: row["samples"] for row in read_lines(folder / "checked.jsonl")}
+    rows = read_lines(folder / "checked.jsonl")
+    known = {row["chunk"]: row["samples"] for row in rows}
+    known = {chunk: s for chunk, s in known.items() if not any(bad for _, _, bad in s)}
     chunks = [range(i, min(i + CHUNK, len(dataset))) for i in range(0, len(dataset), CHUNK)]
     left = [number for number in range(len(chunks)) if number not in known]
     order = [list(chunks[number]) for number in left]

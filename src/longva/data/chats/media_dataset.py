@@ -208,6 +208,6 @@ def _refuse(problems: list[str]) -> None:
         shown = problems[:PROBLEMS_SHOWN] + ([f"and {more:,} more"] if more > 0 else [])
         raise LongVAError(
             "\n  ".join([f"{len(problems):,} problem(s) in the data:", *shown])
-            + "\nMend them; or leave them out: longva check-data RECIPE finds all such samples, for "
-            "`skip` of the recipe."
+            + "\nMend them; or leave them out: longva check-data RECIPE finds all such samples, "
+            "for `skip` of the recipe."
         )
