@@ -109,8 +109,8 @@ class PreferenceObjective(Objective):
             return
         self.eval()
         for dataset in datasets:
-            for batch, spare in read_all(dataset, loop, mesh):
-                missing = not spare and any(key not in reference for key in batch["keys"])
+            for batch, rows in read_all(dataset, loop, mesh):
+                missing = bool(rows) and any(key not in reference for key in batch["keys"])
                 needed = torch.tensor(int(missing), device=mesh.device)
                 dist.all_reduce(needed, dist.ReduceOp.MAX)
                 if not needed:
@@ -142,9 +142,6 @@ class PreferenceObjective(Objective):
         answers = self.answers(batch)
         if answers_only:
             return {"answers": answers}
-        if not batch["keys"]:  # all of its pairs are skipped: a gradient of 0, for the other ranks
-            none = dict.fromkeys(("loss", "margin", "accuracy"), torch.zeros(()))
-            return {"objective": 0 * answers.sum(), **none}
         chosen, rejected = answers.chunk(2)
         try:
             reference = answers.new_tensor([self.reference[key] for key in batch["keys"]])  # [N, 2]

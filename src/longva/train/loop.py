@@ -17,6 +17,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from itertools import tee
 from typing import Any
 
 import torch
@@ -113,7 +114,7 @@ def train(
 
 def _update(
     objective: Objective,
-    batches: list[Batch],
+    batches: list[tuple[Batch, list[int]]],
     optimizer: torch.optim.Optimizer,
     config: StageConfig,
     mesh: ParallelMesh,
@@ -121,23 +122,24 @@ def _update(
 ) -> dict[str, float]:
     """Do one update. Returns its metrics, the means over the step."""
     objective.train()
-    tokens = sum(batch["input_ids"].numel() for batch in batches) / config.parallel.ring
-    counts = {"count": float(sum(objective.count(batch) for batch in batches)), "tokens": tokens}
-    counts["left_out"] = float(sum(batch.get("left_out", 0) for batch in batches))
-    totals = _sum(counts, mesh)
-    if totals["count"] == 0 and totals["left_out"]:  # skipped, all that the step would learn from
-        return {"tokens": totals["tokens"]}
+    tokens = sum(batch["input_ids"].numel() for batch, _ in batches) / config.parallel.ring
+    counted = [(objective.count(batch), len(rows)) for batch, rows in batches if rows]
+    count, num_rows = (float(sum(column)) for column in zip((0, 0), *counted, strict=True))
+    totals = _sum({"count": count, "rows": num_rows, "tokens": tokens}, mesh)
+    if totals["rows"] == 0:  # all are skipped: the step passes without an update
+        return {"tokens": 0.0}
     if totals["count"] == 0:
         raise RecipeError(
             f"step {step + 1} has nothing to learn: no row of it has a target. Check the data's "
             "answers, and that they are not cut off by the longest length."
         )
     sums: Counter[str] = Counter()
-    for batch in batches:
+    for batch, rows in batches:
         result = objective(batch)
         # FSDP averages gradients over ranks; this makes the average the sum.
-        (result.pop("objective") * (mesh.world_size / totals["count"])).backward()
-        sums.update({name: float(value) for name, value in result.items()})
+        weight = mesh.world_size / totals["count"] if rows else 0.0
+        (result.pop("objective") * weight).backward()
+        sums.update({name: float(value) if rows else 0.0 for name, value in result.items()})
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     limit = config.optim.clip_norm or math.inf
     norm: Any = torch.nn.utils.clip_grad_norm_(parameters, limit)
@@ -163,9 +165,9 @@ def evaluate(
     """Means over all held-out samples, as `eval_...`; every rank calls this."""
     objective.eval()
     sums: Counter[str] = Counter()
-    for batch, spare in read_all(held_out, loop, mesh):
+    for batch, rows in read_all(held_out, loop, mesh):
         result = {**objective(batch), "objective": objective.count(batch)}
-        sums.update({name: 0.0 if spare else float(value) for name, value in result.items()})
+        sums.update({name: float(value) if rows else 0.0 for name, value in result.items()})
     reshard(objective)
     totals = _sum(dict(sums), mesh)
     count = totals.pop("objective")
@@ -187,12 +189,12 @@ def not_finite(metrics: dict[str, float]) -> str:
 
 def read_all(
     dataset: Dataset, loop: LoopConfig, mesh: ParallelMesh
-) -> Iterator[tuple[Batch, bool]]:
+) -> Iterator[tuple[Batch, list[int]]]:
     """Read every sample once, in micro batches that are dealt out to the data ranks.
 
     Yields:
-        The batch, and whether it is spare: a rank that has none left gets an early
-        one again, because a sharded model runs on all ranks or on none.
+        A batch and its samples. None are said of one that does not count: a rank that has none
+        left gets an early one again, because a sharded model runs on all ranks or on none.
     """
     samples, size = range(len(dataset)), loop.samples_per_micro_batch
     batches = [list(samples[i : i + size]) for i in samples[::size]]
@@ -200,8 +202,8 @@ def read_all(
     mine = range(mesh.data_rank, rounds * mesh.data_size, mesh.data_size)
     order = [batches[index % len(batches)] for index in mine]
     loaded = _read(dataset, iter(order), loop.workers, mesh.device)
-    for index, batch in zip(mine, loaded, strict=True):
-        yield batch, index >= len(batches)
+    for index, (batch, rows) in zip(mine, loaded, strict=True):
+        yield batch, rows if index < len(batches) else []
 
 
 def micro_batches(loop: LoopConfig, mesh: ParallelMesh) -> int:
@@ -222,20 +224,32 @@ def micro_batches(loop: LoopConfig, mesh: ParallelMesh) -> int:
 
 def _read(
     dataset: Dataset, order: Iterator[list[int]], workers: int, device: torch.device
-) -> Iterator[Batch]:
+) -> Iterator[tuple[Batch, list[int]]]:
+    """Read micro batches.
+
+    Yields:
+        A batch and its samples. None are left of one that is skipped whole: another stands in for
+        it, because a sharded model runs on all ranks or on none.
+    """
+    skipped = {*getattr(dataset, "skipped", ())}
+    stand_in = next((index for index in range(len(dataset)) if index not in skipped), None)
+    if stand_in is None:
+        raise RecipeError(f"all {len(dataset)} samples of the data are skipped. Leave some in.")
+    kept, told = tee([index for index in rows if index not in skipped] for rows in order)
     loader = DataLoader(
         dataset,  # type: ignore[arg-type]
-        batch_sampler=order,  # type: ignore[arg-type]
+        batch_sampler=(rows or [stand_in] for rows in kept),  # type: ignore[arg-type]
         collate_fn=dataset.collate,
         num_workers=workers,
         worker_init_fn=_outlive_sigterm,
         generator=torch.Generator(),  # leaves the global one alone
     )
-    for batch in loader:
-        yield {
+    for batch, rows in zip(loader, told, strict=True):
+        moved = {
             name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
             for name, value in batch.items()
         }
+        yield moved, rows
 
 
 def _outlive_sigterm(worker: int) -> None:

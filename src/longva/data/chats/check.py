@@ -120,7 +120,7 @@ def draw_lengths(report: DataReport, max_tokens: int, path: Path) -> None:
     axes = figure.subplots()
     read = report.tokens[report.tokens > 0]
     edges = np.geomspace(max(1, read.min(initial=max_tokens)), max_tokens + 1, 41)
-    axes.hist(read, bins=edges, color="#2a78b5")
+    axes.hist(read, bins=edges.tolist(), color="#2a78b5")
     axes.set_xscale("log", base=2)
     ticks = 2.0 ** np.arange(np.ceil(np.log2(edges[0])), np.log2(edges[-1]) + 0.01)
     axes.set_xticks(ticks, [short(tick) for tick in ticks])

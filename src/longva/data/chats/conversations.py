@@ -10,14 +10,12 @@ and a batch of B of them, padded at the right to the longest:
 
     input_ids, labels, attention_mask      int64 [B, L]
     the media of all samples, in order     as above
-    left_out                               how many samples are skipped, and so not among them
 
 Labels stand at the place of their token: shift them before the loss. The files: `mixtures.py`, what
 is in them and what is a target: `chat.py`.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -48,8 +46,7 @@ class ConversationDataset(MediaDataset):
         name, template = self.samples.name(index), self.config.template
         return {**self.encode(conversation.messages, media, name, template=template), **media}
 
-    def collate(self, samples: list[dict[str, Tensor]]) -> dict[str, Any]:
+    def collate(self, samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Make a batch; see the top of this file."""
-        left_out, samples = samples.count({}), [sample for sample in samples if sample]
         batch = self.pad([(sample["input_ids"], sample["labels"]) for sample in samples])
-        return {**batch, **concatenate_media(samples), "left_out": left_out}
+        return {**batch, **concatenate_media(samples)}

@@ -3,9 +3,6 @@
 Everything that can be checked without decoding is checked at the first start, and all problems are
 reported together: hours into a run is too late to learn that an image is missing, and another
 sample in its place would go unnoticed. What only decoding finds, `check.py` does.
-
-A sample that is skipped keeps its place: it is read as {}, and a batch is made of the others, or of
-a row without any target.
 """
 
 import warnings
@@ -79,9 +76,16 @@ class MediaDataset(Dataset, ABC):
     def __len__(self) -> int:
         return len(self.samples)
 
+    @property
+    def skipped(self) -> list[int]:
+        """Samples that a run passes by, each of the others in its place."""
+        return np.flatnonzero(self.samples.skipped).tolist()
+
+    def name(self, index: int) -> str:
+        """What messages call a sample."""
+        return self.samples.name(index)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if self.samples.skipped[index]:
-            return {}
         try:
             return self.item(index)
         except LongVAError as error:
@@ -110,13 +114,9 @@ class MediaDataset(Dataset, ABC):
         except LongVAError as error:
             raise LongVAError(f"{name}: {error}.") from None
 
-    def pad(self, rows: list[tuple[Tensor, Tensor]], blank: int = 1) -> dict[str, Any]:
-        """Pad (input_ids [L], labels [L]) at the right to a batch with an `attention_mask`.
-
-        Of no rows, as all of its samples are skipped: `blank` rows without a target.
-        """
+    def pad(self, rows: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """Pad (input_ids [L], labels [L]) at the right to a batch with an `attention_mask`."""
         pad_token = self.processor.tokenizer.pad_token_id or 0
-        rows = rows or [(torch.tensor([pad_token]), torch.tensor([IGNORE_INDEX]))] * blank
         ids = [ids for ids, _ in rows]
         ones = [torch.ones_like(one) for one in ids]
         return {

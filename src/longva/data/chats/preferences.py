@@ -21,7 +21,6 @@ and a batch of B of them:
     pixel_values ... video_grid_thw        the media of B samples: encode them once, use them for
                                            row b and for row B + b
     keys                                   list of B str, for `ReferenceLogProbs`
-    left_out                               how many samples are skipped, and so not among them
 """
 
 import hashlib
@@ -111,15 +110,13 @@ class PreferenceDataset(MediaDataset):
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Make a batch; see the top of this file."""
-        left_out, samples = samples.count({}), [sample for sample in samples if sample]
         rows = [
             (sample[f"{answer}_input_ids"], sample[f"{answer}_labels"])
             for answer in ("chosen", "rejected")
             for sample in samples
         ]
         keys = [sample["key"] for sample in samples]
-        batch = {**self.pad(rows, blank=2), **concatenate_media(samples)}
-        return {**batch, "keys": keys, "left_out": left_out}
+        return {**self.pad(rows), **concatenate_media(samples), "keys": keys}
 
 
 def content_key(tensors: Mapping[str, Tensor]) -> str:
