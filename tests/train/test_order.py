@@ -85,3 +85,15 @@ def test_grouped_samples_are_alike_within_a_step():
 def test_a_data_set_without_samples_is_refused():
     with pytest.raises(RecipeError, match="0 samples in steps of 6"):
         StepOrder(num_samples=0, samples_per_step=6)
+
+
+def test_a_step_has_samples_with_media_alone_or_without_alone():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 1000, 403) * rng.choice([1, 1, -1], 403)
+    order = length_grouped(lengths, 8, seed=0, epoch=0)
+    assert sorted(order) == list(range(403))
+    kinds = [set(np.sign(lengths[order[start : start + 8]])) for start in range(0, 403, 8)]
+    whole = sum(int((np.sign(lengths) == sign).sum()) // 8 for sign in (1, -1))
+    assert all(len(kind) == 1 for kind in kinds[:whole]) and {1} in kinds and {-1} in kinds
+    of_one = length_grouped(abs(lengths), 8, seed=0, epoch=0)
+    assert sorted(of_one) == list(range(403))

@@ -12,6 +12,8 @@ from longva.cli.options import Json, RecipeOptions, grouped
 from longva.errors import LongVAError, NonFiniteError, RecipeError
 from longva.finite import to_json
 
+BAD_SHOWN = 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusOptions:
@@ -34,23 +36,35 @@ class CorpusOptions:
     special_tokens: Annotated[
         bool, typer.Option(help="Read <|im_end|> in a text as that token: for chats you wrote.")
     ] = False
+    seed: Annotated[int, typer.Option(help="Of what is drawn, and of the order.")] = 0
     workers: Annotated[int | None, typer.Option(help="Processes; default: one a CPU.")] = None
+
+
+Share = Annotated[
+    str | None, typer.Option(help="Only tokenise the K-th of N shares, K/N from 0: for job arrays.")
+]
 
 
 @app.command()
 @grouped
-def prepare_text(corpus: CorpusOptions, as_json: Json = False) -> None:
+def prepare_text(corpus: CorpusOptions, share: Share = None, as_json: Json = False) -> None:
     """Pack documents to train on, long ones up-sampled.
 
     The shares of the sources stay as they are. Run again to go on after a kill; the result has the
     same bytes.
 
     longva prepare-text corpus/ --out data/long --tokenizer Qwen/Qwen2-7B
+
+    Over several machines: the same with --share 0/8 to --share 7/8, then once without.
     """
-    from longva.data.text.prepare import CorpusConfig, prepare_text
+    from longva.data.text.prepare import CorpusConfig, prepare_text, tokenise_share
 
     config = CorpusConfig(**{**vars(corpus), "mixture": _shares(corpus.mixture)})
     with progress_bar(show=not as_json) as progress:
+        if share is not None:
+            done = tokenise_share(config, *_share(share), progress)
+            out.print(f"Share {share}: {done:,} parts are tokenised. To pack: without --share.")
+            return
         report = prepare_text(config, progress)
     values = report.as_json()
     if as_json:
@@ -62,6 +76,13 @@ def prepare_text(corpus: CorpusOptions, as_json: Json = False) -> None:
         f"{before['long_share']:.1%} of the tokens before, {after['long_share']:.1%} after "
         f"({corpus.output_dir}/lengths.png)."
     )
+
+
+def _share(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal()):
+        raise RecipeError(f"--share needs K/N such as 0/8, the first of eight, got {text!r}.")
+    return int(number), int(count)
 
 
 def _shares(mixture: list[str] | None) -> dict[str, float] | None:
@@ -141,6 +162,54 @@ def align(options: StageOptions) -> None:
     from longva.train import align as stage
 
     options.run(stage, stage.AlignConfig)
+
+
+@app.command()
+@grouped
+def check_data(
+    options: RecipeOptions,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="For what is found; default: OUTPUT_DIR/data.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one a CPU.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Read all images, videos and texts of a recipe of align or dpo, and name what is broken.
+
+    Run again to go on after a kill. Exit code 1: there are samples that cannot be read; bad.jsonl
+    lists them, for `skip` in the recipe.
+
+    longva check-data align_stage2_full
+    """
+    from longva.train.align import AlignConfig
+    from longva.train.data_check import check_data
+    from longva.train.dpo import DPOConfig
+
+    try:
+        config = options.read(AlignConfig)
+    except RecipeError as error:
+        try:
+            config = options.read(DPOConfig)
+        except RecipeError:
+            raise error from None
+    folder = folder or config.output_dir / "data"
+    with progress_bar(show=not as_json) as progress:
+        found = check_data(config, folder, workers or os.cpu_count() or 1, progress)
+    if as_json:
+        typer.echo(to_json(found.as_json(), indent=2))
+    else:
+        for key, report in found.reports.items():
+            out.print(
+                f"{key}: {len(report.tokens):,} samples, {len(report.bad):,} cannot be read, "
+                f"{report.cut:,} are cut ({folder / key / 'lengths.png'})"
+            )
+            for row in report.bad[:BAD_SHOWN]:
+                out.print(f"  {row['sample']}: {row['problem']}")
+        if found.bad_samples:
+            skips = " ".join(f"--set {key}.skip={found.bad}" for key in found.reports)
+            out.print(f"All of them: {found.bad}. To leave them out: {skips}")
+    if found.bad_samples:
+        raise typer.Exit(1)
 
 
 @app.command()

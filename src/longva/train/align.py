@@ -15,12 +15,13 @@ from typing import Any, Literal
 from longva.checkpoints.checkpoint import load_pretrained
 from longva.checkpoints.language_model import read_language_config
 from longva.checkpoints.published import PUBLISHED, planned_config
+from longva.checkpoints.settings import read_checkpoint
 from longva.data.chats.conversations import ConversationConfig, ConversationDataset
-from longva.data.chats.mixtures import Samples
+from longva.data.chats.samples import Samples
 from longva.model import LongVAConfig, LongVAForConditionalGeneration, LongVAProcessor
 from longva.recipes import require_at_least
 from longva.train.dry_run import describe
-from longva.train.models import assemble_longva
+from longva.train.models import assemble_longva, assembled_processor
 from longva.train.objective import NextTokenObjective
 from longva.train.recipe import StageConfig
 from longva.train.stages import run_stage
@@ -68,17 +69,19 @@ def starting_model(config: AlignConfig) -> tuple[LongVAForConditionalGeneration,
     """Load the model that a recipe starts from, on the CPU, in its checkpoint's dtype."""
     if config.model is not None:
         return load_pretrained(config.model)
-    assert config.language_model is not None and config.vision_tower is not None
-    return assemble_longva(
-        config.language_model,
-        config.vision_tower,
-        projector=config.projector,
-        image_packing=config.image_packing,
-        max_grids=config.max_grids,
-        pool_stride=config.pool_stride,
-        vision_feature_layer=config.vision_feature_layer,
-        seed=config.loop.seed,
-    )
+    return assemble_longva(**_parts(config), projector=config.projector, seed=config.loop.seed)
+
+
+def processor_of(config: AlignConfig) -> LongVAProcessor:
+    """Load the processor of `starting_model`, without weights."""
+    if config.model is not None:
+        return read_checkpoint(config.model).processor
+    return assembled_processor(**_parts(config))
+
+
+def _parts(config: AlignConfig) -> dict[str, Any]:
+    names = ("language_model", "vision_tower", "image_packing", "max_grids", "pool_stride")
+    return {name: getattr(config, name) for name in (*names, "vision_feature_layer")}
 
 
 def run(config: AlignConfig) -> Path | None:

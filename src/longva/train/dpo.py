@@ -22,11 +22,12 @@ from transformers import PreTrainedModel
 from longva.checkpoints.checkpoint import load_pretrained
 from longva.checkpoints.fingerprint import weights_fingerprint
 from longva.checkpoints.published import planned_config
-from longva.data.chats.mixtures import MixtureConfig, Samples
+from longva.data.chats.mixtures import MixtureConfig
 from longva.data.chats.preferences import (
     PreferenceDataset,
     ReferenceLogProbs,
 )
+from longva.data.chats.samples import Samples
 from longva.errors import RecipeError, first_few
 from longva.finite import check_finite, to_json
 from longva.losses import IGNORE_INDEX

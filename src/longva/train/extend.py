@@ -14,7 +14,9 @@ from typing import Any
 
 from longva.checkpoints.language_model import load_language_model, read_language_config
 from longva.checkpoints.published import PUBLISHED
-from longva.data.text.packing import PackedText
+from longva.data.text.documents import HUB
+from longva.data.text.tokenised import open_text
+from longva.errors import LongVAError
 from longva.parallel import parallel_mesh
 from longva.recipes import STRICT, require_at_least
 from longva.train.dry_run import describe
@@ -57,7 +59,8 @@ class ExtendConfig(StageConfig):
     """Model to extend: a Hub id or a folder."""
 
     tokens: Path
-    """Packed text, from `longva prepare-text`."""
+    """Packed text, from `longva prepare-text`; or a data set with `input_ids`, tokenised for this
+    model: a folder, or `hub:owner/name`."""
 
     held_out_tokens: Path | None = None
     """Packed text to evaluate on."""
@@ -113,7 +116,7 @@ def run(config: ExtendConfig) -> Path | None:
         for one in runs:
             if passed.get(id(one)) is None:
                 micro_batches(one.loop, mesh)
-                PackedText(one.tokens, one.seq_len)
+                open_text(one.tokens, one.seq_len)
         model = None
         for one in runs:
             if (model := passed.get(id(one)) or _run(one)) is None:
@@ -160,8 +163,8 @@ def _run(config: ExtendConfig) -> Path | None:
             seed=config.loop.seed,
         ),
         sources=(config.tokens, config.held_out_tokens),
-        open_dataset=lambda folder, tokenizer: PackedText(
-            folder, config.seq_len, tokenizer=tokenizer
+        open_dataset=lambda tokens, tokenizer: open_text(
+            tokens, config.seq_len, tokenizer=tokenizer
         ),
         make_objective=lambda model, mesh: NextTokenObjective(
             model, mesh, config.parallel, config.mask_documents
@@ -174,5 +177,11 @@ def dry_run(config: ExtendConfig, gpus: int | None = None) -> str:
     architecture = config.architecture or PUBLISHED.get(config.base_model)
     read_model = partial(read_language_config, config.base_model, architecture)
     runs = ladder_runs(config, max(1, (gpus or 1) // config.parallel.ring))
-    data = [(one.loop, lambda one=one: len(PackedText(one.tokens, one.seq_len))) for one in runs]
+
+    def count(one: ExtendConfig) -> int:
+        if str(one.tokens).startswith(HUB):
+            raise LongVAError(f"{one.tokens} is not downloaded for it.")
+        return len(open_text(one.tokens, one.seq_len))
+
+    data = [(one.loop, partial(count, one)) for one in runs]
     return describe(config, read_model, data, length=config.seq_len, rows=1, gpus=gpus)

@@ -6,7 +6,11 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from longva.checkpoints.checkpoint import load_pretrained
-from longva.checkpoints.language_model import add_control_tokens, load_language_model
+from longva.checkpoints.language_model import (
+    add_control_tokens,
+    load_language_model,
+    load_tokenizer,
+)
 from longva.checkpoints.settings import MEDIA_TOKENS
 from longva.errors import CheckpointError, loading
 from longva.model import LongVAConfig, LongVAForConditionalGeneration, LongVAProcessor
@@ -85,3 +89,30 @@ def assemble_longva(
     processor = LongVAProcessor.for_model(config, tokenizer, max_grids=max_grids)
     stop_at_turn_end(model.generation_config, processor)
     return model, processor
+
+
+def assembled_processor(
+    language_model: str, vision_tower: str | dict[str, Any], *, max_grids: int, **settings: Any
+) -> LongVAProcessor:
+    """The processor that `assemble_longva` would return, without loading weights.
+
+    Args:
+        language_model: see there.
+        vision_tower: see there.
+        max_grids: see there.
+        **settings: of `LongVAConfig`: `image_packing`, `pool_stride`, `vision_feature_layer`.
+
+    Raises:
+        CheckpointError: when a part is missing.
+    """
+    tokenizer = load_tokenizer(language_model)
+    ids = add_control_tokens(tokenizer, (*TURN_TOKENS, *MEDIA_TOKENS))
+    if isinstance(vision_tower, str):
+        with loading(f"no CLIP model in {vision_tower!r}"):
+            vision_tower = CLIPVisionConfig.from_pretrained(vision_tower).to_dict()
+    else:
+        vision_tower = CLIPVisionConfig(**vision_tower).to_dict()
+    config = LongVAConfig(
+        vision_config=vision_tower, image_token_id=ids[-2], video_token_id=ids[-1], **settings
+    )
+    return LongVAProcessor.for_model(config, tokenizer, max_grids=max_grids)

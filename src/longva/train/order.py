@@ -34,31 +34,32 @@ def shuffled(num_samples: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def length_grouped(lengths: np.ndarray, samples_per_step: int, seed: int, epoch: int) -> np.ndarray:
-    """Shuffle so that the samples of a step are about equally long.
+    """Shuffle so that the samples of a step are about equally long, and all or none have media.
 
     Args:
-        lengths: [N], of the samples in any unit.
+        lengths: [N], of the samples in any unit; negative of those without media.
         samples_per_step: samples that are together in a step.
         seed: of the run.
         epoch: counted from 0.
 
     Returns:
-        [N] int64, a permutation. A step of fewer samples than the others comes last.
+        [N] int64, a permutation. What is left of each kind comes last.
 
     >>> length_grouped(np.array([1, 9, 1, 9, 9, 1]), 3, seed=0, epoch=0).tolist()
     [0, 2, 5, 4, 1, 3]
     """
     order = shuffled(len(lengths), seed, epoch)
-    group = samples_per_step * STEPS_PER_GROUP
-    by_length = [
-        part[np.argsort(-lengths[part], kind="stable")]
-        for part in (order[start : start + group] for start in range(0, len(order), group))
-    ]
-    order = np.concatenate(by_length) if by_length else order
-    whole = len(order) // samples_per_step
-    steps = order[: whole * samples_per_step].reshape(whole, samples_per_step)
-    steps = steps[shuffled(whole, seed + 1, epoch)]
-    return np.concatenate([steps.ravel(), order[whole * samples_per_step :]])
+    size = samples_per_step * STEPS_PER_GROUP
+    steps, rest = [], []
+    for kind in (order[lengths[order] > 0], order[lengths[order] <= 0]):
+        groups = [kind[start : start + size] for start in range(0, len(kind), size)]
+        groups = [part[np.argsort(-abs(lengths[part]), kind="stable")] for part in groups]
+        kind, whole = np.concatenate([kind[:0], *groups]), len(kind) // samples_per_step
+        steps.append(kind[: whole * samples_per_step].reshape(whole, samples_per_step))
+        rest.append(kind[whole * samples_per_step :])
+    all_steps = np.concatenate(steps)
+    all_steps = all_steps[shuffled(len(all_steps), seed + 1, epoch)]
+    return np.concatenate([all_steps.ravel(), *rest])
 
 
 class StepOrder:

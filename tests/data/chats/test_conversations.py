@@ -2,6 +2,7 @@ import copy
 import json
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from PIL import Image
@@ -118,7 +119,9 @@ def test_lengths_to_group_by_are_near_the_real_ones(folder, model_and_processor)
         for item in (dataset[index] for index in range(7))
     ]
     texts = [len(json.dumps(s)) // 4 for s in [*MIXED, long_text]]
-    assert dataset.lengths.tolist() == [m + t for m, t in zip(media, texts, strict=True)]
+    signs = [1, -1, 1, 1, 1, 1, -1]  # negative: without media
+    want = [s * (m + t) for s, m, t in zip(signs, media, texts, strict=True)]
+    assert dataset.lengths.tolist() == want
 
 
 def test_all_problems_are_reported_before_training(folder, model_and_processor):
@@ -170,6 +173,32 @@ def test_what_only_decoding_finds_names_the_file_or_sample(folder, model_and_pro
         dataset[0]
     with pytest.raises(LongVAError, match="sample long: .*20 of them of images and videos"):
         dataset[1]
+
+
+def test_samples_and_media_are_read_from_an_object_store(folder, model_and_processor):
+    store = fsspec.filesystem("memory")
+    rows = [sample("<image>", image="wide.png"), sample("<video>", video="scenes.mp4")]
+    here = ConversationDataset(config(folder, rows), model_and_processor[1])
+    for name in ("wide.png", "scenes.mp4", "samples.json"):
+        store.pipe(f"/bucket/{name}", (folder / name).read_bytes())
+    settings = {"video": VideoConfig(num_frames=5), "group_by_length": True}
+    there = ConversationDataset(
+        ConversationConfig(
+            datasets=(DatasetConfig(path=Path("memory://bucket/samples.json")),), **settings
+        ),
+        model_and_processor[1],
+    )
+    for index in range(2):
+        assert all(there[index][name].equal(x) for name, x in here[index].items())
+    assert (there.lengths > 0).all()
+    whole = [sample("<image>", image="memory://bucket/wide.png")]
+    assert ConversationDataset(config(folder, whole), model_and_processor[1])[0].keys()
+    store.rm("/bucket/wide.png")
+    with pytest.raises(LongVAError, match="memory://bucket/wide.png cannot be read: FileNotFound"):
+        there[0]
+    gone = DatasetConfig(path=Path("memory://bucket/none.json"))
+    with pytest.raises(RecipeError, match="There is no data set memory://bucket/none.json"):
+        ConversationDataset(ConversationConfig(datasets=(gone,)), model_and_processor[1])
 
 
 def test_contradictory_video_settings_are_refused():

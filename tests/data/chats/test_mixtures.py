@@ -1,9 +1,12 @@
 import json
+import pickle
 from pathlib import Path
 
 import pytest
 
-from longva.data.chats.mixtures import DatasetConfig, MixtureConfig, Samples, take_indices
+from longva.data.chats import samples
+from longva.data.chats.mixtures import DatasetConfig, MixtureConfig, read_samples, take_indices
+from longva.data.chats.samples import Samples
 from longva.errors import LongVAError, RecipeError
 from longva.recipes import load_recipe
 
@@ -63,6 +66,50 @@ def test_a_mixture_is_read_from_a_recipe_and_from_the_originals_yaml(tmp_path, t
     recipe.write_text(f"mixture: {old}\nmedia_folder: pictures")
     samples = Samples(load_recipe(MixtureConfig, recipe))
     assert ids(samples) == [9] and samples.media_path(0, "a.jpg") == Path("pictures/a.jpg")
+
+
+def test_a_list_is_read_item_by_item_and_no_damage_is_passed_over(tmp_path):
+    path = tmp_path / "list.json"
+    for text in ("[]", " [ ] ", '[{"id": 1}]', ' [{"id": 1} ,\n {"id": "]"}\n]\n'):
+        path.write_text(text)
+        assert list(read_samples(path)) == json.loads(text)
+    for text in ('[{"id": 1} {"id": 2}]', '[{"id": 1}', '[{"id": 1}] [{"id": 2}]', '[{"id": }]'):
+        path.write_text(text)
+        with pytest.raises(LongVAError, match=f"{path} is not json: .*char"):
+            list(read_samples(path))
+    path.write_text('{"id": 1}{')
+    with pytest.raises(LongVAError, match="is not json: Extra data"):
+        list(read_samples(path))
+
+
+def test_the_index_is_made_once_and_anew_when_a_file_has_changed(ten, monkeypatch):
+    first, config = taken(ten, "all"), MixtureConfig(datasets=(DatasetConfig(path=ten),))
+    with monkeypatch.context() as patch:
+        patch.setattr(samples, "read_samples", None)  # not called again
+        assert taken(ten, "all") == first
+        assert ids(pickle.loads(pickle.dumps(Samples(config)))) == first
+    ten.write_text('[{"id": 7}]')
+    assert taken(ten, "all") == [7]
+
+
+def test_what_is_found_out_about_samples_depends_on_where_their_media_are(ten):
+    files = (DatasetConfig(path=ten),)
+    here, there = (
+        Samples(MixtureConfig(datasets=files, media_folder=folder))
+        for folder in (Path("a"), Path("b"))
+    )
+    assert here.remember("x", [1], lambda: "here") == "here"
+    assert here.remember("x", [1], lambda: "again") == "here"
+    assert here.remember("x", [2], lambda: "other settings") == "other settings"
+    assert there.remember("x", [1], lambda: "there") == "there"
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_its_remedy(ten, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(ten))  # a file
+    with pytest.raises(RecipeError, match="ten.json/longva/.* Set the variable XDG_CACHE_HOME"):
+        taken(ten, "all")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    assert len(taken(ten, "all")) == 10
 
 
 def test_lines_end_at_newlines_alone(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from longva.data.text import documents, packing
-from longva.data.text.prepare import CorpusConfig, prepare_text
+from longva.data.text.prepare import CorpusConfig, prepare_text, tokenise_share
 from longva.data.text.upsampling import content_hash
 from longva.errors import LongVAError, RecipeError
 from longva.model.random_model import byte_tokenizer
@@ -207,6 +207,76 @@ def test_a_killed_run_goes_on_to_identical_shards(config, tmp_path, parts, worke
     assert data_files(config.output_dir) == data_files(whole.output_dir)
 
 
+def test_shares_of_any_number_of_machines_give_the_same_set(config, tmp_path):
+    config = replace(config, mixture={"web": 0.7, "arxiv": 0.3}, budget=30_000)
+    report = prepare_text(config)
+    assert report.parts_read < report.parts
+    for shares in (2, 5):
+        together = replace(config, output_dir=tmp_path / f"of_{shares}")
+        done = [tokenise_share(together, share, shares) for share in reversed(range(shares))]
+        assert report.parts_read <= sum(done) <= report.parts
+        before = set((together.output_dir / ".parts").glob("0*.json"))
+        assert len(before) == sum(done)
+        assert prepare_text(together).as_json() == report.as_json()
+        assert data_files(together.output_dir) == data_files(config.output_dir)
+        assert tokenise_share(together, 0, shares) == 0  # all is done
+    with pytest.raises(RecipeError, match="of 2 shares there are 0 to 1, got 2"):
+        tokenise_share(config, 2, 2)
+
+
+def test_packing_waits_for_the_shares_at_work(config):
+    def pack(*_):
+        prepare_text(config)
+
+    with pytest.raises(RecipeError, match=f"share-1-of-3 is in use by process {os.getpid()} "):
+        tokenise_share(config, 1, 3, pack)
+
+
+def test_another_seed_draws_other_documents(config, tmp_path):
+    prepare_text(config)
+    other = replace(config, output_dir=tmp_path / "other", seed=1)
+    report = prepare_text(other)
+    assert report.shares(report.after) == pytest.approx(report.shares(report.before), abs=1e-4)
+    assert data_files(other.output_dir) != data_files(config.output_dir)
+
+
+SLIMPAJAMA = {
+    "RedPajamaCommonCrawl": 0.522,
+    "RedPajamaC4": 0.267,
+    "RedPajamaGithub": 0.052,
+    "RedPajamaBook": 0.042,
+    "RedPajamaArXiv": 0.046,
+    "RedPajamaWikipedia": 0.038,
+    "RedPajamaStackExchange": 0.033,
+}
+
+
+def test_slimpajama_is_packed_by_domain_without_its_held_out_splits(config, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    rng, root = random.Random(0), tmp_path / "SlimPajama-627B"
+    for chunk in ("train/chunk1", "train/chunk2", "validation/chunk1", "test/chunk1"):
+        (root / chunk).mkdir(parents=True)
+        for number in range(8):
+            lines = []
+            for domain in rng.choices([*SLIMPAJAMA], [*SLIMPAJAMA.values()], k=60):
+                text = chunk[0] * (int(rng.lognormvariate(5.2, 1)) + 1) + f" {rng.random()}"
+                lines.append({"text": text, "meta": {"redpajama_set_name": domain}})
+            content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+            file = root / chunk / f"example_train_{number}.jsonl.zst"
+            file.write_bytes(pyarrow.compress(content, codec="zstd", asbytes=True))
+    slim = replace(config, domain_field="meta.redpajama_set_name", mixture=SLIMPAJAMA, seed=3)
+    slim = replace(slim, budget=20_000, keep_short=0.5)
+    with pytest.raises(RecipeError, match="holds the splits test, train, validation") as refused:
+        prepare_text(replace(slim, source=str(root)))
+    named = str(refused.value).split("such as ")[1].removesuffix(".")  # the remedy, as it is told
+    report = prepare_text(replace(slim, source=named))
+    assert 0 < report.parts_read < report.parts
+    total, shares = sum(SLIMPAJAMA.values()), report.shares(report.after)
+    assert sum(int(s.tokens.sum()) for s in report.after.values()) == 20_000
+    assert shares == pytest.approx({d: s / total for d, s in SLIMPAJAMA.items()}, abs=1e-4)
+    assert {text[0] for _, text in packed_documents(config.output_dir)} == {"t"}  # of train
+
+
 def test_a_second_run_in_a_folder_is_refused(config):
     def second(*_):
         prepare_text(config)
@@ -380,6 +450,9 @@ def test_a_full_disk_is_named_and_finished_parts_are_kept(config, monkeypatch):
         prepare_text(config)
     monkeypatch.undo()
     monkeypatch.setattr(documents, "PART_BYTES", 12_000)
-    kept = sorted(path.name for path in (config.output_dir / ".parts").glob("0*.json"))
-    assert kept == [f"{number:05}.json" for number in range(5)]
+    kept = {int(path.stem) for path in (config.output_dir / ".parts").glob("0*.json")}
+    in_order = sorted(
+        range(len(documents.plan_parts(config))), key=lambda part: content_hash(str(part))
+    )
+    assert kept == set(in_order[: in_order.index(5)])  # those read before the fifth
     prepare_text(config)

@@ -45,6 +45,9 @@ NAMES = {
 NOT_READ = ("audio", "audios", "tools")
 """Fields that change what other trainers show a model."""
 
+CUT = "some samples lose text behind"
+"""Begins the warning about samples that are too long."""
+
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"}
 LIKE_MEDIA = re.compile(
     r"(img|image|picture|photo|frame|video|clip)s?([ _-]?(file|path|name|url)s?)?", re.IGNORECASE
@@ -266,7 +269,7 @@ def encode_conversation(
                 f"cutting at max_tokens={max_tokens:,} would cut these or leave no answer. Raise "
                 "max_tokens, or take fewer frames"
             )
-        warnings.warn(f"some samples lose text behind max_tokens={max_tokens:,}", stacklevel=2)
+        warnings.warn(f"{CUT} max_tokens={max_tokens:,}", stacklevel=2)
     ids, targets = ids.repeat(repeats)[:max_tokens], targets.repeat(repeats)[:max_tokens]
     labels = np.where(targets, ids, IGNORE_INDEX)
     return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}

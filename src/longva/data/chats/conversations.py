@@ -38,7 +38,8 @@ class ConversationDataset(MediaDataset):
     config: ConversationConfig
     read_sample = staticmethod(read_conversation)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def item(self, index: int) -> dict[str, Tensor]:
+        """Read a conversation; see the top of this file."""
         conversation = self.read_sample(self.samples[index])
         media = self.read_media(index, conversation)
         name, template = self.samples.name(index), self.config.template

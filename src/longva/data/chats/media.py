@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longva.data.chats.storage import local
 from longva.errors import RecipeError
 from longva.media.medium import MAX_PIXELS, open_media
 from longva.media.resize import Fit, Resize
@@ -83,9 +84,14 @@ class MediaReader:
             VideoError: a file cannot be read.
         """
         processor, how = self.processor.video_processor, asdict(self.video)
-        pictures = [load_image(path, MAX_PIXELS) for path in images]
         raw = {"do_normalize": False}
-        batches = [processor.preprocess([str(path)], **how, **raw) for path in videos]
+        pictures, batches = [], []
+        for path in images:
+            with local(path) as file:
+                pictures.append(load_image(file, MAX_PIXELS))
+        for path in videos:
+            with local(path) as file:
+                batches.append(processor.preprocess([str(file)], **how, **raw))
         if pictures:
             batches.append(self.processor.image_processor.preprocess(pictures, **raw))
         return concatenate_media(batches)
@@ -108,9 +114,16 @@ class MediaReader:
             "video": [n * self.processor.tokens_per_grid() for n, _, _ in frames],
         }
 
+    def settings(self) -> list[Any]:
+        """All that the numbers of tokens depend on, as JSON has it."""
+        processor = self.processor
+        parts = (processor.image_processor, processor.video_processor)
+        return [asdict(self.video), processor.pool_stride, *(part.to_dict() for part in parts)]
+
     def image_tokens(self, path: Path) -> int:
         """Return the tokens of an image, from its header."""
-        width, height = upright_size(path, MAX_PIXELS)
+        with local(path) as file:
+            width, height = upright_size(file, MAX_PIXELS)
         columns, rows = self.processor.image_processor.grid_of(width, height)
         return self.processor.image_tokens(rows, columns)
 
@@ -122,7 +135,8 @@ class MediaReader:
         )
         frames = sampling.num_frames or sampling.max_frames
         if frames is None:
-            frames = len(open_media(path).choose(sampling))
+            with local(path) as file:
+                frames = len(open_media(file).choose(sampling))
         return frames * self.processor.tokens_per_grid()
 
 

@@ -1,14 +1,13 @@
 """What conversations and preferences share: samples with media, checked when they are opened.
 
-Everything that can be checked without decoding is checked first, and all problems are reported
-together: hours into a run is too late to learn that an image is missing, and another sample in its
-place would go unnoticed.
+Everything that can be checked without decoding is checked at the first start, and all problems are
+reported together: hours into a run is too late to learn that an image is missing, and another
+sample in its place would go unnoticed. What only decoding finds, `check.py` does.
 """
 
 import warnings
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,9 @@ from torch.utils.data import Dataset
 
 from longva.data.chats.chat import Sample, encode_conversation
 from longva.data.chats.media import MediaReader
-from longva.data.chats.mixtures import MixtureConfig, Samples
+from longva.data.chats.mixtures import MixtureConfig
+from longva.data.chats.samples import Samples
+from longva.data.chats.storage import address
 from longva.errors import LongVAError
 from longva.losses import IGNORE_INDEX
 from longva.model import LongVAProcessor
@@ -34,6 +35,9 @@ BYTES_PER_TOKEN = 4
 
 PROBLEMS_SHOWN = 20
 
+UNREADABLE = (-1, -1)
+"""Instead of the tokens of a sample's media."""
+
 
 class MediaDataset(Dataset, ABC):
     """The samples of a mixture; `read_sample` says what a sample is.
@@ -41,33 +45,54 @@ class MediaDataset(Dataset, ABC):
     Args:
         config: which samples, and how they are read.
         processor: the model's; its tokenizer and chat template are used.
+        check: whether samples are looked at, and none that is broken accepted.
 
     Attributes:
-        lengths: int64 [N], estimated tokens of each sample; None unless `config.group_by_length`.
+        lengths: int64 [N], estimated tokens of each sample, negative of one without media; None
+            unless `config.group_by_length`.
 
     Raises:
         RecipeError: a missing data set, or a mixture that cannot be taken.
         LongVAError: samples that cannot be understood, or media that are missing: all of them.
     """
 
-    def __init__(self, config: MixtureConfig, processor: LongVAProcessor):
+    def __init__(self, config: MixtureConfig, processor: LongVAProcessor, *, check: bool = True):
         self.config, self.processor = config, processor
         self.reader = MediaReader(processor, config.video)
         self.samples = Samples(config)
-        _refuse(list(self._problems()))
-        self.lengths = self._estimate_lengths() if config.group_by_length else None
+        if check:
+            self._check()
+        self.lengths = self._estimate_lengths() if check and config.group_by_length else None
 
     @staticmethod
     @abstractmethod
     def read_sample(sample: dict[str, Any]) -> Sample:
         """Understand a sample."""
 
+    @abstractmethod
+    def item(self, index: int) -> dict[str, Any]:
+        """Read a sample, whether it is skipped or not."""
+
     def __len__(self) -> int:
         return len(self.samples)
+
+    @property
+    def skipped(self) -> list[int]:
+        """Samples that a run passes by, each of the others in its place."""
+        return np.flatnonzero(self.samples.skipped).tolist()
 
     def name(self, index: int) -> str:
         """What messages call a sample."""
         return self.samples.name(index)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            return self.item(index)
+        except LongVAError as error:
+            raise LongVAError(
+                f"{self.samples.name(index)} cannot be read: {error} Mend it; or leave it out and "
+                "go on: longva check-data RECIPE finds all such samples for `skip` of the recipe."
+            ) from error
 
     def read_media(self, index: int, sample: Sample) -> dict[str, Tensor]:
         """Decode the media of a sample; see `media.py`."""
@@ -100,49 +125,89 @@ class MediaDataset(Dataset, ABC):
             "attention_mask": pad_sequence(ones, batch_first=True),
         }
 
-    def _problems(self) -> Iterator[str]:
-        used, notes = [], Counter()
+    def _check(self) -> None:
+        """Refuse samples with problems; told from what was found when they were first looked at."""
+        found = self.samples.remember("problems", type(self).__name__, self._look_at_all)
+        left = [index for index in found["problems"] if not self.samples.skipped[index]]
+        _refuse([text for index in left for text in self._problems(index)])  # or mended since
+        for note, count in found["notes"].items():
+            warnings.warn(f"{count:,} of {len(self.samples):,} samples: {note}", stacklevel=2)
+
+    def _problems(self, index: int) -> list[str]:
+        name = self.samples.name(index)
+        try:
+            sample = self.read_sample(self.samples[index])
+        except LongVAError as error:
+            return [f"{name}: {error}"]
+        paths = (self.samples.media_path(index, name) for name in sample.images + sample.videos)
+        return [f"{name}: there is no {path}" for path in paths if not _is_there(path)]
+
+    def _look_at_all(self) -> dict[str, Any]:
+        """Indices of the samples with problems, and what is not read of how many."""
+        problems, notes = set(), Counter()
+        users: defaultdict[Path, list[int]] = defaultdict(list)
         for index in range(len(self.samples)):
             try:
                 sample = self.read_sample(self.samples[index])
-            except LongVAError as error:
-                yield f"{self.samples.name(index)}: {error}"
+            except LongVAError:
+                problems.add(index)
                 continue
             notes.update(sample.notes)
-            names = sample.images + sample.videos
-            used += [(self.samples.media_path(index, name), index) for name in names]
-        paths = {path for path, _ in used}
+            for name in sample.images + sample.videos:
+                users[self.samples.media_path(index, name)].append(index)
         with ThreadPoolExecutor(THREADS) as threads:
-            exists = dict(zip(paths, threads.map(Path.exists, paths), strict=True))
-        for path, index in used:
-            if not exists[path]:
-                yield f"{self.samples.name(index)}: there is no {path}"
-        for note, count in notes.items():
-            warnings.warn(f"{count:,} of {len(self.samples):,} samples: {note}", stacklevel=2)
+            for path, there in zip(users, threads.map(_is_there, users), strict=True):
+                problems.update([] if there else users[path])
+        return {"problems": sorted(problems), "notes": dict(notes)}
+
+    def _media_tokens(self, index: int) -> tuple[int, int]:
+        """Tokens of a sample's images and of its videos."""
+        sample, path = self.read_sample(self.samples[index]), self.samples.media_path
+        images = (self.reader.image_tokens(path(index, name)) for name in sample.images)
+        videos = (self.reader.video_tokens(path(index, name)) for name in sample.videos)
+        return sum(images), sum(videos)
 
     def _estimate_lengths(self) -> np.ndarray:
-        def media_tokens(index: int) -> tuple[int, int]:
-            sample = self.read_sample(self.samples[index])
-            path = self.samples.media_path
-            images = (self.reader.image_tokens(path(index, name)) for name in sample.images)
-            videos = (self.reader.video_tokens(path(index, name)) for name in sample.videos)
-            return sum(images), sum(videos)
+        def tokens(index: int) -> tuple[int, int]:
+            try:
+                return self._media_tokens(index)
+            except LongVAError:
+                return UNREADABLE
 
-        with ThreadPoolExecutor(THREADS) as threads:
-            of_media = np.array(list(threads.map(media_tokens, range(len(self.samples)))))
-        most = self.config.max_tokens
-        _refuse(
-            [
+        def all_tokens() -> list[tuple[int, int]]:
+            with ThreadPoolExecutor(THREADS) as threads:
+                return list(threads.map(tokens, range(len(self.samples))))
+
+        settings = [type(self).__name__, self.reader.settings()]
+        of_media = np.array(self.samples.remember("lengths", settings, all_tokens))  # [N, 2]
+        problems, most, skipped = [], self.config.max_tokens, self.samples.skipped
+        for index in np.flatnonzero((of_media == UNREADABLE).all(1) & ~skipped).tolist():
+            try:
+                of_media[index] = self._media_tokens(index)  # mended since
+            except LongVAError as error:
+                problems.append(f"{self.samples.name(index)}: {error}")
+        for index in np.flatnonzero((of_media[:, 0] > most) & ~skipped).tolist():
+            problems.append(
                 f"{self.samples.name(index)}: its images take {of_media[index, 0]:,} tokens, which "
                 f"max_tokens={most:,} would cut"
-                for index in np.flatnonzero(of_media[:, 0] > most).tolist()
-            ]
-        )
-        return self.samples.num_bytes() // BYTES_PER_TOKEN + of_media.sum(1)
+            )
+        _refuse(problems)
+        media = of_media.clip(0).sum(1)
+        text = self.samples.num_bytes() // BYTES_PER_TOKEN
+        return np.where((of_media == 0).all(1), -text, text + media)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a local file is; that of a store is found out when it is read."""
+    return address(path) is not None or path.exists()
 
 
 def _refuse(problems: list[str]) -> None:
     if problems:
         more = len(problems) - PROBLEMS_SHOWN
         shown = problems[:PROBLEMS_SHOWN] + ([f"and {more:,} more"] if more > 0 else [])
-        raise LongVAError("\n  ".join([f"{len(problems):,} problem(s) in the data:", *shown]))
+        raise LongVAError(
+            "\n  ".join([f"{len(problems):,} problem(s) in the data:", *shown])
+            + "\nMend them; or leave them out: longva check-data RECIPE finds all such samples, "
+            "for `skip` of the recipe."
+        )

@@ -8,26 +8,28 @@
 `take` is `all`, or `first`, `last` or `random` with a number of samples or a percentage, rounded
 up. The original's YAML files are read as well (`json_path`, `sampling_strategy`, `end`). Which
 samples are random is decided by a hash of their content, so the same ones are taken everywhere.
+Files and media may lie in an object store (`storage.py`).
 """
 
-import hashlib
+import io
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from longva.data.chats.media import VideoConfig
+from longva.data.chats.storage import read_bytes
 from longva.data.text.documents import decode
 from longva.errors import LongVAError, RecipeError
-from longva.finite import to_json
 from longva.recipes import STRICT, read_yaml, require_at_least
 
+LIST_BEGIN, LIST_GAP = re.compile(r"\s*\[\s*"), re.compile(r"\s*(?:,\s*|(?=\]))")
 TAKE = re.compile(r"(first|last|end|random)\s*:\s*([\d_]+|\d+\.\d+\s*(?=%))\s*(%?)")
 
 
@@ -75,7 +77,12 @@ class MixtureConfig:
     video: VideoConfig = field(default_factory=VideoConfig)
 
     group_by_length: bool = False
-    """Put samples of like length into a step; opens every image's header at the start."""
+    """Put samples of like length into a step, with media or without; opens every image's header
+    at the first start."""
+
+    skip: Path | None = None
+    """Samples to leave out, from `longva check-data`. Every other sample keeps its place in the
+    run, so a run that has begun may skip more."""
 
     def __post_init__(self) -> None:
         if bool(self.datasets) == bool(self.mixture):
@@ -83,86 +90,33 @@ class MixtureConfig:
         require_at_least(self, 1, "max_tokens")
 
 
-def take_indices(take: str, contents: list[bytes]) -> list[int]:
+def take_indices(take: str, digests: list[bytes]) -> list[int]:
     """Return the indices of the samples to take, ascending.
 
     Args:
         take: see `DatasetConfig.take`.
-        contents: the samples as bytes, by which `random` chooses.
+        digests: hashes of the samples, by which `random` chooses.
 
     Raises:
         RecipeError: there are fewer samples than asked for.
 
-    >>> samples = [b"a", b"b", b"c", b"d", b"e"]
+    >>> samples = [b"d", b"c", b"a", b"e", b"b"]
     >>> take_indices("first: 2", samples), take_indices("end:30%", samples)
     ([0, 1], [3, 4])
     >>> take_indices("random: 2", samples)
     [2, 4]
     """
-    indices = list(range(len(contents)))
+    indices = list(range(len(digests)))
     match = TAKE.fullmatch(take)
     if match is None:
         return indices
     where, number, percent = match[1], float(match[2]), match[3]
-    count = math.ceil(number * len(contents) / 100) if percent else int(number)
-    if count > len(contents):
-        raise RecipeError(f"take {take!r} asks for {count} of {len(contents)} samples.")
+    count = math.ceil(number * len(digests) / 100) if percent else int(number)
+    if count > len(digests):
+        raise RecipeError(f"take {take!r} asks for {count} of {len(digests)} samples.")
     if where == "random":
-        indices.sort(key=lambda index: hashlib.blake2b(contents[index], digest_size=8).digest())
+        indices.sort(key=digests.__getitem__)
     return sorted(indices[len(indices) - count :] if where in ("last", "end") else indices[:count])
-
-
-class Samples:
-    """The samples of a mixture, kept as bytes.
-
-    A list of 700,000 dicts would be copied, as its reference counts change, into every worker.
-
-    Attributes:
-        parts: the data sets of the mixture.
-        file: int [N], which of them a sample is from.
-    """
-
-    def __init__(self, config: MixtureConfig):
-        self.parts, self.media_folder = mixture_parts(config), config.media_folder
-        contents: list[bytes] = []
-        file: list[int] = []
-        for number, part in enumerate(self.parts):
-            samples = [to_json(s, ensure_ascii=False).encode() for s in read_samples(part.path)]
-            try:
-                taken = take_indices(part.take, samples)
-            except RecipeError as error:
-                raise RecipeError(f"{part.path}: {error}") from None
-            contents += [samples[index] for index in taken]
-            file += [number] * len(taken)
-        if not contents:
-            raise RecipeError(f"the mixture of {len(self.parts)} data set(s) has no samples.")
-        self.file = np.array(file)
-        self._ends = np.cumsum([len(content) for content in contents])
-        self._bytes = np.frombuffer(b"".join(contents), np.uint8)
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        start = self._ends[index - 1] if index else 0
-        return json.loads(self._bytes[start : self._ends[index]].tobytes())
-
-    def media_path(self, index: int, name: str) -> Path:
-        """Return the path of a medium that sample `index` names."""
-        part = self.parts[self.file[index]]
-        return (part.media_folder or self.media_folder or part.path.parent) / name
-
-    def num_bytes(self) -> np.ndarray:
-        """Return the size of each sample as JSON, int64 [N]."""
-        return np.diff(self._ends, prepend=0)
-
-    def name(self, index: int) -> str:
-        """What messages call a sample."""
-        sample = self[index]
-        number = index - int(np.searchsorted(self.file, self.file[index]))
-        return f"{self.parts[self.file[index]].path}, sample {sample.get('id', f'number {number}')}"
 
 
 def mixture_parts(config: MixtureConfig) -> tuple[DatasetConfig, ...]:
@@ -193,24 +147,45 @@ OLD_KEYS = {"json_path": "path", "sampling_strategy": "take"}
 """Names in the original's mixture files."""
 
 
-def read_samples(path: Path) -> list[dict[str, Any]]:
-    """Read a .json list or .jsonl lines of samples.
+def read_samples(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the samples of a .json list or of .jsonl lines, one at a time.
 
     Raises:
         RecipeError: no such file.
         LongVAError: not UTF-8, not JSON, or not objects.
     """
-    if not path.is_file():
-        raise RecipeError(f"There is no data set {path}. Give a .json or .jsonl file of samples.")
-    text = decode(path.read_bytes(), path)
     try:
-        if path.suffix == ".jsonl":
-            # Not splitlines: JSON may hold U+2028 and other ends of a line as they are.
-            samples = [json.loads(line) for line in text.split("\n") if line.strip()]
-        else:
-            samples = json.loads(text)
-    except ValueError as error:
+        for sample in _lines(path) if path.suffix == ".jsonl" else _items(path):
+            if not isinstance(sample, dict):
+                raise LongVAError(
+                    f"{path} must hold a list of samples, each an object with named fields."
+                )
+            yield sample
+    except UnicodeDecodeError:
+        decode(read_bytes(path), path)  # raises, and names the byte
+    except json.JSONDecodeError as error:
         raise LongVAError(f"{path} is not {path.suffix.removeprefix('.')}: {error}") from None
-    if not isinstance(samples, list) or not all(isinstance(sample, dict) for sample in samples):
-        raise LongVAError(f"{path} must hold a list of samples, each an object with named fields.")
-    return samples
+
+
+def _lines(path: Path) -> Iterator[Any]:
+    # Bytes end a line at newlines alone: JSON may hold U+2028 and others as they are.
+    for line in io.BytesIO(read_bytes(path)):
+        if line.strip():
+            yield json.loads(line.decode("utf-8"))
+
+
+def _items(path: Path) -> Iterator[Any]:
+    """The items of a list, never all of them at once: as objects they take five times the text."""
+    text, decoder = read_bytes(path).decode("utf-8"), json.JSONDecoder()
+    if (begin := LIST_BEGIN.match(text)) is None:
+        yield json.loads(text)
+        return
+    place = begin.end()
+    while text[place : place + 1] != "]":
+        item, place = decoder.raw_decode(text, place)
+        yield item
+        if (gap := LIST_GAP.match(text, place)) is None:
+            raise json.JSONDecodeError("Expecting ',' delimiter", text, place)
+        place = gap.end()
+    if text[place + 1 :].strip():
+        raise json.JSONDecodeError("Extra data", text, place + 1)

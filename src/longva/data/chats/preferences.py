@@ -96,7 +96,8 @@ class PreferenceDataset(MediaDataset):
 
     read_sample = staticmethod(read_preference)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def item(self, index: int) -> dict[str, Any]:
+        """Read a pair; see the top of this file."""
         preference = self.read_sample(self.samples[index])
         media = self.read_media(index, preference)
         item: dict[str, Any] = dict(media)

@@ -26,6 +26,9 @@ from typing import Any
 
 from longva.errors import LongVAError, RecipeError, first_few, install_command
 
+SPLITS = {"train", "validation", "valid", "val", "dev", "test"}
+"""Names of folders that hold a split of a corpus."""
+
 PART_BYTES = 64 << 20
 """Size of the parts of a corpus, before decompression."""
 
@@ -89,6 +92,12 @@ def plan_parts(source: TextSource) -> list[list[Piece]]:
         raise RecipeError(
             f"There is no {root}. Give a file or folder of text, or a data set of the Hugging Face "
             f"hub as {HUB}owner/name."
+        )
+    splits = sorted(SPLITS & {path.name for path in root.iterdir()} if root.is_dir() else set())
+    if len(splits) > 1:
+        raise RecipeError(
+            f"{root} holds the splits {', '.join(splits)}; together, text that is held out would "
+            f"be trained on. Name one as the source, such as {root / 'train'}."
         )
     files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
     texts = [file for file in files if _is_text(root, file)]
@@ -200,11 +209,11 @@ def _lines(piece: Piece) -> Iterator[tuple[str, bytes]]:
 def _decompressed(path: str) -> io.BufferedIOBase:
     if path.endswith(".gz"):
         return gzip.open(path)  # pyright: ignore[reportReturnType]
-    return io.BufferedReader(_train_extra("pyarrow").input_stream(path, compression="zstd"))
+    return io.BufferedReader(train_extra("pyarrow").input_stream(path, compression="zstd"))
 
 
 def _parquet(path: str | Path):
-    _train_extra("pyarrow")
+    train_extra("pyarrow")
     import pyarrow.parquet
 
     try:
@@ -225,7 +234,7 @@ def _parquet_rows(source: TextSource, piece: Piece) -> Iterator[Any]:
 @lru_cache(maxsize=1)
 def _hub_dataset(source: str, subset: str | None, split: str):
     name = source.removeprefix(HUB)
-    datasets = _train_extra("datasets")
+    datasets = train_extra("datasets")
     try:
         return datasets.load_dataset(name, subset, split=split, streaming=True)
     except Exception as error:  # the library raises a dozen kinds, network included
@@ -235,7 +244,12 @@ def _hub_dataset(source: str, subset: str | None, split: str):
         ) from error
 
 
-def _train_extra(name: str):
+def train_extra(name: str) -> Any:
+    """Import a package of the extra `train`.
+
+    Raises:
+        RecipeError: it is not installed.
+    """
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:

@@ -14,12 +14,6 @@ A packed set is one long stream of tokens, a separator before each document:
 Safetensors, because it is memory-mapped, says its own type and shape, and needs no further package;
 a stream instead of rows, because one set then serves every rung of a ladder of lengths. Only the
 tokens after the last whole row, less than a row, are not read.
-
-A row is a dict of tensors:
-
-    input_ids         int64 [seq_len]
-    labels            int64 [seq_len], the same tokens: shift them before the loss
-    document_starts   int64 [k], ascending from 0, for `RingSequence(document_starts=...)`
 """
 
 import hashlib
@@ -29,12 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
-from torch import Tensor
-from torch.utils.data import Dataset
 
+from longva.data.text.rows import TextRows
 from longva.errors import RecipeError
 from longva.files.writing import write_whole
 from longva.finite import to_json
@@ -45,7 +37,7 @@ SHARD_TOKENS = 1 << 26
 FORMAT = "longva packed text 1"
 
 
-class PackedText(Dataset):
+class PackedText(TextRows):
     """Rows of `seq_len` tokens of a packed set.
 
     Args:
@@ -58,73 +50,28 @@ class PackedText(Dataset):
             tokenizer.
     """
 
-    lengths = None
-    """Rows are equally long."""
-
     def __init__(self, folder: Path | str, seq_len: int, *, tokenizer: Any = None):
-        self.folder, self.seq_len = Path(folder), seq_len
+        self.folder = Path(folder)
         self.index = _read_index(self.folder)
-        if not 1 < seq_len <= self.index["num_tokens"]:
-            raise RecipeError(
-                f"{folder} holds {self.index['num_tokens']:,} tokens, less than one row of "
-                f"seq_len={seq_len:,}. Prepare more text, or lower seq_len (2 or more)."
-            )
         if tokenizer is not None:
             check_tokenizer(tokenizer, self.index["tokenizer"], f"the text in {folder}")
-        self._shard_starts = np.cumsum([0, *(shard["tokens"] for shard in self.index["shards"])])
         file = "documents.safetensors"
         try:
-            self._document_starts = load_file(self.folder / file)["starts"]
+            document_starts = load_file(self.folder / file)["starts"]
             for number, shard in enumerate(self.index["shards"]):  # headers only
                 file = shard["file"]
-                if self._shard(number).get_shape() != [shard["tokens"]]:
+                if self.shard(number).get_shape() != [shard["tokens"]]:
                     raise OSError("it holds another number of tokens than index.json says")
         except (OSError, SafetensorError) as error:
             raise RecipeError(
                 f"{self.folder / file} is damaged: {error}. Copy the folder again, or delete it "
                 "and prepare the text anew."
             ) from error
+        shard_tokens = [shard["tokens"] for shard in self.index["shards"]]
+        super().__init__(folder, seq_len, shard_tokens, document_starts)
 
-    def __len__(self) -> int:
-        return self.index["num_tokens"] // self.seq_len
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        start = index * self.seq_len
-        tokens = torch.from_numpy(self._read(start, start + self.seq_len).astype(np.int64))
-        first, stop = np.searchsorted(self._document_starts, [start + 1, start + self.seq_len])
-        starts = self._document_starts[first:stop] - start
-        return {
-            "input_ids": tokens,
-            "labels": tokens.clone(),
-            "document_starts": torch.from_numpy(np.concatenate([[0], starts])),
-        }
-
-    def name(self, index: int) -> str:
-        """What messages call a row."""
-        start = index * self.seq_len
-        return f"{self.folder}, row {index} (tokens {start:,} to {start + self.seq_len - 1:,})"
-
-    @staticmethod
-    def collate(rows: list[dict[str, Tensor]]) -> dict[str, Any]:
-        """Stack rows: `input_ids`, `labels` [B, seq_len]; `document_starts` is a list of B."""
-        return {
-            "input_ids": torch.stack([row["input_ids"] for row in rows]),
-            "labels": torch.stack([row["labels"] for row in rows]),
-            "document_starts": [row["document_starts"] for row in rows],
-        }
-
-    def _read(self, start: int, stop: int) -> np.ndarray:
-        parts = []
-        while start < stop:
-            shard = int(np.searchsorted(self._shard_starts, start, side="right")) - 1
-            offset, end = self._shard_starts[shard : shard + 2]
-            parts.append(self._shard(shard)[int(start - offset) : int(min(stop, end) - offset)])
-            start = int(end)
-        return np.concatenate(parts)
-
-    def _shard(self, number: int):
+    def shard(self, number: int) -> Any:
+        """A slice of safetensors, mapped anew each time: a forked process needs its own."""
         path = self.folder / self.index["shards"][number]["file"]
         with safe_open(path, framework="numpy") as file:
             return file.get_slice("tokens")

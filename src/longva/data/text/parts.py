@@ -67,6 +67,7 @@ def tokenise_part(
     tokenizer_name: str,
     long_tokens: int,
     keep_short: float,
+    seed: int,
     work: Path,
     number: int,
     part: list[Piece],
@@ -74,7 +75,7 @@ def tokenise_part(
     """Tokenise a part and write what is kept, unless that has been done."""
     done = work / f"{number:05}.json"
     if done.is_file():
-        return _read_result(done)
+        return read_result(done)
     tokenizer = corpus_tokenizer(tokenizer_name)
     dtype = token_dtype(tokenizer)
     lengths: defaultdict[str, list[int]] = defaultdict(list)
@@ -99,7 +100,7 @@ def tokenise_part(
         if not ids:
             continue
         lengths[domain].append(len(ids))
-        ticket, place = content_hash(text)
+        ticket, place = content_hash(text, seed)
         if is_kept(len(ids), ticket, long_tokens=long_tokens, keep_short=keep_short):
             index = domains.setdefault(domain, len(domains))
             held.append((np.array(ids, dtype), ticket, place, index))
@@ -116,10 +117,11 @@ def tokenise_part(
     }
     values = {"files": files, "domains": list(domains), "before": before, "kept_tokens": kept}
     write_whole(done, to_json(values))
-    return _read_result(done)
+    return read_result(done)
 
 
-def _read_result(path: Path) -> PartResult:
+def read_result(path: Path) -> PartResult:
+    """Read what a finished part gave, from its JSON file."""
     values = json.loads(path.read_text(encoding="utf-8"))
     before = {name: LengthStatistics.from_json(s) for name, s in values.pop("before").items()}
     return PartResult(before=before, **values)

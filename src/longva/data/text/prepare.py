@@ -7,14 +7,18 @@
 
 A part that is done is never done again, so a run that was killed goes on where it was. What a part
 gives depends on its documents alone and everything after it on the parts alone: the packed set has
-the same bytes however often it was killed and however many processes took part. How documents are
-chosen: `upsampling.py`; the format on disk: `packing.py`.
+the same bytes however often it was killed and however many processes, of however many machines
+(`tokenise_share`), took part. Parts are read in an order drawn by the seed: where a mixture and a
+budget end reading early, what was read is a sample of all of the source. How documents are chosen:
+`upsampling.py`; the format on disk: `packing.py`.
 """
 
 import json
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -29,11 +33,12 @@ from longva.data.text.parts import (
     PartResult,
     corpus_tokenizer,
     processes,
+    read_result,
     token_dtype,
     tokenise_part,
 )
 from longva.data.text.report import CorpusReport, draw_lengths
-from longva.data.text.upsampling import Choice, choose_documents
+from longva.data.text.upsampling import Choice, choose_documents, content_hash
 from longva.errors import RecipeError
 from longva.files.claim import claim, refuse_others
 from longva.files.lock import only_run
@@ -71,6 +76,9 @@ class CorpusConfig(TextSource):
     """Token before each document. None: the tokenizer's BOS, or <|endoftext|> where it has none, as
     in Qwen2 (the paper says "BOS")."""
 
+    seed: int = 0
+    """Of the draw of short documents, of the order, and of the parts that are read first."""
+
     workers: int | None = None
     """Processes. None: one for each CPU."""
 
@@ -79,6 +87,8 @@ class CorpusConfig(TextSource):
             raise RecipeError("keep_short must lie in [0, 1] and long_tokens be 0 or more")
         if 0 in (self.budget, self.workers) or min(self.budget or 1, self.workers or 1) < 0:
             raise RecipeError("budget and workers must be 1 or more")
+        if not 0 <= self.seed < 2**64:
+            raise RecipeError(f"seed must be 0 or more, and below 2^64, got {self.seed}")
         if self.mixture is not None and min(self.mixture.values(), default=0) <= 0:
             raise RecipeError("mixture must name at least one domain, each with a share above 0")
 
@@ -100,18 +110,15 @@ def prepare_text(config: CorpusConfig, progress: Progress | None = None) -> Corp
         LongVAError: a damaged file, or a full disk.
     """
     tokenizer = corpus_tokenizer(config.tokenizer)
-    separator = choose_separator(tokenizer, config)
-    settings = _settings(config, tokenizer, separator)
+    settings = _settings(config, tokenizer)
     folder, work = config.output_dir, config.output_dir / ".parts"
     if (folder / "index.json").is_file():
         return _finished(folder, settings)
     parts = plan_parts(config)
-    with only_run(work):  # which goes at the end, and the lock with it
-        plan = dict(settings["recipe"])
-        del plan["budget"], plan["mixture"]  # they matter after the parts
-        plan = {**settings, "recipe": plan, "parts": [list(map(asdict, part)) for part in parts]}
-        what = "parts of a set with other settings, or its source has changed since"
-        claim(work / "plan.json", plan, what)
+    with ExitStack() as held:
+        for share in [work, *work.glob("share-*")]:  # all go at the end, and their locks with them
+            held.enter_context(only_run(share))
+        _claim_parts(work, settings, parts)
         kept, choice, parts_read = _read_enough(config, parts, work, progress)
         report = CorpusReport(
             before=kept.before,
@@ -119,7 +126,7 @@ def prepare_text(config: CorpusConfig, progress: Progress | None = None) -> Corp
             long_tokens=config.long_tokens,
             budget=choice.budget,
             duplicates=choice.duplicates,
-            separator=separator,
+            separator=settings["separator"],
             packed_tokens=int(choice.tokens.sum()) + len(choice.tokens),
             parts_read=parts_read,
             parts=len(parts),
@@ -134,7 +141,7 @@ def prepare_text(config: CorpusConfig, progress: Progress | None = None) -> Corp
             staging,
             kept.texts(choice),
             kept.domain[choice.documents].astype(np.int16),
-            separator=tokenizer.convert_tokens_to_ids(separator),
+            separator=tokenizer.convert_tokens_to_ids(settings["separator"]),
             dtype=token_dtype(tokenizer),
             about={**settings, "domains": kept.domains},
         )
@@ -142,6 +149,52 @@ def prepare_text(config: CorpusConfig, progress: Progress | None = None) -> Corp
             file.replace(folder / file.name)  # the index last: it says that all is there
         shutil.rmtree(work)
         return report
+
+
+def tokenise_share(
+    config: CorpusConfig, share: int, shares: int, progress: Progress | None = None
+) -> int:
+    """Tokenise every `shares`-th part of a source, beside processes that take the others.
+
+    They share `config.output_dir`, on one machine or several. `prepare_text` then packs what they
+    have done; it does itself what is missing.
+
+    Args:
+        config: what to make.
+        share: which of the shares, counted from 0.
+        shares: how many there are.
+        progress: called with ("tokenise", parts done, parts of this share).
+
+    Returns:
+        Parts of this share that are done; fewer than it has if the budget is reached before.
+
+    Raises:
+        RecipeError: no such share, or as `prepare_text`.
+        LongVAError: a damaged file, or a full disk.
+    """
+    if not 0 <= share < shares:
+        raise RecipeError(f"of {shares} shares there are 0 to {shares - 1}, got {share}.")
+    settings = _settings(config, corpus_tokenizer(config.tokenizer))
+    work = config.output_dir / ".parts"
+    if (config.output_dir / "index.json").is_file():
+        _finished(config.output_dir, settings)
+        return 0
+    parts = plan_parts(config)
+    order = _reading_order(config, parts)
+    kept_tokens: Counter[str] = Counter()
+    known = done = 0
+    with only_run(work / f"share-{share}-of-{shares}"):
+        _claim_parts(work, settings, parts)
+        mine = order[share::shares]
+        for done, _ in enumerate(_tokenised(config, parts, mine, work), 1):
+            if progress:
+                progress("tokenise", done, len(mine))
+            while known < len(order) and (path := work / f"{order[known]:05}.json").is_file():
+                kept_tokens.update(read_result(path).kept_tokens)
+                known += 1
+            if _may_suffice(config, kept_tokens):
+                break
+    return done
 
 
 def choose_separator(tokenizer: Any, config: CorpusConfig) -> str:
@@ -159,17 +212,25 @@ def choose_separator(tokenizer: Any, config: CorpusConfig) -> str:
     return token
 
 
-def _settings(config: CorpusConfig, tokenizer: Any, separator: str) -> dict[str, Any]:
+def _settings(config: CorpusConfig, tokenizer: Any) -> dict[str, Any]:
     """All that the packed set depends on besides the source's content."""
     names = ("source", "text_field", "special_tokens", "domain_field", "subset", "split")
     return {
         "tokenizer": {"name": config.tokenizer, **tokenizer_fingerprint(tokenizer)},
-        "separator": separator,
+        "separator": choose_separator(tokenizer, config),
         "recipe": {
             name: getattr(config, name)
-            for name in (*names, "long_tokens", "keep_short", "budget", "mixture")
+            for name in (*names, "long_tokens", "keep_short", "budget", "mixture", "seed")
         },
     }
+
+
+def _claim_parts(work: Path, settings: dict[str, Any], parts: list) -> None:
+    """Note in the work folder what its parts are of, or refuse one with others."""
+    recipe = {k: v for k, v in settings["recipe"].items() if k not in ("budget", "mixture")}
+    plan = {**settings, "recipe": recipe, "parts": [list(map(asdict, part)) for part in parts]}
+    what = "parts of a set with other settings, or its source has changed since"
+    claim(work / "plan.json", plan, what)
 
 
 def _finished(folder: Path, settings: dict[str, Any]) -> CorpusReport:
@@ -184,25 +245,36 @@ def _finished(folder: Path, settings: dict[str, Any]) -> CorpusReport:
 def _read_enough(
     config: CorpusConfig, parts: list, work: Path, progress: Progress | None
 ) -> tuple[KeptDocuments, Choice, int]:
-    """Read the parts, in order, until the budget can be filled; all of them without a mixture."""
+    """Read the parts, as drawn, until the budget can be filled; all of them without a mixture."""
     results: list[PartResult] = []
     kept_tokens: Counter[str] = Counter()
-    work_on = partial(
-        tokenise_part, config, config.tokenizer, config.long_tokens, config.keep_short, work
-    )
-    workers = min(config.workers or os.cpu_count() or 1, len(parts))
-    with processes(workers) as parallel_map:
-        for result in parallel_map(work_on, range(len(parts)), parts):
-            results.append(result)
-            kept_tokens.update(result.kept_tokens)
-            if progress:
-                progress("tokenise", len(results), len(parts))
-            if len(results) < len(parts) and _may_suffice(config, kept_tokens):
-                try:
-                    return *_choose(config, results, work), len(results)
-                except RecipeError:  # some were duplicates: read on
-                    continue
+    for result in _tokenised(config, parts, _reading_order(config, parts), work):
+        results.append(result)
+        kept_tokens.update(result.kept_tokens)
+        if progress:
+            progress("tokenise", len(results), len(parts))
+        if len(results) < len(parts) and _may_suffice(config, kept_tokens):
+            try:
+                return *_choose(config, results, work), len(results)
+            except RecipeError:  # some were duplicates: read on
+                continue
     return *_choose(config, results, work), len(results)
+
+
+def _reading_order(config: CorpusConfig, parts: list) -> list[int]:
+    """Numbers of the parts, shuffled, so that the first are like all of them."""
+    return sorted(range(len(parts)), key=lambda part: content_hash(str(part), config.seed))
+
+
+def _tokenised(
+    config: CorpusConfig, parts: list, numbers: list[int], work: Path
+) -> Iterator[PartResult]:
+    """Tokenise the parts of these numbers in processes; yields them in this order."""
+    settings = (config.tokenizer, config.long_tokens, config.keep_short, config.seed)
+    work_on = partial(tokenise_part, config, *settings, work)
+    workers = min(config.workers or os.cpu_count() or 1, max(1, len(numbers)))
+    with processes(workers) as parallel_map:
+        yield from parallel_map(work_on, numbers, [parts[number] for number in numbers])
 
 
 def _may_suffice(config: CorpusConfig, kept_tokens: Counter[str]) -> bool:

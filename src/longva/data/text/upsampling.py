@@ -27,13 +27,16 @@ LENGTH_BINS = 32
 """Bin b of a histogram holds documents of 2^b to 2^(b+1) - 1 tokens."""
 
 
-def content_hash(text: str) -> tuple[int, int]:
+def content_hash(text: str, seed: int = 0) -> tuple[int, int]:
     """Return (ticket, place), 64 bits each.
 
     >>> content_hash("one text") == content_hash("one text") != content_hash("another")
     True
+    >>> content_hash("one text", seed=1) == content_hash("one text")
+    False
     """
-    digest = hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
+    salt = seed.to_bytes(8, "little")
+    digest = hashlib.blake2b(text.encode("utf-8"), digest_size=16, salt=salt).digest()
     return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
 
 

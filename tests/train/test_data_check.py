@@ -1,0 +1,136 @@
+"""Broken samples: found before a run, and left out of one that has begun, in their place."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from longva.cli import app
+from longva.data.chats.conversations import ConversationConfig
+from longva.data.chats.mixtures import DatasetConfig, MixtureConfig
+from longva.errors import RecipeError
+from longva.model.random_model import random_longva
+from longva.recipes import load_recipe, save_recipe
+from longva.train import align, dpo
+from longva.train.align import AlignConfig
+from longva.train.data_check import check_data
+from longva.train.dpo import DPOConfig
+from longva.train.optim import OptimConfig
+from longva.train.order import StepOrder
+from longva.train.recipe import LoopConfig
+from longva.train.sharding import ParallelConfig
+from tests.distributed import run_distributed
+
+ORDER = StepOrder(num_samples=24, samples_per_step=4)
+BROKEN = sorted(ORDER.sample(position) for position in (10, *range(16, 20)))
+"""One sample of the third step, and all of the fifth."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    model, processor = random_longva(max_grids=4)
+    model.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    chats, pairs = [], []
+    for n in range(24):
+        Image.new("RGB", (64, 48), (n * 10, 0, 0)).save(folder / f"{n}.png")
+        turns = [
+            {"from": "human", "value": "<image>\nwhat?"},
+            {"from": "gpt", "value": f"thing {n}"},
+        ]
+        chats.append({"id": n, "image": f"{n}.png", "conversations": turns})
+        pair = {"prompt": "<image>\nwhat?", "chosen": f"thing {n}", "rejected": "no"}
+        pairs.append({"id": n, "image": f"{n}.png", **pair})
+    for n in BROKEN:
+        (folder / f"{n}.png").write_bytes((folder / f"{n}.png").read_bytes()[:60])
+    for name, samples in (("chats", chats), ("pairs", pairs)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(s) + "\n" for s in samples))
+    return folder
+
+
+def recipe(folder: Path, output_dir: Path, skip: Path | None = None, kind=AlignConfig):
+    name, data = ("chats", ConversationConfig) if kind is AlignConfig else ("pairs", MixtureConfig)
+    files = (DatasetConfig(path=folder / f"{name}.jsonl"),)
+    return kind(
+        output_dir=output_dir,
+        model=str(folder / "model"),
+        data=data(datasets=files, max_tokens=512, skip=skip),
+        optim=OptimConfig(lr={"projector": 2e-3}),
+        loop=LoopConfig(samples_per_step=4, samples_per_micro_batch=2, epochs=1, save_every=2),
+        parallel=ParallelConfig(precision="fp32", checkpoint_activations=False),
+    )
+
+
+def run(stage, config) -> dict[str, bytes]:
+    """The bytes of the model that a run of one process ends with."""
+
+    def body(rank, world_size):
+        return stage.run(config)
+
+    saved = run_distributed(body, 1, join=False)[0]
+    return {k: v.numpy().tobytes() for k, v in load_file(saved / "model.safetensors").items()}
+
+
+def test_a_run_that_met_a_broken_sample_goes_on_as_if_it_had_been_left_out(folder, tmp_path):
+    begun = recipe(folder, tmp_path / "begun")
+    with pytest.raises(AssertionError, match="sample .* cannot be read: .*longva check-data"):
+        run(align, begun)
+    assert (tmp_path / "begun/checkpoints/step_000002").is_dir()
+    save_recipe(begun, tmp_path / "recipe.yaml")  # from here on as the message says
+    checked = CliRunner().invoke(app, ["check-data", str(tmp_path / "recipe.yaml")])
+    assert checked.exit_code == 1
+    assert "data: 24 samples, 5 cannot be read, 0 are cut" in checked.stdout
+    assert all(f"sample {n}: " in checked.stdout for n in BROKEN)
+    assert (tmp_path / "begun/data/data/lengths.png").read_bytes().startswith(b"\x89PNG")
+    override = checked.stdout.split("To leave them out: --set ")[1].strip()
+    goes_on = run(align, load_recipe(AlignConfig, tmp_path / "recipe.yaml", [override]))
+    skip = tmp_path / "begun" / "data" / "bad.jsonl"
+    assert goes_on == run(align, recipe(folder, tmp_path / "whole", skip))
+    steps = [json.loads(x) for x in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
+    assert ["loss" in step for step in steps] == [True] * 4 + [False, True]
+
+
+def test_preferences_are_left_out_too(folder, tmp_path):
+    config = recipe(folder, tmp_path / "run", kind=DPOConfig)
+    found = check_data(config, tmp_path / "check")
+    assert [row["sample"].split()[-1] for row in found.reports["data"].bad] == [
+        str(n) for n in BROKEN
+    ]
+    assert run(dpo, replace(config, data=replace(config.data, skip=found.bad)))
+
+
+def test_a_check_goes_on_where_it_was_and_reads_what_was_bad_again(folder, tmp_path, monkeypatch):
+    config = recipe(folder, tmp_path / "run")
+    monkeypatch.setattr("longva.data.chats.check.CHUNK", 4)
+
+    class Stop(Exception):
+        pass
+
+    def stop(key: str, done: int, total: int) -> None:
+        if done >= 12:
+            raise Stop
+
+    with pytest.raises(Stop):
+        check_data(config, tmp_path / "check", progress=stop)
+    seen = []
+    first = check_data(config, tmp_path / "check", progress=lambda *told: seen.append(told))
+    clean = sum(not {n, n + 1, n + 2, n + 3} & {*BROKEN} for n in (0, 4, 8))
+    assert len(seen) == 6 - clean and seen[-1] == ("data", 24, 24)
+    assert first.bad_samples == 5
+    with pytest.raises(RecipeError, match="holds the check of other data or settings"):
+        other = replace(config, data=replace(config.data, max_tokens=400))
+        check_data(other, tmp_path / "check")
+
+
+def test_what_cannot_be_skipped_is_said(folder, tmp_path):
+    nowhere = recipe(folder, tmp_path / "run", tmp_path / "nowhere.jsonl")
+    with pytest.raises(RecipeError, match="There is no .*nowhere.jsonl to skip. Make it: longva"):
+        check_data(nowhere, tmp_path / "check")
+    (tmp_path / "ids.jsonl").write_text('{"id": 3}\n')
+    with pytest.raises(RecipeError, match="ids.jsonl does not name samples by their key"):
+        check_data(recipe(folder, tmp_path / "run", tmp_path / "ids.jsonl"), tmp_path / "check")
