@@ -174,9 +174,7 @@ class LongVAVideoProcessor(VideoProcessorMixin):
                 rule = sampling if do_sample_frames else FrameSampling()
                 frames = media.frames_at(rule, **geometry)
                 about = given or VideoMetadata(total_num_frames=len(media), fps=rate)
-                numbers = (
-                    about.frames_indices
-                )  # by a caller who has sampled too: a list or an array
+                numbers = about.frames_indices  # of a caller who has sampled: a list or an array
                 if numbers is None or len(numbers) != len(media):
                     numbers = range(len(media))
                 chosen = [int(numbers[index]) for index in frames.indices]
