@@ -8,6 +8,7 @@ from transformers.video_processing_utils import VideoProcessorMixin
 
 from longva.model.configuration_longva import LongVAConfig
 from longva.model.image_processing_longva import LongVAImageProcessor
+from longva.model.unires import SIGLIP_MEAN, SIGLIP_STD
 from longva.model.video_processing_longva import LongVAVideoProcessor
 
 
@@ -52,15 +53,19 @@ class LongVAProcessor(ProcessorMixin):
         """Put the processor of a model together.
 
         Args:
-            config: of the model, which tells the size of grids, their packing and their pooling.
+            config: of the model, which tells the size of grids, their packing and their pooling,
+                and the kind of tower, by which pixels are normalised.
             tokenizer: of the model.
             **images: further arguments of `LongVAImageProcessor`, such as `max_grids`.
         """
-        size = config.vision_config.image_size
+        size = config.grid_size
+        colours = {}
+        if config.vision_config.model_type.startswith("siglip"):
+            colours = {"image_mean": SIGLIP_MEAN, "image_std": SIGLIP_STD}
         return cls(
-            LongVAImageProcessor(size, packing=config.image_packing, **images),
+            LongVAImageProcessor(size, packing=config.image_packing, **colours, **images),
             tokenizer,
-            LongVAVideoProcessor(size),
+            LongVAVideoProcessor(size, **colours),
             patches_per_grid=config.patches_per_side**2,
             pool_stride=config.pool_stride,
         )
