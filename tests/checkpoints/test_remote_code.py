@@ -44,7 +44,9 @@ for kind, path in (("image", picture), ("video", film)):
     tokens.append(output[0, inputs["input_ids"].shape[1]:].tolist())
 print(json.dumps({
     "tokens": tokens,
-    "classes": [type(x).__name__ for x in (model, causal, base, processor, processor.video_processor)],
+    "classes": [
+        type(x).__name__ for x in (model, causal, base, processor, processor.video_processor)
+    ],
     "longva": any(name.split(".")[0] == "longva" for name in sys.modules),
 }))
 """
