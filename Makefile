@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_EVAL := $(VENV)/.installed-eval
+MIXINS := $(VENV)/mixins
 EXAMPLE := out/hour.mp4
 
-.PHONY: ask test test-slow test-eval lint clean
+.PHONY: ask test test-slow test-eval test-mixins lint clean
 
 ask: $(INSTALLED)  ## Write an hour of film that shows an anchor for one second, and ask about it.
 	$(BIN)/python -m longva.nano.film $(EXAMPLE) --hide anchor
@@ -22,6 +23,9 @@ test-slow: $(INSTALLED_DEV)  ## What takes long and seldom fails: whole runs twi
 
 test-eval: $(INSTALLED_EVAL)  ## Every benchmark through lmms-eval, on fixtures.
 	$(BIN)/python -m pytest tests/evaluate
+
+test-mixins: $(MIXINS)/.fetched  ## transformers' own tests of a model and its processors, on ours.
+	PYTHONPATH=$(MIXINS) $(BIN)/python -m pytest tests/model/mixins
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
@@ -51,6 +55,12 @@ $(INSTALLED_EVAL): $(INSTALLED_DEV)
 	$(call install,--constraint constraints.txt --editable ".[eval]")
 	$(call install,--no-deps lmms-eval==0.7.3)
 	touch $@
+
+# From the source archive of the installed transformers, what they import besides stood in for.
+$(MIXINS)/.fetched: $(INSTALLED_DEV)
+	@echo "Fetching transformers' tests"
+	@$(BIN)/python -m tests.model.mixins.fetch $(MIXINS)
+	@touch $@
 
 clean:
 	rm -rf $(VENV) out

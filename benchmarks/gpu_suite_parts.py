@@ -57,7 +57,7 @@ def vision(scale: Scale, rate: float, done: dict[str, Row]) -> Iterator[Case]:
         return build(LongVAForConditionalGeneration, config, scale).model
 
     def case(chunk: int) -> Row:
-        side = config.vision_config.image_size
+        side = config.grid_size
         kind: dict[str, Any] = {"device": scale.device, "dtype": scale.dtype}
         pixels = torch.randn(scale.pictures, 3, side, side, **kind)
         model().config.vision_batch_size = chunk

@@ -58,6 +58,7 @@ NOT_RUN = {
 
 PYTHON_NOT_RUN = {
     "from openai import OpenAI": "asks a running server: tests/serve/test_api.py does the same",
+    "from trl import": "trains: tests/train/test_trl.py does, with a smaller model",
     "frame_attention(model": "goes on from a measurement: tests/niah/test_evidence_heads.py",
 }
 
@@ -302,6 +303,8 @@ PYTHON = [
 @pytest.mark.parametrize("text", PYTHON)
 def test_the_python_example_runs(text, folder, monkeypatch):
     monkeypatch.chdir(folder)
+    if "from trl import" in text:
+        pytest.importorskip("trl")
     if any(words in text for words in PYTHON_NOT_RUN):
         imports = [n for n in ast.parse(text).body if isinstance(n, ast.Import | ast.ImportFrom)]
         text = "\n".join(map(ast.unparse, imports))

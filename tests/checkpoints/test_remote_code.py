@@ -24,12 +24,15 @@ class NoLongVA:
             raise ModuleNotFoundError("longva is not installed here")
 
 sys.meta_path.insert(0, NoLongVA())
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
+)
 
 folder, picture, film = sys.argv[1:]
 model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True).eval()
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 base = AutoModel.from_pretrained(folder, trust_remote_code=True)
+causal = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 tokens = []
 for kind, path in (("image", picture), ("video", film)):
     content = [{"type": kind, "path": path}, {"type": "text", "text": "What is this?"}]
@@ -41,7 +44,9 @@ for kind, path in (("image", picture), ("video", film)):
     tokens.append(output[0, inputs["input_ids"].shape[1]:].tolist())
 print(json.dumps({
     "tokens": tokens,
-    "classes": [type(x).__name__ for x in (model, base, processor, processor.video_processor)],
+    "classes": [
+        type(x).__name__ for x in (model, causal, base, processor, processor.video_processor)
+    ],
     "longva": any(name.split(".")[0] == "longva" for name in sys.modules),
 }))
 """
@@ -70,6 +75,7 @@ def test_a_fresh_process_without_the_package_gives_the_same_answers(remote, tmp_
     got = json.loads(done.stdout.splitlines()[-1])
     assert got["longva"] is False
     assert got["classes"] == [
+        "LongVAForConditionalGeneration",
         "LongVAForConditionalGeneration",
         "LongVAModel",
         "LongVAProcessor",
@@ -109,6 +115,7 @@ def test_auto_map_names_the_base_model_before_the_others(remote):
         "AutoConfig",
         "AutoModel",
         "AutoModelForImageTextToText",
+        "AutoModelForCausalLM",
         "AutoModelForMultimodalLM",
     ]
     assert auto_map["AutoModel"] == "modeling_longva.LongVAModel"

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig, PreTrainedTokenizerFast
@@ -206,3 +207,32 @@ def test_both_answers_of_a_preference_begin_as_asked():
         assert tokenizer(True).decode(ids[len(asked) :]) == f"{text}<|im_end|>"
         assert torch.tensor(labels).ne(-100).sum() == len(ids) - len(asked)
         assert ids.count(made.tokenizer.eos_token_id) == 0
+
+
+def test_the_mask_of_the_assistant_is_what_it_says_and_the_end_of_its_turn():
+    _, made = random_longva()
+    image = {"type": "image", "image": Image.new("RGB", (60, 60))}
+    messages = [
+        {"role": "user", "content": [image, {"type": "text", "text": "What?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "A caf\u00e9."}]},
+        {"role": "user", "content": "Sure?"},
+        {"role": "assistant", "content": "Yes."},
+    ]
+    inputs = made.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    (ids,), (mask,) = inputs["input_ids"], inputs["assistant_masks"]
+    tokenizer = made.tokenizer
+    first, second = (text_ids(tokenizer, text) for text in ("A caf\u00e9.", "Yes."))
+    between = "<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n"
+    between = text_ids(tokenizer, between, control_tokens=True)[1:]  # the first end is a target
+    by_hand = [1] * len(first) + [1] + [0] * len(between) + [1] * len(second) + [1, 0]
+    assert mask == [0] * (len(ids) - len(by_hand)) + by_hand
+    assert ids[-len(by_hand) :] == [
+        *first,
+        tokenizer.eos_token_id,
+        *between,
+        *second,
+        tokenizer.eos_token_id,
+        *text_ids(tokenizer, "\n"),
+    ]

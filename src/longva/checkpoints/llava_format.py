@@ -223,7 +223,7 @@ def config_to_llava(config: LongVAConfig, grids: Sequence[Sequence[int]], tower:
         grids: (columns, rows) an image may take, in the order that decides ties.
         tower: name of the vision tower to write, from which the original takes its architecture.
     """
-    text, size = config.text_config, config.vision_config.image_size
+    text, size = config.text_config, config.grid_size
     return {
         "architectures": ["LlavaQwenForCausalLM"],
         "model_type": "llava_qwen",

@@ -20,6 +20,8 @@ ENTRY_POINTS = {
     # vLLM builds its own output layer on the base model and wants that one named AutoModel, first.
     "AutoModel": "modeling_longva.LongVAModel",
     "AutoModelForImageTextToText": "modeling_longva.LongVAForConditionalGeneration",
+    # Trainers that know no model of images and text ask for this one.
+    "AutoModelForCausalLM": "modeling_longva.LongVAForConditionalGeneration",
     "AutoModelForMultimodalLM": "modeling_longva.LongVAForConditionalGeneration",
 }
 PROCESSOR_ENTRY_POINTS = {

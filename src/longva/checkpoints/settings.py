@@ -142,7 +142,7 @@ def write_llava_settings(source: Checkpoint, folder: Path, vision_tower: str | N
         values = _read_json(source.origin / "config.json")
         tower = values.get("mm_vision_tower") or CLIP_L_336_ID
         pinpoints = values.get("image_grid_pinpoints")
-        size = config.vision_config.image_size
+        size = config.grid_size
         old_grids = parse_pinpoints(pinpoints, size) if pinpoints else candidate_grids(49)
         old_config = config_from_llava(values, config.vision_config.to_dict())
         before = config_to_llava(old_config, old_grids, tower)
@@ -207,7 +207,7 @@ def _read_longva(folder: Path) -> Checkpoint:
 def _read_llava(folder: Path, values: dict, vision_tower: str | None) -> Checkpoint:
     config = config_from_llava(values, read_vision_config(vision_tower or CLIP_L_336_ID))
     tokenizer = _llava_tokenizer(folder, config)
-    grids = grid_settings(values.get("image_grid_pinpoints"), config.vision_config.image_size)
+    grids = grid_settings(values.get("image_grid_pinpoints"), config.grid_size)
     processor = LongVAProcessor.for_model(config, tokenizer, **grids)
     tokenizer.chat_template = processor.chat_template
     generation = _generation_config(folder, config)

@@ -25,11 +25,12 @@ def is_pixels(given: Any) -> bool:
     return isinstance(given, Image.Image) or hasattr(given, "__array__")
 
 
-def pixels_of(given: Any) -> np.ndarray:
+def pixels_of(given: Any, colours_first: bool | None = None) -> np.ndarray:
     """Take pixels as an array whose last axis is colour, without a copy if that is possible.
 
     Args:
         given: an array, a tensor of any device, or what numpy takes for one.
+        colours_first: where the axis of colour is; None leaves it to the shape.
 
     Returns:
         [H, W, C] or [n, H, W, C], uint8 or floats in 0..1; C is 1, 3 or 4.
@@ -47,7 +48,7 @@ def pixels_of(given: Any) -> np.ndarray:
             f"number before it; got {list(array.shape)}."
         )
     _check_values(array)
-    return array[..., None] if array.ndim == 2 else _colour_last(array)
+    return array[..., None] if array.ndim == 2 else _colour_last(array, colours_first)
 
 
 def _check_values(array: np.ndarray) -> None:
@@ -65,8 +66,13 @@ def _check_values(array: np.ndarray) -> None:
     )
 
 
-def _colour_last(array: np.ndarray) -> np.ndarray:
+def _colour_last(array: np.ndarray, colours_first: bool | None) -> np.ndarray:
     first, last = array.shape[-3], array.shape[-1]
+    if colours_first is not None:
+        if (first if colours_first else last) not in (1, 3, 4):
+            where = "first" if colours_first else "last"
+            raise VideoError(f"pixels of shape {list(array.shape)} have no colours {where}.")
+        return np.moveaxis(array, -3, -1) if colours_first else array
     for colours in ((3,), (1, 4)):
         if first in colours and last in colours:
             raise VideoError(

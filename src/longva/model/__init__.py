@@ -7,6 +7,7 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
     AutoProcessor,
@@ -22,6 +23,7 @@ from longva.model.video_processing_longva import LongVAVideoProcessor
 AutoConfig.register("longva", LongVAConfig, exist_ok=True)
 AutoModel.register(LongVAConfig, LongVAModel, exist_ok=True)
 AutoModelForImageTextToText.register(LongVAConfig, LongVAForConditionalGeneration, exist_ok=True)
+AutoModelForCausalLM.register(LongVAConfig, LongVAForConditionalGeneration, exist_ok=True)
 AutoModelForMultimodalLM.register(LongVAConfig, LongVAForConditionalGeneration, exist_ok=True)
 AutoImageProcessor.register(
     LongVAConfig, slow_image_processor_class=LongVAImageProcessor, exist_ok=True

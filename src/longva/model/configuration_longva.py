@@ -1,5 +1,7 @@
 """The shape of a LongVA model: a vision tower, a projector with pooling, a language model."""
 
+import math
+
 from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto import CONFIG_MAPPING
 
@@ -80,9 +82,17 @@ class LongVAConfig(PretrainedConfig):
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)  # pyright: ignore
 
     @property
+    def grid_size(self) -> int:
+        """Pixels along one side of a grid: 336 for CLIP-L/336."""
+        vision = self.vision_config
+        if vision.model_type == "siglip2_vision_model":  # takes any number of patches up to this
+            return math.isqrt(vision.num_patches) * vision.patch_size
+        return vision.image_size
+
+    @property
     def patches_per_side(self) -> int:
         """Patches along one side of a grid: 24 for CLIP at 336 px."""
-        return self.vision_config.image_size // self.vision_config.patch_size
+        return self.grid_size // self.vision_config.patch_size
 
     def set_pooling(self, stride: int | None = None, mode: str | None = None) -> None:
         """Change the pooling of grids; None leaves it. The processor's `pool_stride` must follow.

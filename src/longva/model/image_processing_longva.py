@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from PIL import Image
@@ -9,9 +10,11 @@ from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ImagesKwargs
 
+from longva.errors import LongVAError
 from longva.media.colours import to_rgb
 from longva.media.medium import open_media
 from longva.media.pixels import pixels_of, rgb_pixels
+from longva.model.standard_arguments import StandardArguments, channels, colours_first
 from longva.model.unires import (
     CLIP_MEAN,
     CLIP_STD,
@@ -19,18 +22,17 @@ from longva.model.unires import (
     Packing,
     choose_grid,
     image_to_grids,
-    normalize_pixels,
 )
 
 
-class LongVAImagesKwargs(ImagesKwargs, total=False):
+class LongVAImageProcessorKwargs(ImagesKwargs, total=False):
     """What may be changed in a single call."""
 
     max_grids: int | None
     grid_rule: str | None
 
 
-class LongVAImageProcessor(BaseImageProcessor):
+class LongVAImageProcessor(StandardArguments, BaseImageProcessor):
     """Cut images into grids.
 
     Args:
@@ -42,11 +44,14 @@ class LongVAImageProcessor(BaseImageProcessor):
         packing: `unires` or `anyres`; must be the model's `image_packing`.
         image_mean: of each colour channel, of pixels in 0..1.
         image_std: of each colour channel.
-        **kwargs: see `BaseImageProcessor`.
+        **kwargs: as in a call, see `StandardArguments`; what others wrote into a saved file.
+
+    Raises:
+        LongVAError: for an argument that is refused or nearly one of ours.
     """
 
     model_input_names = ["pixel_values", "image_grid_thw"]
-    valid_kwargs = LongVAImagesKwargs
+    valid_kwargs = LongVAImageProcessorKwargs
 
     def __init__(
         self,
@@ -55,19 +60,16 @@ class LongVAImageProcessor(BaseImageProcessor):
         grid_rule: GridRule = "released",
         grids: Sequence[Sequence[int]] | None = None,
         packing: Packing = "unires",
-        image_mean: Sequence[float] = CLIP_MEAN,
-        image_std: Sequence[float] = CLIP_STD,
+        image_mean: float | Sequence[float] = CLIP_MEAN,
+        image_std: float | Sequence[float] = CLIP_STD,
         **kwargs,
     ):
-        kwargs.pop("size", None)  # always grid_size; kept in the file for readers of HF configs
-        super().__init__(**kwargs)
-        self.grid_size = grid_size
-        self.size = {"height": grid_size, "width": grid_size}
+        super().__init__(grid_size, **kwargs)
         self.max_grids = max_grids
         self.grid_rule: GridRule = grid_rule
         self.grids = [list(grid) for grid in grids] if grids else None
         self.packing: Packing = packing
-        self.image_mean, self.image_std = list(image_mean), list(image_std)
+        self.image_mean, self.image_std = channels(image_mean), channels(image_std)
 
     def grid_of(
         self,
@@ -100,7 +102,6 @@ class LongVAImageProcessor(BaseImageProcessor):
         return_tensors: str | None = None,
         max_grids: int | None = None,
         grid_rule: GridRule | None = None,
-        do_normalize: bool = True,
         **kwargs,
     ) -> BatchFeature:
         """Cut one image or a nested list of images into grids.
@@ -110,24 +111,27 @@ class LongVAImageProcessor(BaseImageProcessor):
             return_tensors: see `BatchFeature`.
             max_grids: instead of the processor's.
             grid_rule: instead of the processor's.
-            do_normalize: False: the pixels stay uint8.
-            **kwargs: ignored.
+            **kwargs: see `StandardArguments`.
 
         Returns:
-            `pixel_values` float32 [G, 3, S, S], all images one after another, and `image_grid_thw`
+            `pixel_values` [G, 3, S, S], all images one after another, and `image_grid_thw`
             [images, 3] = (1, rows, columns).
+
+        Raises:
+            LongVAError: for an argument that is refused, see `StandardArguments`.
         """
+        self.check_arguments(kwargs)
+        if kwargs.get("do_center_crop"):
+            raise LongVAError("do_center_crop=True given, but nothing of an image is cut off.")
         choose = partial(self.grid_of, max_grids=max_grids, grid_rule=grid_rule)
         cut = [
             image_to_grids(image, choose, grid_size=self.grid_size, packing=self.packing)
-            for image in flat_images(images)
+            for image in flat_images(images, colours_first(kwargs))
         ]
         pixels = torch.cat([grids for grids, _ in cut])
-        if do_normalize:
-            pixels = normalize_pixels(pixels, self.image_mean, self.image_std)
         return BatchFeature(
             {
-                "pixel_values": pixels,
+                "pixel_values": self.tower_values(pixels, kwargs),
                 "image_grid_thw": torch.tensor([[1, *shape] for _, shape in cut]),
             },
             tensor_type=return_tensors,
@@ -138,17 +142,21 @@ class LongVAImageProcessor(BaseImageProcessor):
         return self.preprocess(images, **kwargs)
 
 
-def flat_images(images) -> list[Image.Image]:
+def flat_images(images: Any, first: bool | None = None) -> list[Image.Image]:
     """Flatten a nested list of images and turn each into RGB.
+
+    Args:
+        images: as `LongVAImageProcessor.preprocess` takes them.
+        first: whether the colours of arrays come first; None leaves it to their shape.
 
     Raises:
         VideoError: pixels whose shape or values leave open what is meant.
     """
     if isinstance(images, (list, tuple)):
-        return [image for item in images for image in flat_images(item)]
+        return [image for item in images for image in flat_images(item, first)]
     if isinstance(images, Image.Image):
         return [to_rgb(images)]
-    pixels = pixels_of(images)
+    pixels = pixels_of(images, first)
     pictures = pixels if pixels.ndim == 4 else pixels[None]
     return [Image.fromarray(rgb_pixels(picture)) for picture in pictures]
 

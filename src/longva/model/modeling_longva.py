@@ -15,6 +15,7 @@ package can load it; see `longva.checkpoints.remote_code`.
 
 import inspect
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from transformers.modeling_outputs import (
     BaseModelOutputWithPooling,
     CausalLMOutputWithPast,
 )
+from transformers.utils import can_return_tuple
 
 from longva.model.configuration_longva import LongVAConfig
 
@@ -138,50 +140,65 @@ class LongVAModel(LongVAPreTrainedModel):
         """Replace the embedding table of the language model."""
         self.language_model.set_input_embeddings(value)
 
-    def encode_grids(self, pixels: Tensor, *, pool: bool = True) -> Tensor:
+    def encode_grids(
+        self, pixels: Tensor, *, pool: bool = True, towers: list | None = None, **kwargs
+    ) -> Tensor:
         """Encode grids (or frames) a chunk of `config.vision_batch_size` at a time.
 
         Args:
             pixels: [G, 3, S, S], normalised.
             pool: as the config says; otherwise T = N, the patches as they are.
+            towers: takes what the tower gave for each chunk, for those who ask for more.
+            **kwargs: for the tower, such as `output_attentions`.
 
         Returns:
-            [G, T, D] in the model's dtype. Memory beyond this tensor does not grow with G.
+            [G, T, D] in the model's dtype. Memory beyond this tensor and `towers` does not grow
+            with G, except in a compiled or exported graph, which encodes all grids at once.
         """
-        config, projector = self.config, self.multi_modal_projector
-        stride = config.pool_stride if pool else 1
-        patches_per_grid = config.patches_per_side**2
-        size = len(pixels), patches_per_grid // stride**2, config.text_config.hidden_size
-        device = projector.linear_1.weight.device
-        features = torch.empty(size, dtype=self.dtype, device=device)
-        for start in range(0, len(pixels), config.vision_batch_size):
-            chunk = pixels[start : start + config.vision_batch_size].to(device, self.dtype)
-            states = self.vision_tower(chunk, output_hidden_states=True).hidden_states
-            patches = states[config.vision_feature_layer][:, -patches_per_grid:]  # no class token
-            pooled = pool_patches(projector(patches), stride, config.pool_mode)
-            features[start : start + len(chunk)] = pooled
+        size = len(pixels) if torch.compiler.is_compiling() else self.config.vision_batch_size
+        if len(pixels) <= size:
+            return self._encode_chunk(pixels, pool, towers, kwargs)
+        features = None
+        for start in range(0, len(pixels), size):
+            chunk = self._encode_chunk(pixels[start : start + size], pool, towers, kwargs)
+            if features is None:
+                features = chunk.new_empty(len(pixels), *chunk.shape[1:])
+            features[start : start + len(chunk)] = chunk
+        assert features is not None
         return features
 
-    def get_image_features(
-        self, pixel_values: Tensor, image_grid_thw: Tensor | None = None, **kwargs
-    ) -> BaseModelOutputWithPooling:
-        """Visual tokens of images, pooled as the config says; those of AnyRes are not pooled.
+    def _encode_chunk(self, pixels: Tensor, pool: bool, towers: list | None, kwargs: dict):
+        config = self.config
+        # Weights that are offloaded lie nowhere; accelerate then brings the pixels to them.
+        device = next(self.vision_tower.parameters()).device
+        pixels = pixels.to(pixels.device if device.type == "meta" else device, self.dtype)
+        kwargs = kwargs | {"output_hidden_states": True, "return_dict": True}
+        outputs = self.vision_tower(**self._tower_inputs(pixels), **kwargs)
+        if towers is not None:
+            towers.append(outputs)
+        patches = outputs.hidden_states[config.vision_feature_layer]
+        patches = patches[:, -(config.patches_per_side**2) :]  # no class token
+        features = self.multi_modal_projector(patches)
+        return pool_patches(features, config.pool_stride if pool else 1, config.pool_mode)
 
-        Args:
-            pixel_values: [G, 3, S, S], the grids of all images one after another.
-            image_grid_thw: [images, 3] = (1, rows, columns) in grids. None: a single image.
-            **kwargs: ignored; transformers passes `return_dict` here.
+    def _tower_inputs(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Grids as the tower takes them: pixels, for SigLIP 2 the pixels of each patch."""
+        if self.config.vision_config.model_type != "siglip2_vision_model":
+            return {"pixel_values": pixels}
+        side, patch = self.config.patches_per_side, self.config.vision_config.patch_size
+        patches = pixels.unflatten(3, (side, patch)).unflatten(2, (side, patch))
+        patches = patches.permute(0, 2, 4, 3, 5, 1)  # [G, side, side, patch, patch, 3]
+        return {
+            "pixel_values": patches.flatten(3).flatten(1, 2),
+            "pixel_attention_mask": pixels.new_ones(len(pixels), side**2, dtype=torch.long),
+            "spatial_shapes": pixels.new_full((len(pixels), 2), side, dtype=torch.long),
+        }
 
-        Returns:
-            `pooler_output`: a tuple with one [tokens, D] an image.
-        """
-        whole_patches = self.config.image_packing == "anyres"
-        features = self.encode_grids(pixel_values, pool=not whole_patches)
-        return self.pack_images(features, image_grid_thw)
+    def _image_tokens(self, pixels: Tensor, grid_thw: Tensor | None, **kwargs) -> list[Tensor]:
+        is_pooled = self.config.image_packing == "unires"
+        return self.pack_images(self.encode_grids(pixels, pool=is_pooled, **kwargs), grid_thw)
 
-    def pack_images(
-        self, features: Tensor, image_grid_thw: Tensor | None = None
-    ) -> BaseModelOutputWithPooling:
+    def pack_images(self, features: Tensor, image_grid_thw: Tensor | None = None) -> list[Tensor]:
         """Lay the encoded grids [G, T, D] of images out as the config says, in reading order."""
         if self.config.image_packing == "unires":
             return pack_grids(features, image_grid_thw)
@@ -191,12 +208,48 @@ class LongVAModel(LongVAPreTrainedModel):
             )
         shapes = [(int(rows), int(columns)) for _, rows, columns in image_grid_thw]
         images = features.split([1 + rows * columns for rows, columns in shapes])
+        return [anyres_raster(image, *shape) for image, shape in zip(images, shapes, strict=True)]
+
+    def _video_tokens(self, pixels: Tensor, grid_thw: Tensor | None, **kwargs) -> list[Tensor]:
+        return pack_grids(self.encode_grids(pixels, **kwargs), grid_thw)
+
+    def _with_tower(self, encode, pixels: Tensor, grid_thw: Tensor | None, kwargs: dict):
+        """Run `encode` and add what the tower gave, which the model itself does not keep."""
+        asked = kwargs.pop("output_hidden_states", None)
+        if asked is None:
+            asked = getattr(self.config.vision_config, "output_hidden_states", False)
+        towers: list[Any] = []
+        tokens = encode(pixels, grid_thw, towers=towers, **kwargs)
+
+        def layers(name: str) -> tuple[Tensor, ...] | None:
+            chunks = [getattr(tower, name, None) for tower in towers]
+            return tuple(map(torch.cat, zip(*chunks, strict=True))) if all(chunks) else None
+
         return BaseModelOutputWithPooling(
-            pooler_output=tuple(  # pyright: ignore[reportArgumentType] - one tensor an item
-                anyres_raster(image, *shape) for image, shape in zip(images, shapes, strict=True)
-            )
+            last_hidden_state=torch.cat([tower.last_hidden_state for tower in towers]),
+            pooler_output=tokens,  # pyright: ignore[reportArgumentType] - one tensor an item
+            hidden_states=layers("hidden_states") if asked else None,
+            attentions=layers("attentions"),
         )
 
+    @can_return_tuple
+    def get_image_features(
+        self, pixel_values: Tensor, image_grid_thw: Tensor | None = None, **kwargs
+    ) -> BaseModelOutputWithPooling:
+        """Visual tokens of images, pooled as the config says; those of AnyRes are not pooled.
+
+        Args:
+            pixel_values: [G, 3, S, S], the grids of all images one after another.
+            image_grid_thw: [images, 3] = (1, rows, columns) in grids. None: a single image.
+            **kwargs: `return_dict`, and for the tower `output_hidden_states`, `output_attentions`.
+
+        Returns:
+            `pooler_output`: a list with one [tokens, D] an image, and of the tower
+            `last_hidden_state` [G, N or N + 1, Dv] and what was asked for.
+        """
+        return self._with_tower(self._image_tokens, pixel_values, image_grid_thw, kwargs)
+
+    @can_return_tuple
     def get_video_features(
         self, pixel_values_videos: Tensor, video_grid_thw: Tensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
@@ -205,12 +258,12 @@ class LongVAModel(LongVAPreTrainedModel):
         Args:
             pixel_values_videos: [G, 3, S, S], the frames of all videos one after another.
             video_grid_thw: [videos, 3] = (frames, 1, 1). None: a single video.
-            **kwargs: ignored; transformers passes `return_dict` here.
+            **kwargs: as of `get_image_features`.
 
         Returns:
-            `pooler_output`: a tuple with one [tokens, D] a video.
+            `pooler_output`: a list with one [tokens, D] a video; the rest as of images.
         """
-        return pack_grids(self.encode_grids(pixel_values_videos), video_grid_thw)
+        return self._with_tower(self._video_tokens, pixel_values_videos, video_grid_thw, kwargs)
 
     def _placeholders(self, input_ids: Tensor | None, embeddings: Tensor, token_id: int) -> Tensor:
         if input_ids is not None:
@@ -242,8 +295,17 @@ class LongVAModel(LongVAPreTrainedModel):
         for kind, tensors in features.items():
             token_id = getattr(self.config, f"{kind}_token_id")
             where = self._placeholders(input_ids, embeddings, token_id)  # [B, L]
-            where = where.flatten().nonzero().squeeze(1)
             tokens = torch.cat([t.flatten(0, -2) for t in tensors])
+            if torch.compiler.is_compiling():  # a graph cannot count the placeholders
+                embeddings = embeddings.masked_scatter(where[..., None], tokens.to(embeddings))
+                continue
+            where = where.flatten().nonzero().squeeze(1)
+            if not len(where):
+                raise ValueError(
+                    f"the prompt has no {kind} placeholder token, but {kind}s were given. Where a "
+                    "key-value cache holds them already, give the new tokens alone; else put "
+                    f"<{kind}> where each {kind} stands."
+                )
             if len(where) != len(tokens):
                 raise ValueError(
                     f"the prompt has {len(where)} {kind} placeholder tokens, but the {kind}s "
@@ -263,15 +325,17 @@ class LongVAModel(LongVAPreTrainedModel):
         pixel_values_videos: Tensor | None,
         video_grid_thw: Tensor | None,
         mm_encoder_outputs: dict | None,
-    ) -> dict[str, tuple[Tensor, ...]]:
+    ) -> dict[str, list[Tensor]]:
         """Collect visual tokens by kind, encoding what the caller has not encoded before."""
-        outputs = {kind: out for kind, out in (mm_encoder_outputs or {}).items() if out is not None}
-        if pixel_values is not None and "image" not in outputs:
-            outputs["image"] = self.get_image_features(pixel_values, image_grid_thw)
-        if pixel_values_videos is not None and "video" not in outputs:
-            outputs["video"] = self.get_video_features(pixel_values_videos, video_grid_thw)
-        return {kind: tuple(out.pooler_output) for kind, out in outputs.items()}
+        given = (mm_encoder_outputs or {}).items()
+        tokens = {kind: list(out.pooler_output) for kind, out in given if out is not None}
+        if pixel_values is not None and "image" not in tokens:
+            tokens["image"] = self._image_tokens(pixel_values, image_grid_thw)
+        if pixel_values_videos is not None and "video" not in tokens:
+            tokens["video"] = self._video_tokens(pixel_values_videos, video_grid_thw)
+        return tokens
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -295,7 +359,6 @@ class LongVAModel(LongVAPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
-        kwargs.pop("return_dict", None)
         features = self.encode_media(
             pixel_values=pixel_values,
             image_grid_thw=image_grid_thw,
@@ -316,6 +379,7 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
     """LongVA with its output layer: the class that answers."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: LongVAConfig):
         super().__init__(config)
@@ -332,6 +396,7 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
         """See `LongVAModel.get_video_features`."""
         return self.model.get_video_features(*args, **kwargs)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -353,7 +418,6 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
         `logits_to_keep` is the number of last positions, or the positions, that get logits; 0 means
         all. Logits of all positions of a long video do not fit: 3,000 frames would take 263 GB.
         """
-        return_dict = kwargs.pop("return_dict", None)
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -365,6 +429,7 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             mm_encoder_outputs=mm_encoder_outputs,
+            return_dict=True,
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -374,8 +439,7 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
             vocab_size = self.config.text_config.vocab_size
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
         others = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
-        result = CausalLMOutputWithPast(loss=loss, logits=logits, **others)
-        return result if return_dict is not False else result.to_tuple()
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **others)
 
     @torch.no_grad()
     def generate(
@@ -401,7 +465,16 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
 
         if prefill_chunk_size is None:
             prefill_chunk_size = setting("prefill_chunk_size")
+        media = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
+        given = {name: kwargs.pop(name, None) for name in (*media, "mm_encoder_outputs")}
+        features = self.model.encode_media(**given)
         if prefill_chunk_size is None:
+            # Encoded here, without what the tower gave, which would be kept to the last token.
+            if features:
+                kwargs["mm_encoder_outputs"] = {
+                    kind: BaseModelOutputWithPooling(pooler_output=tokens)  # pyright: ignore
+                    for kind, tokens in features.items()
+                }
             return super().generate(inputs, **kwargs)
         kwargs["prefill_chunk_size"] = None  # else the configs' would be obeyed a second time
         input_ids = kwargs.pop("input_ids", inputs)
@@ -416,9 +489,6 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
         if cache is None:
             cache = DynamicCache(config=self.config.text_config)
         cached = {cache_argument(self.model.language_model): cache}
-        media = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
-        given = {name: kwargs.pop(name, None) for name in (*media, "mm_encoder_outputs")}
-        features = self.model.encode_media(**given)
         mask = kwargs.setdefault("attention_mask", torch.ones_like(input_ids))
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         embeddings = self.model.embed(input_ids, features)
@@ -434,19 +504,17 @@ class LongVAForConditionalGeneration(LongVAPreTrainedModel, GenerationMixin):
         return super().generate(input_ids, **cached, **kwargs)
 
 
-def pack_grids(features: Tensor, grid_thw: Tensor | None) -> BaseModelOutputWithPooling:
+def pack_grids(features: Tensor, grid_thw: Tensor | None) -> list[Tensor]:
     """Join the encoded grids [G, T, D] of each item of `grid_thw`; None: of a single item."""
+    if torch.compiler.is_compiling():  # how many grids each has is data: all as one
+        return [features.flatten(0, 1)]
     counts = [len(features)] if grid_thw is None else grid_thw.prod(-1).tolist()
     if sum(counts) != len(features):
         raise ValueError(
             f"grid_thw announces {sum(counts)} grids, but {len(features)} were given. Was the "
             "image processor set to another packing than the model's image_packing?"
         )
-    return BaseModelOutputWithPooling(
-        pooler_output=tuple(  # pyright: ignore[reportArgumentType] - one tensor an item
-            item.flatten(0, 1) for item in features.split(counts)
-        )
-    )
+    return [item.flatten(0, 1) for item in features.split(counts)]
 
 
 __all__ = ["LongVAForConditionalGeneration", "LongVAModel", "LongVAPreTrainedModel"]

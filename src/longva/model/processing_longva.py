@@ -3,12 +3,23 @@
 from pathlib import Path
 from typing import Any
 
-from transformers.processing_utils import MultiModalData, ProcessorMixin
+from transformers.image_utils import ImageInput
+from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin
 from transformers.video_processing_utils import VideoProcessorMixin
+from transformers.video_utils import VideoInput
 
 from longva.model.configuration_longva import LongVAConfig
-from longva.model.image_processing_longva import LongVAImageProcessor
-from longva.model.video_processing_longva import LongVAVideoProcessor
+from longva.model.image_processing_longva import LongVAImageProcessor, LongVAImageProcessorKwargs
+from longva.model.standard_arguments import refuse_misspelt
+from longva.model.unires import SIGLIP_MEAN, SIGLIP_STD
+from longva.model.video_processing_longva import LongVAVideoProcessor, LongVAVideoProcessorKwargs
+
+
+class LongVAProcessorKwargs(ProcessingKwargs, total=False):
+    """What may be changed in a single call, by part or flat."""
+
+    images_kwargs: LongVAImageProcessorKwargs
+    videos_kwargs: LongVAVideoProcessorKwargs
 
 
 class LongVAProcessor(ProcessorMixin):
@@ -25,6 +36,8 @@ class LongVAProcessor(ProcessorMixin):
         video_token: stands for a video in a prompt.
         **kwargs: ignored.
     """
+
+    valid_processor_kwargs = LongVAProcessorKwargs
 
     def __init__(
         self,
@@ -47,20 +60,42 @@ class LongVAProcessor(ProcessorMixin):
             chat_template = file.read_text(encoding="utf-8")
         super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template)
 
+    def __call__(
+        self,
+        images: ImageInput | None = None,
+        text: str | list[str] | None = None,
+        videos: VideoInput | None = None,
+        audio=None,
+        **kwargs,
+    ):
+        """Make the model's inputs of prompts and their media; see `ProcessorMixin`.
+
+        Raises:
+            LongVAError: for an argument that is misspelt or refused.
+        """
+        parts = self.valid_processor_kwargs.__annotations__
+        known = {name for part in parts.values() for name in getattr(part, "__annotations__", ())}
+        refuse_misspelt(kwargs, known | parts.keys())  # pipelines pass on what generate takes
+        return super().__call__(images=images, text=text, videos=videos, audio=audio, **kwargs)
+
     @classmethod
     def for_model(cls, config: LongVAConfig, tokenizer: Any, **images) -> "LongVAProcessor":
         """Put the processor of a model together.
 
         Args:
-            config: of the model, which tells the size of grids, their packing and their pooling.
+            config: of the model, which tells the size of grids, their packing and their pooling,
+                and the kind of tower, by which pixels are normalised.
             tokenizer: of the model.
             **images: further arguments of `LongVAImageProcessor`, such as `max_grids`.
         """
-        size = config.vision_config.image_size
+        size = config.grid_size
+        colours: dict[str, Any] = {}
+        if config.vision_config.model_type.startswith("siglip"):
+            colours = {"image_mean": SIGLIP_MEAN, "image_std": SIGLIP_STD}
         return cls(
-            LongVAImageProcessor(size, packing=config.image_packing, **images),
+            LongVAImageProcessor(size, packing=config.image_packing, **colours, **images),
             tokenizer,
-            LongVAVideoProcessor(size),
+            LongVAVideoProcessor(size, **colours),
             patches_per_grid=config.patches_per_side**2,
             pool_stride=config.pool_stride,
         )

@@ -45,6 +45,7 @@ def random_longva(
     rope_theta: float = 1e6,
     max_grids: int = 49,
     dtype: torch.dtype = torch.float32,
+    vision_config: dict | None = None,
     **config,
 ) -> tuple[LongVAForConditionalGeneration, LongVAProcessor]:
     """Build a random model on the CPU, and its processor.
@@ -63,21 +64,23 @@ def random_longva(
         max_grids: largest number of grids an image takes.
         dtype: of the weights. They are drawn in float32 and converted: in float64, what is equal in
             mathematics is equal to about 1e-12, whatever adds up the sums in whatever order.
+        vision_config: of another tower, instead of a CLIP of this size.
         **config: further arguments of `LongVAConfig`.
     """
     tokenizer = byte_tokenizer()
     im_end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     ids = {token: tokenizer.get_vocab()[token] for token in SPECIAL_TOKENS}
+    vision_config = vision_config or {
+        "model_type": "clip_vision_model",
+        "hidden_size": vision_width,
+        "intermediate_size": 2 * vision_width,
+        "num_hidden_layers": vision_layers,
+        "num_attention_heads": 2,
+        "image_size": grid_size,
+        "patch_size": 14,
+    }
     longva_config = LongVAConfig(
-        vision_config={
-            "model_type": "clip_vision_model",
-            "hidden_size": vision_width,
-            "intermediate_size": 2 * vision_width,
-            "num_hidden_layers": vision_layers,
-            "num_attention_heads": 2,
-            "image_size": grid_size,
-            "patch_size": 14,
-        },
+        vision_config=vision_config,
         text_config={
             "model_type": "qwen2",
             "vocab_size": len(tokenizer),

@@ -37,6 +37,7 @@ Packing = Literal["unires", "anyres"]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)
 
 
 @lru_cache
@@ -185,9 +186,12 @@ def image_to_grids(
 
 
 def normalize_pixels(
-    pixels: Tensor, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD
+    pixels: Tensor,
+    mean: Sequence[float] = CLIP_MEAN,
+    std: Sequence[float] = CLIP_STD,
+    rescale: float = 1 / 255,
 ) -> Tensor:
     """Turn uint8 pixels [G, 3, S, S] into the float32 values that the tower was trained on."""
     scale = torch.tensor(std, device=pixels.device).view(3, 1, 1)
     shift = torch.tensor(mean, device=pixels.device).view(3, 1, 1)
-    return pixels.to(torch.float32).mul_(1 / 255).sub_(shift).div_(scale)
+    return pixels.to(torch.float32).mul_(rescale).sub_(shift).div_(scale)

@@ -13,15 +13,17 @@ from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata, make_batched_videos
 
+from longva.errors import LongVAError, VideoError
 from longva.media.colours import to_rgb
 from longva.media.frames import Frames
 from longva.media.medium import open_media
-from longva.media.pixels import is_pixels
+from longva.media.pixels import is_pixels, pixels_of
 from longva.media.sampling import FrameSampling, Time
-from longva.model.unires import CLIP_MEAN, CLIP_STD, normalize_pixels
+from longva.model.standard_arguments import StandardArguments, channels, colours_first
+from longva.model.unires import CLIP_MEAN, CLIP_STD
 
 
-class LongVAVideosKwargs(VideosKwargs, total=False):
+class LongVAVideoProcessorKwargs(VideosKwargs, total=False):
     """What may be changed in a single call."""
 
     max_frames: int | None
@@ -44,7 +46,7 @@ class TimedMetadata(VideoMetadata):
         return super().timestamps if self.seconds is None else self.seconds
 
 
-class LongVAVideoProcessor(VideoProcessorMixin):
+class LongVAVideoProcessor(StandardArguments, VideoProcessorMixin):
     """Sample frames and turn each into one grid.
 
     Args:
@@ -60,11 +62,15 @@ class LongVAVideoProcessor(VideoProcessorMixin):
         do_sample_frames: whether frames given as arrays are sampled as well.
         image_mean: of each colour channel, of pixels in 0..1.
         image_std: of each colour channel.
-        **kwargs: see `VideoProcessorMixin`.
+        **kwargs: as in a call, see `StandardArguments`; what others wrote into a saved file.
+
+    Raises:
+        LongVAError: for an argument that is refused or nearly one of ours.
     """
 
     model_input_names = ["pixel_values_videos", "video_grid_thw"]
-    valid_kwargs = LongVAVideosKwargs
+    valid_kwargs = LongVAVideoProcessorKwargs
+    num_frames: int | None = 32  # without a default here, a None would not be saved
 
     def __init__(
         self,
@@ -76,18 +82,15 @@ class LongVAVideoProcessor(VideoProcessorMixin):
         resize: str = "torch",
         allow_truncated: bool = False,
         do_sample_frames: bool = True,
-        image_mean: Sequence[float] = CLIP_MEAN,
-        image_std: Sequence[float] = CLIP_STD,
+        image_mean: float | Sequence[float] = CLIP_MEAN,
+        image_std: float | Sequence[float] = CLIP_STD,
         **kwargs,
     ):
-        kwargs.pop("size", None)  # always grid_size; kept in the file for readers of HF configs
-        super().__init__(**kwargs)
-        self.grid_size = grid_size
-        self.size = {"height": grid_size, "width": grid_size}
+        super().__init__(grid_size, **kwargs)
         self.num_frames, self.fps, self.max_frames = num_frames, fps, max_frames
         self.fit, self.resize, self.allow_truncated = fit, resize, allow_truncated
         self.do_sample_frames = do_sample_frames
-        self.image_mean, self.image_std = list(image_mean), list(image_std)
+        self.image_mean, self.image_std = channels(image_mean), channels(image_std)
 
     def sampling(
         self, num_frames=None, fps=None, max_frames=None, start=None, end=None
@@ -119,7 +122,6 @@ class LongVAVideoProcessor(VideoProcessorMixin):
         resize: str | None = None,
         allow_truncated: bool | None = None,
         do_sample_frames: bool | None = None,
-        do_normalize: bool = True,
         video_metadata=None,
         return_metadata: bool = False,
         **kwargs,
@@ -139,15 +141,26 @@ class LongVAVideoProcessor(VideoProcessorMixin):
             resize: instead of the processor's.
             allow_truncated: instead of the processor's.
             do_sample_frames: instead of the processor's; files are always sampled.
-            video_metadata: of decoded frames, one a video: their times come from its fps.
-            do_normalize: False: the pixels stay uint8.
+            video_metadata: of decoded frames, one a video, nested as the videos are: their times
+                come from its fps.
             return_metadata: also return a `VideoMetadata` a video, with the frames taken.
-            **kwargs: ignored.
+            **kwargs: see `StandardArguments`.
 
         Returns:
-            `pixel_values_videos` float32 [G, 3, S, S], all videos one after another, and
+            `pixel_values_videos` [G, 3, S, S], all videos one after another, and
             `video_grid_thw` [videos, 3] = (frames, 1, 1).
+
+        Raises:
+            VideoError: for frames that are asked for by time and have none.
+            LongVAError: for an argument that is refused, see `StandardArguments`.
         """
+        self.check_arguments(kwargs)
+        crop = kwargs.get("do_center_crop")
+        if crop is not None and crop != ((fit or self.fit) == "crop"):
+            raise LongVAError(
+                f"do_center_crop={crop} given: say fit='{'crop' if crop else 'pad'}'."
+            )
+        first, known = colours_first(kwargs), _flat(video_metadata)
         sampling = self.sampling(num_frames, fps, max_frames, start, end)
         geometry = {
             "size": self.grid_size,
@@ -160,7 +173,7 @@ class LongVAVideoProcessor(VideoProcessorMixin):
             do_sample_frames = self.do_sample_frames
         pixels, metadata = [], []
         for index, video in enumerate(_each(videos)):
-            given = video_metadata[index] if video_metadata else None
+            given = known[index] if known else None
             given = VideoMetadata(**given) if isinstance(given, dict) else given
             if not _is_decoded(video):
                 media = open_media(video, allow_truncated=allow_truncated)
@@ -169,23 +182,25 @@ class LongVAVideoProcessor(VideoProcessorMixin):
                     warnings.warn(f"{media.name}: {frames.media.left_out}", stacklevel=2)
                 metadata.append(_metadata(frames))
             else:
-                rate = (given.fps if given else None) or 24.0  # HF's convention for unknown rates
-                media = open_media(video, fps=rate)
+                rate = given.fps if given else None
                 rule = sampling if do_sample_frames else FrameSampling()
+                if rate is None and (rule.fps, rule.start, rule.end) != (None, None, None):
+                    raise VideoError(
+                        "frames that are given as pictures have no times, which fps, start and "
+                        "end need. Give video_metadata=[{'fps': ...}] with them, or num_frames."
+                    )
+                media = open_media(_colours_last(video, first), fps=rate or 1.0)
                 frames = media.frames_at(rule, **geometry)
                 about = given or VideoMetadata(total_num_frames=len(media), fps=rate)
-                numbers = about.frames_indices  # of a caller who has sampled: a list or an array
+                numbers = about.frames_indices  # of a caller who sampled too: a list, an array
                 if numbers is None or len(numbers) != len(media):
                     numbers = range(len(media))
                 chosen = [int(numbers[index]) for index in frames.indices]
                 metadata.append(replace(about, frames_indices=chosen))
             pixels.append(frames.pixels)
-        joined = torch.cat(pixels)
-        if do_normalize:
-            joined = normalize_pixels(joined, self.image_mean, self.image_std)
         batch = BatchFeature(
             {
-                "pixel_values_videos": joined,
+                "pixel_values_videos": self.tower_values(torch.cat(pixels), kwargs),
                 "video_grid_thw": torch.tensor([[len(frames), 1, 1] for frames in pixels]),
             },
             tensor_type=return_tensors,
@@ -203,6 +218,21 @@ def _in_rgb(videos):
     if isinstance(videos, (list, tuple)):
         return [_in_rgb(video) for video in videos]
     return to_rgb(videos) if isinstance(videos, Image.Image) else videos
+
+
+def _flat(metadata: Any) -> list[Any]:
+    """Flatten metadata, which may be nested by the prompts that they belong to."""
+    if not isinstance(metadata, list | tuple):
+        return [] if metadata is None else [metadata]
+    return [one for part in metadata for one in _flat(part)]
+
+
+def _colours_last(video: Any, first: bool | None) -> Any:
+    if first is None or isinstance(video, Image.Image):
+        return video
+    if isinstance(video, list | tuple):
+        return [_colours_last(frame, first) for frame in video]
+    return pixels_of(video, first)
 
 
 def _each(videos: Any) -> list[Any]:

@@ -132,7 +132,7 @@ class _Shape:
         states = (vision.num_hidden_layers + 1) * (patches + 1) * vision.hidden_size
         mlp = 3 * (patches + 1) * vision.intermediate_size
         projector = 3 * patches * text.hidden_size
-        pixels = 3 * vision.image_size**2
+        pixels = 3 * self.config.grid_size**2
         values = states + max(mlp, projector) + pixels
         return grids * (values * self.dtype_bytes + 2 * pixels * 4)
 

@@ -106,8 +106,8 @@ def embed_shard(core: Any, batch: dict[str, Any], ring: RingSequence, repeats: i
     if not rows:
         # Every rank must run the tower, and get a gradient of it, or the others wait forever: here
         # that of tokens that nobody asks for.
-        vision = core.config.vision_config
-        blank = torch.zeros(1, vision.num_channels, vision.image_size, vision.image_size)
+        size = core.config.grid_size
+        blank = torch.zeros(1, core.config.vision_config.num_channels, size, size)
         encoded.append(core.encode_grids(blank).flatten(0, 1))
     parts = [torch.cat(parts) for parts in zip(*routes, strict=True)]
     route = _Route(*parts) if parts else _Route(*torch.empty(4, 0, dtype=torch.int64))
@@ -156,7 +156,7 @@ def _route(
         num_grids += len(shapes)  # the base grids
     numbers = torch.arange(num_grids * tokens_per_grid).view(num_grids, tokens_per_grid, 1)
     pack = core.pack_images if kind == "image" else pack_grids
-    packed: Any = pack(numbers, shapes).pooler_output
+    packed = pack(numbers, shapes)
     number = torch.cat([item.flatten() for item in packed]).repeat(repeats)  # [n]
     row, column = (ids == getattr(core.config, f"{kind}_token_id")).nonzero(as_tuple=True)
     if len(row) != len(number):

@@ -24,7 +24,6 @@ from longva.finite import check_finite
 from longva.media.medium import Media
 from longva.media.resize import Fit, Resize
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
-from longva.model.unires import normalize_pixels
 from longva.reporting.progress import Progress
 
 FEATURES = "its features of frames"
@@ -143,13 +142,12 @@ def _encode_frames(model, processor, media, indices, settings, timings, progress
         resize=settings.resize,
         batch=config.vision_batch_size,
     )
-    mean, std = processor.video_processor.image_mean, processor.video_processor.image_std
     finite = torch.ones((), dtype=torch.bool, device=model.device)
     done = 0
     for pixels in _one_ahead(batches, timings):
         started = time.perf_counter()
         with torch.inference_mode():
-            grids = normalize_pixels(pixels.to(model.device), mean, std)
+            grids = processor.video_processor.tower_values(pixels.to(model.device))
             batch = model.model.encode_grids(grids)
             tokens[done : done + len(grids)] = batch
             finite &= batch.isfinite().all()  # looked at when all is done, to wait only once

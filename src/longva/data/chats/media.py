@@ -84,7 +84,7 @@ class MediaReader:
             VideoError: a file cannot be read.
         """
         processor, how = self.processor.video_processor, asdict(self.video)
-        raw = {"do_normalize": False}
+        raw = {"do_rescale": False, "do_normalize": False}
         pictures, batches = [], []
         for path in images:
             with local(path) as file:
