@@ -27,7 +27,7 @@ from longva.cli.options import grouped
 from longva.errors import LongVAError
 from longva.media.medium import open_media
 from longva.model.random_model import random_longva
-from longva.watching.session import Answer, Evidence
+from longva.watching.answer import Answer, Evidence
 from tests.hard_videos import truncate, write_tracks, write_video
 
 
