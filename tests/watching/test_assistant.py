@@ -28,13 +28,6 @@ def longva():
     return LongVA(*random_longva(dtype=torch.float64), name="random")
 
 
-@pytest.fixture
-def image(tmp_path):
-    path = tmp_path / "image.png"
-    Image.effect_noise((150, 90), 60).convert("RGB").save(path)
-    return path
-
-
 def generated_text(longva, messages, max_new_tokens, **media):
     """The answer by transformers' own generate, in one forward over the whole prompt."""
     processor = longva.processor

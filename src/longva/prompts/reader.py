@@ -5,7 +5,7 @@ decode                                                     . answer 1
 read      [ held                             ] question 2
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -99,6 +99,18 @@ class PromptReader(CachedSequence):
     def rows_held(self) -> int:
         """Rows in the cache."""
         return int((self._held < 0).sum())
+
+    @property
+    def held(self) -> Tensor:
+        """[L] symbols in the cache."""
+        return self._held
+
+    def restore_prompt(
+        self, prompt: Tensor, tensors: Callable[[str], Tensor], names: Iterable[str]
+    ) -> None:
+        """Hold a prompt that another reader held; see `restore`."""
+        self.restore(len(prompt), tensors, names)
+        self._held = prompt
 
     def append(self, symbols: Tensor, **kwargs) -> Tensor:
         """Add symbols [n] to the end; negative ones name `rows`. See `CachedSequence.append`."""

@@ -11,7 +11,7 @@ Shapes: F frames (or grids of an image), T tokens a frame, D hidden size, S pixe
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -113,6 +113,16 @@ class WatchedFrames:
             offset = int(self.indices[-1]) + 1
             later = replace(later, indices=later.indices + offset, offset=offset)
         return later
+
+
+def joined(
+    media: Sequence[WatchedFrames], more: Sequence[tuple[WatchedFrames, bool]]
+) -> list[WatchedFrames]:
+    """Add media, or frames to the last one where they do not begin a medium."""
+    media = list(media)
+    for frames, begins in more:
+        media.append(frames if begins else media.pop().followed_by(frames))
+    return media
 
 
 def describe(

@@ -10,9 +10,11 @@ common is never computed again, which makes follow-up questions (`keep=True`) th
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from longva.attention.evidence import EvidenceCollector
@@ -26,8 +28,9 @@ from longva.prompts.decoding import Sampling, TextStream
 from longva.prompts.reader import PromptReader
 from longva.prompts.symbols import chat_symbols
 from longva.reporting.progress import Progress
+from longva.watching import session_file
 from longva.watching.answer import Answer, AnswerStream, evidence_of
-from longva.watching.features import FrameSettings, WatchedFrames
+from longva.watching.features import FrameSettings, WatchedFrames, joined
 from longva.watching.watcher import Watcher
 
 
@@ -155,6 +158,41 @@ class Session:
         self.watch(progress)
         return self.frames - before
 
+    def save(self, path: str | Path) -> None:
+        """Write what was watched, and the conversation, for `LongVA.resume`.
+
+        Of a session whose watching was interrupted, that is what was watched until then.
+
+        Raises:
+            LongVAError: the file cannot be written, because the disk is full for example.
+        """
+        self._forget_after(self._settled)  # the cache may hold an answer that was not read on
+        facts = {
+            "watched": self._watched,
+            "history": self.history,
+            "sampling": asdict(self.sampling),
+            "settings": asdict(self.settings),
+        }
+        session_file.write(Path(path), self.watcher, self._reader, self.media, facts)
+
+    @classmethod
+    def resume(cls, watcher: Watcher, path: Path) -> "Session":
+        """See `LongVA.resume`."""
+        with session_file.reading(path, watcher) as (facts, tensors, names):
+            started = time.perf_counter()
+            rules = FrameSampling(**facts["sampling"]), FrameSettings(**facts["settings"])
+            session = cls(watcher, (), *rules)
+            session.media, session.history = facts["media"], facts["history"]
+            session._watched = facts["watched"]
+            prompt = tensors("symbols").cpu()
+            session._settled = len(prompt)
+            session._reader.restore_prompt(prompt, tensors, names)
+            session.timings["prefill"] = time.perf_counter() - started
+        again = session._symbols([_first_turn("", session.media)], session.media)
+        if not torch.equal(again[: session._watched], prompt[: session._watched]):
+            raise LongVAError(f"{path} was written with another chat template or tokenizer.")
+        return session
+
     def _part(self, media: Media, begins: bool = True) -> _Part:
         """Choose frames of a medium; of one that continues the last one, those that are later."""
         frames = self.watcher.describe(media, self.sampling)
@@ -171,7 +209,7 @@ class Session:
 
     def _everything(self) -> list[WatchedFrames]:
         """The media as they will be when all is watched."""
-        return _after(self.media, [(part.frames, part.begins) for part in self._ahead])
+        return joined(self.media, [(part.frames, part.begins) for part in self._ahead])
 
     def _watch(self, progress: Progress | None) -> None:
         started, waited = time.perf_counter(), [0.0]
@@ -225,7 +263,7 @@ class Session:
                 break
             rows -= part.frames.rows
             del ahead[0]
-        self.media, self._ahead = _after(self.media, taken), ahead
+        self.media, self._ahead = joined(self.media, taken), ahead
 
     def _forget_after(self, length: int) -> None:
         """Keep only the beginning of the cache; an answer that is being given ends."""
@@ -337,16 +375,6 @@ class Session:
 def _first_turn(question: str, media: Sequence[WatchedFrames]) -> dict:
     content = [*({"type": medium.kind} for medium in media), {"type": "text", "text": question}]
     return {"role": "user", "content": content}
-
-
-def _after(
-    media: Sequence[WatchedFrames], more: Sequence[tuple[WatchedFrames, bool]]
-) -> list[WatchedFrames]:
-    """Add media, or frames to the last one where they do not begin a medium."""
-    media = list(media)
-    for frames, begins in more:
-        media.append(frames if begins else media.pop().followed_by(frames))
-    return media
 
 
 def check_question(question: str) -> None:

@@ -1,6 +1,6 @@
 """A model and what it takes of media: how many frames fit, which are taken, their visual tokens."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,7 @@ class Watcher:
         self.kv: Precision = kv
         self.chunk_tokens = chunk_tokens
         self.cache = FeatureCache(cache_dir) if cache_dir is not None else None
-        self._fingerprints: dict[tuple[int, str], str] = {}
+        self._fingerprints: dict[tuple, str] = {}
 
     def plan(self, frames: int, *, reclaimable: int = 0) -> Plan:
         """Return what watching `frames` frames takes on this model's device.
@@ -126,10 +126,7 @@ class Watcher:
         batches = encode(self.model, self.processor, media, indices, settings, timings)
         if self.cache is None or not keep:
             return batches
-        pooling = self.model.config.pool_stride, self.model.config.pool_mode
-        if pooling not in self._fingerprints:
-            self._fingerprints[pooling] = vision_fingerprint(self.model)
-        model = self._fingerprints[pooling]
+        model = self.fingerprint(vision_fingerprint)
         key = self.cache.key(media, indices, settings, self.processor, model)
         held = self.cache.load(key, torch.device("cpu"))  # mapped, not read
         if held is not None:
@@ -137,6 +134,13 @@ class Watcher:
             return (part.to(self.model.device) for part in parts)
         shape = (len(frames), frames.tokens_per_frame, self._width)
         return self.cache.keep(key, batches, shape, self.model.dtype)
+
+    def fingerprint(self, of: Callable[[LongVAForConditionalGeneration], str]) -> str:
+        """Hash the model by a function, once as long as its pooling stays."""
+        key = of, self.model.config.pool_stride, self.model.config.pool_mode
+        if key not in self._fingerprints:
+            self._fingerprints[key] = of(self.model)
+        return self._fingerprints[key]
 
     @property
     def _width(self) -> int:
