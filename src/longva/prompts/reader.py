@@ -68,7 +68,8 @@ class PromptReader(CachedSequence):
             rows: [n, D] each, from the first row on that the cache does not hold.
 
         Yields:
-            After each of `rows`, once the chunks that it completes are in the cache.
+            After each of `rows`, once the chunks that it completes are in the cache; after an
+            interrupt all that has come is.
 
         Raises:
             ContextLengthError: the prompt is longer than the model's context.
@@ -77,7 +78,7 @@ class PromptReader(CachedSequence):
         self._check_append(len(prompt) - self.length, 0)
         where = (prompt < 0).nonzero().flatten()
         self._first_row = came = self.rows_held
-        hidden = None
+        hidden, ready = None, self.length
         try:
             for batch in rows:
                 self.rows = batch if self.rows is None else torch.cat([self.rows, batch])
@@ -85,13 +86,17 @@ class PromptReader(CachedSequence):
                 ready = int(where[came]) if came < len(where) else len(prompt)
                 while ready - self.length >= self.chunk_tokens:
                     hidden = self.append(prompt[self.length :][: self.chunk_tokens])
-                    self.rows = self.rows[self.rows_held - self._first_row :]
-                    self._first_row = self.rows_held
+                    held = self.rows_held
+                    self.rows, self._first_row = self.rows[held - self._first_row :], held
                 yield
             if self.length < len(prompt):
                 hidden = self.append(prompt[self.length :])
             if hidden is not None:
                 hidden.cpu()  # waits for the device, so that all has been read
+        except KeyboardInterrupt:  # what has come is worth the wait for a part of a chunk
+            if ready > self.length:
+                self.append(prompt[self.length : ready])
+            raise
         finally:
             self.rows, self._first_row = None, 0
 
