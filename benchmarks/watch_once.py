@@ -1,14 +1,15 @@
-"""What does a second question cost, and does vision memory stay flat?
+"""What does a second question cost, and does memory beyond the KV cache stay flat?
 
     python benchmarks/watch_once.py
 
-Watches a generated video of 1,000 frames with a random model and asks twice; then encodes 200 and
-2,000 frames and compares the peak memory beyond the features themselves. Prints Markdown rows for
+Watches a generated video of 1,000 frames with a random model and asks twice; then watches 200 and
+3,000 frames and compares the peak memory beyond model and KV cache. Prints Markdown rows for
 benchmarks/results/. A number belongs to the device in its row.
 """
 
 import argparse
 import json
+import os
 import platform
 import random
 import subprocess
@@ -49,27 +50,25 @@ def questions(video: str) -> None:
     print(json.dumps({**seconds, "tokens": first.prompt_tokens}))
 
 
-def encode(video: str, frames: int) -> None:
-    """Print the peak memory of encoding `frames` frames, and the bytes of the features."""
-    import numpy as np
-
-    from longva.media.medium import open_media
+def beyond(video: str, frames: int) -> None:
+    """Print the bytes of the KV cache of `frames` frames, and the peak beyond it and the model."""
     from longva.model.random_model import random_longva
-    from longva.watching.features import FrameSettings, encode
+    from longva.watching.assistant import LongVA
 
-    model, processor = random_longva(**MODEL)
-    media = open_media(video)
-    encode(model, processor, media, np.arange(64), FrameSettings())
+    longva = LongVA(*random_longva(**MODEL), name="random")
+    longva.watch(video, frames=20)
     reset_peak()
     before = memory("VmRSS")
-    features = encode(model, processor, media, np.arange(frames), FrameSettings())
+    session = longva.watch(video, frames=frames)
     peak = memory("VmHWM") - before
-    print(json.dumps({"peak": peak, "features": features.tokens.nbytes, "total": memory("VmHWM")}))
+    print(json.dumps({"cache": session.kv_bytes, "beyond": peak - session.kv_bytes}))
 
 
 def child(*arguments: str) -> dict:
     """Run this file in a process of its own and read the JSON that it prints."""
-    output = subprocess.check_output([sys.executable, __file__, *arguments])
+    # As in planner.py: resident memory is then what is allocated.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
+    output = subprocess.check_output([sys.executable, __file__, *arguments], env=environment)
     return json.loads(output.splitlines()[-1])
 
 
@@ -77,12 +76,12 @@ def main() -> None:
     """Run all parts, each in a process of its own, and print the tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--questions", metavar="VIDEO")
-    parser.add_argument("--encode", nargs=2, metavar=("VIDEO", "FRAMES"))
+    parser.add_argument("--beyond", nargs=2, metavar=("VIDEO", "FRAMES"))
     args = parser.parse_args()
     if args.questions:
         return questions(args.questions)
-    if args.encode:
-        return encode(args.encode[0], int(args.encode[1]))
+    if args.beyond:
+        return beyond(args.beyond[0], int(args.beyond[1]))
 
     from longva.media.write import write_video
     from longva.nano.world import draw_scene, random_scene
@@ -91,7 +90,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         video = str(Path(folder) / "video.mp4")
         picture = draw_scene(random_scene(random.Random(0)))
-        write_video(Path(video), [picture] * 2000, Fraction(25))
+        write_video(Path(video), [picture] * 3000, Fraction(25))
         row = child("--questions", video)
         print("| frames | tokens | first answer s | second answer s | second / first |")
         print("|---|---|---|---|---|")
@@ -99,13 +98,10 @@ def main() -> None:
             f"| {FRAMES} | {row['tokens']:,} | {row['first']:.1f} | {row['second']:.3f} | "
             f"{row['second'] / row['first']:.2%} |\n"
         )
-        print("| frames | features MiB | peak beyond the model MiB | beyond the features MiB |")
-        print("|---|---|---|---|")
-        for frames in ("200", "2000"):
-            row = child("--encode", video, frames)
-            mib = {name: value / 2**20 for name, value in row.items()}
-            beyond = mib["total"] - mib["features"]
-            print(f"| {frames} | {mib['features']:.0f} | {mib['peak']:.0f} | {beyond:.0f} |")
+        print("| frames | KV cache MiB | peak beyond model and cache MiB |\n|---|---|---|")
+        for frames in ("200", "3000"):
+            row = child("--beyond", video, frames)
+            print(f"| {frames} | {row['cache'] / 2**20:.0f} | {row['beyond'] / 2**20:.0f} |")
     return None
 
 

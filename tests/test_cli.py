@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 import wave
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from longva.cli.options import grouped
 from longva.errors import LongVAError
 from longva.media.medium import open_media
 from longva.model.random_model import random_longva
-from longva.watching.session import Answer, Evidence
+from longva.watching.answer import Answer, Evidence
 from tests.hard_videos import truncate, write_tracks, write_video
 
 
@@ -153,6 +154,27 @@ def test_chat_answers_until_exit(video):
     assert result.stdout.count("evidence: 0:00:0") == 3
     assert result.stdout.count("cut at 1 tokens: raise --max-new-tokens") == 3
     assert result.stdout.count("/forget clears") == 2  # at the start, and for an unknown command
+
+
+def test_ctrl_c_while_watching_leaves_what_was_watched_and_it_goes_on(video, monkeypatch, tmp_path):
+    interrupts = [KeyboardInterrupt()]
+
+    @contextmanager
+    def bars(show=True):
+        def report(stage, done, total):
+            if interrupts:
+                raise interrupts.pop()
+
+        yield report
+
+    monkeypatch.setattr("longva.cli.ask.progress_bar", bars)
+    model = str(save(tmp_path / "model"))  # it encodes 16 frames at a time
+    options = ["chat", str(video), "--frames", "40", "--max-new-tokens", "1", "--model", model]
+    result = CliRunner().invoke(app, options, input="Hello?\n/watch\nAnd?\n/exit\n")
+    assert result.exit_code == 0
+    assert "until then. /watch goes on" in result.stderr and "Stopped at 0:00:0" in result.stderr
+    assert "Watched 16 frames" in result.stdout and "(40 frames watched)" in result.stdout
+    assert result.stdout.count("evidence: 0:00:0") == 2
 
 
 def save(folder: Path, **config) -> Path:

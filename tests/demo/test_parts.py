@@ -27,9 +27,9 @@ from longva.media.sampling import ONE_A_SECOND, FrameSampling
 from longva.model.random_model import random_longva
 from longva.nano.world import COLOURS, OBJECTS
 from longva.prompts.decoding import Sampling
+from longva.watching.answer import Answer, Evidence
 from longva.watching.assistant import LongVA
 from longva.watching.engine import Engine, Question
-from longva.watching.session import Answer, Evidence
 from longva.watching.store import Watching
 from tests.demo.conftest import a_turn, a_visitor, answered, ask
 

@@ -168,7 +168,7 @@ def test_a_fingerprint_knows_media_by_what_they_are(tmp_path):
 
 def test_free_memory_does_not_choose_the_frames(longva, video, monkeypatch):
     sampling = Reader(longva).sampling
-    monkeypatch.setattr("longva.watching.assistant.usable_memory", lambda device: 10**6)
+    monkeypatch.setattr("longva.watching.watcher.usable_memory", lambda device: 10**6)
     reader = Reader(longva)
     assert reader.sampling == sampling
     with pytest.raises(ContextLengthError, match="At most .* frames fit|Not even one"):

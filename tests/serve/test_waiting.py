@@ -75,7 +75,7 @@ def test_a_long_prefill_streams_progress_and_the_client_gets_its_answer(server, 
     assert ": watch 4/4" in signs
     progress = [c["longva"]["progress"] for c in chunks if "progress" in c.get("longva", {})]
     read = [p["done"] for p in progress if p["stage"] == "prefill"]
-    assert len(read) > 4 and read[0] == 4  # media first, then the question
+    assert len(read) > 1 and read[0] == 4  # of the question
     text = "".join(c["choices"][0]["delta"].get("content", "") for c in chunks)
     assert text.strip() == want.text
     assert chunks[-1]["longva"]["evidence"]

@@ -111,11 +111,11 @@ def test_sessions_make_room_when_the_device_is_out_of_memory(engine, video, monk
 
 
 def test_a_plan_counts_what_sessions_would_give_back(engine, video, monkeypatch):
-    monkeypatch.setattr("longva.watching.assistant.usable_memory", lambda _: 0)
+    monkeypatch.setattr("longva.watching.watcher.usable_memory", lambda _: 0)
     before = engine.plan(4).device_memory
     monkeypatch.undo()
     ask(engine, video)
-    monkeypatch.setattr("longva.watching.assistant.usable_memory", lambda _: 0)
+    monkeypatch.setattr("longva.watching.watcher.usable_memory", lambda _: 0)
     assert engine.plan(4).device_memory == before + engine.store.used_bytes > before
 
 

@@ -5,6 +5,7 @@ import hashlib
 import torch
 from transformers import PreTrainedModel
 
+from longva.finite import to_json
 from longva.model import LongVAForConditionalGeneration
 
 
@@ -39,3 +40,14 @@ def weights_fingerprint(model: PreTrainedModel) -> str:
         digest.update(f"{name}{tuple(weight.shape)}{int(bits.sum())}".encode())
         digest.update(start.numpy().tobytes())
     return digest.hexdigest()
+
+
+def model_fingerprint(model: PreTrainedModel) -> str:
+    """Hash weights and config: what a KV cache depends on."""
+    about = {"transformers_version", "_name_or_path", "architectures", "auto_map"}
+    config = {name: value for name, value in model.config.to_dict().items() if name not in about}
+    for part in ("text_config", "vision_config"):
+        inner = config.get(part) or {}
+        config[part] = {name: value for name, value in inner.items() if name not in about}
+    parts = [weights_fingerprint(model), to_json(config, sort_keys=True, default=str)]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -20,7 +20,7 @@ from longva.cli.options import (
 from longva.errors import ContextLengthError, LongVAError, NonFiniteError
 from longva.finite import to_json
 
-COMMANDS = "/forget clears the conversation, /exit or Ctrl-D ends it."
+COMMANDS = "/forget clears the conversation, /watch goes on watching, /exit or Ctrl-D ends it."
 
 
 def watch(
@@ -31,20 +31,34 @@ def watch(
     *,
     quiet: bool = False,
     questions: Sequence[str] = (),
+    partly: bool = False,
 ):
-    """Load the model and watch opened media; what `ask` and `chat` share."""
+    """Load the model and watch opened media; `partly`: until Ctrl-C. `ask` and `chat` share it."""
     from longva.watching.features import FrameSettings
     from longva.watching.session import check_question
 
     longva = loading.load(pool_stride=made.pool_stride, pool_mode=made.pool_mode)
     for question in questions:
         check_question(question)
-    with progress_bar(show=not quiet) as progress:
-        settings = FrameSettings(fit=made.fit, resize=made.resize)
-        session = longva.watch(media, sampling=sampling, settings=settings, progress=progress)
+    settings = FrameSettings(fit=made.fit, resize=made.resize)
+    session = longva.watch(media, sampling=sampling, settings=settings, now=False)
+    watch_on(session, quiet=quiet, partly=partly)
     for note in session.notes:
         err.print(f"Note: {printable(note)}.")
     return session
+
+
+def watch_on(session, *, quiet: bool = False, partly: bool = False) -> None:
+    """Watch what is not watched yet; `partly`: Ctrl-C ends that and keeps what was watched."""
+    try:
+        with progress_bar(show=not quiet) as progress:
+            session.watch(progress)
+    except KeyboardInterrupt:
+        if not partly or not session.frames:
+            raise
+        until = session.watched_until
+        at = "" if until is None else f" at {clock(until)}"
+        err.print(f"Stopped{at}: answers are about what was watched until then. /watch goes on.")
 
 
 def say(session, question: str, **options):
@@ -129,7 +143,8 @@ def chat(
 
     Answers are streamed, and questions may follow up.
 
-    Ctrl-C stops an answer; /forget clears the conversation, /exit or Ctrl-D ends it.
+    Ctrl-C stops watching, and what was watched until then can be asked about; /watch goes on. It
+    also stops an answer; /forget clears the conversation, /exit or Ctrl-D ends it.
 
     longva chat film.mp4 --fps 1 --model lmms-lab/LongVA-7B-DPO
     """
@@ -138,7 +153,7 @@ def chat(
     sampling = taken.rule()
     opened = given.open([media], standard_input=False)
     options = answering.arguments()
-    session = watch(opened, loading, made, sampling)
+    session = watch(opened, loading, made, sampling, partly=True)
     out.print(f"Watched {session.frames} frames. Ask away. {COMMANDS}")
     with suppress(ImportError):  # Windows has none
         import readline  # noqa: F401 - gives input() a history and the arrow keys
@@ -151,6 +166,9 @@ def chat(
             if question == "/forget":
                 session.history.clear()
                 out.print("   (forgotten; what was watched stays)")
+            elif question == "/watch":
+                watch_on(session, partly=True)
+                out.print(f"   ({session.frames} frames watched)")
             elif question.startswith("/"):
                 out.print(COMMANDS)
             elif question:

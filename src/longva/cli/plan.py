@@ -13,7 +13,7 @@ from longva.cli.options import Json, Kv, PoolStride, Weights
 from longva.errors import LongVAError
 from longva.finite import to_json
 
-PARTS = ("weights", "features", "kv_cache", "vision_chunk", "prefill_chunk", "logits", "peak")
+PARTS = ("weights", "kv_cache", "vision_chunk", "prefill_chunk", "logits", "peak")
 
 
 @app.command()

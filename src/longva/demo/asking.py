@@ -13,8 +13,8 @@ from dataclasses import replace
 from longva.demo.medium import Medium, frame_pictures
 from longva.demo.visitor import Setting, Turn, Visitor
 from longva.errors import LongVAError, VideoError
+from longva.watching.answer import Answer
 from longva.watching.events import Event, EventStream, Failed, Finished, Progress, Text, Watched
-from longva.watching.session import Answer
 
 logger = logging.getLogger(__name__)
 

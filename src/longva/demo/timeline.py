@@ -9,7 +9,7 @@ from typing import Any
 
 from longva.demo.medium import Medium
 from longva.demo.parts import draw
-from longva.watching.session import Evidence
+from longva.watching.answer import Evidence
 
 CURVE_WIDTH, CURVE_HEIGHT = 1000, 36
 

@@ -8,9 +8,9 @@ from uuid import uuid4
 from longva.demo.examples import Example
 from longva.demo.medium import Medium
 from longva.demo.speed import Speed
+from longva.watching.answer import Answer, Evidence
 from longva.watching.engine import Engine, Question
 from longva.watching.events import EventStream
-from longva.watching.session import Answer, Evidence
 from longva.watching.store import Watching
 
 State = Literal["waiting", "watching", "answering", "done", "stopped", "failed"]

@@ -31,7 +31,7 @@ from longva.prompts.reader import PromptReader
 from longva.prompts.symbols import chat_symbols
 from longva.prompts.tree import Prompt, score
 from longva.watching.assistant import LongVA
-from longva.watching.features import FrameSettings, VisualFeatures
+from longva.watching.features import FrameSettings
 
 Messages = list[dict[str, Any]]
 """Messages as transformers has them: `role` and `content`, a list of parts. A part is
@@ -180,14 +180,13 @@ class Reader:
     def _watch(self, media: list[Shown]) -> None:
         self._reader.crop(0)
         self._media, self._sizes, self._reader.rows = [], [], None
-        features = [self._encode(medium) for medium in media]
-        tokens = [feature.tokens.flatten(0, 1) for feature in features]  # [R of one, D]
+        tokens = [self._encode(medium).flatten(0, 1) for medium in media]  # [R of one, D]
         self._sizes = [len(rows) for rows in tokens]
         self._reader.rows = torch.cat(tokens) if tokens else None
         self._media = media
         self.watched += len(media)
 
-    def _encode(self, medium: Shown) -> VisualFeatures:
+    def _encode(self, medium: Shown) -> Tensor:
         opened = open_media(medium.source)
         sampling = replace(self.sampling, start=medium.start, end=medium.end)
         self.longva.plan(self.longva.num_frames([opened], sampling)).check()

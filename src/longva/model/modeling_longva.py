@@ -172,14 +172,32 @@ class LongVAModel(LongVAPreTrainedModel):
         # Weights that are offloaded lie nowhere; accelerate then brings the pixels to them.
         device = next(self.vision_tower.parameters()).device
         pixels = pixels.to(pixels.device if device.type == "meta" else device, self.dtype)
-        kwargs = kwargs | {"output_hidden_states": True, "return_dict": True}
-        outputs = self.vision_tower(**self._tower_inputs(pixels), **kwargs)
-        if towers is not None:
-            towers.append(outputs)
-        patches = outputs.hidden_states[config.vision_feature_layer]
-        patches = patches[:, -(config.patches_per_side**2) :]  # no class token
+        inputs = self._tower_inputs(pixels)
+        if towers is None and not kwargs:
+            states = self._used_states(**inputs)
+        else:
+            kwargs = kwargs | {"output_hidden_states": True, "return_dict": True}
+            outputs = self.vision_tower(**inputs, **kwargs)
+            if towers is not None:
+                towers.append(outputs)
+            states = outputs.hidden_states[config.vision_feature_layer]
+        patches = states[:, -(config.patches_per_side**2) :]  # no class token
         features = self.multi_modal_projector(patches)
         return pool_patches(features, config.pool_stride if pool else 1, config.pool_mode)
+
+    def _used_states(self, pixel_attention_mask: Tensor | None = None, **inputs) -> Tensor:
+        """Run the tower up to the layer that is used: the same states, for no layer in vain.
+
+        No patch is masked: SigLIP 2 would be given padding, of which a grid has none.
+        """
+        tower = self.vision_tower
+        states = tower.embeddings(**inputs)
+        if hasattr(tower, "pre_layrnorm"):  # of CLIP; so spelt there
+            states = tower.pre_layrnorm(states)
+        layers = tower.encoder.layers
+        for layer in layers[: self.config.vision_feature_layer % (len(layers) + 1)]:
+            states = layer(states, None)
+        return states
 
     def _tower_inputs(self, pixels: Tensor) -> dict[str, Tensor]:
         """Grids as the tower takes them: pixels, for SigLIP 2 the pixels of each patch."""

@@ -2,9 +2,9 @@
 
 Everything follows from the model's config, so the answer comes before anything is loaded:
 
-    encode    weights + features + one chunk of frames in the vision tower
-    prefill   weights + features + KV cache + one chunk of tokens in the language model
-    answer    weights + features + KV cache + one row of logits
+    encode    weights + KV cache + one batch of frames in the vision tower  + rows that wait
+    prefill   weights + KV cache + one chunk of tokens in the language model + rows that wait
+    answer    weights + KV cache + one row of logits
 
 The peak is the largest of the three. `benchmarks/planner.py` compares it with measured peaks.
 
@@ -40,7 +40,6 @@ class Plan:
     prompt_tokens: int
     context_length: int
     weights: int
-    features: int
     kv_cache: int
     vision_chunk: int
     prefill_chunk: int
@@ -81,7 +80,7 @@ class Plan:
                 f"model's context is {self.context_length:,}. {most}",
                 **remedies,
             )
-        parts = {"weights": self.weights, "KV cache": self.kv_cache, "features": self.features}
+        parts = {"weights": self.weights, "KV cache": self.kv_cache}
         listed = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
         raise ContextLengthError(
             f"{self.frames} frames need {self.peak / GIB:.1f} GiB ({listed}), but only "
@@ -129,12 +128,18 @@ class _Shape:
         vision, text = self.config.vision_config, self.config.text_config
         grids = min(self.config.vision_batch_size, frames)
         patches = self.config.patches_per_side**2
-        states = (vision.num_hidden_layers + 1) * (patches + 1) * vision.hidden_size
-        mlp = 3 * (patches + 1) * vision.intermediate_size
-        projector = 3 * patches * text.hidden_size
+        # One layer: its input, residual and norm; queries, keys, values and output, or the MLP.
+        layer = 3 * vision.hidden_size + max(4 * vision.hidden_size, 3 * vision.intermediate_size)
+        projector = vision.hidden_size + 3 * text.hidden_size
         pixels = 3 * self.config.grid_size**2
-        values = states + max(mlp, projector) + pixels
+        values = max((patches + 1) * layer, patches * projector) + pixels
         return grids * (values * self.dtype_bytes + 2 * pixels * 4)
+
+    def waiting_rows(self, tokens: int) -> int:
+        """Visual tokens that are less than a chunk yet, and the batch that has come last."""
+        batch = self.config.vision_batch_size * self.config.tokens_per_grid()
+        rows = min(tokens, self.chunk_tokens + 2 * batch)
+        return rows * self.config.text_config.hidden_size * self.dtype_bytes
 
     def prefill_chunk(self, tokens: int) -> int:
         text, b = self.config.text_config, self.dtype_bytes
@@ -156,7 +161,8 @@ class _Shape:
         tower = 2 * patches * (4 * width**2 + 2 * width * vision.intermediate_size)
         tower += 4 * patches**2 * width
         projector = 2 * patches * text.hidden_size * (width + text.hidden_size)
-        encode = frames * (vision.num_hidden_layers * tower + projector)
+        layers = self.config.vision_feature_layer % (vision.num_hidden_layers + 1)
+        encode = frames * (layers * tower + projector)
         flops = Flops.of(self.config)
         return encode + flops.append(0, tokens) if flops else None
 
@@ -179,7 +185,7 @@ def plan(
     Args:
         config: of the model.
         frames: frames (or grids of an image) to watch.
-        dtype: of the weights, features and activations.
+        dtype: of the weights and activations.
         weights: `int8` or `int4` when the language model's layers are quantised.
         kv: `int8` or `int4` when the KV cache is quantised.
         text_tokens: room for the prompt's text and the answer.
@@ -200,16 +206,16 @@ def plan(
 
     def sizes(n: int) -> dict[str, int]:
         tokens = n * tokens_per_frame + text_tokens
-        features = n * tokens_per_frame * text.hidden_size * dtype.itemsize
         kv_cache = int(tokens * shape.kv_bytes_per_token())
-        vision, prefill = shape.vision_chunk(n), shape.prefill_chunk(tokens)
+        waiting = shape.waiting_rows(n * tokens_per_frame)
+        vision = shape.vision_chunk(n) + waiting
+        prefill = shape.prefill_chunk(tokens) + waiting
         return {
             "prompt_tokens": tokens,
-            "features": features,
             "kv_cache": kv_cache,
             "vision_chunk": vision,
             "prefill_chunk": prefill,
-            "peak": weight_bytes + features + int(max(vision, kv_cache + max(prefill, logits))),
+            "peak": weight_bytes + kv_cache + max(vision, prefill, logits),
         }
 
     def fits(n: int) -> bool:

@@ -14,7 +14,7 @@ and shared as plain integers, and embeddings are looked up one chunk at a time.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import torch
@@ -180,6 +180,28 @@ class CachedSequence(SymbolSequence):
     def kv_bytes(self) -> int:
         """Bytes of the buffers, the room to spare included."""
         return sum(buffer.nbytes for layer in self._layers for buffer in layer.buffers)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what the buffers hold, as it is held: views, by layer and number."""
+        return {
+            f"{number}.{index}": buffer[:, :, : layer.length]
+            for number, layer in enumerate(self._layers)
+            for index, buffer in enumerate(layer.buffers)
+        }
+
+    def restore(self, length: int, tensors: Callable[[str], Tensor], names: Iterable[str]) -> None:
+        """Hold what another sequence of the same model and precision held.
+
+        Args:
+            length: its tokens.
+            tensors: gives a tensor of its `tensors` by name, on the model's device.
+            names: all their names, those of a layer in order.
+        """
+        for layer in self._layers:
+            layer.buffers, layer.length, layer.capacity = [], length, length
+        for name in names:
+            self._layers[int(name.partition(".")[0])].buffers.append(tensors(name))
+        self.length = length
 
     def reserve(self, length: int) -> None:
         """Make the next append allocate room for `length` tokens at once."""

@@ -5,6 +5,8 @@ decode                                                     . answer 1
 read      [ held                             ] question 2
 """
 
+from collections.abc import Callable, Iterable, Iterator
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -26,6 +28,8 @@ class PromptReader(CachedSequence):
         super().__init__(model, **options)
         self.rows: Tensor | None = None
         """[R, D], the rows that negative symbols name; None once they are all in the cache."""
+
+        self._first_row = 0  # of `rows`; those before are in the cache and forgotten
 
         self._held = torch.empty(0, dtype=torch.long)
 
@@ -54,9 +58,69 @@ class PromptReader(CachedSequence):
         finally:
             self.progress = None
 
+    def read_stream(self, prompt: Tensor, rows: Iterable[Tensor]) -> Iterator[None]:
+        """Bring the cache to hold `prompt` while its rows come; they are forgotten once read.
+
+        Chunks end where those of `read` do, so the cache is the same to the last bit.
+
+        Args:
+            prompt: [L] symbols, whose rows stand in order and end it.
+            rows: [n, D] each, from the first row on that the cache does not hold.
+
+        Yields:
+            After each of `rows`, once the chunks that it completes are in the cache; after an
+            interrupt all that has come is.
+
+        Raises:
+            ContextLengthError: the prompt is longer than the model's context.
+        """
+        self.crop(common_prefix(self._held, prompt))
+        self._check_append(len(prompt) - self.length, 0)
+        where = (prompt < 0).nonzero().flatten()
+        self._first_row = came = self.rows_held
+        hidden, ready = None, self.length
+        try:
+            for batch in rows:
+                self.rows = batch if self.rows is None else torch.cat([self.rows, batch])
+                came += len(batch)
+                ready = int(where[came]) if came < len(where) else len(prompt)
+                while ready - self.length >= self.chunk_tokens:
+                    hidden = self.append(prompt[self.length :][: self.chunk_tokens])
+                    held = self.rows_held
+                    self.rows, self._first_row = self.rows[held - self._first_row :], held
+                yield
+            if self.length < len(prompt):
+                hidden = self.append(prompt[self.length :])
+            if hidden is not None:
+                hidden.cpu()  # waits for the device, so that all has been read
+        except KeyboardInterrupt:  # what has come is worth the wait for a part of a chunk
+            if ready > self.length:
+                self.append(prompt[self.length : ready])
+            raise
+        finally:
+            self.rows, self._first_row = None, 0
+
+    @property
+    def rows_held(self) -> int:
+        """Rows in the cache."""
+        return int((self._held < 0).sum())
+
+    @property
+    def held(self) -> Tensor:
+        """[L] symbols in the cache."""
+        return self._held
+
+    def restore_prompt(
+        self, prompt: Tensor, tensors: Callable[[str], Tensor], names: Iterable[str]
+    ) -> None:
+        """Hold a prompt that another reader held; see `restore`."""
+        self.restore(len(prompt), tensors, names)
+        self._held = prompt
+
     def append(self, symbols: Tensor, **kwargs) -> Tensor:
         """Add symbols [n] to the end; negative ones name `rows`. See `CachedSequence.append`."""
-        hidden = super().append(symbols, embeddings=self.rows, **kwargs)
+        own = torch.where(symbols < 0, symbols + self._first_row, symbols)
+        hidden = super().append(own, embeddings=self.rows, **kwargs)
         self._held = torch.cat([self._held, symbols])
         return hidden
 

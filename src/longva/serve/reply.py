@@ -21,8 +21,8 @@ from longva.finite import to_json
 from longva.serve import schema
 from longva.serve.answering import Answering
 from longva.serve.metrics import Metrics
+from longva.watching.answer import Answer
 from longva.watching.events import Event, Failed, Finished, Progress, Text, Watched
-from longva.watching.session import Answer
 
 
 class Reply:

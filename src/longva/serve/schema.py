@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from longva.watching.session import Evidence
+from longva.watching.answer import Evidence
 
 Roles = Literal["system", "developer", "user", "assistant"]
 Number = Annotated[float, Field(allow_inf_nan=False)]

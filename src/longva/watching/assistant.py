@@ -5,24 +5,19 @@
     answer = session.ask("When does the train arrive?")
     answer.text, answer.evidence[0].seconds
 
-`LongVA` opens media, chooses frames that fit and encodes them; `session.py` holds them in the KV
+`LongVA` opens media and chooses frames that fit; `session.py` watches them, holds them in the KV
 cache and answers.
 """
 
-import warnings
-from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from longva.attention.rotary import restore_frequencies
 from longva.checkpoints import Precision
 from longva.checkpoints.checkpoint import load_pretrained
-from longva.checkpoints.fingerprint import vision_fingerprint
 from longva.checkpoints.published import EMBEDDED_MODEL, NOTICE, embedded_folder
 from longva.errors import LongVAError
 from longva.media.address import Source
@@ -31,16 +26,14 @@ from longva.media.sampling import ONE_A_SECOND, FrameSampling, Time
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
 from longva.model.chat_format import stop_at_turn_end
 from longva.parallel.ranks import default_dtype, own_device
-from longva.planning.devices import usable_memory
-from longva.planning.planner import Plan, plan
 from longva.prompts.kv_cache import check_cacheable
 from longva.reporting.progress import Progress
-from longva.watching.feature_cache import FeatureCache
-from longva.watching.features import FrameSettings, VisualFeatures, describe, encode
+from longva.watching.features import FrameSettings
 from longva.watching.session import Session
+from longva.watching.watcher import Watcher
 
 
-class LongVA:
+class LongVA(Watcher):
     """A model, ready to watch.
 
     Args:
@@ -68,11 +61,9 @@ class LongVA:
         model.set_attn_implementation({"text_config": "evidence"})
         stop_at_turn_end(model.generation_config, processor)
         restore_frequencies(model.get_decoder())
-        self.model, self.processor, self.name = model.eval(), processor, name
-        self.kv: Precision = kv
-        self.chunk_tokens, self.notice = chunk_tokens, notice
-        self.cache = FeatureCache(cache_dir) if cache_dir is not None else None
-        self._fingerprints: dict[tuple[int, str], str] = {}
+        options = {"name": name, "kv": kv, "chunk_tokens": chunk_tokens, "cache_dir": cache_dir}
+        super().__init__(model.eval(), processor, **options)
+        self.notice = notice
 
     @classmethod
     def from_pretrained(
@@ -124,25 +115,6 @@ class LongVA:
             notice=NOTICE if is_embedded else None,
         )
 
-    def plan(self, frames: int, *, reclaimable: int = 0) -> Plan:
-        """Return what watching `frames` frames takes on this model's device.
-
-        Args:
-            frames: to watch.
-            reclaimable: bytes in use that would be freed for it.
-        """
-        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
-        free = usable_memory(self.model.device)
-        return plan(
-            self.model.config,
-            frames=frames,
-            dtype=self.model.dtype,
-            kv=self.kv,
-            chunk_tokens=self.chunk_tokens,
-            weight_bytes=weights,
-            device_memory=None if free is None else free + weights + reclaimable,
-        )
-
     def watch(
         self,
         media: Source | Media | Any,
@@ -157,6 +129,7 @@ class LongVA:
         frames_fps: float | None = None,
         allow_truncated: bool = False,
         settings: FrameSettings | None = None,
+        now: bool = True,
         progress: Progress | None = None,
     ) -> "Session":
         """Watch a video, an image, a folder of frames, or several of them together.
@@ -176,7 +149,9 @@ class LongVA:
             allow_truncated: take what can be decoded of a broken video, or of a folder or list
                 with broken pictures.
             settings: how frames are made.
-            progress: called with the stage ("watch", "prefill"), what is done and what there is.
+            now: watch; or else open and check, and `Session.watch` does the rest. After an
+                interrupt it keeps what was watched until then, and goes on when called again.
+            progress: called with "watch", frames watched and frames.
 
         Raises:
             VideoError: when a medium cannot be read as asked.
@@ -208,37 +183,21 @@ class LongVA:
             opened[0].choose(asked)  # refuses a part of what has no times
         sampling = asked.or_default(self._frames_that_fit(opened))
         self.plan(self.num_frames(opened, sampling)).check()
-        features = [self.encode(medium, sampling, settings, progress) for medium in opened]
+        usual = None
         if sampling is not asked and asked.max_frames is None:
             usual = replace(asked, fps=ONE_A_SECOND.fps)
-            pairs = zip(features, opened, strict=True)
-            features = [_with_note_if_thinned(*pair, usual) for pair in pairs]
-        return Session(
-            self.model,
-            self.processor,
-            features,
-            name=self.name,
-            kv=self.kv,
-            chunk_tokens=self.chunk_tokens,
-            progress=progress,
-        )
+        session = Session(self, opened, sampling, settings, usual=usual)
+        if now:
+            session.watch(progress)
+        return session
 
-    def num_frames(self, media: Sequence[Media], sampling: FrameSampling) -> int:
-        """Count the frames, and grids of images, that media put into the prompt."""
-        return sum(len(self._frames_of(medium, sampling)) for medium in media)
+    def resume(self, path: str | Path) -> "Session":
+        """Go on with a session that `Session.save` wrote: nothing is watched again.
 
-    def encode(
-        self,
-        media: Media,
-        sampling: FrameSampling,
-        settings: FrameSettings,
-        progress: Progress | None = None,
-    ) -> VisualFeatures:
-        """Encode one medium, or find it in the cache; see `watch`."""
-        return media.read(
-            lambda media: self._frames_of(media, sampling),
-            lambda media, indices: self._encode(media, indices, settings, progress),
-        )
+        Raises:
+            LongVAError: there is no session in the file, or it is one of another model.
+        """
+        return Session.resume(self, Path(path))
 
     def _frames_that_fit(self, opened: list[Media]) -> int:
         """Frames that each video may take when no number was asked for."""
@@ -247,44 +206,3 @@ class LongVA:
         images = [medium for medium in opened if medium.kind == "image"]
         taken = self.num_frames(images, ONE_A_SECOND)
         return max(1, (least.max_frames - taken) // max(1, len(opened) - len(images)))
-
-    def _frames_of(self, media: Media, sampling: FrameSampling) -> np.ndarray:
-        """Frames to take of a video; of an image, as many as it has frames' worth of tokens."""
-        if media.kind != "image":
-            return media.choose(sampling)
-        columns, rows = self.processor.image_processor.grid_of(media.width, media.height)
-        tokens = self.processor.image_tokens(rows, columns)
-        return np.arange(-(-tokens // self.model.config.tokens_per_grid()))
-
-    def _encode(self, media, indices, settings, progress) -> VisualFeatures:
-        make = partial(encode, self.model, self.processor, media, indices, settings, progress)
-        if self.cache is None:
-            return make()
-        pooling = self.model.config.pool_stride, self.model.config.pool_mode
-        if pooling not in self._fingerprints:
-            self._fingerprints[pooling] = vision_fingerprint(self.model)
-        model = self._fingerprints[pooling]
-        key = self.cache.key(media, indices, settings, self.processor, model)
-        tokens = self.cache.load(key, self.model.device)
-        if tokens is not None:
-            return describe(tokens, media, indices)
-        features = make()
-        try:
-            self.cache.save(key, features.tokens)
-        except LongVAError as error:  # what was watched for an hour is not thrown away for that
-            warnings.warn(f"not kept for the next time: {error}", stacklevel=2)
-        return features
-
-
-def _with_note_if_thinned(
-    features: VisualFeatures, media: Media, one_a_second: FrameSampling
-) -> VisualFeatures:
-    """Note that fewer frames of a video were watched than the usual one a second."""
-    if media.kind == "image":
-        return features
-    watched, usual = len(features.indices), len(media.choose(one_a_second))
-    if watched >= usual:
-        return features
-    all_of_it = f"the {usual:,} of one a second" if media.has_clock else f"all {usual:,}"
-    note = f"{watched:,} frames, spread evenly: {all_of_it} do not fit"
-    return replace(features, left_out="; ".join(filter(None, (features.left_out, note))))

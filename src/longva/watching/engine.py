@@ -18,9 +18,9 @@ import torch
 from longva.media.medium import Media
 from longva.planning.planner import Plan
 from longva.prompts.decoding import Sampling
+from longva.watching.answer import Answer
 from longva.watching.assistant import LongVA
 from longva.watching.events import EventStream, Failed, Progress, Text, Watched
-from longva.watching.session import Answer
 from longva.watching.store import SessionStore, Watching
 from longva.watching.worker import ModelWorker
 

@@ -1,33 +1,37 @@
-"""Media -> visual tokens: decode, resize and encode in one stream, once per video.
+"""Media -> visual tokens in a stream: decode, resize, encode, and forget.
 
     decode ahead (thread)   frames 16..31        frames 32..47     ...
     encode (device)                 frames 0..15         frames 16..31
 
-Frames stay small: uint8 at the size of a grid, one batch at a time. Encoded features can be kept on
-disk under a hash of the file's content, the model and every setting that changes them.
+Frames stay small: uint8 at the size of a grid, a few batches at a time; of the features there is
+one batch.
 
 Shapes: F frames (or grids of an image), T tokens a frame, D hidden size, S pixels a side.
 """
 
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from longva.errors import NonFiniteError
+from longva.errors import NonFiniteError, VideoError
 from longva.finite import check_finite
 from longva.media.medium import Media
 from longva.media.resize import Fit, Resize
-from longva.model import LongVAForConditionalGeneration, LongVAProcessor
-from longva.reporting.progress import Progress
+from longva.model import LongVAConfig, LongVAForConditionalGeneration, LongVAProcessor
 
 FEATURES = "its features of frames"
 """Named where they are not finite."""
+
+BATCHES_AHEAD = 4
+"""So that decoding goes on while the language model reads a chunk, which spans a few batches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +46,15 @@ class FrameSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisualFeatures:
-    """One encoded medium."""
+class WatchedFrames:
+    """Which frames of one medium are watched, and when they are shown."""
 
     kind: str
     """`video` or `image`."""
 
     source: str
-    tokens: Tensor
-    """[F, T, D]."""
+    tokens_per_frame: int
+    """T."""
 
     seconds: np.ndarray | None
     """[F] presentation times of a video's frames; None for what has no clock, such as an image."""
@@ -62,10 +66,87 @@ class VisualFeatures:
     """[F] files of the frames, if the medium is a folder or list of them; or nothing."""
 
     left_out: str = ""
-    """What of the medium was not watched, in words; see `Media.left_out`."""
+    """What of the medium is not watched, in words; see `Media.left_out`."""
 
-    timings: dict[str, float] = field(default_factory=dict)
-    """Seconds spent in `decode` and `encode`; they overlap."""
+    offset: int = 0
+    """By how much `indices` exceed the numbers in the file or array that holds these frames."""
+
+    def __len__(self) -> int:
+        """F."""
+        return len(self.indices)
+
+    @property
+    def rows(self) -> int:
+        """Tokens of all frames."""
+        return len(self) * self.tokens_per_frame
+
+    def part(self, start: int, stop: int | None = None) -> "WatchedFrames":
+        """Return some of the frames."""
+        seconds = None if self.seconds is None else self.seconds[start:stop]
+        indices, names = self.indices[start:stop], self.names[start:stop]
+        return replace(self, seconds=seconds, indices=indices, names=names)
+
+    def followed_by(self, more: "WatchedFrames") -> "WatchedFrames":
+        """Return these frames and then the others, as of one medium."""
+        return replace(
+            more,
+            source=self.source,
+            seconds=None if self.seconds is None else np.append(self.seconds, more.seconds),
+            indices=np.append(self.indices, more.indices),
+            names=self.names + more.names,
+        )
+
+    def what_follows(self, more: "WatchedFrames") -> "WatchedFrames":
+        """Return those of other frames that are later than these; numbers go on from here.
+
+        Raises:
+            VideoError: one has times or names of files and the other has none.
+        """
+        if (self.seconds is None, not self.names) != (more.seconds is None, not more.names):
+            raise VideoError(
+                f"{more.source} cannot follow {self.source}: either both have times, or none; "
+                "either both are files of pictures, or none. Open it as the first was opened."
+            )
+        own, other = (f.indices if f.seconds is None else f.seconds for f in (self, more))
+        later = more.part(int(np.searchsorted(other, own[-1], side="right")))
+        if len(later) and later.indices[0] <= self.indices[-1]:  # not the medium grown longer
+            offset = int(self.indices[-1]) + 1
+            later = replace(later, indices=later.indices + offset, offset=offset)
+        return later
+
+
+def joined(
+    media: Sequence[WatchedFrames], more: Sequence[tuple[WatchedFrames, bool]]
+) -> list[WatchedFrames]:
+    """Add media, or frames to the last one where they do not begin a medium."""
+    media = list(media)
+    for frames, begins in more:
+        media.append(frames if begins else media.pop().followed_by(frames))
+    return media
+
+
+def describe(
+    media: Media, indices: np.ndarray, config: LongVAConfig, tokens: int | None = None
+) -> WatchedFrames:
+    """Say which frames of a medium are watched.
+
+    Args:
+        media: what `open_media` gave.
+        indices: [F], increasing, of the frames taken; of an image, of all grids.
+        config: of the model.
+        tokens: of an image that is packed by AnyRes, which is one frame.
+    """
+    whole = tokens is not None and config.image_packing != "unires"
+    indices = np.arange(1) if whole else indices
+    return WatchedFrames(
+        kind="image" if media.kind == "image" else "video",
+        source=media.name,
+        tokens_per_frame=tokens if whole else config.tokens_per_grid(),
+        seconds=media.pts_seconds[indices] if media.has_clock else None,
+        indices=indices,
+        names=tuple(media.names[index] for index in indices) if media.names else (),
+        left_out=media.left_out,
+    )
 
 
 def encode(
@@ -74,94 +155,67 @@ def encode(
     media: Media,
     indices: np.ndarray,
     settings: FrameSettings,
-    progress: Progress | None = None,
-) -> VisualFeatures:
-    """Decode, resize and encode a medium.
+    timings: dict[str, float],
+) -> Generator[Tensor]:
+    """Decode, resize and encode a medium, a batch at a time.
 
     Args:
         model: whose vision tower and projector are used.
         processor: gives the size of a grid and the normalisation.
         media: what `open_media` gave.
-        indices: [F], increasing: the frames to take of a video; of an image all grids are taken.
+        indices: [F], increasing: the frames to take of a video, or the grids of an image.
         settings: of the frames.
-        progress: called with ("watch", frames done, frames) of a video.
+        timings: seconds spent are added to `decode` and `encode`, which overlap.
+
+    Yields:
+        [n, T, D]; of an image all at once.
 
     Raises:
         VideoError: when a frame cannot be decoded.
         MisnumberedError: when decoding gives other frames than the container lists.
-        NonFiniteError: when the tower or the projector computed NaN or infinity.
+        NonFiniteError: after the last batch, if tower or projector computed NaN or infinity.
     """
-    timings = {"decode": 0.0, "encode": 0.0}
     if media.kind == "image":
-        tokens = _encode_image(model, processor, media, timings)
-    else:
-        tokens = _encode_frames(model, processor, media, indices, settings, timings, progress)
-    return describe(tokens, media, indices, timings)
-
-
-def describe(
-    tokens: Tensor, media: Media, indices: np.ndarray, timings: dict[str, float] | None = None
-) -> VisualFeatures:
-    """Put to the tokens of a medium's frames what the medium tells about these; see `encode`."""
-    indices = np.arange(len(tokens)) if media.kind == "image" else indices
-    return VisualFeatures(
-        kind="image" if media.kind == "image" else "video",
-        source=media.name,
-        tokens=tokens,
-        seconds=media.pts_seconds[indices] if media.has_clock else None,
-        indices=indices,
-        names=tuple(media.names[index] for index in indices) if media.names else (),
-        left_out=media.left_out,
-        timings=timings or {"decode": 0.0, "encode": 0.0},
+        yield _encode_image(model, processor, media, timings)[torch.from_numpy(indices)]
+        return
+    batches = media.stream(
+        indices,
+        size=processor.video_processor.grid_size,
+        fit=settings.fit,
+        resize=settings.resize,
+        batch=model.config.vision_batch_size,
     )
+    finite = torch.ones((), dtype=torch.bool, device=model.device)
+    with closing(_decoded_ahead(batches, timings)) as decoded:
+        for pixels in decoded:
+            started = time.perf_counter()
+            with torch.inference_mode():
+                grids = processor.video_processor.tower_values(pixels.to(model.device))
+                batch = model.model.encode_grids(grids)
+                finite &= batch.isfinite().all()  # looked at when all is done, to wait only once
+            timings["encode"] += time.perf_counter() - started
+            yield batch
+    if not finite:
+        raise NonFiniteError(FEATURES)
 
 
 def _encode_image(model, processor, media, timings) -> Tensor:
     """Encode one image: a grid is a frame (AnyRes: the whole image is one)."""
     started = time.perf_counter()
     inputs = processor.image_processor(Image.fromarray(next(media.pictures([0]))))
-    timings["decode"] = time.perf_counter() - started
+    decoded = time.perf_counter()
     with torch.inference_mode():
         outputs = model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
     tokens = check_finite(outputs.pooler_output[0], FEATURES)
-    timings["encode"] = time.perf_counter() - started - timings["decode"]
+    timings["decode"] += decoded - started
+    timings["encode"] += time.perf_counter() - decoded
     if model.config.image_packing != "unires":
         return tokens[None]
     return tokens.unflatten(0, (-1, model.config.tokens_per_grid()))
 
 
-def _encode_frames(model, processor, media, indices, settings, timings, progress) -> Tensor:
-    """Decode, resize and encode frames of a video, an animation or a folder in a stream."""
-    config = model.config
-    size = len(indices), config.tokens_per_grid(), config.text_config.hidden_size
-    tokens = torch.empty(size, dtype=model.dtype, device=model.device)
-    batches = media.stream(
-        indices,
-        size=processor.video_processor.grid_size,
-        fit=settings.fit,
-        resize=settings.resize,
-        batch=config.vision_batch_size,
-    )
-    finite = torch.ones((), dtype=torch.bool, device=model.device)
-    done = 0
-    for pixels in _one_ahead(batches, timings):
-        started = time.perf_counter()
-        with torch.inference_mode():
-            grids = processor.video_processor.tower_values(pixels.to(model.device))
-            batch = model.model.encode_grids(grids)
-            tokens[done : done + len(grids)] = batch
-            finite &= batch.isfinite().all()  # looked at when all is done, to wait only once
-        done += len(pixels)
-        timings["encode"] += time.perf_counter() - started
-        if progress is not None:
-            progress("watch", done, len(indices))
-    if not finite:
-        raise NonFiniteError(FEATURES)
-    return tokens
-
-
-def _one_ahead(batches: Iterator[Tensor], timings: dict[str, float]) -> Iterator[Tensor]:
-    """Decode the next batch in a thread while the caller uses this one."""
+def _decoded_ahead(batches: Iterator[Tensor], timings: dict[str, float]) -> Generator[Tensor]:
+    """Decode the next few batches in a thread while the caller uses this one."""
 
     def decode() -> Tensor | None:
         started = time.perf_counter()
@@ -169,8 +223,11 @@ def _one_ahead(batches: Iterator[Tensor], timings: dict[str, float]) -> Iterator
         timings["decode"] += time.perf_counter() - started
         return batch
 
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        pending = pool.submit(decode)
-        while (batch := pending.result()) is not None:
-            pending = pool.submit(decode)
+    pool = ThreadPoolExecutor(max_workers=1)
+    try:
+        pending = deque(pool.submit(decode) for _ in range(BATCHES_AHEAD))
+        while (batch := pending.popleft().result()) is not None:
+            pending.append(pool.submit(decode))
             yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)

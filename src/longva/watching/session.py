@@ -8,151 +8,90 @@ common is never computed again, which makes follow-up questions (`keep=True`) th
 """
 
 import time
-from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from longva.attention.evidence import EvidenceCollector
-from longva.checkpoints import Precision
-from longva.errors import LongVAError
-from longva.model import LongVAForConditionalGeneration, LongVAProcessor
+from longva.errors import LongVAError, VideoError
+from longva.media.address import Source
+from longva.media.frames import MisnumberedError
+from longva.media.medium import Media, open_media
+from longva.media.sampling import ONE_A_SECOND, FrameSampling
 from longva.planning.planner import TEXT_TOKENS
 from longva.prompts.decoding import Sampling, TextStream
 from longva.prompts.reader import PromptReader
 from longva.prompts.symbols import chat_symbols
 from longva.reporting.progress import Progress
-from longva.watching.features import VisualFeatures
+from longva.watching import session_file
+from longva.watching.answer import Answer, AnswerStream, evidence_of
+from longva.watching.features import FrameSettings, WatchedFrames, joined
+from longva.watching.watcher import Watcher
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """A frame that the answer rests on."""
+@dataclass(frozen=True)
+class _Part:
+    """Frames that are still to be watched: a medium's, or more of the medium before."""
 
-    frame: int
-    """Index of the frame in the video, or of the grid in the image."""
-
-    seconds: float | None
-    """Presentation time of the frame; None for an image, and for pictures without a clock."""
-
-    weight: float
-    """Share of the attention on all frames that this frame got, 0 to 1."""
-
-    medium: int = 0
-    """Which of several media watched together."""
-
-    file: str | None = None
-    """The picture's file, in a folder or list of pictures."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """An answer and what it rests on."""
-
-    question: str
-    text: str
-    evidence: list[Evidence]
-    model: str
-    media: list[str]
-    frames: int
-    prompt_tokens: int
-    answer_tokens: int
-    finish_reason: str
-    """`stop`, or `length` when the answer was cut at `max_new_tokens` or the end of the context."""
-
-    notes: list[str] = field(default_factory=list)
-    """What of the media was not watched, in words."""
-
-    timings: dict[str, float] = field(default_factory=dict)
-    """Seconds: `decode` and `encode` (they overlap), `prefill` of the media, `answer`."""
-
-    @property
-    def shown_evidence(self) -> list[Evidence]:
-        """Evidence that is worth a person's eye: of a weight that is not 0.000 in print."""
-        return [item for item in self.evidence if round(item.weight, 3) > 0]
-
-    def to_json(self) -> dict:
-        """Return the object that `longva ask --json` prints."""
-        return {
-            "question": self.question,
-            "answer": self.text,
-            "model": self.model,
-            "media": self.media[0] if len(self.media) == 1 else self.media,
-            "frames": self.frames,
-            "notes": self.notes,
-            "prompt_tokens": self.prompt_tokens,
-            "evidence": [asdict(item) for item in self.evidence],
-            "timings": self.timings,
-            "finish_reason": self.finish_reason,
-        }
-
-
-class AnswerStream:
-    """An answer piece by piece: iterate for its text, then read `answer`."""
-
-    def __init__(self, pieces):
-        self._pieces = pieces
-        self.answer: Answer | None = None
-
-    def __iter__(self) -> Generator[str, None, None]:
-        answer = yield from self._pieces
-        self.answer = answer or self.answer  # a second pass over a finished stream is empty
+    media: Media
+    frames: WatchedFrames
+    begins: bool
 
 
 class Session:
     """Watched media, held in the KV cache, ready for questions. One question at a time.
 
+    `watch` watches what is opened; until it is done, questions are about what has been watched.
+
     Args:
-        model: with its language model's attention set to `evidence`.
-        processor: of the model.
-        media: encoded, in the order in which they stand in the prompt; none to talk about text.
-        name: of the model, for answers.
-        kv: precision of the KV cache.
-        chunk_tokens: tokens prefilled at a time.
-        progress: called with ("prefill", tokens done, tokens).
+        watcher: the model, its language model's attention set to `evidence`.
+        media: opened, in the order in which they stand in the prompt; none to talk about text.
+        sampling: which frames of videos to take.
+        settings: how frames are made.
+        usual: a rule that takes more; what is left out by `sampling` is noted.
     """
 
     def __init__(
         self,
-        model: LongVAForConditionalGeneration,
-        processor: LongVAProcessor,
-        media: list[VisualFeatures],
+        watcher: Watcher,
+        media: Sequence[Media] = (),
+        sampling: FrameSampling | None = None,
+        settings: FrameSettings | None = None,
         *,
-        name: str,
-        kv: Precision = "model",
-        chunk_tokens: int = 4096,
-        progress: Progress | None = None,
+        usual: FrameSampling | None = None,
     ):
-        self.model, self.processor, self.name = model, processor, name
+        self.watcher, self.name = watcher, watcher.name
+        self.model, self.processor = watcher.model, watcher.processor
+        self.sampling, self.settings = sampling or ONE_A_SECOND, settings or FrameSettings()
+        self._usual = usual
         self.history: list[dict] = []
-        tokens = [medium.tokens.flatten(0, 1) for medium in media]
-        self._reader = PromptReader(model, chunk_tokens=chunk_tokens, kv_dtype=kv)
-        if tokens:
-            self._reader.rows = torch.cat(tokens) if len(tokens) > 1 else tokens[0]  # no copy
-        # From here on only the shapes are needed; tensors on "meta" have no memory.
-        self.media = media = [replace(m, tokens=m.tokens.to("meta")) for m in media]
-        del tokens
-        started = time.perf_counter()
-        prompt = self._symbols([self._turn("")])
-        self._settled = int((prompt < 0).nonzero()[-1]) + 1 if media else 0
-        """Tokens that stay: the media, and the conversation that was kept."""
+        self.media: list[WatchedFrames] = []
+        """What has been watched."""
+
+        self.timings = dict.fromkeys(("decode", "encode", "prefill"), 0.0)
+        chunk_tokens, kv = watcher.chunk_tokens, watcher.kv
+        self._reader = PromptReader(self.model, chunk_tokens=chunk_tokens, kv_dtype=kv)
+        self._ahead = [self._part(medium) for medium in media]
+        self._watched = self._settled = 0
+        """Tokens that stay: the media; and with them, the conversation that was kept."""
 
         self._asking: object | None = None
-        self._reader.reserve(self._settled + TEXT_TOKENS)
-        if media:  # waits for the device, for the time to be right
-            self._reader.read(prompt[: self._settled], progress).cpu()
-        self._reader.rows = None  # the cache has read them
-        self.timings = {
-            stage: sum(medium.timings.get(stage, 0.0) for medium in media)
-            for stage in ("decode", "encode")
-        }
-        self.timings["prefill"] = time.perf_counter() - started
 
     @property
     def frames(self) -> int:
         """Frames (and grids of images) watched."""
-        return sum(len(medium.tokens) for medium in self.media)
+        return sum(len(medium) for medium in self.media)
+
+    @property
+    def watched_until(self) -> float | None:
+        """Seconds of the last frame watched; None before the first, and without a clock."""
+        clocks = [medium.seconds for medium in self.media[-1:]]
+        return None if not clocks or clocks[0] is None else float(clocks[0][-1])
 
     @property
     def notes(self) -> list[str]:
@@ -163,6 +102,173 @@ class Session:
     def kv_bytes(self) -> int:
         """Bytes of the KV cache, the room to spare included."""
         return self._reader.kv_bytes
+
+    def watch(self, progress: Progress | None = None) -> None:
+        """Watch what is opened and not watched yet.
+
+        Frames are decoded, encoded, read into the cache and forgotten. If this ends early, by an
+        interrupt or an error, what was watched stays, and the next call goes on from there.
+
+        Args:
+            progress: called with "watch", frames watched and frames.
+
+        Raises:
+            VideoError: a frame cannot be decoded.
+            ContextLengthError: the frames exceed the model's context.
+            NonFiniteError: the model computes NaN or infinity.
+        """
+        before = self.media, self._ahead, self._watched
+        try:
+            self._watch(progress)
+        except MisnumberedError as error:  # once for a file; what came of wrong numbers is dropped
+            self.media, ahead, length = before
+            self._forget_after(length)
+            self._ahead = []
+            for part in ahead:
+                wrong = part.media.files == error.exact.files
+                again = self._part(error.exact, begins=part.begins) if wrong else part
+                self._ahead.append(again)
+            self.watch(progress)
+
+    def extend(self, more: Source | Media | Any, progress: Progress | None = None) -> int:
+        """Watch on: frames that are later than those watched, as of the last medium.
+
+        Args:
+            more: the same film, which has grown, or what was shown after it (pictures with their
+                times, for example); what `open_media` takes, or gave. Of it, the session's rule
+                takes frames.
+            progress: see `watch`.
+
+        Returns:
+            How many frames were added. The conversation is kept.
+
+        Raises:
+            VideoError: it cannot be read, or does not continue a video.
+            ContextLengthError: the frames exceed the model's context or the device's memory.
+        """
+        known = self._everything()
+        if not known or known[-1].kind == "image":
+            raise VideoError("there is no video to go on with. Watch one first.")
+        part = self._part(more if isinstance(more, Media) else open_media(more), begins=False)
+        frames = sum(len(medium) for medium in known) + len(part.frames)
+        self.watcher.plan(frames, reclaimable=self.kv_bytes).check()
+        if len(part.frames):
+            self._ahead.append(part)
+        before = self.frames
+        self.watch(progress)
+        return self.frames - before
+
+    def save(self, path: str | Path) -> None:
+        """Write what was watched, and the conversation, for `LongVA.resume`.
+
+        Of a session whose watching was interrupted, that is what was watched until then.
+
+        Raises:
+            LongVAError: the file cannot be written, because the disk is full for example.
+        """
+        self._forget_after(self._settled)  # the cache may hold an answer that was not read on
+        facts = {
+            "watched": self._watched,
+            "history": self.history,
+            "sampling": asdict(self.sampling),
+            "settings": asdict(self.settings),
+        }
+        session_file.write(Path(path), self.watcher, self._reader, self.media, facts)
+
+    @classmethod
+    def resume(cls, watcher: Watcher, path: Path) -> "Session":
+        """See `LongVA.resume`."""
+        with session_file.reading(path, watcher) as (facts, tensors, names):
+            started = time.perf_counter()
+            rules = FrameSampling(**facts["sampling"]), FrameSettings(**facts["settings"])
+            session = cls(watcher, (), *rules)
+            session.media, session.history = facts["media"], facts["history"]
+            session._watched = facts["watched"]
+            prompt = tensors("symbols").cpu()
+            session._settled = len(prompt)
+            session._reader.restore_prompt(prompt, tensors, names)
+            session.timings["prefill"] = time.perf_counter() - started
+        again = session._symbols([_first_turn("", session.media)], session.media)
+        if not torch.equal(again[: session._watched], prompt[: session._watched]):
+            raise LongVAError(f"{path} was written with another chat template or tokenizer.")
+        return session
+
+    def _part(self, media: Media, begins: bool = True) -> _Part:
+        """Choose frames of a medium; of one that continues the last one, those that are later."""
+        frames = self.watcher.describe(media, self.sampling)
+        if not begins:
+            return _Part(media, self._everything()[-1].what_follows(frames), begins)
+        usual = (
+            0 if self._usual is None or media.kind == "image" else len(media.choose(self._usual))
+        )
+        if len(frames) < usual:
+            all_of_it = f"the {usual:,} of one a second" if media.has_clock else f"all {usual:,}"
+            note = f"{len(frames):,} frames, spread evenly: {all_of_it} do not fit"
+            frames = replace(frames, left_out="; ".join(filter(None, (frames.left_out, note))))
+        return _Part(media, frames, begins)
+
+    def _everything(self) -> list[WatchedFrames]:
+        """The media as they will be when all is watched."""
+        return joined(self.media, [(part.frames, part.begins) for part in self._ahead])
+
+    def _watch(self, progress: Progress | None) -> None:
+        started, waited = time.perf_counter(), [0.0]
+        media = self._everything()
+        prompt = self._symbols([_first_turn("", media)], media)
+        where = (prompt < 0).nonzero().flatten()
+        prompt = prompt[: int(where[-1]) + 1] if len(where) else prompt[:0]
+        self._forget_after(self._watched)
+        self._reader.reserve(len(prompt) + TEXT_TOKENS)
+        frames = sum(len(part.frames) for part in self._ahead)
+        try:
+            with closing(self._rows(frames, progress, waited)) as rows:
+                for _ in self._reader.read_stream(prompt, rows):
+                    self._note_down()
+        finally:
+            self._note_down()
+            rows = sum(medium.rows for medium in self.media)
+            self._watched = int(where[rows - 1]) + 1 if rows else 0
+            self._forget_after(self._watched)  # a part of a frame, perhaps
+            self.timings["prefill"] += time.perf_counter() - started - waited[0]
+        if progress is not None and frames:
+            progress("watch", frames, frames)
+
+    def _rows(self, frames: int, progress: Progress | None, waited: list[float]):
+        """Yield the rows of what is to be watched, [n, D]; tell of those that have been read."""
+        done, started = 0, time.perf_counter()
+        for part in self._ahead:
+            stream = self.watcher.stream(
+                part.media, part.frames, self.settings, self.timings, keep=part.begins
+            )
+            with closing(stream):
+                for batch in stream:
+                    waited[0] += time.perf_counter() - started
+                    yield batch.flatten(0, 1)
+                    done += len(batch)
+                    if progress is not None and done < frames:
+                        progress("watch", done, frames)
+                    started = time.perf_counter()
+
+    def _note_down(self) -> None:
+        """Move the frames that are whole in the cache from what is ahead to what was watched."""
+        rows = self._reader.rows_held - sum(medium.rows for medium in self.media)
+        taken, ahead = [], list(self._ahead)
+        while ahead:
+            part, size = ahead[0], len(ahead[0].frames)
+            whole = min(size, rows // part.frames.tokens_per_frame)
+            if whole:
+                taken.append((part.frames.part(0, whole), part.begins))
+            if whole < size:
+                ahead[0] = _Part(part.media, part.frames.part(whole), part.begins and not whole)
+                break
+            rows -= part.frames.rows
+            del ahead[0]
+        self.media, self._ahead = joined(self.media, taken), ahead
+
+    def _forget_after(self, length: int) -> None:
+        """Keep only the beginning of the cache; an answer that is being given ends."""
+        self._asking, self._settled = None, length
+        self._reader.crop(min(length, self._reader.length))
 
     def ask(self, question: str, **options) -> Answer:
         """Answer one question; see `stream` for the options."""
@@ -214,7 +320,7 @@ class Session:
     def _answer(self, question, max_new_tokens, sampling, top_k, keep, stop, progress):
         started = time.perf_counter()
         mine = self._asking = object()
-        prompt = self._symbols([*self.history, self._turn(question)])
+        prompt = self._symbols([*self.history, self._turn(question)], self.media)
         collector = EvidenceCollector(self.model.config.evidence_heads)
         reader, settled = self._reader, self._settled
         try:
@@ -245,7 +351,7 @@ class Session:
         return Answer(
             question=question,
             text=reply.text,
-            evidence=self._evidence(prompt, attention, top_k),
+            evidence=evidence_of(prompt, attention, self.media)[:top_k],
             model=self.name,
             media=[medium.source for medium in self.media],
             notes=self.notes,
@@ -259,36 +365,16 @@ class Session:
     def _turn(self, question: str) -> dict:
         if self.history:
             return {"role": "user", "content": question}
-        media = [{"type": medium.kind} for medium in self.media]
-        return {"role": "user", "content": [*media, {"type": "text", "text": question}]}
+        return _first_turn(question, self.media)
 
-    def _symbols(self, messages: list[dict]) -> Tensor:
+    def _symbols(self, messages: list[dict], media: list[WatchedFrames]) -> Tensor:
         """Tokenise a conversation and put rows of features where its media stand."""
-        sizes = [medium.tokens.shape[:2].numel() for medium in self.media]
-        return chat_symbols(self.processor, messages, sizes)
+        return chat_symbols(self.processor, messages, [medium.rows for medium in media])
 
-    def _evidence(self, prompt: Tensor, attention: Tensor, top_k: int) -> list[Evidence]:
-        """Sum attention over the tokens of each frame and name the `top_k` frames that got most."""
-        visual = (prompt < 0).nonzero().flatten().to(attention.device)
-        shares = attention[visual]  # [R], rows stand in order
-        shares = shares / shares.sum().clamp_min(torch.finfo(shares.dtype).tiny)
-        found, row = [], 0
-        for number, medium in enumerate(self.media):
-            frames, tokens = medium.tokens.shape[:2]
-            weights = shares[row : row + frames * tokens].view(frames, tokens).sum(1).tolist()
-            row += frames * tokens
-            for frame, weight in enumerate(weights):
-                seconds = None if medium.seconds is None else float(medium.seconds[frame])
-                found.append(
-                    Evidence(
-                        frame=int(medium.indices[frame]),
-                        seconds=seconds,
-                        weight=weight,
-                        medium=number,
-                        file=medium.names[frame] or None if medium.names else None,
-                    )
-                )
-        return sorted(found, key=lambda e: -e.weight)[:top_k]
+
+def _first_turn(question: str, media: Sequence[WatchedFrames]) -> dict:
+    content = [*({"type": medium.kind} for medium in media), {"type": "text", "text": question}]
+    return {"role": "user", "content": content}
 
 
 def check_question(question: str) -> None:

@@ -1,0 +1,115 @@
+"""An answer: its text, and the frames and times that it rests on."""
+
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor
+
+from longva.watching.features import WatchedFrames
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """A frame that the answer rests on."""
+
+    frame: int
+    """Index of the frame in the video, or of the grid in the image."""
+
+    seconds: float | None
+    """Presentation time of the frame; None for an image, and for pictures without a clock."""
+
+    weight: float
+    """Share of the attention on all frames that this frame got, 0 to 1."""
+
+    medium: int = 0
+    """Which of several media watched together."""
+
+    file: str | None = None
+    """The picture's file, in a folder or list of pictures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """An answer and what it rests on."""
+
+    question: str
+    text: str
+    evidence: list[Evidence]
+    model: str
+    media: list[str]
+    frames: int
+    prompt_tokens: int
+    answer_tokens: int
+    finish_reason: str
+    """`stop`, or `length` when the answer was cut at `max_new_tokens` or the end of the context."""
+
+    notes: list[str] = field(default_factory=list)
+    """What of the media was not watched, in words."""
+
+    timings: dict[str, float] = field(default_factory=dict)
+    """Seconds: `decode` and `encode` (they overlap), `prefill` of the media, `answer`."""
+
+    @property
+    def shown_evidence(self) -> list[Evidence]:
+        """Evidence that is worth a person's eye: of a weight that is not 0.000 in print."""
+        return [item for item in self.evidence if round(item.weight, 3) > 0]
+
+    def to_json(self) -> dict:
+        """Return the object that `longva ask --json` prints."""
+        return {
+            "question": self.question,
+            "answer": self.text,
+            "model": self.model,
+            "media": self.media[0] if len(self.media) == 1 else self.media,
+            "frames": self.frames,
+            "notes": self.notes,
+            "prompt_tokens": self.prompt_tokens,
+            "evidence": [asdict(item) for item in self.evidence],
+            "timings": self.timings,
+            "finish_reason": self.finish_reason,
+        }
+
+
+class AnswerStream:
+    """An answer piece by piece: iterate for its text, then read `answer`."""
+
+    def __init__(self, pieces):
+        self._pieces = pieces
+        self.answer: Answer | None = None
+
+    def __iter__(self) -> Generator[str, None, None]:
+        answer = yield from self._pieces
+        self.answer = answer or self.answer  # a second pass over a finished stream is empty
+
+
+def evidence_of(
+    prompt: Tensor, attention: Tensor, media: Sequence[WatchedFrames]
+) -> list[Evidence]:
+    """Sum attention over the tokens of each frame: every frame, that which got most first.
+
+    Args:
+        prompt: [L] symbols.
+        attention: [L or more], on each token.
+        media: whose rows stand in the prompt, in order.
+    """
+    visual = (prompt < 0).nonzero().flatten().to(attention.device)
+    shares = attention[visual]  # [R], rows stand in order
+    shares = shares / shares.sum().clamp_min(torch.finfo(shares.dtype).tiny)
+    found, row = [], 0
+    for number, medium in enumerate(media):
+        own = shares[row : row + medium.rows].view(-1, medium.tokens_per_frame)
+        weights = own.sum(1).tolist()
+        row += medium.rows
+        for frame, weight in enumerate(weights):
+            seconds = None if medium.seconds is None else float(medium.seconds[frame])
+            found.append(
+                Evidence(
+                    frame=int(medium.indices[frame]),
+                    seconds=seconds,
+                    weight=weight,
+                    medium=number,
+                    file=medium.names[frame] or None if medium.names else None,
+                )
+            )
+    return sorted(found, key=lambda e: -e.weight)

@@ -1,0 +1,107 @@
+"""A session on disk: a later question about an hour of film costs a load, not a prefill.
+
+FILE.safetensors    0.0 0.1 1.0 ...          keys and values as the cache holds them, by layer
+symbols                  the tokens that they belong to
+__metadata__             fingerprint of the model; media, rule, history
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from longva.checkpoints.fingerprint import model_fingerprint
+from longva.errors import LongVAError
+from longva.files.tensors import tensor_file
+from longva.finite import to_json
+from longva.prompts.reader import PromptReader
+from longva.watching.features import WatchedFrames
+from longva.watching.watcher import Watcher
+
+FORMAT = "longva session 1"
+
+
+def write(
+    path: Path, watcher: Watcher, reader: PromptReader, media: list[WatchedFrames], facts: dict
+) -> None:
+    """Write a session, whole or not at all.
+
+    Args:
+        path: of the file.
+        watcher: the model.
+        reader: whose cache holds what stays of the session.
+        media: that were watched.
+        facts: the rest, as JSON takes it.
+
+    Raises:
+        LongVAError: the file cannot be written, because the disk is full for example.
+    """
+    tensors = {**reader.tensors(), "symbols": reader.held}
+    model = {"model": watcher.fingerprint(model_fingerprint), "kv": watcher.kv}
+    plain = [_plain(medium) for medium in media]
+    metadata = {"format": FORMAT, "facts": to_json({**facts, **model, "media": plain})}
+    sizes = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+    with tensor_file(path, sizes, metadata) as add:
+        for tensor in tensors.values():
+            add(tensor)
+
+
+@contextmanager
+def reading(
+    path: Path, watcher: Watcher
+) -> Iterator[tuple[dict[str, Any], Callable[[str], Tensor], list[str]]]:
+    """Give a session's facts, its tensors by name, and the names of the cache's.
+
+    Raises:
+        LongVAError: there is no session in the file, or it is one of another model.
+    """
+    try:
+        with safe_open(path, framework="pt", device=str(watcher.model.device)) as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise LongVAError(f"{path} is no session of this version of longva. Watch again.")
+            facts = json.loads(metadata["facts"])
+            _check(facts, watcher, path)
+            facts["media"] = [_watched(medium) for medium in facts["media"]]
+            names = [name for name in file.keys() if name != "symbols"]  # noqa: SIM118
+            names.sort(key=lambda name: [int(part) for part in name.split(".")])
+            yield facts, file.get_tensor, names
+    except (SafetensorError, OSError) as error:
+        raise LongVAError(f"{path} is no session, or is damaged: {error}. Watch again.") from error
+
+
+def _check(facts: dict[str, Any], watcher: Watcher, path: Path) -> None:
+    if facts["kv"] != watcher.kv:
+        raise LongVAError(
+            f"{path} holds a KV cache of precision {facts['kv']!r}, but the model was loaded for "
+            f"{watcher.kv!r}.",
+            kv=facts["kv"],
+        )
+    if facts["model"] != watcher.fingerprint(model_fingerprint):
+        raise LongVAError(
+            f"{path} was written by another model than {watcher.name}, or by this one in another "
+            "precision, and its cache means nothing to this one. Load that model, or watch again."
+        )
+
+
+def _plain(medium: WatchedFrames) -> dict[str, Any]:
+    seconds = None if medium.seconds is None else medium.seconds.tolist()
+    return asdict(replace(medium, seconds=None)) | {
+        "seconds": seconds,
+        "indices": medium.indices.tolist(),
+    }
+
+
+def _watched(plain: dict[str, Any]) -> WatchedFrames:
+    arrays = {
+        "seconds": None if plain["seconds"] is None else np.array(plain["seconds"]),
+        "indices": np.array(plain["indices"], np.int64),
+        "names": tuple(plain["names"]),
+    }
+    return WatchedFrames(**plain | arrays)

@@ -1,0 +1,151 @@
+"""A model and what it takes of media: how many frames fit, which are taken, their visual tokens."""
+
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longva.checkpoints import Precision
+from longva.checkpoints.fingerprint import vision_fingerprint
+from longva.media.medium import Media
+from longva.media.sampling import FrameSampling
+from longva.model import LongVAForConditionalGeneration, LongVAProcessor
+from longva.planning.devices import usable_memory
+from longva.planning.planner import Plan, plan
+from longva.watching.feature_cache import FeatureCache
+from longva.watching.features import FrameSettings, WatchedFrames, describe, encode
+
+
+class Watcher:
+    """What sessions need of a model.
+
+    Args:
+        model: in the state in which it is to be used.
+        processor: of the model.
+        name: of the model, for answers.
+        kv: precision of the KV cache: `model`, `int8` or `int4`.
+        chunk_tokens: tokens prefilled at a time.
+        cache_dir: keep encoded media in this folder.
+    """
+
+    def __init__(
+        self,
+        model: LongVAForConditionalGeneration,
+        processor: LongVAProcessor,
+        *,
+        name: str,
+        kv: Precision,
+        chunk_tokens: int,
+        cache_dir: Path | None,
+    ):
+        self.model, self.processor, self.name = model, processor, name
+        self.kv: Precision = kv
+        self.chunk_tokens = chunk_tokens
+        self.cache = FeatureCache(cache_dir) if cache_dir is not None else None
+        self._fingerprints: dict[tuple, str] = {}
+
+    def plan(self, frames: int, *, reclaimable: int = 0) -> Plan:
+        """Return what watching `frames` frames takes on this model's device.
+
+        Args:
+            frames: to watch.
+            reclaimable: bytes in use that would be freed for it.
+        """
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        free = usable_memory(self.model.device)
+        return plan(
+            self.model.config,
+            frames=frames,
+            dtype=self.model.dtype,
+            kv=self.kv,
+            chunk_tokens=self.chunk_tokens,
+            weight_bytes=weights,
+            device_memory=None if free is None else free + weights + reclaimable,
+        )
+
+    def num_frames(self, media: Sequence[Media], sampling: FrameSampling) -> int:
+        """Count the frames, and grids of images, that media put into the prompt."""
+        return sum(len(self.choose(medium, sampling)) for medium in media)
+
+    def choose(self, media: Media, sampling: FrameSampling) -> np.ndarray:
+        """Frames to take of a video; of an image, as many as it has frames' worth of tokens."""
+        if media.kind != "image":
+            return media.choose(sampling)
+        return np.arange(-(-self._image_tokens(media) // self.model.config.tokens_per_grid()))
+
+    def describe(self, media: Media, sampling: FrameSampling) -> WatchedFrames:
+        """Say which frames of a medium are watched by a rule."""
+        tokens = self._image_tokens(media) if media.kind == "image" else None
+        return describe(media, self.choose(media, sampling), self.model.config, tokens)
+
+    def encode(self, media: Media, sampling: FrameSampling, settings: FrameSettings) -> Tensor:
+        """Encode one medium, or find it in the cache: [F, T, D], all in memory; see `stream`."""
+
+        def use(media: Media, _: np.ndarray) -> Tensor:
+            frames = self.describe(media, sampling)
+            shape = (len(frames), frames.tokens_per_frame, self._width)
+            tokens = torch.empty(shape, dtype=self.model.dtype, device=self.model.device)
+            done = 0
+            for batch in self.stream(media, frames, settings):
+                tokens[done : done + len(batch)] = batch
+                done += len(batch)
+            return tokens
+
+        return media.read(lambda media: self.choose(media, sampling), use)
+
+    def stream(
+        self,
+        media: Media,
+        frames: WatchedFrames,
+        settings: FrameSettings,
+        timings: dict[str, float] | None = None,
+        *,
+        keep: bool = True,
+    ) -> Generator[Tensor]:
+        """Encode frames of a medium a batch at a time, or read them from the cache.
+
+        Args:
+            media: what `open_media` gave.
+            frames: those of it that are wanted.
+            settings: of the frames.
+            timings: see `encode` in `features.py`.
+            keep: use the cache, if there is one.
+
+        Yields:
+            [n, T, D].
+
+        Raises:
+            VideoError: when a frame cannot be decoded.
+            MisnumberedError: when decoding gives other frames than the container lists.
+            NonFiniteError: after the last batch, if tower or projector computed NaN or infinity.
+        """
+        timings = {"decode": 0.0, "encode": 0.0} if timings is None else timings
+        indices = frames.indices - frames.offset
+        batches = encode(self.model, self.processor, media, indices, settings, timings)
+        if self.cache is None or not keep:
+            return batches
+        model = self.fingerprint(vision_fingerprint)
+        key = self.cache.key(media, indices, settings, self.processor, model)
+        held = self.cache.load(key, torch.device("cpu"))  # mapped, not read
+        if held is not None:
+            parts = held.split(self.model.config.vision_batch_size)
+            return (part.to(self.model.device) for part in parts)
+        shape = (len(frames), frames.tokens_per_frame, self._width)
+        return self.cache.keep(key, batches, shape, self.model.dtype)
+
+    def fingerprint(self, of: Callable[[LongVAForConditionalGeneration], str]) -> str:
+        """Hash the model by a function, once as long as its pooling stays."""
+        key = of, self.model.config.pool_stride, self.model.config.pool_mode
+        if key not in self._fingerprints:
+            self._fingerprints[key] = of(self.model)
+        return self._fingerprints[key]
+
+    @property
+    def _width(self) -> int:
+        return self.model.config.text_config.hidden_size
+
+    def _image_tokens(self, media: Media) -> int:
+        columns, rows = self.processor.image_processor.grid_of(media.width, media.height)
+        return self.processor.image_tokens(rows, columns)
