@@ -34,7 +34,7 @@ def trainers(tmp_path_factory):
                 text = re.sub(r"(SFT|DPO)Config\(", rf"\g<0>{QUICK}", text)
                 exec(compile(text, PAGE.name, "exec"), names)
                 trainers.append(names["trainer"])
-    return trainers
+        yield trainers  # their data sets read the picture when they are asked
 
 
 def targets(trainer) -> list[str]:
