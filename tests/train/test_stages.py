@@ -12,10 +12,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from longva.checkpoints.checkpoint import load_pretrained
-from longva.data.text.packing import PackedText
+from longva.data.text.packing import PackedText, tokenizer_fingerprint, write_packed
 from longva.errors import CheckpointError, LongVAError, RecipeError
 from longva.files.lock import only_run
 from longva.nano.toy_data import write_toy_data
+from longva.niah.cells import Grid
+from longva.niah.text import TextRecipe, run_text
 from longva.recipes import load_recipe
 from longva.train import align, dpo, extend
 from tests.distributed import run_distributed
@@ -255,6 +257,78 @@ def test_yarn_stretches_the_positions_up_a_ladder(chain):
         toy_recipe_file("extend", "yarn=true")
 
 
+NEEDLES = "niah={every: 2, grid: {lengths: [300, 400], depths: [0.0, 0.5]}}"
+
+
+@pytest.mark.parametrize(("ranks", "ring"), [(1, 1), (2, 2), (2, 1)])
+def test_needles_on_the_way_are_those_of_the_exported_model(ranks, ring, chain):
+    """Over a ring, over two rings of one, and after going on."""
+    out = chain / f"runs/toy/needles_{ranks}_{ring}"
+    changes = ["ladder=[]", "seq_len=64", "loop.eval_every=0", "loop.save_every=1", NEEDLES, *EXACT]
+    changes += [f"output_dir={out}", f"parallel.ring={ring}"]
+    on_ranks(ranks, "extend", *changes, "loop.max_steps=3")
+    other = "niah={every: 3, grid: {lengths: [300, 400], depths: [0.0, 0.5]}}"
+    model = on_ranks(ranks, "extend", *changes, other, "loop.max_steps=4")
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "niah" in row] == [2, 3, 4]
+    recipe = TextRecipe(
+        model=str(model),
+        output_dir=out / "niah",
+        grid=Grid(lengths=(300, 400), depths=(0.0, 0.5)),
+        trials=1,
+        max_new_tokens=0,
+    )
+    run_text(recipe)
+    cells = [json.loads(line) for line in (out / "niah/cells.jsonl").read_text().splitlines()]
+    # A number is eight tokens, of each of which float32 loses 1e-6 or so.
+    logprob = np.mean([cell["logprob"] for cell in cells])
+    assert rows[-1]["niah_logprob"] == pytest.approx(logprob, rel=0, abs=1e-4)
+    right = np.mean([cell["is_greedy"] for cell in cells])
+    assert rows[-1]["niah"] == right == (rows[-1]["niah_300"] + rows[-1]["niah_400"]) / 2
+
+
+def test_needles_do_not_change_what_is_learned(chain):
+    changes = ["ladder=[]", "seq_len=64", "loop.eval_every=0", "loop.max_steps=3"]
+    models = [
+        on_ranks(1, "extend", *changes, f"output_dir=runs/toy/{name}", niah)
+        for name, niah in (("with", NEEDLES), ("without", "niah=null"))
+    ]
+    one, two = ((model / "model.safetensors").read_bytes() for model in models)
+    assert one == two
+
+
+@pytest.mark.parametrize(("ranks", "ring"), [(1, 1), (2, 2), (2, 1)])
+def test_the_loss_of_each_domain_is_told(ranks, ring, chain):
+    """Books are documents of one letter, which is soon learned; the rest is random."""
+    folder = chain / "domains"
+    if not folder.exists():
+        folder.mkdir()
+        tokenizer = AutoTokenizer.from_pretrained("runs/toy/base_lm/model")
+        rng, numbers = np.random.default_rng(0), np.array([0, 1] * 8, np.int16)
+        documents = [rng.integers(0, 256, 39) if n else np.full(19, 65) for n in numbers]
+        about = {"tokenizer": {"name": "bytes", **tokenizer_fingerprint(tokenizer)}}
+        write_packed(
+            *(folder, documents, numbers),
+            separator=tokenizer.pad_token_id,
+            dtype=np.dtype(np.uint16),
+            about={**about, "domains": ["books", "noise"]},
+        )
+    out = chain / f"runs/toy/domains_{ranks}_{ring}"
+    changes = ["ladder=[]", "seq_len=60", "tokens=domains", "held_out_tokens=domains", *EXACT]
+    changes += [f"parallel.ring={ring}", f"output_dir={out}", "loop.max_steps=4"]
+    on_ranks(ranks, "extend", *changes, "loop.eval_every=4")
+    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["eval_loss_books"] < last["eval_loss_noise"]
+    # A row is 20 tokens of a book and 40 of noise; the first of all is no target.
+    mean = (19 * last["eval_loss_books"] + 40 * last["eval_loss_noise"]) / 59
+    assert last["eval_loss"] == pytest.approx(mean, rel=1e-12)
+    assert last["loss"] == pytest.approx(
+        (19 * last["loss_books"] + 40 * last["loss_noise"]) / 59, rel=1e-12
+    )
+    one = metrics(chain / "runs/toy/domains_1_1", "eval_loss_books")
+    assert [last["eval_loss_books"]] == pytest.approx(one, rel=1e-11)
+
+
 def test_a_finished_run_is_lengthened_where_it_kept_a_checkpoint(chain):
     changes = ["ladder=[]", "seq_len=64", "loop.eval_every=0", "output_dir=runs/toy/kept"]
     short = on_ranks(1, "extend", *changes, "loop.save_every=1", "loop.max_steps=1")
@@ -316,6 +390,49 @@ def test_adapters_train_and_are_merged_at_the_export(name, part, chain):
     # A step at a rate of 1e-12 moves each of some 1e5 parameters by that, against a gradient of
     # norm 1 or so: by 1e-12 x sqrt(1e5) at most.
     assert merged == pytest.approx(trained, rel=0, abs=1e-9)
+
+
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+def test_adapters_beside_quantised_weights_train_and_go_on(weights, chain):
+    """The exported model has the values that were trained on, and the adapters are peft's."""
+    lora = f"optim.lora={{rank: 4, dropout: 0.1, weights: {weights}}}"
+    changes = ["ladder=[]", "loop.max_steps=6", "loop.eval_every=3", "optim.lr={all: 3.0e-3}"]
+    changes += ["loop.save_every=3", lora]
+    out = chain / f"runs/toy/{weights}"
+    folder = on_ranks(1, "extend", f"output_dir={out}", *changes)
+    losses = metrics(out, "eval_loss")
+    assert losses[-1] < losses[0]
+    before = load_file("runs/toy/base_lm/model/model.safetensors")
+    after = load_file(folder / "model.safetensors")
+    assert after.keys() == before.keys()
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert changed and all("_proj.weight" in name for name in changed)
+    assert len(load_file(out / "adapter/adapter_model.safetensors")) == 2 * 2 * 7
+    # Killed after its third step: adapters alone are in the checkpoint.
+    again = chain / f"runs/toy/{weights}_again"
+    on_ranks(1, "extend", f"output_dir={again}", *changes, "loop.max_steps=3")
+    shutil.rmtree(again / "model")
+    on_ranks(1, "extend", f"output_dir={again}", *changes)
+    assert (again / "model/model.safetensors").read_bytes() == (
+        folder / "model.safetensors").read_bytes()  # fmt: skip
+    if weights == "int4":  # int8 rounds activations, too, while it is trained
+        merged = ("output_dir=runs/toy/merged_int4", "loop.max_steps=1", "optim.lr={all: 1.0e-12}")
+        on_ranks(1, "extend", "ladder=[]", *merged, f"base_model={folder}", "loop.eval_every=1")
+        (loss,) = metrics(chain / "runs/toy/merged_int4", "eval_loss")
+        assert loss == pytest.approx(losses[-1], rel=0, abs=1e-5)  # float32, as above
+
+
+def test_quantised_weights_are_whole_on_each_process(chain):
+    lora = "optim.lora={rank: 4, dropout: 0.0, weights: int4}"
+    changes = ["loop.eval_every=0", "loop.max_steps=2", "ladder=[]", lora, "optim.lr={all: 1.0e-3}"]
+    for ranks in (1, 2):
+        folder = f"output_dir=runs/toy/int4_{ranks}"
+        on_ranks(ranks, "extend", *changes, folder, f"parallel.ring={ranks}")
+    one, two = (metrics(chain / f"runs/toy/int4_{ranks}", "loss") for ranks in (1, 2))
+    assert two == pytest.approx(one, rel=0, abs=1e-5)
+    with pytest.raises(RecipeError, match="set parallel.precision to bf16 or fp32"):
+        toy_recipe_file("extend", lora, "parallel.precision=fp64")
+    toy_recipe_file("extend", lora, "parallel.precision=bf16")
 
 
 @pytest.mark.parametrize("loss", ["{kind: ipo}", "{kind: simpo, beta: 2.0, target_margin: 0.5}"])

@@ -177,6 +177,8 @@ def apply_fsdp(objective: Any, mesh: ParallelMesh, config: ParallelConfig) -> No
     master_dtype, compute = DTYPES[config.masters], DTYPES[config.precision]
     policies: dict[str, Any] = {
         "mesh": mesh.fsdp,
+        # Codes of quantised layers, which lie on the device already and whole on every rank.
+        "ignored_params": {p for p in objective.parameters() if not p.is_floating_point()},
         # Inputs are left as they are: log-probabilities of a reference must stay float32.
         "mp_policy": MixedPrecisionPolicy(
             param_dtype=compute,
