@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from longva.checkpoints.checkpoint import load_pretrained
+from longva.data.chats.preferences import PreferenceDataset
 from longva.data.text.packing import PackedText, tokenizer_fingerprint, write_packed
 from longva.errors import CheckpointError, LongVAError, RecipeError
 from longva.files.lock import only_run
@@ -356,6 +358,49 @@ def test_a_model_that_was_trained_anew_is_another_reference(chain):
         on_ranks(1, "dpo", *changes)
 
 
+def test_a_pair_of_which_the_reference_makes_nan_is_left_out(chain, monkeypatch):
+    changes = ["held_out_data=null", "loop.epochs=null", "loop.max_steps=1", *EXACT]
+    changes += [
+        "loop.save_every=0",
+        "loop.samples_per_micro_batch=1",
+        "output_dir=runs/toy/dpo_nan",
+    ]
+    data, (_, processor) = toy_recipe_file("dpo").data, load_pretrained("runs/toy/stage2/model")
+    bad, forward = PreferenceDataset(data, processor)[3]["key"], dpo.PreferenceObjective.forward
+
+    def broken(self, batch, answers_only=False):
+        result = forward(self, batch, answers_only)
+        if answers_only and bad in batch["keys"]:
+            result["answers"] = result["answers"] * float("nan")
+        return result
+
+    monkeypatch.setattr(dpo.PreferenceObjective, "forward", broken)
+    with pytest.raises(AssertionError, match="the reference's log-probabilities of") as caught:
+        on_ranks(1, "dpo", *changes)
+    remedy = re.search(r"to go on without: loop.skip: (\[.*?\])", str(caught.value))
+    assert remedy is not None and remedy[1] == "[3]"
+    on_ranks(1, "dpo", *changes, f"loop.skip={remedy[1]}")
+
+
+def test_a_pair_that_changed_after_the_reference_was_computed(chain):
+    data = Path("runs/toy/data/changed.jsonl")
+    pairs = Path("runs/toy/data/pairs_train.jsonl").read_text().splitlines(keepends=True)[:8]
+    data.write_text("".join(pairs))
+    changes = [f"data.datasets=[{{path: {data}}}]", "held_out_data=null", *EXACT]
+    changes += ["loop.epochs=null", "loop.max_steps=1", "output_dir=runs/toy/changed"]
+    shutil.rmtree(on_ranks(1, "dpo", *changes, "loop.save_every=0"))
+    data.write_text("".join(pairs).replace("It is", "It was"))
+    with pytest.raises(AssertionError, match="lacks a pair of the data.*Restore them, or delete"):
+        on_ranks(1, "dpo", *changes)
+    before = Path("runs/toy/changed/metrics.jsonl").read_bytes()
+    shutil.rmtree("runs/toy/changed/reference")  # one remedy
+    on_ranks(1, "dpo", *changes)
+    shutil.rmtree("runs/toy/changed")
+    data.write_text("".join(pairs))  # the other
+    on_ranks(1, "dpo", *changes)
+    assert before == b""
+
+
 @pytest.mark.parametrize(("name", "part"), [("extend", "all"), ("stage2", "language")])
 def test_adapters_train_and_are_merged_at_the_export(name, part, chain):
     """The exported weights, without any adapter, have the loss that training ended with."""
@@ -395,6 +440,9 @@ def test_adapters_train_and_are_merged_at_the_export(name, part, chain):
 @pytest.mark.parametrize("weights", ["int4", "int8"])
 def test_adapters_beside_quantised_weights_train_and_go_on(weights, chain):
     """The exported model has the values that were trained on, and the adapters are peft's."""
+    from peft import PeftModel
+    from peft.utils.integrations import dequantize_module_weight
+
     lora = f"optim.lora={{rank: 4, dropout: 0.1, weights: {weights}}}"
     changes = ["ladder=[]", "loop.max_steps=6", "loop.eval_every=3", "optim.lr={all: 3.0e-3}"]
     changes += ["loop.save_every=3", lora]
@@ -416,6 +464,17 @@ def test_adapters_beside_quantised_weights_train_and_go_on(weights, chain):
     assert (again / "model/model.safetensors").read_bytes() == (
         folder / "model.safetensors").read_bytes()  # fmt: skip
     if weights == "int4":  # int8 rounds activations, too, while it is trained
+        settings = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+        )
+        base = AutoModelForCausalLM.from_pretrained(
+            "runs/toy/base_lm/model", quantization_config=settings
+        )
+        loaded = PeftModel.from_pretrained(base, out / "adapter")
+        layer = loaded.get_submodule("base_model.model.model.layers.1.mlp.up_proj")
+        value = dequantize_module_weight(layer.base_layer) + layer.get_delta_weight("default")
+        want = after["model.layers.1.mlp.up_proj.weight"]
+        torch.testing.assert_close(value.float(), want, rtol=0, atol=1e-6)
         merged = ("output_dir=runs/toy/merged_int4", "loop.max_steps=1", "optim.lr={all: 1.0e-12}")
         on_ranks(1, "extend", "ladder=[]", *merged, f"base_model={folder}", "loop.eval_every=1")
         (loss,) = metrics(chain / "runs/toy/merged_int4", "eval_loss")
@@ -516,6 +575,49 @@ def test_what_is_missing_or_does_not_fit_is_said(name, override, error, message,
 def test_recipes_with_mistakes_are_refused_when_they_are_read(name, override, message):
     with pytest.raises(RecipeError, match=message):
         toy_recipe_file(name, override)
+
+
+def overrides(text: str) -> list[str]:
+    """`a=1 b={c: 2}` -> [`a=1`, `b={c: 2}`]."""
+    return re.split(r" (?=[a-z_.]+=)", text)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "message", "remedy"),
+    [
+        ("extend", "optim.lr={all: 0}", "such as {all: 1.0e-5}", "optim.lr={all: 1.0e-5}"),
+        ("extend", "loop.epochs=1", "exactly one of max_steps and epochs", "loop.max_steps=null"),
+        (
+            *("extend", "mask_documents=true loop.samples_per_micro_batch=2"),
+            *("needs loop.samples_per_micro_batch 1", "loop.samples_per_micro_batch=1"),
+        ),
+        ("extend", "yarn=true ladder=[]", "set rope_theta to null", "rope_theta=null"),
+        ("stage2", "projector=x", "leave out language_model, vision_t", "projector=null"),
+        ("stage1", "vision_tower=null", "give model", "language_model=null model=x"),
+        ("stage2", "model=null", "or language_model and vision", "language_model=x vision_tower=y"),
+        ("dpo", "parallel.kernel=flash", "must be one of math,", "parallel.kernel=math"),
+        ("dpo", "parallel.kernel=flash", "or be left out", "parallel.kernel=null"),
+        (
+            *("dpo", "loss={kind: ipo, label_smoothing: 0.1}"),
+            *("Leave it out of ipo", "loss={kind: ipo}"),
+        ),
+        ("dpo", "loss={target_margin: 1}", "Leave it out of sigmoid", "loss={kind: sigmoid}"),
+        (
+            *("stage2", "data.video={max_frames: 8}"),
+            *("Give both, or video.num_frames", "data.video={num_frames: 8}"),
+        ),
+        ("stage2", "data.video={max_frames: 8}", "Give both", "data.video={max_frames: 8, fps: 1}"),
+        ("stage2", "data.datasets=[]", "give datasets, a list", "data.datasets=[{path: a.json}]"),
+        (
+            *("stage2", "data.datasets=[{path: a, take: some}]"),
+            *("as in 'random: 10%'", "data.datasets=[{path: a, take: 'random: 10%'}]"),
+        ),
+    ],
+)
+def test_what_a_message_says_of_a_recipe_mends_it(name, wrong, message, remedy):
+    with pytest.raises(RecipeError, match=message):
+        toy_recipe_file(name, *overrides(wrong))
+    toy_recipe_file(name, *overrides(wrong), *overrides(remedy))
 
 
 def test_a_finished_run_is_not_run_again(chain):

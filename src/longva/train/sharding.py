@@ -124,7 +124,7 @@ class TiledMLP(nn.Module):
         if whole:
             return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
         # To read a GPU's random state is to wait for it; only adapters may have dropout.
-        random = any(isinstance(module, nn.Dropout) and module.p for module in self.modules())
+        random = any(isinstance(m, nn.Dropout) and m.p and m.training for m in self.modules())
         kind: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": random}
         parameters = dict(self.named_parameters())
         totals = {name: _Total() for name, p in parameters.items() if p.requires_grad}
