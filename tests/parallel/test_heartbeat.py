@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+import threading
 import time
 
 import pytest
@@ -10,7 +12,7 @@ import torch.distributed as dist
 
 from longva.errors import RecipeError
 from longva.parallel import heartbeat, parallel_mesh
-from longva.parallel.heartbeat import LostRankError
+from longva.parallel.heartbeat import Heartbeat, LostRankError
 from tests.distributed import run_distributed
 
 
@@ -59,3 +61,14 @@ def test_what_a_rank_failed_of_is_told_by_the_others():
 
     said = run_distributed(survive, 2, ending, join=False)
     assert said[0].startswith("rank 1 of 2 failed: RecipeError: a broken picture. Rank 0 ends too")
+
+
+def test_torchrun_may_ask_to_end_before_it_is_known_who_is_gone():
+    class Asked(threading.Event):
+        def wait(self, timeout=None):
+            sys.exit(143)  # as `longva` does of SIGTERM
+
+    beat = object.__new__(Heartbeat)
+    beat.rank, beat.error, beat.lost = 0, None, Asked()
+    said = beat.explain(RuntimeError("gloo: Connection closed by peer [127.0.0.1]:29500"))
+    assert str(said).startswith("another process of the run has ended; torchrun names it, as Root")

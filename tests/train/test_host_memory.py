@@ -1,12 +1,18 @@
 """Hidden states in host memory: the bytes planned, the bits that were put there."""
 
+import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from longva.parallel import RingSequence, ring_forward
+from longva.train import sharding
 from longva.train.host_memory import HostBuffers
+from longva.train.lora import add_adapters
+from longva.train.optim import LoraConfig
 from longva.train.sharding import TiledMLP
 from tests.train.test_planning import SMALL, checkpoint_activations, decoder
+from tests.train.toys import tiny_qwen2
 
 
 def total(buffers: HostBuffers) -> int:
@@ -61,3 +67,32 @@ def test_112_tiles_cost_the_gradients_of_an_mlp_hardly_any_precision():
     tiled = mlp_gradients(TiledMLP(mlp, 16), x, grad, torch.bfloat16)
     for want, one, other in zip(exact, whole, tiled, strict=True):
         assert (other - want).norm() < 1.2 * (one - want).norm()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_tile_is_computed_again_with_the_dropout_of_its_adapters(dropout, monkeypatch):
+    """The random state, which a GPU is waited for, is kept where there is dropout alone."""
+    model, asked = tiny_qwen2(), []
+
+    def watched(*args, **kind):
+        asked.append(kind["preserve_rng_state"])
+        return checkpoint(*args, **kind)
+
+    monkeypatch.setattr(sharding, "checkpoint", watched)
+    add_adapters(model, LoraConfig(rank=4, dropout=dropout))
+    mlp = model.model.layers[0].mlp.double().train()
+    trained = [p for name, p in mlp.named_parameters() if ".lora_" in name]
+    for parameter in trained:
+        nn.init.normal_(parameter)
+    x = torch.randn(1, 12, 32, dtype=torch.float64)
+
+    def gradients(run):
+        torch.manual_seed(1)
+        return torch.autograd.grad(run().square().sum(), trained)
+
+    whole = gradients(lambda: torch.cat([mlp(tile) for tile in x.split(5, dim=1)], dim=1))
+    tiled = TiledMLP(mlp, 5)
+    for one, other in zip(whole, gradients(lambda: tiled(x)), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-12, atol=1e-12)
+    tiled.eval()(x)
+    assert asked == [dropout > 0] * 3 + [False] * 3

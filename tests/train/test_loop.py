@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import Starcoder2Config, Starcoder2ForCausalLM
 
 from longva.errors import CheckpointError
 from longva.train.checkpoints import latest_checkpoint
@@ -305,15 +306,54 @@ def test_a_run_from_before_a_key_existed_goes_on_with_its_default(two_steps):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("ranks", "changes", "message", "remedies"),
     [
-        ({"samples_per_micro_batch": 3}, "Choose a multiple of 3"),
-        ({"lr": {"projector": 1e-3}}, "optim.lr.projector matches no parameter of this Qwen2"),
+        (
+            *(2, {"samples_per_micro_batch": 2}, "Choose a multiple of 4"),
+            [{"samples_per_step": 8}, {"samples_per_micro_batch": 1}, {"ring": 2}],
+        ),
+        (
+            *(1, {"lr": {"projector": 1e-3}}, "optim.lr.projector matches no parameter of this"),
+            [{"lr": {"language": 1e-3}}, {"lr": {"model.embed_tokens.weight": 1e-3}}],
+        ),
+        (
+            *(1, {"skip": list(range(12))}, "all 12 samples of the data are skipped. Leave some"),
+            [{"skip": list(range(11))}],
+        ),
+        (
+            *(1, {"name": "adamw8bit", "masters": "bf16"}, "needs parallel.masters: fp32"),
+            [{"name": "adamw", "masters": "bf16"}],  # torchao's compiles: tests/train/test_optim.py
+        ),
     ],
 )
-def test_recipes_that_do_not_fit_say_what_to_change(changes, message, tmp_path):
-    with pytest.raises(AssertionError, match=f"RecipeError: .*{message}"):
-        on_ranks(1, toy_recipe(tmp_path, **changes))
+def test_recipes_that_do_not_fit_say_what_to_change(ranks, changes, message, remedies, tmp_path):
+    if changes.get("name"):
+        pytest.importorskip("torchao")
+    changes = {**changes, "max_steps": 1}
+    with pytest.raises(AssertionError, match=f"RecipeError: .*{message}") as caught:
+        on_ranks(ranks, toy_recipe(tmp_path / "refused", **changes))
+    for number, remedy in enumerate(remedies):
+        if "lr" in remedy:  # as it is told
+            assert all(name in str(caught.value) for name in remedy["lr"])
+        on_ranks(ranks, toy_recipe(tmp_path / str(number), **changes | remedy))
+
+
+def test_an_mlp_that_is_not_gated_is_not_tiled(tmp_path):
+    def model():
+        torch.manual_seed(0)
+        return Starcoder2ForCausalLM(
+            Starcoder2Config(
+                vocab_size=VOCABULARY,
+                hidden_size=32,
+                intermediate_size=48,
+                num_hidden_layers=1,
+                num_attention_heads=4,
+            )
+        )
+
+    with pytest.raises(AssertionError, match="knows gated MLPs, not Starcoder2MLP. Leave it at 0"):
+        on_ranks(1, toy_recipe(tmp_path, mlp_tile=7), model=model())
+    on_ranks(1, toy_recipe(tmp_path, mlp_tile=0, max_steps=1), model=model())
 
 
 def test_an_infinite_gradient_stops_before_it_does_harm(tmp_path):

@@ -14,6 +14,7 @@ from longva.planning.devices import DEVICES, usable_bytes
 from longva.recipes import load_recipe
 from longva.recipes.shipped import shipped_recipes
 from longva.train import align, dpo, extend
+from longva.train.optim import LoraConfig, OptimConfig
 from longva.train.planning import (
     EVERYTHING,
     block_bytes_per_token,
@@ -154,3 +155,21 @@ def test_each_recipe_fits_the_hardware_that_its_header_names(recipe):
     needed = int(planned[1].replace(",", ""))
     if gpus == 1:
         assert needed <= (int(promised[1]) if promised else 32), "the header says less"
+
+
+def test_quantised_weights_lie_whole_on_each_gpu():
+    """LongVA-7B's 28 blocks have 6.5 billion of them: 13 GB in bfloat16, 3.7 GB in four bits."""
+    config, parallel = load_config("longva-7b"), ParallelConfig()
+    states = {}
+    for weights in ("model", "int4"):
+        lora = LoraConfig(rank=64, weights=weights)
+        optim = OptimConfig(lr={"language": 1e-4}, lora=lora)
+        sizes = model_sizes(config, optim)
+        for gpus in (1, 8):
+            memory = training_memory(config, sizes, parallel, tokens=1000, gpus=gpus, optim=optim)
+            states[weights, gpus] = memory.states
+    quantised = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18_944)
+    assert sizes.quantised == quantised
+    assert states["model", 1] - states["int4", 1] == quantised * 2 - int(quantised * 0.5625)
+    shared = states["int4", 1] - int(quantised * 0.5625)
+    assert states["int4", 8] == shared // 8 + int(quantised * 0.5625)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -9,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from longva.checkpoints.checkpoint import load_pretrained
-from longva.data.text.packing import PackedText
+from longva.data.chats.preferences import PreferenceDataset
+from longva.data.text.packing import PackedText, tokenizer_fingerprint, write_packed
 from longva.errors import CheckpointError, LongVAError, RecipeError
 from longva.files.lock import only_run
 from longva.nano.toy_data import write_toy_data
+from longva.niah.cells import Grid
+from longva.niah.text import TextRecipe, run_text
 from longva.recipes import load_recipe
 from longva.train import align, dpo, extend
 from tests.distributed import run_distributed
@@ -255,6 +259,78 @@ def test_yarn_stretches_the_positions_up_a_ladder(chain):
         toy_recipe_file("extend", "yarn=true")
 
 
+NEEDLES = "niah={every: 2, grid: {lengths: [300, 400], depths: [0.0, 0.5]}}"
+
+
+@pytest.mark.parametrize(("ranks", "ring"), [(1, 1), (2, 2), (2, 1)])
+def test_needles_on_the_way_are_those_of_the_exported_model(ranks, ring, chain):
+    """Over a ring, over two rings of one, and after going on."""
+    out = chain / f"runs/toy/needles_{ranks}_{ring}"
+    changes = ["ladder=[]", "seq_len=64", "loop.eval_every=0", "loop.save_every=1", NEEDLES, *EXACT]
+    changes += [f"output_dir={out}", f"parallel.ring={ring}"]
+    on_ranks(ranks, "extend", *changes, "loop.max_steps=3")
+    other = "niah={every: 3, grid: {lengths: [300, 400], depths: [0.0, 0.5]}}"
+    model = on_ranks(ranks, "extend", *changes, other, "loop.max_steps=4")
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "niah" in row] == [2, 3, 4]
+    recipe = TextRecipe(
+        model=str(model),
+        output_dir=out / "niah",
+        grid=Grid(lengths=(300, 400), depths=(0.0, 0.5)),
+        trials=1,
+        max_new_tokens=0,
+    )
+    run_text(recipe)
+    cells = [json.loads(line) for line in (out / "niah/cells.jsonl").read_text().splitlines()]
+    # A number is eight tokens, of each of which float32 loses 1e-6 or so.
+    logprob = np.mean([cell["logprob"] for cell in cells])
+    assert rows[-1]["niah_logprob"] == pytest.approx(logprob, rel=0, abs=1e-4)
+    right = np.mean([cell["is_greedy"] for cell in cells])
+    assert rows[-1]["niah"] == right == (rows[-1]["niah_300"] + rows[-1]["niah_400"]) / 2
+
+
+def test_needles_do_not_change_what_is_learned(chain):
+    changes = ["ladder=[]", "seq_len=64", "loop.eval_every=0", "loop.max_steps=3"]
+    models = [
+        on_ranks(1, "extend", *changes, f"output_dir=runs/toy/{name}", niah)
+        for name, niah in (("with", NEEDLES), ("without", "niah=null"))
+    ]
+    one, two = ((model / "model.safetensors").read_bytes() for model in models)
+    assert one == two
+
+
+@pytest.mark.parametrize(("ranks", "ring"), [(1, 1), (2, 2), (2, 1)])
+def test_the_loss_of_each_domain_is_told(ranks, ring, chain):
+    """Books are documents of one letter, which is soon learned; the rest is random."""
+    folder = chain / "domains"
+    if not folder.exists():
+        folder.mkdir()
+        tokenizer = AutoTokenizer.from_pretrained("runs/toy/base_lm/model")
+        rng, numbers = np.random.default_rng(0), np.array([0, 1] * 8, np.int16)
+        documents = [rng.integers(0, 256, 39) if n else np.full(19, 65) for n in numbers]
+        about = {"tokenizer": {"name": "bytes", **tokenizer_fingerprint(tokenizer)}}
+        write_packed(
+            *(folder, documents, numbers),
+            separator=tokenizer.pad_token_id,
+            dtype=np.dtype(np.uint16),
+            about={**about, "domains": ["books", "noise"]},
+        )
+    out = chain / f"runs/toy/domains_{ranks}_{ring}"
+    changes = ["ladder=[]", "seq_len=60", "tokens=domains", "held_out_tokens=domains", *EXACT]
+    changes += [f"parallel.ring={ring}", f"output_dir={out}", "loop.max_steps=4"]
+    on_ranks(ranks, "extend", *changes, "loop.eval_every=4")
+    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["eval_loss_books"] < last["eval_loss_noise"]
+    # A row is 20 tokens of a book and 40 of noise; the first of all is no target.
+    mean = (19 * last["eval_loss_books"] + 40 * last["eval_loss_noise"]) / 59
+    assert last["eval_loss"] == pytest.approx(mean, rel=1e-12)
+    assert last["loss"] == pytest.approx(
+        (19 * last["loss_books"] + 40 * last["loss_noise"]) / 59, rel=1e-12
+    )
+    one = metrics(chain / "runs/toy/domains_1_1", "eval_loss_books")
+    assert [last["eval_loss_books"]] == pytest.approx(one, rel=1e-11)
+
+
 def test_a_finished_run_is_lengthened_where_it_kept_a_checkpoint(chain):
     changes = ["ladder=[]", "seq_len=64", "loop.eval_every=0", "output_dir=runs/toy/kept"]
     short = on_ranks(1, "extend", *changes, "loop.save_every=1", "loop.max_steps=1")
@@ -280,6 +356,49 @@ def test_a_model_that_was_trained_anew_is_another_reference(chain):
     save_file(weights, "again/model.safetensors", {"format": "pt"})
     with pytest.raises(AssertionError, match="RecipeError: .*reference holds the log-prob"):
         on_ranks(1, "dpo", *changes)
+
+
+def test_a_pair_of_which_the_reference_makes_nan_is_left_out(chain, monkeypatch):
+    changes = ["held_out_data=null", "loop.epochs=null", "loop.max_steps=1", *EXACT]
+    changes += [
+        "loop.save_every=0",
+        "loop.samples_per_micro_batch=1",
+        "output_dir=runs/toy/dpo_nan",
+    ]
+    data, (_, processor) = toy_recipe_file("dpo").data, load_pretrained("runs/toy/stage2/model")
+    bad, forward = PreferenceDataset(data, processor)[3]["key"], dpo.PreferenceObjective.forward
+
+    def broken(self, batch, answers_only=False):
+        result = forward(self, batch, answers_only)
+        if answers_only and bad in batch["keys"]:
+            result["answers"] = result["answers"] * float("nan")
+        return result
+
+    monkeypatch.setattr(dpo.PreferenceObjective, "forward", broken)
+    with pytest.raises(AssertionError, match="the reference's log-probabilities of") as caught:
+        on_ranks(1, "dpo", *changes)
+    remedy = re.search(r"to go on without: loop.skip: (\[.*?\])", str(caught.value))
+    assert remedy is not None and remedy[1] == "[3]"
+    on_ranks(1, "dpo", *changes, f"loop.skip={remedy[1]}")
+
+
+def test_a_pair_that_changed_after_the_reference_was_computed(chain):
+    data = Path("runs/toy/data/changed.jsonl")
+    pairs = Path("runs/toy/data/pairs_train.jsonl").read_text().splitlines(keepends=True)[:8]
+    data.write_text("".join(pairs))
+    changes = [f"data.datasets=[{{path: {data}}}]", "held_out_data=null", *EXACT]
+    changes += ["loop.epochs=null", "loop.max_steps=1", "output_dir=runs/toy/changed"]
+    shutil.rmtree(on_ranks(1, "dpo", *changes, "loop.save_every=0"))
+    data.write_text("".join(pairs).replace("It is", "It was"))
+    with pytest.raises(AssertionError, match="lacks a pair of the data.*Restore them, or delete"):
+        on_ranks(1, "dpo", *changes)
+    before = Path("runs/toy/changed/metrics.jsonl").read_bytes()
+    shutil.rmtree("runs/toy/changed/reference")  # one remedy
+    on_ranks(1, "dpo", *changes)
+    shutil.rmtree("runs/toy/changed")
+    data.write_text("".join(pairs))  # the other
+    on_ranks(1, "dpo", *changes)
+    assert before == b""
 
 
 @pytest.mark.parametrize(("name", "part"), [("extend", "all"), ("stage2", "language")])
@@ -316,6 +435,63 @@ def test_adapters_train_and_are_merged_at_the_export(name, part, chain):
     # A step at a rate of 1e-12 moves each of some 1e5 parameters by that, against a gradient of
     # norm 1 or so: by 1e-12 x sqrt(1e5) at most.
     assert merged == pytest.approx(trained, rel=0, abs=1e-9)
+
+
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+def test_adapters_beside_quantised_weights_train_and_go_on(weights, chain):
+    """The exported model has the values that were trained on, and the adapters are peft's."""
+    from peft import PeftModel
+    from peft.utils.integrations import dequantize_module_weight
+
+    lora = f"optim.lora={{rank: 4, dropout: 0.1, weights: {weights}}}"
+    changes = ["ladder=[]", "loop.max_steps=6", "loop.eval_every=3", "optim.lr={all: 3.0e-3}"]
+    changes += ["loop.save_every=3", lora]
+    out = chain / f"runs/toy/{weights}"
+    folder = on_ranks(1, "extend", f"output_dir={out}", *changes)
+    losses = metrics(out, "eval_loss")
+    assert losses[-1] < losses[0]
+    before = load_file("runs/toy/base_lm/model/model.safetensors")
+    after = load_file(folder / "model.safetensors")
+    assert after.keys() == before.keys()
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert changed and all("_proj.weight" in name for name in changed)
+    assert len(load_file(out / "adapter/adapter_model.safetensors")) == 2 * 2 * 7
+    # Killed after its third step: adapters alone are in the checkpoint.
+    again = chain / f"runs/toy/{weights}_again"
+    on_ranks(1, "extend", f"output_dir={again}", *changes, "loop.max_steps=3")
+    shutil.rmtree(again / "model")
+    on_ranks(1, "extend", f"output_dir={again}", *changes)
+    assert (again / "model/model.safetensors").read_bytes() == (
+        folder / "model.safetensors").read_bytes()  # fmt: skip
+    if weights == "int4":  # int8 rounds activations, too, while it is trained
+        settings = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+        )
+        base = AutoModelForCausalLM.from_pretrained(
+            "runs/toy/base_lm/model", quantization_config=settings
+        )
+        loaded = PeftModel.from_pretrained(base, out / "adapter")
+        layer = loaded.get_submodule("base_model.model.model.layers.1.mlp.up_proj")
+        value = dequantize_module_weight(layer.base_layer) + layer.get_delta_weight("default")
+        want = after["model.layers.1.mlp.up_proj.weight"]
+        torch.testing.assert_close(value.float(), want, rtol=0, atol=1e-6)
+        merged = ("output_dir=runs/toy/merged_int4", "loop.max_steps=1", "optim.lr={all: 1.0e-12}")
+        on_ranks(1, "extend", "ladder=[]", *merged, f"base_model={folder}", "loop.eval_every=1")
+        (loss,) = metrics(chain / "runs/toy/merged_int4", "eval_loss")
+        assert loss == pytest.approx(losses[-1], rel=0, abs=1e-5)  # float32, as above
+
+
+def test_quantised_weights_are_whole_on_each_process(chain):
+    lora = "optim.lora={rank: 4, dropout: 0.0, weights: int4}"
+    changes = ["loop.eval_every=0", "loop.max_steps=2", "ladder=[]", lora, "optim.lr={all: 1.0e-3}"]
+    for ranks in (1, 2):
+        folder = f"output_dir=runs/toy/int4_{ranks}"
+        on_ranks(ranks, "extend", *changes, folder, f"parallel.ring={ranks}")
+    one, two = (metrics(chain / f"runs/toy/int4_{ranks}", "loss") for ranks in (1, 2))
+    assert two == pytest.approx(one, rel=0, abs=1e-5)
+    with pytest.raises(RecipeError, match="set parallel.precision to bf16 or fp32"):
+        toy_recipe_file("extend", lora, "parallel.precision=fp64")
+    toy_recipe_file("extend", lora, "parallel.precision=bf16")
 
 
 @pytest.mark.parametrize("loss", ["{kind: ipo}", "{kind: simpo, beta: 2.0, target_margin: 0.5}"])
@@ -399,6 +575,49 @@ def test_what_is_missing_or_does_not_fit_is_said(name, override, error, message,
 def test_recipes_with_mistakes_are_refused_when_they_are_read(name, override, message):
     with pytest.raises(RecipeError, match=message):
         toy_recipe_file(name, override)
+
+
+def overrides(text: str) -> list[str]:
+    """`a=1 b={c: 2}` -> [`a=1`, `b={c: 2}`]."""
+    return re.split(r" (?=[a-z_.]+=)", text)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "message", "remedy"),
+    [
+        ("extend", "optim.lr={all: 0}", "such as {all: 1.0e-5}", "optim.lr={all: 1.0e-5}"),
+        ("extend", "loop.epochs=1", "exactly one of max_steps and epochs", "loop.max_steps=null"),
+        (
+            *("extend", "mask_documents=true loop.samples_per_micro_batch=2"),
+            *("needs loop.samples_per_micro_batch 1", "loop.samples_per_micro_batch=1"),
+        ),
+        ("extend", "yarn=true ladder=[]", "set rope_theta to null", "rope_theta=null"),
+        ("stage2", "projector=x", "leave out language_model, vision_t", "projector=null"),
+        ("stage1", "vision_tower=null", "give model", "language_model=null model=x"),
+        ("stage2", "model=null", "or language_model and vision", "language_model=x vision_tower=y"),
+        ("dpo", "parallel.kernel=flash", "must be one of math,", "parallel.kernel=math"),
+        ("dpo", "parallel.kernel=flash", "or be left out", "parallel.kernel=null"),
+        (
+            *("dpo", "loss={kind: ipo, label_smoothing: 0.1}"),
+            *("Leave it out of ipo", "loss={kind: ipo}"),
+        ),
+        ("dpo", "loss={target_margin: 1}", "Leave it out of sigmoid", "loss={kind: sigmoid}"),
+        (
+            *("stage2", "data.video={max_frames: 8}"),
+            *("Give both, or video.num_frames", "data.video={num_frames: 8}"),
+        ),
+        ("stage2", "data.video={max_frames: 8}", "Give both", "data.video={max_frames: 8, fps: 1}"),
+        ("stage2", "data.datasets=[]", "give datasets, a list", "data.datasets=[{path: a.json}]"),
+        (
+            *("stage2", "data.datasets=[{path: a, take: some}]"),
+            *("as in 'random: 10%'", "data.datasets=[{path: a, take: 'random: 10%'}]"),
+        ),
+    ],
+)
+def test_what_a_message_says_of_a_recipe_mends_it(name, wrong, message, remedy):
+    with pytest.raises(RecipeError, match=message):
+        toy_recipe_file(name, *overrides(wrong))
+    toy_recipe_file(name, *overrides(wrong), *overrides(remedy))
 
 
 def test_a_finished_run_is_not_run_again(chain):

@@ -243,6 +243,27 @@ def ask(recipe: TextRecipe, book: Book, tokenizer: Any) -> Iterator[Probe]:
             yield Probe(row=row, pieces=tuple(pieces))
 
 
+def hide_needles(
+    recipe: TextRecipe, tokenizer: Any, text: str | None = None
+) -> tuple[Book, list[Probe]]:
+    """Return the book, of the recipe's haystack or `text`, and all prompts.
+
+    Raises:
+        RecipeError: see `read_text`, `tokenise_book` and `ask`.
+    """
+    text = read_text(recipe.haystack) if text is None else text
+    longest = recipe.grid.all_lengths[-1]
+    book = tokenise_book(text, tokenizer, longest)
+    if book.repeats > 1:
+        text_tokens = len(book.tokens) // book.repeats
+        warnings.warn(
+            f"the haystack repeats: its text has {text_tokens:,} tokens, the longest prompt "
+            f"{longest:,}. Name a longer one as `haystack`.",
+            stacklevel=2,
+        )
+    return book, list(ask(recipe, book, tokenizer))
+
+
 def run_text(
     recipe: TextRecipe,
     progress: Progress | None = None,
@@ -265,18 +286,10 @@ def _measure(
 ) -> dict[str, Any] | None:
     if model.tokenizer is None:
         raise RecipeError(f"{model.name}: text is measured in tokens. Set tokenizer: FOLDER or ID.")
-    longest = recipe.grid.all_lengths[-1]
-    book = tokenise_book(text, model.tokenizer, longest)
-    if book.repeats > 1:
-        text_tokens = len(book.tokens) // book.repeats
-        warnings.warn(
-            f"the haystack repeats: its text has {text_tokens:,} tokens, the longest prompt "
-            f"{longest:,}. Name a longer one as `haystack`.",
-            stacklevel=2,
-        )
+    book, probes = hide_needles(recipe, model.tokenizer, text)
     return measure(
         model,
-        list(ask(recipe, book, model.tokenizer)),
+        probes,
         recipe,
         settings={
             "unit": "tokens",

@@ -71,7 +71,13 @@ class Heartbeat:
         text = str(error)
         broken = isinstance(error, dist.DistError) or "gloo" in text or "onnection" in text
         if broken and isinstance(error, RuntimeError):
-            self.lost.wait(LOST_SECONDS + 2 * BEAT_SECONDS)
+            try:
+                self.lost.wait(LOST_SECONDS + 2 * BEAT_SECONDS)
+            except SystemExit:  # SIGTERM of torchrun, which has noticed first
+                self.error = LostRankError(
+                    "another process of the run has ended; torchrun names it, as Root Cause. Rank "
+                    f"{self.rank} ends too. The same command goes on from the last checkpoint."
+                )
         return self.error
 
     def _say(self, word: str) -> None:

@@ -81,7 +81,7 @@ def parallel_mesh(ring: int = 1) -> Iterator[ParallelMesh]:
 
     A clean exit waits for all processes before the group is destroyed, because a process that
     leaves early breaks its neighbours' connections. An exception leaves at once, so that torchrun
-    sees it and ends the others; where one is killed, they end within half a minute and say which
+    sees it and ends the others; where one is killed, they end within a minute and say which
     (`heartbeat.py`). A process group that the caller has made is used and left alone.
 
     Raises:

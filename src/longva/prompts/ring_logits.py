@@ -23,7 +23,7 @@ from longva.prompts.kv_cache import LOGITS, project
 from longva.prompts.symbols import embed_symbols
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: a model in training gathers its parameters in here
 def ring_logits(
     model: PreTrainedModel,
     symbols: Tensor,

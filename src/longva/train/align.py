@@ -57,6 +57,7 @@ class AlignConfig(StageConfig):
     """Hidden state of the tower that is used; -2 is the last but one (paper)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         parts = (self.language_model, self.vision_tower)
         if self.model is None and None in parts:
             raise ValueError("give model, or language_model and vision_tower")

@@ -157,13 +157,20 @@ def gather_tensors(
     """Yield name and whole value, on the CPU, of every tensor that a checkpoint of the model holds.
 
     Of those, if it is given, whose names have `part` in them. A tensor at a time is gathered from
-    all ranks, which must all run this to its end.
+    all ranks, which must all run this to its end. Quantised weights have the values that they stand
+    for.
     """
     tied = getattr(model, "all_tied_weights_keys", None) or {}
+    codes = {name for name, p in model.named_parameters() if not p.is_floating_point()}
     for name, tensor in model.state_dict().items():
-        if name not in tied and part in name:
-            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            yield name, whole.to("cpu", dtype)
+        if name in tied or part not in name:
+            continue
+        if name in codes:
+            from peft.utils.integrations import dequantize_module_weight
+
+            tensor = dequantize_module_weight(model.get_submodule(name.rpartition(".")[0]))
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        yield name, whole.detach().to("cpu", dtype)
 
 
 def export_model(

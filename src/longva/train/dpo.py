@@ -200,6 +200,9 @@ def run(config: DPOConfig) -> Path | None:
             "weights": weights_fingerprint(model),  # the path may hold another model by now
             "precision": config.parallel.precision,
         }
+        lora = config.optim.lora
+        if lora is not None and lora.weights != "model":
+            about["quantised"] = lora.weights  # as the policy, which begins as its reference
         reference = ReferenceLogProbs(config.output_dir / "reference", about, rank=mesh.rank)
         return PreferenceObjective(model, mesh, config, reference)
 

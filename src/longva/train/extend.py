@@ -12,15 +12,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from longva.checkpoints.language_model import load_language_model, read_language_config
+from longva.checkpoints.language_model import (
+    load_language_model,
+    load_tokenizer,
+    read_language_config,
+)
 from longva.checkpoints.published import PUBLISHED
 from longva.data.text.documents import HUB
 from longva.data.text.tokenised import open_text
 from longva.errors import LongVAError
-from longva.parallel import parallel_mesh
+from longva.parallel import ParallelMesh, parallel_mesh
 from longva.recipes import STRICT, require_at_least
 from longva.train.dry_run import describe
 from longva.train.loop import micro_batches
+from longva.train.niah import Needles, NiahConfig
 from longva.train.objective import NextTokenObjective
 from longva.train.recipe import StageConfig
 from longva.train.resume import finished_model
@@ -81,11 +86,15 @@ class ExtendConfig(StageConfig):
     mask_documents: bool = False
     """Whether tokens attend within their own document only. The paper's attend across."""
 
+    niah: NiahConfig | None = None
+    """Text needles to look for while training; see `longva.train.niah`."""
+
     architecture: dict[str, Any] | None = None
     """`model_type` and fields of a config: train it from random weights instead, with the tokenizer
     of `base_model`."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_row(self)
         if self.yarn and any(one.rope_theta is not None for one in (self, *self.ladder)):
             raise ValueError(
@@ -151,6 +160,22 @@ def ladder_runs(config: ExtendConfig, data_size: int) -> list[ExtendConfig]:
     return [*runs, config]
 
 
+class ExtensionObjective(NextTokenObjective):
+    """Next tokens, and needles on the way."""
+
+    def __init__(self, model: Any, mesh: ParallelMesh, config: ExtendConfig):
+        super().__init__(model, mesh, config.parallel, config.mask_documents)
+        self.needles: Needles | None = None
+        if config.niah is not None:
+            self.needles = Needles(config.niah, load_tokenizer(config.base_model))
+
+    def measure(self, step: int, last: bool) -> dict[str, float]:
+        """What the needles come to, every `niah.every` steps and at the end."""
+        if self.needles is None or (step % self.needles.every and not last):
+            return {}
+        return self.needles.measure(self)
+
+
 def _run(config: ExtendConfig) -> Path | None:
     return run_stage(
         config,
@@ -166,9 +191,7 @@ def _run(config: ExtendConfig) -> Path | None:
         open_dataset=lambda tokens, tokenizer: open_text(
             tokens, config.seq_len, tokenizer=tokenizer
         ),
-        make_objective=lambda model, mesh: NextTokenObjective(
-            model, mesh, config.parallel, config.mask_documents
-        ),
+        make_objective=lambda model, mesh: ExtensionObjective(model, mesh, config),
     )
 
 

@@ -127,6 +127,7 @@ def train(
                 saving = saving.finish()
             if held_out and loop.eval_every and (done % loop.eval_every == 0 or last):
                 metrics |= evaluate(objective, held_out, loop, mesh)
+            metrics |= objective.measure(done, last)
             logger.step(done, metrics)
             if stop or last or (loop.save_every and done % loop.save_every == 0):
                 progress["step"] = done
@@ -182,7 +183,7 @@ def _update(
     limit = config.optim.clip_norm or math.inf
     norm: Any = torch.nn.utils.clip_grad_norm_(parameters, limit)
     norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-    means = {name: value / totals["count"] for name, value in _sum(dict(sums), mesh).items()}
+    means = means_of(_sum(dict(sums), mesh), totals["count"])
     means["grad_norm"] = norm
     if found := not_finite(means):
         every = [row for _, rows in batches for row in rows]
@@ -216,13 +217,28 @@ def evaluate(
     reshard(objective)
     totals = _sum(dict(sums), mesh)
     count = totals.pop("objective")
-    means = {f"eval_{name}": value / count for name, value in totals.items()}
+    means = {f"eval_{name}": value for name, value in means_of(totals, count).items()}
     if found := not_finite(means):
         raise NonFiniteError(
             found,
             "The last checkpoint is from before this evaluation. To go on without evaluations: "
             "loop.eval_every: 0.",
         )
+    return means
+
+
+def means_of(sums: dict[str, float], count: float) -> dict[str, float]:
+    """Means of sums over `count` targets, but those of a domain over its own, if there are any.
+
+    >>> means_of({"loss": 6.0, "loss_arxiv": 4.0, "targets_arxiv": 1.0}, count=2.0)
+    {'loss': 3.0, 'loss_arxiv': 4.0}
+    """
+    means = {}
+    for name, value in sums.items():
+        kind, _, domain = name.partition("_")
+        over = sums.get(f"targets_{domain}", count) if kind == "loss" and domain else count
+        if over and kind != "targets":
+            means[name] = value / over
     return means
 
 

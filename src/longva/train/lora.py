@@ -1,8 +1,11 @@
 """Low-rank adapters: put in before training, exported, and merged into ordinary weights.
 
 y = W x + (alpha / rank) B A x        A [rank, in] random, B [out, rank] zero; W is frozen
+
+W may be quantised (QLoRA). It then lies whole on every process: four bits are not sharded.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,17 +15,23 @@ import torch.distributed as dist
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from longva.errors import RecipeError, install_command
+from longva.checkpoints import Precision
+from longva.errors import RecipeError, install_command, reason
 from longva.files.writing import write_whole
 from longva.train.checkpoints import gather_tensors
 from longva.train.optim import LoraConfig
 
 
-def add_adapters(model: Any, config: LoraConfig) -> None:
+def add_adapters(model: Any, config: LoraConfig, device: torch.device | str = "cpu") -> None:
     """Add adapters to every linear layer in the blocks of a language model, in place.
 
+    Args:
+        model: with a decoder.
+        config: of the adapters.
+        device: where quantised weights are to lie.
+
     Raises:
-        RecipeError: when peft is not installed.
+        RecipeError: when peft is not installed, or bitsandbytes, where weights are to be quantised.
     """
     try:
         from peft import LoraConfig as PeftConfig
@@ -36,10 +45,47 @@ def add_adapters(model: Any, config: LoraConfig) -> None:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and name.startswith(f"{prefix}.layers.")
     ]
+    if config.weights != "model":
+        for name in targets:
+            layer = _quantised(model.get_submodule(name), config.weights, device)
+            model.set_submodule(name, layer)
     adapters = PeftConfig(
         r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=targets
     )
     inject_adapter_in_model(adapters, model)
+
+
+def _quantised(linear: Any, kind: Precision, device: torch.device | str) -> nn.Module:
+    try:
+        from bitsandbytes import nn as quantised
+    except ImportError as error:
+        raise RecipeError(
+            f"optim.lora.weights {kind} needs bitsandbytes ({reason(error)}): "
+            f"{install_command('quant')}"
+        ) from None
+    sizes = linear.in_features, linear.out_features, linear.bias is not None
+    if kind == "int4":
+        layer = quantised.Linear4bit(*sizes, quant_type="nf4", device="meta")
+        # In evaluations it would pack the weights in a form that the backward does not know.
+        layer.support_avx512bf16_for_cpu = False
+        weight = quantised.Params4bit(linear.weight.data, quant_type="nf4", module=layer)
+    else:
+        layer = quantised.Linear8bitLt(*sizes, has_fp16_weights=False, device="meta")
+        weight = quantised.Int8Params(
+            linear.weight.data, requires_grad=False, has_fp16_weights=False
+        )
+        # Of each layer and step: that activations are rounded to float16 first.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    layer.weight, layer.bias = weight, linear.bias
+    layer.register_state_dict_post_hook(_without_scales)
+    return layer.to(device)
+
+
+def _without_scales(layer: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """A checkpoint has parameters alone; torch does not find what bitsandbytes puts beside them."""
+    for name in [key for key in state if key.startswith(prefix)]:
+        if name.removeprefix(prefix) not in ("weight", "bias"):
+            del state[name]
 
 
 def export_adapters(folder: Path, model: Any, dtype: torch.dtype, base: str) -> None:

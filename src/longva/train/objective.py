@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -99,6 +100,15 @@ class Objective(nn.Module, ABC):
             datasets: to train on and, if there are any, to evaluate on.
         """
 
+    def measure(self, step: int, last: bool) -> dict[str, float]:
+        """Further metrics of the model as it is after `step` steps; every rank calls this.
+
+        Args:
+            step: steps done.
+            last: whether it was the last.
+        """
+        return {}
+
     @abstractmethod
     def count(self, batch: Batch) -> int:
         """What this rank adds to the number that the step's loss is divided by."""
@@ -108,7 +118,8 @@ class Objective(nn.Module, ABC):
         """Sums over this rank: `objective`, which is differentiated, and what is reported.
 
         The sum of `objective` over ranks and micro batches, over the sum of `count`, is the loss of
-        the step, whatever the number of ranks.
+        the step, whatever the number of ranks. What is reported is a mean in the same way, but
+        `loss_NAME`: over the sum of `targets_NAME`, where there is one.
         """
 
 
@@ -124,6 +135,12 @@ class NextTokenObjective(Objective):
     ):
         super().__init__(model, mesh, config)
         self.mask_documents = mask_documents
+        self.domains: list[str] = []
+
+    def begin(self, config: StageConfig, datasets: list[Dataset]) -> None:
+        """Learn which domains there are: their losses are told apart if there are several."""
+        names = {name for dataset in datasets for name in getattr(dataset, "domains", ())}
+        self.domains = sorted(names) if len(names) > 1 else []
 
     def document_starts(self, batch: Batch) -> tuple[int, ...] | None:
         """Those of the batch's only row, when documents are masked."""
@@ -138,8 +155,27 @@ class NextTokenObjective(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Sum of the negative log-probabilities of this rank's targets."""
-        loss = -self.log_probs(batch).sum()
-        return {"objective": loss, "loss": loss.detach()}
+        log_probs = self.log_probs(batch)
+        loss = -log_probs.sum()
+        sums = {"objective": loss, "loss": loss.detach()}
+        ring, labels = self.ring(batch), batch["labels"]
+        for domain in self.domains:
+            of_domain = labels.where(self._tokens_of(domain, batch).to(labels.device), IGNORE_INDEX)
+            asked = ring.shard_targets(of_domain) != IGNORE_INDEX  # [B, L]
+            sums[f"loss_{domain}"] = -log_probs.detach()[asked].sum()
+            sums[f"targets_{domain}"] = asked.sum()
+        return sums
+
+    @staticmethod
+    def _tokens_of(domain: str, batch: Batch) -> Tensor:
+        """Whether each token is of a document of the domain: [B, S]."""
+        inside = torch.zeros(batch["input_ids"].shape, dtype=torch.bool)
+        if (domains := batch.get("document_domains")) is not None:
+            for row, starts, names in zip(inside, batch["document_starts"], domains, strict=True):
+                stops = [*starts[1:].tolist(), len(row)]
+                for start, stop, name in zip(starts.tolist(), stops, names, strict=True):
+                    row[start:stop] = name == domain
+        return inside
 
 
 def freeze_unused_vision(model: Any) -> None:

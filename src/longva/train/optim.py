@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from longva.checkpoints import Precision
 from longva.errors import RecipeError, install_command
 from longva.recipes import STRICT, require_at_least
 
@@ -38,6 +39,11 @@ class LoraConfig:
     rank: int = 64
     alpha: int = 16
     dropout: float = 0.05
+
+    weights: Precision = "model"
+    """Of the layers that the adapters stand beside: `int4` (NF4, as QLoRA, arXiv 2305.14314) or
+    `int8` by bitsandbytes, whole on every process. What is exported has the values that were
+    trained on, in `parallel.precision`."""
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "rank")

@@ -14,7 +14,8 @@ CUDA, is an estimate.
     H query heads   V words
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from longva.losses import CHUNK_TOKENS
 from longva.model import LongVAConfig, LongVAForConditionalGeneration
 from longva.model.flops import Flops, head_dim
 from longva.planning.devices import DEVICES, GIB, UTILISATION
+from longva.planning.planner import WEIGHT_BYTES
 from longva.train.lora import add_adapters
 from longva.train.optim import OptimConfig, choose_trained
 from longva.train.sharding import DTYPES, ParallelConfig
@@ -76,6 +78,8 @@ class Sizes:
     block: int
     root: int
     head: int
+    quantised: int = 0
+    """Of the frozen ones."""
 
 
 def block_bytes_per_token(config: PreTrainedConfig) -> int:
@@ -104,11 +108,15 @@ def model_sizes(config: PreTrainedConfig, optim: OptimConfig) -> Sizes:
         else:
             model = AutoModelForCausalLM.from_config(config)
         if optim.lora is not None:
-            add_adapters(model, optim.lora)
+            add_adapters(model, replace(optim.lora, weights="model"))
     choose_trained(model, optim)
     count = {True: 0, False: 0}
     for parameter in model.parameters():
         count[parameter.requires_grad] += parameter.numel()
+    quantised = 0
+    if optim.lora is not None and optim.lora.weights != "model":
+        named = model.named_parameters()
+        quantised = sum(p.numel() for name, p in named if name.endswith(".base_layer.weight"))
     blocks = [sum(p.numel() for p in block.parameters()) for block in model.get_decoder().layers]
     return Sizes(
         trained=count[True],
@@ -116,6 +124,7 @@ def model_sizes(config: PreTrainedConfig, optim: OptimConfig) -> Sizes:
         block=max(blocks),
         root=count[True] + count[False] - sum(blocks),
         head=model.get_output_embeddings().weight.numel(),
+        quantised=quantised,
     )
 
 
@@ -143,10 +152,15 @@ def training_memory(
 
     master = DTYPES[parallel.masters].itemsize
     moments = 2 if optim.name == "adamw8bit" else 2 * master
-    all_states = sizes.trained * (2 * master + moments) + 2 * sizes.frozen
+    all_states = sizes.trained * (2 * master + moments) + 2 * (sizes.frozen - sizes.quantised)
     states = 0 if parallel.offload_states else all_states // gpus
     # Two blocks gathered, one block's gradient, and its float32 copy on the way to be reduced.
-    gathered = sizes.block * (2 * 2 + 2 + 4)
+    gathered = (sizes.block - sizes.quantised // layers) * (2 * 2 + 2 + 4)
+    if (
+        sizes.quantised and optim.lora is not None
+    ):  # whole on every GPU; one layer at a time has its values, in bfloat16
+        states += math.ceil(sizes.quantised * WEIGHT_BYTES[optim.lora.weights])
+        gathered += 2 * width * mlp
     root = 2 * sizes.root + 2 * sizes.head + gathered
     end = (2 + 4) * sizes.root - gathered
 

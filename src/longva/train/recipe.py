@@ -80,3 +80,11 @@ class StageConfig:
     optim: OptimConfig
     loop: LoopConfig
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+
+    def __post_init__(self) -> None:
+        lora = self.optim.lora
+        if lora is not None and lora.weights != "model" and self.parallel.precision == "fp64":
+            raise ValueError(
+                f"optim.lora.weights {lora.weights} is computed with in float32 at most: set "
+                "parallel.precision to bf16 or fp32"
+            )

@@ -36,7 +36,7 @@ NEUTRAL = {
     *("output_dir", "step", "loop.samples_per_micro_batch", "loop.save_every", "loop.keep"),
     *("loop.save_while_training", "loop.eval_every", "loop.profile_step", "loop.track"),
     *("loop.workers", "parallel.ring", "parallel.kernel", "parallel.checkpoint_activations"),
-    *("parallel.offload_activations", "parallel.offload_states", "parallel.mlp_tile"),
+    *("niah", "parallel.offload_activations", "parallel.offload_states", "parallel.mlp_tile"),
 }
 """Keys of recipe and progress that may differ: learning is the same, to rounding."""
 
@@ -154,6 +154,8 @@ def _values(config: StageConfig) -> dict[str, Any]:
     values = recipe_values(config)
     rates = values["optim"].pop("lr")
     values["optim"] |= {"lr": list(rates), "rates": list(rates.values())}
+    if "niah" in values:
+        values["niah"] = str(values["niah"])  # as a whole
     return values
 
 

@@ -124,7 +124,7 @@ class TiledMLP(nn.Module):
         if whole:
             return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
         # To read a GPU's random state is to wait for it; only adapters may have dropout.
-        random = any(isinstance(module, nn.Dropout) and module.p for module in self.modules())
+        random = any(isinstance(m, nn.Dropout) and m.p and m.training for m in self.modules())
         kind: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": random}
         parameters = dict(self.named_parameters())
         totals = {name: _Total() for name, p in parameters.items() if p.requires_grad}
@@ -177,6 +177,8 @@ def apply_fsdp(objective: Any, mesh: ParallelMesh, config: ParallelConfig) -> No
     master_dtype, compute = DTYPES[config.masters], DTYPES[config.precision]
     policies: dict[str, Any] = {
         "mesh": mesh.fsdp,
+        # Codes of quantised layers, which lie on the device already and whole on every rank.
+        "ignored_params": {p for p in objective.parameters() if not p.is_floating_point()},
         # Inputs are left as they are: log-probabilities of a reference must stay float32.
         "mp_policy": MixedPrecisionPolicy(
             param_dtype=compute,

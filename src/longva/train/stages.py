@@ -75,7 +75,7 @@ def run_stage(
         if lora is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.loop.seed)
-                add_adapters(model, lora)
+                add_adapters(model, lora, mesh.device)
         choose_trained(model, config.optim)
         if hasattr(model.model, "vision_tower"):
             freeze_unused_vision(model)

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -150,6 +152,9 @@ def test_long_text_is_cut_but_never_media_nor_the_whole_answer(processor):
     for max_tokens in (length - 11, 120):
         with pytest.raises(LongVAError, match="100 of them of images and videos.*Raise max_tokens"):
             encode_conversation(processor, talk.messages, counts, max_tokens=max_tokens)
+    encode_conversation(processor, talk.messages, counts, max_tokens=length)
+    fewer = {"image": [50], "video": []}
+    encode_conversation(processor, talk.messages, fewer, max_tokens=length - 11)
 
 
 QUESTION = {"from": "human", "value": "<image>\nWhat?"}
@@ -209,8 +214,13 @@ def test_videos_are_read_by_both_names():
 )
 def test_a_field_that_would_be_dropped_is_refused(fields, message):
     turns = [{"from": "human", "value": "What?"}, ANSWER]
-    with pytest.raises(LongVAError, match=message):
-        read_conversation({**fields, "conversations": turns})
+    sample = {**fields, "conversations": turns}
+    with pytest.raises(LongVAError, match=message) as caught:
+        read_conversation(sample)
+    del sample[re.findall(r"(\w+)'? (?:is|are|looks) ", str(caught.value))[0]]  # left out, or one
+    if "image" in sample:
+        turns[0] = QUESTION
+    read_conversation(sample)
 
 
 @pytest.mark.parametrize(

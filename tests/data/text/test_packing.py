@@ -114,6 +114,8 @@ def test_a_file_that_is_cut_off_or_missing_is_named_before_the_first_row(name, f
     (folder / name).unlink()
     with pytest.raises(RecipeError, match=name):
         PackedText(folder, 4)
+    (folder / name).write_bytes(whole)  # copied again
+    PackedText(folder, 4)
 
 
 def test_a_shard_of_another_set_is_named(folder):

@@ -3,8 +3,10 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
+import subprocess
 from collections import defaultdict
 from dataclasses import replace
 from multiprocessing import get_context
@@ -16,6 +18,7 @@ from safetensors.numpy import load_file
 
 from longva.data.text import documents, packing
 from longva.data.text.prepare import CorpusConfig, prepare_text, tokenise_share
+from longva.data.text.report import CorpusReport
 from longva.data.text.upsampling import content_hash
 from longva.errors import LongVAError, RecipeError
 from longva.model.random_model import byte_tokenizer
@@ -400,23 +403,35 @@ def test_half_a_surrogate_pair_becomes_the_replacement_character(config, tmp_pat
 
 
 def test_bad_sources_are_named_with_their_remedy(config, tmp_path):
-    def refused(message: str, kind: type = LongVAError, **changes) -> None:
-        with pytest.raises(kind, match=message):
+    def refused(message: str, kind: type = LongVAError, **changes) -> str:
+        with pytest.raises(kind, match=message) as caught:
             prepare_text(replace(config, **changes))
         shutil.rmtree(config.output_dir, ignore_errors=True)
+        return str(caught.value)
+
+    def mended(**changes) -> CorpusReport:
+        """What a message names is done, and works."""
+        report = prepare_text(replace(config, **changes))
+        shutil.rmtree(config.output_dir)
+        return report
 
     refused("There is no /nowhere.*hub:owner/name", source="/nowhere")
     refused("no tokenizer in '/nowhere'", tokenizer="/nowhere")
-    refused("'<sep>' is no token of .*Name a separator that is one: <", separator="<sep>")
+    said = refused("'<sep>' is no token of .*Name a separator that is one: <", separator="<sep>")
+    mended(separator=said.split("that is one: ")[1].split(",")[0].removesuffix("."))
     refused("mixture names physics, the source has arxiv, books", mixture={"physics": 1.0})
-    refused("share of .* of the budget is .* lower budget to", budget=10**9)
+    mended(mixture={"arxiv": 1.0, "books": 1.0})
+    said = refused("share of .* of the budget is .* lower budget to", budget=10**9)
+    budget = int(re.search(r"lower budget to ([\d,]+)", said)[1].replace(",", ""))
+    assert mended(budget=budget).packed_tokens >= budget
     (tmp_path / "empty").mkdir()
     refused("holds no text: 0 files", source=str(tmp_path / "empty"))
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"text": "good"}\n{"text": \n')
     refused(r"bad.jsonl, byte 17: not one JSON object a line", source=str(bad))
-    bad.write_text('{"content": "good"}\n')
+    bad.write_text(json.dumps({"content": "good " * 100}) + "\n")
     refused("no field 'text', there is content. Name the fields", source=str(bad))
+    mended(source=str(bad), text_field="content")
     bad.write_text("".join(json.dumps({"text": "x", "url": str(n)}) + "\n" for n in range(1001)))
     refused(
         "1,001 domains, such as '0' and '999', are too many", source=str(bad), domain_field="url"
@@ -424,12 +439,24 @@ def test_bad_sources_are_named_with_their_remedy(config, tmp_path):
     bad.write_text('{"text": 5}\n')
     refused("field 'text' holds a int, not text", source=str(bad))
     latin = tmp_path / "latin.txt"
-    latin.write_bytes(b"caf\xe9")
-    refused("latin.txt is not UTF-8 text: byte 3 is 0xe9", source=str(latin))
+    latin.write_bytes(b"caf\xe9" * 100)
+    said = refused("latin.txt is not UTF-8 text: byte 3 is 0xe9", source=str(latin))
+    converted = subprocess.run(
+        [*said.split("Convert it: ")[1].split(), latin], check=True, capture_output=True
+    )
+    latin.write_bytes(converted.stdout)
+    mended(source=str(latin))
     torn = tmp_path / "torn.jsonl.gz"
     torn.write_bytes(gzip.compress(b'{"text": "x"}\n' * 9999)[:-40])
     refused("torn.jsonl.gz is damaged after line", source=str(torn))
     refused("damaged after line", source=str(torn), workers=2)  # the error crosses processes
+    torn.write_bytes(gzip.compress(json.dumps({"text": "x" * 400}).encode()))
+    mended(source=str(torn))
+    short = tmp_path / "short.txt"
+    short.write_text("short")
+    refused("raise keep_short, or lower long_tokens", source=str(short), keep_short=0.0)
+    mended(source=str(short), keep_short=1.0)
+    mended(source=str(short), keep_short=0.0, long_tokens=2)
     for wrong in ({"keep_short": 1.5}, {"budget": 0}, {"workers": 0}, {"mixture": {"web": 0}}):
         with pytest.raises(RecipeError):
             replace(config, **wrong)

@@ -57,7 +57,7 @@ class PackedText(TextRows):
             check_tokenizer(tokenizer, self.index["tokenizer"], f"the text in {folder}")
         file = "documents.safetensors"
         try:
-            document_starts = load_file(self.folder / file)["starts"]
+            documents = load_file(self.folder / file)
             for number, shard in enumerate(self.index["shards"]):  # headers only
                 file = shard["file"]
                 if self.shard(number).get_shape() != [shard["tokens"]]:
@@ -68,7 +68,8 @@ class PackedText(TextRows):
                 "and prepare the text anew."
             ) from error
         shard_tokens = [shard["tokens"] for shard in self.index["shards"]]
-        super().__init__(folder, seq_len, shard_tokens, document_starts)
+        super().__init__(folder, seq_len, shard_tokens, documents["starts"])
+        self.domains, self.document_domains = self.index.get("domains", ()), documents["domains"]
 
     def shard(self, number: int) -> Any:
         """A slice of safetensors, mapped anew each time: a forked process needs its own."""

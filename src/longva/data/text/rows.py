@@ -5,6 +5,7 @@ A row is a dict of tensors:
     input_ids         int64 [seq_len]
     labels            int64 [seq_len], the same tokens: shift them before the loss
     document_starts   int64 [k], ascending from 0, for `RingSequence(document_starts=...)`
+    document_domains  list of k names, where the text has domains
 """
 
 from abc import ABC, abstractmethod
@@ -13,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from longva.errors import RecipeError
@@ -35,6 +35,12 @@ class TextRows(Dataset, ABC):
     lengths = None
     """Rows are equally long."""
 
+    domains: Sequence[str] = ()
+    """Names of the domains that documents are of, if they are known."""
+
+    document_domains: np.ndarray
+    """Number of each document's domain in `domains`, [n]; unset without them."""
+
     def __init__(
         self, name: Any, seq_len: int, shard_tokens: Sequence[int], document_starts: np.ndarray
     ):
@@ -54,18 +60,23 @@ class TextRows(Dataset, ABC):
     def __len__(self) -> int:
         return self.num_tokens // self.seq_len
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         start = index * self.seq_len
         tokens = torch.from_numpy(self.read(start, start + self.seq_len).astype(np.int64))
         first, stop = np.searchsorted(self._document_starts, [start + 1, start + self.seq_len])
         starts = self._document_starts[first:stop] - start
-        return {
+        row = {
             "input_ids": tokens,
             "labels": tokens.clone(),
             "document_starts": torch.from_numpy(np.concatenate([[0], starts])),
         }
+        if self.domains:  # the first document is one that began before, or here
+            row["document_domains"] = [
+                self.domains[number] for number in self.document_domains[first - 1 : stop]
+            ]
+        return row
 
     def name(self, index: int) -> str:
         """What messages call a row."""
@@ -73,13 +84,10 @@ class TextRows(Dataset, ABC):
         return f"{self._name}, row {index} (tokens {start:,} to {start + self.seq_len - 1:,})"
 
     @staticmethod
-    def collate(rows: list[dict[str, Tensor]]) -> dict[str, Any]:
-        """Stack rows: `input_ids`, `labels` [B, seq_len]; `document_starts` is a list of B."""
-        return {
-            "input_ids": torch.stack([row["input_ids"] for row in rows]),
-            "labels": torch.stack([row["labels"] for row in rows]),
-            "document_starts": [row["document_starts"] for row in rows],
-        }
+    def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Stack rows: `input_ids`, `labels` [B, seq_len]; the others are lists of B."""
+        batch: dict[str, Any] = {key: [row[key] for row in rows] for key in rows[0]}
+        return batch | {key: torch.stack(batch[key]) for key in ("input_ids", "labels")}
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """The tokens of the stream from `start` up to `stop`, [stop - start]."""
