@@ -21,6 +21,7 @@ from longva.serve.answering import Answering
 from longva.serve.conversation import encodable, read_conversation
 from longva.serve.errors import ApiError, as_api_error
 from longva.serve.gate import RequestGuard
+from longva.serve.json_body import BoundedRoute
 from longva.serve.limits import Limits
 from longva.serve.media.fetch import MediaFetcher
 from longva.serve.metrics import Metrics
@@ -92,6 +93,7 @@ def create_app(
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
         )
+    app.router.route_class = BoundedRoute
     _add_error_handlers(app)
     text_config = engine.longva.model.config.text_config
     card = schema.ModelCard(

@@ -92,7 +92,7 @@ class ChatMessage(Known):
     neutral = {"tool_calls": ([],)}
 
     role: Roles
-    content: str | Annotated[list[Part], Field(min_length=1)]
+    content: str | Annotated[list[Part], Field(min_length=1, max_length=1024, fail_fast=True)]
 
     def text(self) -> str:
         """Its words."""
@@ -194,7 +194,7 @@ class ChatRequest(Known):
     }
 
     model: str
-    messages: list[ChatMessage] = Field(min_length=1, max_length=1024)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=1024, fail_fast=True)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Number | None = Field(default=None, ge=0, le=2)
