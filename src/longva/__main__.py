@@ -1,14 +1,13 @@
 """`longva ...` and `python -m longva ...`: run a command, turn user errors into one message."""
 
 import os
-import re
 import signal
 import sys
 import warnings
 
 from longva.cli import app
 from longva.cli.console import worded
-from longva.errors import LongVAError
+from longva.errors import LongVAError, is_out_of_memory
 
 
 def main() -> None:
@@ -27,9 +26,7 @@ def main() -> None:
         sys.stderr.write(f"longva: cannot read or write: {error}\n")
         sys.exit(2)
     except (RuntimeError, MemoryError) as error:
-        # torch's class is told by its name, as torch is not imported here; on a CPU it has none.
-        named = f"{type(error).__name__}: {error}"
-        if not re.search("MemoryError|can't allocate memory", named):
+        if not is_out_of_memory(error):
             raise
         sys.stderr.write(f"longva: out of memory: {error}\nlongva plan says what fits.\n")
         sys.exit(2)

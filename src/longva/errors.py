@@ -4,6 +4,7 @@ Every message says what was given, what is needed and what to type. The command 
 message alone and exits with code 2; Python callers catch `LongVAError` or one of its kinds.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import requires
@@ -80,6 +81,18 @@ class NonFiniteError(LongVAError):
 
 class DeviceMemoryError(LongVAError):
     """The device has no room for what was asked for at this moment."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of a GPU or of the host, for which torch has no class of its own.
+
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("no"))
+    (True, False)
+    """
+    named = f"{type(error).__name__}: {error}"
+    return isinstance(error, RuntimeError | MemoryError) and bool(
+        re.search("MemoryError|DefaultCPUAllocator|out of memory", named)
+    )
 
 
 def install_command(extra: str) -> str:

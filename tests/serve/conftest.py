@@ -17,6 +17,7 @@ from PIL import Image
 
 from longva.model.random_model import random_longva
 from longva.serve.app import create_app
+from longva.serve.connections import connection_options
 from longva.serve.limits import Limits
 from longva.serve.media.fetch import MediaFetcher
 from longva.watching.assistant import LongVA
@@ -62,7 +63,9 @@ def engine_of(longva, limits, max_bytes) -> Engine:
 
 
 @contextmanager
-def serving(longva, spool, *, limits=None, max_bytes=2**30, keys=(), folders=(), **options):
+def serving(
+    longva, spool, *, limits=None, max_bytes=2**30, keys=(), folders=(), connections=None, **options
+):
     """Run a server in a thread of this process."""
     limits = limits or Limits()
     fetching = {name: options.pop(name) for name in ("network", "ssl_context") if name in options}
@@ -71,7 +74,8 @@ def serving(longva, spool, *, limits=None, max_bytes=2**30, keys=(), folders=(),
     engine = engine_of(longva, limits, max_bytes)
     app = create_app(engine, fetcher, model_name="random", keys=keys, **options)
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+    connections = connections or connection_options(most=256)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, **connections)
     server = uvicorn.Server(config)
     started = threading.Event()
     server.startup = partial(_then, started, server.startup)

@@ -97,11 +97,20 @@ def test_a_medium_that_cannot_be_opened_is_told_before_the_queue(engine, tmp_pat
     assert engine.worker.waiting == 0
 
 
-def test_sessions_make_room_when_the_device_is_out_of_memory(engine, video, monkeypatch):
+def no_gpu_memory():
+    raise torch.OutOfMemoryError("none left")
+
+
+def no_host_memory():
+    raise MemoryError
+
+
+@pytest.mark.parametrize("fill", [no_gpu_memory, no_host_memory, lambda: torch.empty(10**15)])
+def test_sessions_make_room_when_memory_runs_out(engine, video, monkeypatch, fill):
     ask(engine, video)
 
     def no_memory(*args, **kwargs):
-        raise torch.OutOfMemoryError("none left")
+        fill()
 
     monkeypatch.setattr(type(engine.longva.model), "get_output_embeddings", no_memory)
     assert isinstance(ask(engine, video)[-1].error, DeviceMemoryError)

@@ -38,6 +38,10 @@ def serve(
     cors_origin: Annotated[
         list[str] | None, typer.Option(help="Web pages that may call the API; default: none.")
     ] = None,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(help="Address of a proxy to believe about who asks (X-Forwarded-For)."),
+    ] = None,
     session_memory: Annotated[
         float, typer.Option(help="GiB for keys and values of watched media.")
     ] = 4.0,
@@ -99,4 +103,5 @@ def serve(
         cors_origins=cors_origin or [],
         session_bytes=session_bytes(session_memory),
         spool=spool,
+        trusted_proxies=trusted_proxy or [],
     )

@@ -52,7 +52,7 @@ def open_image(file: File, max_pixels: int) -> Image.Image | None:
         VideoError: the file cannot be opened, or its picture has more than `max_pixels` or is of a
             kind that Pillow cannot read.
     """
-    if isinstance(file, Path) and file.suffix.lower() in FILM_SUFFIXES:
+    if Path(file_name(file)).suffix.lower() in FILM_SUFFIXES:
         return None
     Image.init()  # without it only the commonest formats are known
     with suppress(ImportError):  # Pillow itself reads no HEIC

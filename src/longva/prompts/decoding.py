@@ -12,6 +12,9 @@ from torch import Tensor
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
     SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -25,51 +28,90 @@ from longva.prompts.reader import PromptReader
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the next token is chosen; the default takes the most probable one."""
+    """How the next token is chosen, and which ends; the default takes the most probable one."""
 
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    """Sample among so many tokens; 0 for all."""
+
+    min_p: float = 0.0
+    """Sample among tokens of at least this share of the most probable one's probability."""
+
+    repetition_penalty: float = 1.0
+    """Divides positive logits of tokens that the prompt or the answer has, multiplies negative."""
+
     seed: int = 0
+    min_tokens: int = 0
+    """The answer does not end before."""
+
+    stop_token_ids: tuple[int, ...] = ()
+    """These tokens end the answer as well."""
+
+    ignore_eos: bool = False
+    """What ends a text or a turn does not end the answer."""
 
     def __post_init__(self) -> None:
         warm = self.temperature == 0 or 1e-3 <= self.temperature <= 1e3
-        if not (warm and 0 < self.top_p <= 1 and self.top_k >= 0 and 0 <= self.seed < 2**63):
+        shares = 0 < self.top_p <= 1 and 0 <= self.min_p <= 1
+        penalty = 0.01 <= self.repetition_penalty <= 100
+        counts = min(self.top_k, self.min_tokens, *self.stop_token_ids, self.seed) >= 0
+        if not (warm and shares and penalty and counts and self.seed < 2**63):
             raise LongVAError(
-                "sampling needs temperature 0 or 0.001 to 1000, 0 < top_p <= 1, top_k >= 0 and a "
-                f"seed from 0 to 2^63 - 1, got {self}"
+                "sampling needs temperature 0 or 0.001 to 1000, 0 < top_p <= 1, 0 <= min_p <= 1, "
+                "a repetition_penalty of 0.01 to 100, top_k, min_tokens and stop_token_ids of at "
+                f"least 0, and a seed from 0 to 2^63 - 1, got {self}"
             )
 
 
 def chooser(
-    generation: GenerationConfig | None, device: torch.device, sampling: Sampling | None = None
+    generation: GenerationConfig | None,
+    device: torch.device,
+    sampling: Sampling | None = None,
+    prompt: Tensor | None = None,
 ) -> Callable[[Tensor], Tensor]:
-    """Return the function that chooses a token, [1], of logits [1, V].
+    """Return the function that chooses an answer's next token, [1], of logits [1, V].
 
     Args:
         generation: of the model; tokens that it suppresses are never chosen.
         device: of the logits.
         sampling: default: the most probable token.
+        prompt: [n] its token ids, which `repetition_penalty` counts.
     """
     sampling = sampling or Sampling()
+    ids = torch.empty(1, 0, dtype=torch.long) if prompt is None else prompt[None]
+    ids = ids.to(device)
     steps = LogitsProcessorList()
+    if sampling.repetition_penalty != 1:
+        steps.append(RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty)))
+    if sampling.min_tokens and (ends := sorted(stop_tokens(generation, sampling))):
+        steps.append(
+            MinNewTokensLengthLogitsProcessor(
+                ids.shape[1], sampling.min_tokens, ends, device=str(device)
+            )
+        )
     if generation is not None and generation.suppress_tokens:
         steps.append(SuppressTokensLogitsProcessor(generation.suppress_tokens, device=str(device)))
     if sampling.temperature > 0:
         # Callers may give a whole number; transformers insists on a float.
         steps.append(TemperatureLogitsWarper(float(sampling.temperature)))
+        if sampling.min_p:
+            steps.append(MinPLogitsWarper(float(sampling.min_p)))
         if sampling.top_k:
             steps.append(TopKLogitsWarper(sampling.top_k))
         if sampling.top_p < 1:
             steps.append(TopPLogitsWarper(float(sampling.top_p)))
     generator = torch.Generator(device).manual_seed(sampling.seed)
-    no_ids = torch.empty(1, 0, dtype=torch.long)  # none of these steps looks at earlier tokens
 
     def choose(logits: Tensor) -> Tensor:
-        logits = steps(no_ids, logits)  # pyright: ignore  # [1, V]
+        nonlocal ids
+        logits = steps(ids, logits)  # pyright: ignore  # [1, V]
         if sampling.temperature == 0:
-            return most_probable(logits)
-        return torch.multinomial(logits.softmax(-1), 1, generator=generator)[0]
+            token = most_probable(logits)
+        else:
+            token = torch.multinomial(logits.softmax(-1), 1, generator=generator)[0]
+        ids = torch.cat([ids, token[None]], dim=1)
+        return token
 
     return choose
 
@@ -131,20 +173,25 @@ class TextStream:
         **kwargs,
     ):
         generation: Any = reader.model.generation_config
-        choose = chooser(generation, reader.model.device, sampling)
+        sampling = sampling or Sampling()
+        choose = chooser(generation, reader.model.device, sampling, reader.held_tokens)
+        ends = stop_tokens(generation, sampling)
         limit = min(max_new_tokens, reader.room)
         self._tokens = decode(reader, hidden, choose, max_new_tokens=limit, **kwargs)
-        self._tokenizer, self._stops, self._stop = tokenizer, stop_tokens(generation), stop
+        self._tokenizer, self._stops, self._stop = tokenizer, ends, stop
+        self._min_tokens = sampling.min_tokens
         self.ids: list[int] = []
         self.text, self.finish_reason = "", "length"
 
     def __iter__(self) -> Iterator[str]:
-        told, stopped = 0, False
+        told, stopped, begin = 0, False, 0
         for token in self._tokens:
             if token not in self._stops:
                 self.ids.append(token)
                 spelt = self._tokenizer.decode(self.ids, skip_special_tokens=True)
-                self.text, stopped = until_stop(spelt, self._stop)
+                if len(self.ids) <= self._min_tokens:
+                    begin = len(spelt)
+                self.text, stopped = until_stop(spelt, self._stop, begin)
             if stopped or token in self._stops:
                 self.finish_reason = "stop"
                 break
@@ -157,19 +204,26 @@ class TextStream:
         self.text = self.text.strip()
 
 
-def stop_tokens(generation: GenerationConfig | None) -> set[int]:
+def stop_tokens(generation: GenerationConfig | None, sampling: Sampling | None = None) -> set[int]:
     """Return the ids of the tokens that end an answer."""
-    ids = generation.eos_token_id if generation is not None else None
-    return {ids} if isinstance(ids, int) else set(ids or [])
+    sampling = sampling or Sampling()
+    own = None if generation is None or sampling.ignore_eos else generation.eos_token_id
+    return {*([own] if isinstance(own, int) else own or ()), *sampling.stop_token_ids}
 
 
-def until_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
+def until_stop(text: str, stop: Sequence[str], begin: int = 0) -> tuple[str, bool]:
     """Cut a text before the first of the texts that end it; say whether one was there.
 
-    >>> until_stop("one. two! three", ["!", "."])
-    ('one', True)
+    Args:
+        text: the text.
+        stop: what ends it, unless it ends before `begin`.
+        begin: a place in the text.
+
+    >>> until_stop("one. two! three", ["!", "."]), until_stop("one. two! three", ["!", "."], 4)
+    (('one', True), ('one. two', True))
     """
-    found = [text.index(mark) for mark in stop if mark in text]
+    places = [text.find(mark, max(0, begin + 1 - len(mark))) for mark in stop]
+    found = [place for place in places if place >= 0]
     return (text[: min(found)], True) if found else (text, False)
 
 

@@ -39,6 +39,11 @@ class PromptReader(CachedSequence):
         assert self.max_length is not None
         return self.max_length - self.length
 
+    @property
+    def held_tokens(self) -> Tensor:
+        """[n] ids of the text that it holds, media left out."""
+        return self._held[self._held >= 0]
+
     def read(self, prompt: Tensor, progress: Progress | None = None, **kwargs) -> Tensor:
         """Bring the cache to hold `prompt`; return the hidden state [1, D] of its last position.
 

@@ -84,7 +84,7 @@ class Answering(EventStream):
 
     def _open(self, watching: Watching) -> list[Media]:
         media = [
-            open_within(medium.path, self._limits, f"medium {number}")
+            open_within(medium.file, self._limits, f"medium {number}")
             for number, medium in enumerate(self._stored, start=1)
         ]
         longva, most = self._engine.longva, self._limits.frames

@@ -21,6 +21,7 @@ from longva.serve.answering import Answering
 from longva.serve.conversation import encodable, read_conversation
 from longva.serve.errors import ApiError, as_api_error
 from longva.serve.gate import RequestGuard
+from longva.serve.json_body import BoundedRoute
 from longva.serve.limits import Limits
 from longva.serve.media.fetch import MediaFetcher
 from longva.serve.metrics import Metrics
@@ -92,6 +93,7 @@ def create_app(
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
         )
+    app.router.route_class = BoundedRoute
     _add_error_handlers(app)
     text_config = engine.longva.model.config.text_config
     card = schema.ModelCard(
@@ -172,6 +174,10 @@ def _question(body: schema.ChatRequest, limits: Limits) -> tuple[Question, Seque
             param="messages",
         )
     tokens = [t for t in (body.max_completion_tokens, body.max_tokens) if t is not None]
+    most = min([*tokens[:1], limits.new_tokens])
+    if (body.min_tokens or 0) > most:
+        message = f"min_tokens is {body.min_tokens}, but the answer may have {most} tokens."
+        raise ApiError(message, param="min_tokens")
     temperature = body.temperature or 0.0
     question = Question(
         text=conversation.question,
@@ -179,9 +185,15 @@ def _question(body: schema.ChatRequest, limits: Limits) -> tuple[Question, Seque
         sampling=Sampling(
             temperature=0.0 if temperature < 1e-3 else temperature,
             top_p=1.0 if body.top_p is None else max(body.top_p, 1e-6),
+            top_k=max(0, body.top_k or 0),
+            min_p=body.min_p or 0.0,
+            repetition_penalty=body.repetition_penalty or 1.0,
+            min_tokens=body.min_tokens or 0,
+            stop_token_ids=tuple(body.stop_token_ids or ()),
+            ignore_eos=bool(body.ignore_eos),
             seed=secrets.randbits(63) if body.seed is None else body.seed % 2**63,
         ),
-        max_new_tokens=min([*tokens[:1], limits.new_tokens]),
+        max_new_tokens=most,
         evidence=body.longva.evidence,
         stop=tuple(body.stops()),
     )

@@ -76,7 +76,7 @@ class RequestGuard:
         try:
             self._check_host(headers.get(b"host", b""))
             scope.setdefault("state", {})["client"] = self._client(scope, headers)
-            body = bytearray()
+            chunks: list[bytes] = []
             declared = int(headers.get(b"content-length", b"0"))
             self._check_size(declared, declared)
             while more:
@@ -84,10 +84,12 @@ class RequestGuard:
                 if message["type"] == "http.disconnect":
                     return
                 chunk, more = message.get("body", b""), message.get("more_body", False)
-                body += chunk
+                chunks.append(chunk)
                 self._held, held = self._held + len(chunk), held + len(chunk)
-                self._check_size(len(body), 0)
-            await self.app(scope, _replay(bytes(body), receive), send)
+                self._check_size(held, 0)
+            body = b"".join(chunks)
+            chunks.clear()  # else all of it is held twice
+            await self.app(scope, _replay(body, receive), send)
         except ApiError as error:
             if more:
                 await self._drain(receive, deadline)

@@ -31,6 +31,7 @@ def run(
     allow_private: bool,
     session_bytes: int,
     spool: Path | None,
+    trusted_proxies: Sequence[str] = (),
     **serving: Any,
 ) -> None:
     """Serve until interrupted.
@@ -44,6 +45,7 @@ def run(
         allow_private: fetch media from any address.
         session_bytes: for keys and values of watched media.
         spool: folder for media; by default the system's temporary folder.
+        trusted_proxies: addresses whose `X-Forwarded-For` is believed.
         **serving: further arguments of `create_app`.
 
     Raises:
@@ -53,6 +55,7 @@ def run(
         import uvicorn
 
         from longva.serve.app import create_app
+        from longva.serve.connections import connection_options, most_connections
         from longva.serve.media.fetch import MediaFetcher
     from longva.prompts.kv_cache import check_cacheable
     from longva.watching.engine import Engine
@@ -75,7 +78,16 @@ def run(
             max_waiting_per_client=limits.waiting_per_client,
         )
         app = create_app(engine, fetcher, **serving)
-        uvicorn.run(app, host=host, port=port, server_header=False, timeout_graceful_shutdown=10)
+        uvicorn.run(
+            app,
+            host=host,
+            port=port,
+            server_header=False,
+            timeout_graceful_shutdown=10,
+            **connection_options(
+                most=most_connections(limits.open_files), trusted_proxies=trusted_proxies
+            ),
+        )
 
 
 @contextlib.contextmanager

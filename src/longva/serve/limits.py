@@ -21,6 +21,9 @@ class Limits:
     kept_bytes: int = 4 * 2**30
     """Of downloaded media kept on disk for the next question about their URL; 0 keeps none."""
 
+    open_files: int = 256
+    """Shared files that are being watched, or wait for it, at a time."""
+
     media: int = 16
     """Media of one conversation."""
 

@@ -1,66 +1,82 @@
 """The API's requests and answers: OpenAI's chat completions, and one object of our own, `longva`.
 
-Fields of OpenAI's API that would change the answer and that are not served are refused by name;
-others that OpenAI's clients may send (`user`, `store`, `metadata` ...) are ignored.
+A field that is not served is refused by its name, so that no answer is taken for what it is not.
+Let through are null, what is known never to change an answer (`user`, `store`, `metadata` ...), and
+values that are what is done anyway (`tools: []`, `logprobs: false` ...).
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from longva.watching.answer import Evidence
 
 Roles = Literal["system", "developer", "user", "assistant"]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 PartTime = Annotated[Number, Field(ge=0)] | Annotated[str, Field(max_length=32)]
 StopText = Annotated[str, Field(max_length=1000)]
 """Bounded: after every token the answer's end is compared with each of its beginnings."""
 
-NOT_SERVED: dict[str, tuple] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "audio": (),
-    "modalities": (["text"],),
-    "prediction": (),
-    "web_search_options": (),
-}
-"""Fields that are refused, unless they hold one of the values that change nothing (or null)."""
+
+class Known(BaseModel):
+    """An object whose unknown fields are refused by name, unless they would change nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+    ignored: ClassVar[frozenset[str]] = frozenset()
+    """Fields that never change an answer."""
+
+    neutral: ClassVar[Mapping[str, tuple]] = {}
+    """Fields that are not served, and their values that change nothing; null never does."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_what_changes_nothing(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        for name, value in data.items():
+            known = name in cls.model_fields or name in cls.ignored
+            if not known and value is not None and value not in cls.neutral.get(name, ()):
+                raise ValueError(f"{name[:100]} is not supported by this server: leave it out")
+        return {name: value for name, value in data.items() if name in cls.model_fields}
 
 
-class TextPart(BaseModel):
+class TextPart(Known):
     """Text."""
+
+    ignored = frozenset({"annotations", "cache_control"})
 
     type: Literal["text"]
     text: str
 
 
-class Address(BaseModel):
+class Address(Known):
     """Where a medium is: an http(s), data: or, where the server shares a folder, file:// address.
 
     Its content decides what it is: an image may stand in a `video_url`, and a video in an
     `image_url`.
     """
 
+    neutral = {"detail": ("auto", "high")}
+    """Pictures are always read in full detail."""
+
     url: str = Field(min_length=1)
 
 
-class ImagePart(BaseModel):
+class ImagePart(Known):
     """An image."""
+
+    ignored = frozenset({"cache_control", "uuid"})
 
     type: Literal["image_url"]
     image_url: Address
 
 
-class VideoPart(BaseModel):
+class VideoPart(Known):
     """A video."""
+
+    ignored = frozenset({"cache_control", "uuid"})
 
     type: Literal["video_url"]
     video_url: Address
@@ -69,11 +85,14 @@ class VideoPart(BaseModel):
 Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(Known):
     """One message. Media belong to the user's."""
 
+    ignored = frozenset({"annotations", "name", "reasoning", "reasoning_content"})
+    neutral = {"tool_calls": ([],)}
+
     role: Roles
-    content: str | Annotated[list[Part], Field(min_length=1)]
+    content: str | Annotated[list[Part], Field(min_length=1, max_length=1024, fail_fast=True)]
 
     def text(self) -> str:
         """Its words."""
@@ -121,40 +140,81 @@ class LongVAOptions(BaseModel):
     """Send chunks with `longva.progress` in a stream; comments are always sent."""
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Known):
     """What a stream sends at its end."""
+
+    ignored = frozenset({"include_obfuscation"})
+    neutral = {"continuous_usage_stats": (False,)}
 
     include_usage: bool | None = None
 
 
-class ChatRequest(BaseModel):
+class ChatRequest(Known):
     """The body of POST /v1/chat/completions."""
 
-    model_config = ConfigDict(extra="allow")
+    ignored = frozenset(
+        {
+            *("include_reasoning", "metadata", "parallel_tool_calls", "priority", "request_id"),
+            *("prompt_cache_key", "prompt_cache_retention", "safety_identifier"),
+            *("service_tier", "store", "user"),
+        }
+    )
+    neutral = {
+        "add_generation_prompt": (True,),
+        "add_special_tokens": (False,),
+        "bad_words": ([],),
+        "best_of": (1,),
+        "chat_template_kwargs": ({},),
+        "continue_final_message": (False,),
+        "documents": ([],),
+        "echo": (False,),
+        "frequency_penalty": (0,),
+        "function_call": ("none", "auto"),
+        "functions": ([],),
+        "include_stop_str_in_output": (False,),
+        "length_penalty": (1,),
+        "logit_bias": ({},),
+        "logprobs": (False,),
+        "media_io_kwargs": ({},),
+        "mm_processor_kwargs": ({},),
+        "modalities": (["text"],),
+        "presence_penalty": (0,),
+        "reasoning_effort": ("none",),
+        "response_format": ({"type": "text"},),
+        "return_token_ids": (False,),
+        "return_tokens_as_token_ids": (False,),
+        "skip_special_tokens": (True,),
+        "spaces_between_special_tokens": (True,),
+        "tool_choice": ("none", "auto"),
+        "tools": ([],),
+        "top_logprobs": (0,),
+        "use_beam_search": (False,),
+        "verbosity": ("medium",),
+        "vllm_xargs": ({},),
+    }
 
     model: str
-    messages: list[ChatMessage] = Field(min_length=1, max_length=1024)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=1024, fail_fast=True)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Number | None = Field(default=None, ge=0, le=2)
     """0, the default, takes the most probable token."""
 
     top_p: Number | None = Field(default=None, ge=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1, lt=2**31)
+    """Sample among so many tokens; 0 or -1 for all. This and what follows as in vLLM's API."""
+
+    min_p: Number | None = Field(default=None, ge=0, le=1)
+    repetition_penalty: Number | None = Field(default=None, ge=0.01, le=100)
+    min_tokens: int | None = Field(default=None, ge=0)
+    stop_token_ids: list[TokenId] | None = Field(default=None, max_length=1024)
+    ignore_eos: bool | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None
     n: Literal[1] | None = None
     longva: LongVAOptions = Field(default_factory=LongVAOptions)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_what_is_not_served(cls, data: Any) -> Any:
-        for name, harmless in NOT_SERVED.items() if isinstance(data, dict) else ():
-            value = data.get(name)
-            if value is not None and value not in harmless:
-                raise ValueError(f"{name} is not supported by this server: leave it out")
-        return data
 
     def stops(self) -> list[str]:
         """Texts that end the answer."""

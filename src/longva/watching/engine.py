@@ -13,8 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import torch
-
+from longva.errors import is_out_of_memory
 from longva.media.medium import Media
 from longva.planning.planner import Plan
 from longva.prompts.decoding import Sampling
@@ -117,8 +116,9 @@ class Engine:
             with closing(iter(stream)) as pieces:
                 for piece in pieces:
                     events.tell(Text(piece))
-        except torch.OutOfMemoryError:
-            self.store.clear()
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                self.store.clear()
             raise
         finally:
             self.store.settle(watching)

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
-
-from longva.errors import DeviceMemoryError
+from longva.errors import DeviceMemoryError, is_out_of_memory
 from longva.watching.worker import ModelWorker, Task, TaskCancelledError
 
 SILENT_SECONDS = 2.0
@@ -149,9 +147,9 @@ class EventStream:
             event = Finished(work())
         except TaskCancelledError:
             raise
-        except torch.OutOfMemoryError:
-            told = "the device ran out of memory. Ask for fewer frames, or try again later."
-            event = Failed(DeviceMemoryError(told))
         except Exception as error:
+            if is_out_of_memory(error):
+                told = "the device ran out of memory. Ask for fewer frames, or try again later."
+                error = DeviceMemoryError(told)
             event = Failed(error)
         self.tell(event)

@@ -12,6 +12,7 @@ import av
 from PIL import Image
 
 from longva.errors import VideoError
+from longva.media.file import HeldFile, file_name
 from longva.media.medium import MAX_ANIMATION_PIXELS, Media, open_media
 from longva.media.source import is_animation, open_image
 from longva.media.video_track import open_stream
@@ -20,11 +21,11 @@ from longva.serve.limits import Limits
 logger = logging.getLogger("longva.serve")
 
 
-def open_within(path: Path, limits: Limits, name: str) -> Media:
+def open_within(file: Path | HeldFile, limits: Limits, name: str) -> Media:
     """Open an untrusted medium.
 
     Args:
-        path: of a file.
+        file: to open.
         limits: of pixels, frames and seconds.
         name: what messages call it; they never name the path.
 
@@ -32,9 +33,9 @@ def open_within(path: Path, limits: Limits, name: str) -> Media:
         VideoError: not a video or image, broken, or beyond the limits.
     """
     try:
-        media = _open(path, limits, name)
+        media = _open(file, limits, name)
     except VideoError as error:
-        raise VideoError(error.message.replace(str(path), name), **error.remedies) from error
+        raise VideoError(error.message.replace(file_name(file), name), **error.remedies) from error
     except Exception as error:  # any failure of a decoder is taken as a fault of the medium
         logger.warning("a medium cannot be opened", exc_info=error)
         raise VideoError(f"{name} is not a video or image that can be read.") from error
@@ -42,15 +43,15 @@ def open_within(path: Path, limits: Limits, name: str) -> Media:
     return replace(media, name=name, video=video)
 
 
-def _open(path: Path, limits: Limits, name: str) -> Media:
-    image = open_image(path, limits.pixels)
+def _open(file: Path | HeldFile, limits: Limits, name: str) -> Media:
+    image = open_image(file, limits.pixels)
     if image is None:
-        check_video(path, limits, name)
+        check_video(file, limits, name)
     else:
         with image:
             if is_animation(image):
-                check_animation(image, path.stat().st_size, limits, name)
-    media = open_media(path, max_pixels=limits.pixels)
+                check_animation(image, _size(file), limits, name)
+    media = open_media(file, max_pixels=limits.pixels)
     if media.kind != "image":
         _check_seconds(media.duration, limits, name)
     return media
@@ -72,9 +73,9 @@ def check_animation(image: Image.Image, size: int, limits: Limits, name: str) ->
         )
 
 
-def check_video(path: Path, limits: Limits, name: str) -> None:
+def check_video(file: Path | HeldFile, limits: Limits, name: str) -> None:
     """Count the packets of a video against the limits, without decoding any."""
-    with open_stream(path, name) as (container, stream):
+    with open_stream(file, name) as (container, stream):
         pixels = stream.codec_context.width * stream.codec_context.height
         if pixels > limits.pixels:
             raise VideoError(
@@ -98,6 +99,10 @@ def check_video(path: Path, limits: Limits, name: str) -> None:
                     _check_seconds(float((packet.pts - first) * packet.time_base), limits, name)
         except (av.FFmpegError, IndexError):
             pass  # `open_media` says what is wrong with the file
+
+
+def _size(file: Path | HeldFile) -> int:
+    return file.stat().st_size if isinstance(file, Path) else file.size
 
 
 def _check_seconds(seconds: float, limits: Limits, name: str) -> None:

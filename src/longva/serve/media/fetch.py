@@ -3,7 +3,8 @@
     https://...    streamed to disk from public addresses       network.py
                    or still there, if its server says so        kept.py
     data:...       decoded to disk
-    file:///...    left where it is, if it lies in a folder that the operator shares
+    file:///...    left where it is, if it lies in a folder that the        shared.py
+                   operator shares
 
 The content alone decides what a medium is, never its name or a header: see `check.py`.
 """
@@ -12,10 +13,8 @@ import asyncio
 import hashlib
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from urllib.parse import unquote, urlsplit
 
 import httpcore
 
@@ -32,6 +31,7 @@ from longva.media.network import (
 from longva.serve.errors import MediaError
 from longva.serve.limits import Limits
 from longva.serve.media.kept import KeptMedia, StoredMedium
+from longva.serve.media.shared import SharedFolders
 
 REPORTED_BYTES = 4 * 2**20
 """Downloads report their progress so often."""
@@ -60,7 +60,7 @@ class MediaFetcher:
         ssl_context: ssl.SSLContext | None = None,
     ):
         self.spool, self.limits = spool, limits
-        self.folders = [folder.resolve(strict=True) for folder in folders]
+        self._shared = SharedFolders(folders, limits)
         self._allow_private, self._ssl = allow_private, ssl_context
         self._network = network or PublicNetwork(allow_private=allow_private)
         self._kept = KeptMedia(limits)
@@ -82,7 +82,7 @@ class MediaFetcher:
             content = await asyncio.to_thread(self._decode, url)
             return await self._spool(_one(content), len(content), report)
         if scheme == "file":
-            return await asyncio.to_thread(self._shared, url)
+            return await asyncio.to_thread(self._shared.find, url, self._check_size)
         if scheme in ("http", "https"):
             try:
                 return await self._download(url, report)
@@ -175,31 +175,6 @@ class MediaFetcher:
             return data_of(url)
         except VideoError as error:
             raise MediaError(error.message) from error
-
-    def _shared(self, url: str) -> StoredMedium:
-        """Find the file that a file:// address names, without telling which others exist."""
-        refused = MediaError("this server shares no such file.")
-        try:
-            address = urlsplit(url)
-            if address.netloc not in ("", "localhost"):
-                raise refused
-            path = Path(unquote(address.path)).resolve(strict=True)
-            inside = any(path.is_relative_to(folder) for folder in self.folders)
-            if not inside or not path.is_file():
-                raise refused
-            about = path.stat()
-            self._check_size(about.st_size)
-            digest = _digest(path, about.st_size, about.st_mtime_ns, about.st_ino)
-        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a cycle of links
-            raise refused from error
-        return StoredMedium(path=path, digest=digest)
-
-
-@lru_cache(maxsize=1024)
-def _digest(path: Path, *_version: int) -> str:
-    """Hash a file; each version of it is read once."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 async def _one(chunk: bytes) -> AsyncIterator[bytes]:

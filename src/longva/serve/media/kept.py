@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from longva.media.file import HeldFile
 from longva.serve.limits import Limits
 
 MOST_KEPT = 1024
@@ -37,6 +38,14 @@ class StoredMedium:
 
     temporary_bytes: int = 0
     """Its size, if it is to be deleted when nobody holds it any more."""
+
+    held: HeldFile | None = None
+    """The open file, if its path may name another one later."""
+
+    @property
+    def file(self) -> Path | HeldFile:
+        """What to read."""
+        return self.path if self.held is None else self.held
 
 
 def version_of(headers: Headers) -> Version | None:

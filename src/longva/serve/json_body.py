@@ -1,0 +1,95 @@
+"""A request's JSON, parsed off the event loop and within bounds: media are not parsed with it.
+
+    {"messages": [ ... "data:video/mp4;base64,AAAA..." ... ]}      as it came, many MB
+    {"messages": [ ... "<token>0" ... ]}                           parsed: about a MB at most
+                        ["data:video/mp4;base64,AAAA..."]          put back afterwards
+
+Parsed JSON may take 30 times the room of its text, and Python does nothing else meanwhile.
+"""
+
+import asyncio
+import json
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+MOST_BYTES = 2 * 2**20
+"""Of the JSON without media: the longest prompt, with all that is not ASCII escaped, and more."""
+
+LEAST_MEDIUM = 4096
+"""Bytes from which a data: URI is taken out."""
+
+OPENING = b'"data:'
+ESCAPE = ord("\\")
+
+
+def parse(body: bytes) -> Any:
+    """Parse a request's JSON.
+
+    Raises:
+        json.JSONDecodeError: it is none.
+        HTTPException: what is not a data: URI is too long, or nested too deeply.
+    """
+    token = secrets.token_hex(16)
+    small, taken = _without_media(body, token)
+    try:
+        parsed = json.loads(small)
+        return _with_media(parsed, token, taken) if taken else parsed
+    except RecursionError as error:
+        raise HTTPException(400, "the JSON is nested too deeply.") from error
+
+
+def _without_media(body: bytes, token: str) -> tuple[bytes, list[bytes]]:
+    """Take the long data: URIs out; return the rest, and each with its quotes."""
+    kept: list[bytes] = []
+    taken: list[bytes] = []
+    begin = at = removed = 0
+    while at - removed <= MOST_BYTES and (start := body.find(OPENING, at)) >= 0:
+        at = body.find(b'"', start + 1)
+        if at < 0:
+            break
+        # With an escaped quote at either end it is no string, or no medium.
+        if at - start >= LEAST_MEDIUM and ESCAPE not in (body[start - 1], body[at - 1]):
+            kept += [body[begin:start], f'"{token}{len(taken)}"'.encode()]
+            begin = at + 1
+            taken.append(body[start:begin])
+            removed += begin - start - len(kept[-1])
+    if len(body) - removed > MOST_BYTES:
+        raise HTTPException(
+            413,
+            f"a request may have {MOST_BYTES:,} bytes of JSON besides media in data: addresses.",
+        )
+    return b"".join([*kept, body[begin:]]), taken
+
+
+def _with_media(value: Any, token: str, taken: list[bytes]) -> Any:
+    if isinstance(value, str):
+        return json.loads(taken[int(value[len(token) :])]) if value.startswith(token) else value
+    if isinstance(value, list):
+        return [_with_media(one, token, taken) for one in value]
+    if isinstance(value, dict):
+        pairs = [_with_media(list(pair), token, taken) for pair in value.items()]
+        return dict(pairs)
+    return value
+
+
+class BoundedRoute(APIRoute):
+    """A route that reads its body by `parse`."""
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        """Wrap the handler: it gets a request whose JSON is read here."""
+        handler = super().get_route_handler()
+
+        async def bounded(request: Request) -> Response:
+            return await handler(_BoundedRequest(request.scope, request.receive))
+
+        return bounded
+
+
+class _BoundedRequest(Request):
+    async def json(self) -> Any:
+        return await asyncio.to_thread(parse, await self.body())

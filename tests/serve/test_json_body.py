@@ -1,0 +1,60 @@
+"""Bodies of requests: media apart, the rest small."""
+
+import json
+
+import httpx
+import pytest
+from starlette.exceptions import HTTPException
+
+from longva.serve.json_body import MOST_BYTES, parse
+from tests.serve.conftest import user
+
+LONG = "data:video/mp4;base64," + "AAAA" * 2000
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"url": LONG, "others": [LONG + "B", 1.5, None, True, "data:short"]},
+        {"text": f'says "{LONG}" and "data:', "then": "data:"},
+        {"text": "data:" + 'x"\\' * 3000, "key": {LONG: "\\"}},
+        [LONG + "\\", "\\", LONG + '\\"', "\n" + LONG],
+        LONG,
+        {},
+    ],
+)
+def test_json_is_what_it_is_whether_media_are_in_it_or_not(value):
+    for body in (json.dumps(value), json.dumps(value, indent=1).replace("/", "\\/")):
+        assert parse(body.encode()) == value
+
+
+@pytest.mark.parametrize("unit", [b"{},", b"1,", b'"data:",'])
+def test_what_is_no_medium_is_bounded_before_it_is_parsed(unit, monkeypatch):
+    body = b"[" + unit * (2 * MOST_BYTES // len(unit)) + b"1]"
+    monkeypatch.setattr("longva.serve.json_body.json.loads", None)
+    with pytest.raises(HTTPException) as caught:
+        parse(body)
+    assert caught.value.status_code == 413
+
+
+def test_media_are_not_bounded_with_it():
+    value = [LONG] * (2 * MOST_BYTES // len(LONG))
+    assert parse(json.dumps(value).encode()) == value
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"a":' * 100_000, b'["data:' + b"A" * 5000])
+def test_what_is_no_json_is_an_error(body):
+    with pytest.raises((HTTPException, json.JSONDecodeError)):
+        parse(body)
+
+
+def test_a_request_of_much_else_than_media_is_refused(server):
+    url = f"{server.url}/v1/chat/completions"
+    told = httpx.post(url, json={"model": "random", "messages": [user("Hi")], "x": [{}] * 2**20})
+    assert told.status_code == 413 and "besides media" in told.json()["error"]["message"]
+    deep = b'{"model": "random", "x": ' + b"[" * 100_000
+    kind = {"content-type": "application/json"}
+    assert httpx.post(url, content=deep, headers=kind).status_code == 400
+    many = {"model": "random", "messages": [{"role": "user", "content": [{}] * 1000}] * 1000}
+    told = httpx.post(url, json=many)
+    assert told.status_code == 413 or len(told.content) < 2000
