@@ -252,8 +252,8 @@ class LongVA:
         """Frames to take of a video; of an image, as many as it has frames' worth of tokens."""
         if media.kind != "image":
             return media.choose(sampling)
-        columns, rows = self.processor.image_processor.grid_of(media.width, media.height)
-        tokens = self.processor.image_tokens(rows, columns)
+        layout = self.processor.image_layout(media.width, media.height)
+        tokens = self.processor.image_tokens(*layout)
         return np.arange(-(-tokens // self.model.config.tokens_per_grid()))
 
     def _encode(self, media, indices, settings, progress) -> VisualFeatures:
