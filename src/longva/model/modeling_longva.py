@@ -82,8 +82,8 @@ def anyres_raster(patches: Tensor, rows: int, columns: int) -> Tensor:
         columns: of the canvas.
 
     Returns:
-        [(1 + (rows - 1) * columns) * N, D]; after the base, patches run along whole rows of the canvas,
-        across its grids. No newline tokens.
+        [(1 + (rows - 1) * columns) * N, D]; after the base, patches run along whole rows of the
+        canvas, across its grids. No newline tokens.
     """
     side = round(patches.shape[1] ** 0.5)
     canvas = patches[columns:].unflatten(0, (rows - 1, columns)).unflatten(2, (side, side))
