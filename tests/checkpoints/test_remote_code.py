@@ -128,8 +128,13 @@ def test_the_model_lets_its_attention_be_replaced_and_names_its_parts(remote):
     assert list(parts) == ["vision_tower", "multi_modal_projector", "language_model"]
 
 
-def test_token_counts_are_known_from_sizes_alone(remote):
-    _, _, processor = remote
+@pytest.fixture(scope="module", params=["unires", "anyres"])
+def packed(request):
+    return random_longva(dtype=torch.float64, image_packing=request.param)
+
+
+def test_token_counts_are_known_from_sizes_alone(packed):
+    model, processor = packed
     pictures = [fixture.picture(f"{w} x {h}", w, h) for w, h in ((90, 50), (56, 56), (30, 400))]
     clips = [fixture.frames("clip", count, 80, 60) for count in (2, 5)]
     inputs = processor(
@@ -148,6 +153,8 @@ def test_token_counts_are_known_from_sizes_alone(remote):
     )
     first, second = inputs["input_ids"]
     assert sum(counts["num_image_tokens"]) == (first == processor.image_token_id).sum()
+    features = model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
+    assert [len(item) for item in features.pooler_output] == counts["num_image_tokens"]
     assert sum(counts["num_video_tokens"]) == (second == processor.video_token_id).sum()
     assert counts["num_image_patches"] == inputs["image_grid_thw"].prod(-1).tolist()
     assert counts["num_video_tokens"] == [2 * 4, 5 * 4]
@@ -155,8 +162,17 @@ def test_token_counts_are_known_from_sizes_alone(remote):
     assert len(replaced) == 5
 
 
-def test_every_tensor_of_a_medium_has_a_row_a_grid_and_every_medium_its_features(remote):
-    _, model, processor = remote
+def test_arguments_of_a_call_are_counted_too(remote):
+    _, _, processor = remote
+    picture = fixture.picture("large", 300, 200)
+    for given in ({}, {"max_grids": 4}, {"grid_rule": "paper"}):
+        inputs = processor.image_processor([picture], **given)
+        counts = processor._get_num_multimodal_tokens(image_sizes=[(200, 300)], **given)
+        assert counts["num_image_patches"] == inputs["image_grid_thw"].prod(-1).tolist(), given
+
+
+def test_every_tensor_of_a_medium_has_a_row_a_grid_and_every_medium_its_features(packed):
+    model, processor = packed
     pictures = [fixture.picture("a", 90, 50), fixture.picture("b", 30, 400)]
     images = processor.image_processor(pictures, return_tensors="pt")
     videos = processor.video_processor(
@@ -175,6 +191,7 @@ def test_every_tensor_of_a_medium_has_a_row_a_grid_and_every_medium_its_features
             rows = grid.prod(-1)
             assert len(pixels) == rows.sum()
             features = encode(pixels, grid).pooler_output
-            assert [len(item) for item in features] == (4 * rows).tolist()
+            if batch is videos or model.config.image_packing == "unires":
+                assert [len(item) for item in features] == (4 * rows).tolist()
             alone = encode(pixels[-rows[-1] :], grid[-1:]).pooler_output[0]
             torch.testing.assert_close(alone, features[-1], rtol=0, atol=SAME)

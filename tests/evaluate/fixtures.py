@@ -11,6 +11,7 @@ import io
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet as parquet
 
+from longva.evaluate.benchmarks import BENCHMARKS
 from longva.evaluate.vniah_export import export
 from longva.media.write import write_video
 from longva.nano.world import draw_scene, random_scene
@@ -400,6 +402,174 @@ def make_words(folder: Path) -> dict[str, str]:
     return variables
 
 
+def newer_films(data: Path) -> None:
+    """What came after the paper: two samples a task, more where a score needs more."""
+    film = video(data / "film.mp4", 7, 2)
+
+    def rows(videos: str, count: int = 2, **columns: Any) -> list[dict[str, Any]]:
+        """Rows of a task; a function makes a column's values from the row's number."""
+        for number in range(count):
+            path = data / f"{videos.format(number)}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(film, path)
+        made = {name: v if callable(v) else lambda n, v=v: v for name, v in columns.items()}
+        return [{name: value(n) for name, value in made.items()} for n in range(count)]
+
+    home = data / "questions"
+    asked = {"question": "What is shown?", "input": "What is shown?\nA. a star\nB. a moon"}
+    choices = ["a star", "a moon", "a cup", "a gear", "a key"]
+    letters = {"options": "\n".join(f"{a}. {c}" for a, c in zip(LETTERS, choices, strict=True))}
+    letter = LETTERS.__getitem__
+
+    groups = rows(
+        "videomme_v2/new{}",
+        8,
+        video_id=lambda n: f"new{n // 4}",
+        question_id=lambda n: f"new{n // 4}-{n % 4 + 1}",
+        question=asked["question"],
+        **letters,
+        answer=lambda n: letter(n % 4),
+        group_type=lambda n: ("relevance", "logic")[n // 4],
+        group_structure="[1, 2, 3, 4]",
+        level=lambda n: str(n // 4 + 1),
+        second_head="",
+        third_head="",
+    )
+    write_split(home / "MME-Benchmarks/Video-MME-v2", groups)
+
+    lessons = rows(
+        "video_mmmu/Art/test_Music_{}",
+        id="test_Music_{}".format,
+        question=asked["question"],
+        options=choices,
+        answer=letter,
+        question_type="multiple-choice",
+    )
+    parts = ("Perception", "Comprehension", "Adaptation")
+    for config in parts:
+        write_split(home / "lmms-eval/VideoMMMU", lessons, config=config)
+    name_configs(home / "lmms-eval/VideoMMMU", {config: ["test"] for config in parts})
+
+    clues = rows(
+        "cg_videos_720p/clue{}",
+        qid=str,
+        video_uid="clue{}".format,
+        question=asked["question"],
+        choices=choices,
+        right_answer=letter,
+        duration=2.0,
+        domain="Life",
+        sub_category="Object",
+    )
+    write_split(home / "CG-Bench/CG-Bench", clues, "train", "cg-bench-mini")
+    name_configs(home / "CG-Bench/CG-Bench", {"cg-bench-mini": ["train"]})
+
+    seen = rows(
+        "egoschema/videos/ego{}",
+        question_idx=str,
+        video_idx="ego{}".format,
+        question=asked["question"],
+        option=[f"{a}. {c}" for a, c in zip(LETTERS, choices, strict=True)],
+        answer=str,
+    )
+    write_split(home / "lmms-eval/egoschema", seen, config="Subset")
+    name_configs(home / "lmms-eval/egoschema", {"Subset": ["test"]})
+
+    moves = [task for task in BENCHMARKS if task.startswith("mvbench_")]
+    for task in moves:
+        benchmark = BENCHMARKS[task]
+        made = rows(
+            (benchmark.videos or "").format(video="mv{}"),
+            video="mv{}.mp4".format,
+            question=asked["question"],
+            candidates=choices,
+            answer=choices.__getitem__,
+        )
+        write_split(home / benchmark.dataset, made, "train", benchmark.config or "")
+    name_configs(home / "OpenGVLab/MVBench", {t.removeprefix("mvbench_"): ["train"] for t in moves})
+
+    captions = "Which caption fits?\nCaption A: A star.\nCaption B: A moon."
+    questions = {
+        "multi-choice": ("Which?\nA. a star\nB. a moon", ["A. a star", "B. a moon"]),
+        "yes_no": ("Is it a star?", ["yes", "no"]),
+        "caption_matching": (captions, ["Caption A: A star.", "Caption B: A moon."]),
+    }
+    for config, (question, answers) in questions.items():
+        made = rows(
+            "tempcompass/videos/time{}",
+            video_id="time{}".format,
+            question=question,
+            answer=answers.__getitem__,
+            dim=lambda n: ("speed", "order")[n],
+        )
+        write_split(home / "lmms-eval/TempCompass", made, config=config)
+    name_configs(home / "lmms-eval/TempCompass", {config: ["test"] for config in questions})
+
+    kinds = [f"object_rel_direction_{how}" for how in ("easy", "medium", "hard")]
+    kinds += ["object_rel_distance", "object_counting", "room_size_estimation"]
+    rooms = rows(
+        "vsibench/scannet/scene{}",
+        6,
+        id=int,
+        dataset="scannet",
+        scene_name="scene{}".format,
+        question_type=kinds.__getitem__,
+        question="Where is the star?",
+        options=lambda n: ["A. left", "B. right"] if n < 4 else None,
+        ground_truth=lambda n: "A" if n < 4 else "4",
+    )
+    write_split(home / "nyu-visionx/VSI-Bench", rooms, config="full")
+    name_configs(home / "nyu-visionx/VSI-Bench", {"full": ["test"]})
+
+    for task in ("timescope", "longtimescope"):
+        made = rows(
+            f"{task}/scope{{}}",
+            id=int,
+            video="scope{}.mp4".format,
+            input=asked["input"],
+            answer=letter,
+            type="QA",
+            length=60,
+        )
+        write_split(home / BENCHMARKS[task].dataset, made)
+
+    perceived = rows(
+        "perceptiontest_val/videos/seen{}",
+        video_name="seen{}".format,
+        question=asked["question"],
+        question_id=str,
+        options=choices[:3],
+        answer_id=str,
+        area="memory",
+        reasoning="descriptive",
+        tag="object",
+    )
+    folder = home / "lmms-eval/PerceptionTest_Val"
+    write_split(folder, perceived, "validation", "mc_question_val")
+    name_configs(folder, {"mc_question_val": ["validation"]})
+
+    cached = data / "datasets--TencentARC--Video-Holmes"
+    cases = rows(
+        f"{cached.name}/snapshots/0123/videos_cropped/case{{}}",
+        **{
+            "video ID": "case{}".format,
+            "Question ID": str,
+            "Question Type": "SR",
+            "Question": "Who was it?",
+            "Options": dict(zip(LETTERS, choices, strict=True)),
+            "Answer": letter,
+            "Explanation": "",
+        },
+    )
+    (data / "video_holmes").mkdir()
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0123")
+    (home / "TencentARC/Video-Holmes").mkdir(parents=True)
+    for split in ("test", "train"):
+        path = home / f"TencentARC/Video-Holmes/{split}_Video-Holmes.json"
+        path.write_text(json.dumps(cases))
+
+
 WRITERS = {
     "videomme": video_mme,
     "mlvu": mlvu,
@@ -410,4 +580,5 @@ WRITERS = {
     "images": images,
     "mmmu": mmmu,
     "vniah": v_niah,
+    "newer": newer_films,
 }

@@ -71,6 +71,33 @@ def test_videos_may_have_any_usual_ending(data):
     check_data(["videomme"], data)
 
 
+def test_a_folder_may_have_any_name_or_be_told_by_a_marker(tmp_path):
+    data = make_data(tmp_path, ["newer"])
+    tasks = ["video_mmmu_adaptation", "video_holmes", "mvbench_episodic_reasoning"]
+    check_data(tasks, data)
+    (data / "video_mmmu/Art").rename(data / "video_mmmu/Music")
+    frames = data / "mvbench_video/tvqa/video_fps3_hq_segment/mv0.mp4"
+    frames.rename(frames.with_name("film"))
+    frames.mkdir()  # this task's videos are folders of frames
+    check_data(tasks, data)
+    (data / "video_mmmu/Music/test_Music_0.mp4").unlink()
+    (data / "video_holmes").rmdir()
+    with pytest.raises(LongVAError) as error:
+        check_data(tasks, data)
+    assert [line.strip() for line in str(error.value).splitlines()[1:-1]] == [
+        "video_mmmu_adaptation: 1 of 2 videos: video_mmmu/*/test_Music_0",
+        "video_holmes: no folder video_holmes, which may be empty",
+    ]
+
+
+def test_groups_and_tasks_are_listed():
+    printed = CliRunner().invoke(app, ["eval", "--list"]).stdout.splitlines()
+    listed = {name: tasks.split() for name, tasks in (line.split(": ") for line in printed)}
+    assert listed.keys() == GROUPS.keys() | {"in no group"}
+    assert len(listed["mvbench"]) == 20 and "cgbench" in listed["long_video"]
+    assert {task for tasks in listed.values() for task in tasks} == BENCHMARKS.keys()
+
+
 def test_the_tasks_of_the_tables_are_known():
     columns: list[Column] = [column for table in paper_tables() for column in table.columns]
     assert {column.task for column in columns if column.task} <= set(BENCHMARKS)

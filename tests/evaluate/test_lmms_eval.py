@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from longva.evaluate.benchmarks import BENCHMARKS, QUESTIONS, dataset_files, read_rows
+from longva.evaluate.benchmarks import BENCHMARKS, GROUPS, QUESTIONS, dataset_files, read_rows
 from longva.evaluate.local_judge import local_judge_server
 from longva.evaluate.results import read_runs
 from longva.evaluate.runner import Evaluation, run
@@ -66,6 +66,33 @@ SCORES = {
     "realworldqa": {"exact_match": 1 / 2},
     "mmmu_val": {"mmmu_acc": 0.66667},
     "longva_vniah": {"vniah_accuracy": 100 * 2 / 4},
+    # Two of four questions of a group are 4/16; the first alone of a chain of four is 1/16.
+    "videomme_v2": {
+        "videomme_v2_overall_score": (25 + 6.25) / 2,
+        "videomme_v2_overall_acc": 100 * 4 / 8,
+        "videomme_v2_relevance_score": 25,
+        "videomme_v2_logic_score": 6.25,
+    },
+    "video_mmmu_perception": {"mmmu_acc": 1 / 2},
+    "video_mmmu_comprehension": {"mmmu_acc": 1 / 2},
+    "video_mmmu_adaptation": {"mmmu_acc": 1 / 2},
+    "cgbench": {"cgbench_accuracy": 100 / 2},
+    "egoschema_subset": {"score": 1 / 2},
+    **{task: {"mvbench_accuracy": 100 / 2} for task in GROUPS["mvbench"]},
+    **{
+        task: {"avg_accuracy": 100 / 2, "speed_accuracy": 100, "order_accuracy": 0}
+        for task in GROUPS["tempcompass"]
+    },
+    # Directions: easy and hard are right; a distance is wrong, a count right, a size wrong.
+    "vsibench": {
+        "vsibench_overall": (2 / 3 + 0 + 1 + 0) / 4,
+        "object_rel_direction_accuracy": 2 / 3,
+        "object_counting_mra": 1,
+    },
+    "timescope": {"timescope_perception_score": 100 / 2},
+    "longtimescope": {"timescope_perception_score": 100 / 2},
+    "perceptiontest_val_mc": {"accuracy": 1 / 2},
+    "video_holmes": {"video_holmes_accuracy": 100 / 2, "video_holmes_SR": 100 / 2},
 }
 """Counted by hand: every second sample is right, beginning with the first."""
 
@@ -86,20 +113,28 @@ def offline(tmp_path_factory) -> Iterator[None]:
         yield
 
 
+ANSWERS = ("answer", "right_answer", "ground_truth", "answer_id", "Answer")
+"""Columns that hold the true answer."""
+
+
 def right(task: str, row: dict, doc_id: int) -> str:
     """The true answer of a sample, as a model would give it."""
-    answer = row.get("answer")
+    answer = next((row[name] for name in ANSWERS if name in row), None)
     if task == "nextqa_mc_test":
         return LETTERS[row["answer"]]
     if task == "longvideobench_val_v":
         return LETTERS[row["correct_choice"]]
-    if task == "ai2d":
-        return LETTERS[int(row["answer"])]
+    if task in ("ai2d", "egoschema_subset", "perceptiontest_val_mc"):
+        return LETTERS[int(answer)]
+    if task.startswith("mvbench_"):
+        return LETTERS[row["candidates"].index(answer)]
     return row["answers"][0] if answer is None else answer
 
 
 def wrong(task: str, truth: str) -> str:
     """An answer that is wrong, but one that the task can read: it guesses where it cannot."""
+    if task.startswith("tempcompass"):
+        return {"no": "yes", "B. a moon": "A", "Caption B: A moon.": "Caption A"}[truth]
     return LETTERS[(LETTERS.index(truth) + 1) % 2] if truth in LETTERS else "zzz"
 
 

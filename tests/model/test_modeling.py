@@ -42,8 +42,9 @@ def test_pooling_averages_windows_inside_each_grid():
 
 def test_anyres_runs_along_the_rows_of_the_whole_canvas():
     base, left, right = ([n, n + 1, n + 2, n + 3] for n in (0, 10, 20))  # three grids of 2 x 2
-    patches = torch.tensor([base, left, right])[..., None]
-    raster = anyres_raster(patches, rows=1, columns=2).flatten().tolist()
+    empty = [-1] * 4
+    patches = torch.tensor([base, empty, left, right])[..., None]
+    raster = anyres_raster(patches, rows=2, columns=2).flatten().tolist()
     assert raster == [0, 1, 2, 3, 10, 11, 20, 21, 12, 13, 22, 23]
 
 
@@ -141,9 +142,23 @@ def test_anyres_model_and_processor_agree_on_tokens():
     )
     _, rows, columns = inputs["image_grid_thw"][0].tolist()
     placeholders = int((inputs["input_ids"] == model.config.image_token_id).sum())
-    assert placeholders == (1 + rows * columns) * 16  # the base grid, and no pooling
+    assert (rows, columns) == processor.image_layout(100, 60) == (3, 2)
+    assert placeholders == (1 + 2 * 2) * 16  # the base grid, and no pooling
     with torch.no_grad():
         assert model(**inputs, logits_to_keep=1).logits.shape[1] == 1
+
+
+def test_the_empty_grids_beside_an_anyres_base_are_left_out():
+    model, _ = random_longva(image_packing="anyres", dtype=torch.float64)
+    pixels, grid = torch.randn(8, 3, 56, 56), torch.tensor([[1, 2, 3], [1, 2, 1]])
+    garbage = pixels.clone()
+    garbage[1:3] = torch.nan
+    with torch.no_grad():
+        first, second = model.get_image_features(pixels, grid).pooler_output
+        same, _ = model.get_image_features(garbage, grid).pooler_output
+        alone = model.get_image_features(pixels[6:], grid[1:]).pooler_output[0]
+    assert first.shape == (4 * 16, 64) and torch.equal(first, same)
+    torch.testing.assert_close(alone, second, **CLOSE)
 
 
 def test_anyres_pools_video_frames_as_unires_does():

@@ -92,13 +92,16 @@ def test_grids_are_cut_row_by_row():
     assert [int(grid.max()) for grid in split_grids(canvas, 2)] == [0, 1, 0, 0, 0, 5]
 
 
-def test_anyres_puts_the_squashed_image_first():
+def test_anyres_puts_the_squashed_image_first_in_a_row_of_its_own():
     image = Image.new("RGB", (8, 4), "white")
     unires, shape = image_to_grids(image, lambda w, h: (2, 1), grid_size=4)
-    anyres, same_shape = image_to_grids(image, lambda w, h: (2, 1), grid_size=4, packing="anyres")
-    assert shape == same_shape == (1, 2)
-    assert unires.shape == (2, 3, 4, 4) and anyres.shape == (3, 3, 4, 4)
-    assert torch.equal(anyres[1:], unires) and int(anyres[0].min()) == 255
+    anyres, same_shape_and_a_row = image_to_grids(
+        image, lambda w, h: (2, 1), grid_size=4, packing="anyres"
+    )
+    assert (shape, same_shape_and_a_row) == ((1, 2), (2, 2))
+    assert unires.shape == (2, 3, 4, 4) and anyres.shape == (4, 3, 4, 4)
+    assert torch.equal(anyres[2:], unires)
+    assert int(anyres[0].min()) == 255 and int(anyres[1].max()) == 0
 
 
 def test_normalised_pixels_have_clips_mean_and_deviation():

@@ -61,6 +61,18 @@ class JudgeOptions:
                 out.print(line)
 
 
+def list_tasks(asked: bool) -> None:
+    """Print groups and tasks with known data, and end."""
+    if asked:
+        from longva.evaluate.benchmarks import BENCHMARKS, GROUPS
+
+        for name, tasks in GROUPS.items():
+            typer.echo(f"{name}: {' '.join(tasks)}")
+        in_groups = {task for tasks in GROUPS.values() for task in tasks}
+        typer.echo(f"in no group: {' '.join(t for t in BENCHMARKS if t not in in_groups)}")
+        raise typer.Exit
+
+
 @app.command("eval")
 @grouped
 def evaluate(
@@ -92,6 +104,15 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Draw figure 5 of a folder, Parquet or JSON file of images; repeat."),
     ] = None,
+    listed: Annotated[
+        bool,
+        typer.Option(
+            "--list",
+            callback=list_tasks,
+            is_eager=True,
+            help="Print the groups of tasks and the tasks whose data folder is known.",
+        ),
+    ] = False,
 ) -> None:
     """Run benchmarks and compare with the paper.
 

@@ -38,6 +38,7 @@ class Benchmark:
     config: str | None = None
     file: str | None = None
     videos: str | None = None
+    marker: str | None = None
     judged: bool = False
 
 
@@ -110,17 +111,22 @@ def _missing(benchmark: Benchmark, data: Path) -> list[str]:
     if lacking:
         where = f"{benchmark.dataset}, split {benchmark.split},"
         return [f"{where} has no column {', '.join(lacking)}"]
+    if benchmark.marker and not (data / benchmark.marker).is_dir():
+        return [f"no folder {benchmark.marker}, which may be empty"]
     if benchmark.videos is None:
         return []
     names = [name for _, name, *_ in Formatter().parse(benchmark.videos) if name]
     paths = dict.fromkeys(benchmark.videos.format(**row) for row in read_rows(files, names))
     gone = [
-        path
-        for path in paths
-        if not any((data / f"{path}{suffix}").is_file() for suffix in SUFFIXES)
+        path for path in paths if not any(_is_there(data, f"{path}{suffix}") for suffix in SUFFIXES)
     ]
     told = f"{len(gone)} of {len(paths)} videos: {first_few(gone, MOST_LISTED)}"
     return [told] if gone else []
+
+
+def _is_there(data: Path, path: str) -> bool:
+    """Whether there is such a video, or a folder of its frames; * stands for a folder's name."""
+    return any(data.glob(path)) if "*" in path else (data / path).exists()
 
 
 def dataset_files(benchmark: Benchmark, folder: Path) -> list[Path]:

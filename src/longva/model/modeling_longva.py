@@ -77,16 +77,16 @@ def anyres_raster(patches: Tensor, rows: int, columns: int) -> Tensor:
     """Lay the patches of an image out as AnyRes does: the base grid, then the whole canvas.
 
     Args:
-        patches: [1 + rows * columns, N, D], base grid first.
-        rows: of the canvas.
+        patches: [rows * columns, N, D]; in the first row only the base grid counts.
+        rows: of the canvas and that first one.
         columns: of the canvas.
 
     Returns:
-        [(1 + rows * columns) * N, D]; after the base, patches run along whole rows of the canvas,
-        across its grids. No newline tokens.
+        [(1 + (rows - 1) * columns) * N, D]; after the base, patches run along whole rows of the
+        canvas, across its grids. No newline tokens.
     """
     side = round(patches.shape[1] ** 0.5)
-    canvas = patches[1:].unflatten(0, (rows, columns)).unflatten(2, (side, side))
+    canvas = patches[columns:].unflatten(0, (rows - 1, columns)).unflatten(2, (side, side))
     canvas = canvas.transpose(1, 2)  # [rows, side, columns, side, D]
     return torch.cat([patches[0], canvas.flatten(0, 3)])
 
@@ -224,8 +224,8 @@ class LongVAModel(LongVAPreTrainedModel):
             raise ValueError(
                 "AnyRes images need image_grid_thw, the (1, rows, columns) of each image"
             )
-        shapes = [(int(rows), int(columns)) for _, rows, columns in image_grid_thw]
-        images = features.split([1 + rows * columns for rows, columns in shapes])
+        images = split_grids(features, image_grid_thw)
+        shapes = [(rows, columns) for _, rows, columns in image_grid_thw.tolist()]
         return [anyres_raster(image, *shape) for image, shape in zip(images, shapes, strict=True)]
 
     def _video_tokens(self, pixels: Tensor, grid_thw: Tensor | None, **kwargs) -> list[Tensor]:
@@ -258,7 +258,8 @@ class LongVAModel(LongVAPreTrainedModel):
 
         Args:
             pixel_values: [G, 3, S, S], the grids of all images one after another.
-            image_grid_thw: [images, 3] = (1, rows, columns) in grids. None: a single image.
+            image_grid_thw: [images, 3] = (1, rows, columns) in grids. None: a single image. The
+                first row of an AnyRes image holds its base grid, and else empty grids.
             **kwargs: `return_dict`, and for the tower `output_hidden_states`, `output_attentions`.
 
         Returns:
@@ -526,13 +527,18 @@ def pack_grids(features: Tensor, grid_thw: Tensor | None) -> list[Tensor]:
     """Join the encoded grids [G, T, D] of each item of `grid_thw`; None: of a single item."""
     if torch.compiler.is_compiling():  # how many grids each has is data: all as one
         return [features.flatten(0, 1)]
-    counts = [len(features)] if grid_thw is None else grid_thw.prod(-1).tolist()
-    if sum(counts) != len(features):
+    return [item.flatten(0, 1) for item in split_grids(features, grid_thw)]
+
+
+def split_grids(grids: Tensor, grid_thw: Tensor | None) -> tuple[Tensor, ...]:
+    """Split what has a row a grid, [G, ...], into the items of `grid_thw`; None: a single item."""
+    counts = [len(grids)] if grid_thw is None else grid_thw.prod(-1).tolist()
+    if sum(counts) != len(grids):
         raise ValueError(
-            f"grid_thw announces {sum(counts)} grids, but {len(features)} were given. Was the "
+            f"grid_thw announces {sum(counts)} grids, but {len(grids)} were given. Was the "
             "image processor set to another packing than the model's image_packing?"
         )
-    return [item.flatten(0, 1) for item in features.split(counts)]
+    return grids.split(counts)
 
 
 __all__ = ["LongVAForConditionalGeneration", "LongVAModel", "LongVAPreTrainedModel"]

@@ -108,10 +108,21 @@ class LongVAProcessor(ProcessorMixin):
             raise TypeError(f"video_processor must be a VideoProcessorMixin, got {type(argument)}")
         return VideoProcessorMixin
 
+    def image_layout(self, width: int, height: int, **grids) -> tuple[int, int]:
+        """Return the (rows, columns) of grids that an image of this size in pixels becomes.
+
+        Args:
+            width: of the image.
+            height: of the image.
+            **grids: instead of the image processor's, see its `grid_of`.
+        """
+        columns, rows = self.image_processor.grid_of(width, height, **grids)
+        return rows + (self.image_processor.packing == "anyres"), columns
+
     def image_tokens(self, rows: int, columns: int) -> int:
-        """Tokens of an image of `rows` x `columns` grids."""
+        """Tokens of an image of `rows` x `columns` grids, see `image_layout`."""
         if self.image_processor.packing == "anyres":
-            return (1 + rows * columns) * self.patches_per_grid
+            return (1 + (rows - 1) * columns) * self.patches_per_grid
         return rows * columns * self.tokens_per_grid()
 
     def tokens_per_grid(self) -> int:
@@ -128,20 +139,24 @@ class LongVAProcessor(ProcessorMixin):
         num_frames = int(video_inputs["video_grid_thw"][video_idx].prod())
         return self.video_token * (num_frames * self.tokens_per_grid())
 
-    def _get_num_multimodal_tokens(self, image_sizes=None, video_sizes=None, **kwargs):
+    def _get_num_multimodal_tokens(
+        self, image_sizes=None, video_sizes=None, max_grids=None, grid_rule=None, **kwargs
+    ):
         """Token counts of media by size, for serving engines that plan before they process.
 
         Args:
             image_sizes: (height, width) of each image.
             video_sizes: (frames, height, width) of each video.
-            **kwargs: ignored.
+            max_grids: instead of the image processor's.
+            grid_rule: instead of the image processor's.
+            **kwargs: ignored; an engine passes all arguments of its calls.
         """
         counts = {}
         if image_sizes is not None:
-            grids = [self.image_processor.grid_of(width, height) for height, width in image_sizes]
-            counts["num_image_tokens"] = [self.image_tokens(rows, cols) for cols, rows in grids]
-            base = self.image_processor.packing == "anyres"
-            counts["num_image_patches"] = [columns * rows + base for columns, rows in grids]
+            given = {"max_grids": max_grids, "grid_rule": grid_rule}
+            layouts = [self.image_layout(width, height, **given) for height, width in image_sizes]
+            counts["num_image_tokens"] = [self.image_tokens(*layout) for layout in layouts]
+            counts["num_image_patches"] = [rows * columns for rows, columns in layouts]
         if video_sizes is not None:
             counts["num_video_tokens"] = [
                 int(n) * self.tokens_per_grid() for n, _, _ in video_sizes

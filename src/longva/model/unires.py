@@ -15,7 +15,13 @@ the text of the paper:
     paper      (width // 336) x (height // 336) grids, at least one, at most `max_grids`
 
 AnyRes, the ablation of the paper, takes the same grids, puts the whole squashed image before them
-as a base grid and neither pools nor keeps the grids apart (see `modeling_longva.py`).
+as a base grid and neither pools nor keeps the grids apart (see `modeling_longva.py`). The base has
+a row of its own, so that an image is always rows x columns grids, as serving engines count them:
+
+    +-----+-----+-----+-----+
+    |base |     |     |     |   the empty grids become no tokens
+    +-----+-----+-----+-----+
+    |  0  |  1  |  2  |  3  |
 
 Shapes: G grids, S pixels a side, H x W image size in pixels.
 """
@@ -169,17 +175,19 @@ def image_to_grids(
         image: RGB.
         choose: (width, height) -> (columns, rows), usually a `choose_grid`.
         grid_size: pixels a side of one grid.
-        packing: `anyres` puts the whole image, squashed to one grid, before the grids.
+        packing: `unires` or `anyres`.
 
     Returns:
-        uint8 [G, 3, S, S] and (rows, columns). G = rows * columns, one more for `anyres`.
+        uint8 [G, 3, S, S] and (rows, columns), G = rows * columns. `anyres` has a row more than was
+        chosen: the whole image squashed to one grid, then black grids.
     """
     columns, rows = choose(image.width, image.height)
     canvas = letterbox(image, columns * grid_size, rows * grid_size)
     grids = split_grids(np.asarray(canvas), grid_size)
     if packing == "anyres":
-        base = image.resize((grid_size, grid_size), Image.Resampling.BICUBIC)
-        grids = np.concatenate([np.asarray(base)[None], grids])
+        first = np.zeros((columns, *grids.shape[1:]), np.uint8)
+        first[0] = np.asarray(image.resize((grid_size, grid_size), Image.Resampling.BICUBIC))
+        grids, rows = np.concatenate([first, grids]), rows + 1
     elif packing != "unires":
         raise ValueError(f"packing must be 'unires' or 'anyres', got {packing!r}")
     return torch.from_numpy(np.ascontiguousarray(grids.transpose(0, 3, 1, 2))), (rows, columns)

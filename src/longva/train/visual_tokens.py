@@ -152,8 +152,6 @@ def _route(
     """How the visual tokens of a kind travel; on the CPU, the same on all ranks."""
     shapes, ids = batch[SHAPES[kind]].cpu(), batch["input_ids"].cpu()
     num_grids, world_size = int(shapes.prod(-1).sum()), ring.world_size
-    if kind == "image" and core.config.image_packing == "anyres":
-        num_grids += len(shapes)  # the base grids
     numbers = torch.arange(num_grids * tokens_per_grid).view(num_grids, tokens_per_grid, 1)
     pack = core.pack_images if kind == "image" else pack_grids
     packed = pack(numbers, shapes)

@@ -147,5 +147,4 @@ class Watcher:
         return self.model.config.text_config.hidden_size
 
     def _image_tokens(self, media: Media) -> int:
-        columns, rows = self.processor.image_processor.grid_of(media.width, media.height)
-        return self.processor.image_tokens(rows, columns)
+        return self.processor.image_tokens(*self.processor.image_layout(media.width, media.height))

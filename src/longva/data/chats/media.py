@@ -123,9 +123,8 @@ class MediaReader:
     def image_tokens(self, path: Path) -> int:
         """Return the tokens of an image, from its header."""
         with local(path) as file:
-            width, height = upright_size(file, MAX_PIXELS)
-        columns, rows = self.processor.image_processor.grid_of(width, height)
-        return self.processor.image_tokens(rows, columns)
+            layout = self.processor.image_layout(*upright_size(file, MAX_PIXELS))
+        return self.processor.image_tokens(*layout)
 
     def video_tokens(self, path: Path) -> int:
         """Return the most tokens that a video may take; reads its index only if nothing caps it."""
