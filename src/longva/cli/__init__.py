@@ -10,6 +10,7 @@ import typer
 from longva import __version__
 from longva.cli import (  # noqa: F401 - importing adds the commands
     ask,
+    batch,
     convert,
     demo,
     evaluate,
