@@ -240,7 +240,9 @@ def test_plan_says_what_fits():
     result = in_process("plan", "longva-7b", "--frames", 3000, "--device", "h200", "--json")
     plan = json.loads(result.stdout)
     assert not plan["fits"] and plan["max_frames"] == 1546
+    assert result.exit_code == 1
     assert "It does NOT fit. At most 1,546 frames" in in_process("plan", "--frames", 3000).stdout
+    assert in_process("plan", "--frames", 1500).exit_code == 0
 
 
 def test_convert_writes_a_checkpoint_that_ask_takes(video, tmp_path):
