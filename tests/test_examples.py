@@ -21,7 +21,7 @@ import typer
 from torch.distributed.run import get_args_parser
 from typer.testing import CliRunner
 
-from longva.checkpoints.published import embedded_folder
+from longva.checkpoints.names import embedded_folder
 from longva.cli import app
 from longva.evaluate.perplexity import PerplexityRecipe
 from longva.files.writing import write_whole

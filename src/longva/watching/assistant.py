@@ -23,7 +23,7 @@ from longva.attention.rotary import restore_frequencies
 from longva.checkpoints import Precision
 from longva.checkpoints.checkpoint import load_pretrained
 from longva.checkpoints.fingerprint import vision_fingerprint
-from longva.checkpoints.published import EMBEDDED_MODEL, NOTICE, embedded_folder
+from longva.checkpoints.names import EMBEDDED_MODEL, NOTICE
 from longva.errors import LongVAError
 from longva.media.address import Source
 from longva.media.medium import Media, open_media, with_rate
@@ -90,8 +90,8 @@ class LongVA:
         """Load a model.
 
         Args:
-            name: `nano` (ships with the package), a folder or a hub id, in our format or in the
-                LLaVA format of the published LongVA checkpoints.
+            name: `nano` (ships with the package), `longva-7b`, a folder or a hub id, in our format
+                or in the LLaVA format of the published LongVA checkpoints.
             device: default: the GPU of this process, or the CPU where there is none; see
                 `own_device`.
             dtype: default: bfloat16 on a GPU, float32 on a CPU.
@@ -106,9 +106,8 @@ class LongVA:
             LongVAError: for a device that this machine does not have.
         """
         device = own_device(device)
-        is_embedded = name == EMBEDDED_MODEL
         model, processor = load_pretrained(
-            embedded_folder() if is_embedded else name,
+            name,
             dtype=dtype or default_dtype(device),
             device=device,
             quantization=quantization,
@@ -121,7 +120,7 @@ class LongVA:
             kv=kv,
             chunk_tokens=chunk_tokens,
             cache_dir=cache_dir,
-            notice=NOTICE if is_embedded else None,
+            notice=NOTICE if name == EMBEDDED_MODEL else None,
         )
 
     def plan(self, frames: int, *, reclaimable: int = 0) -> Plan:
