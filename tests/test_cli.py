@@ -22,11 +22,12 @@ from longva import __version__
 from longva.__main__ import main
 from longva.cli import app
 from longva.cli.ask import print_evidence
-from longva.cli.console import clock, out, printable, worded
+from longva.cli.console import out, printable, worded
 from longva.cli.options import grouped
 from longva.errors import LongVAError
 from longva.media.medium import open_media
 from longva.model.random_model import random_longva
+from longva.watching.evidence_pictures import clock
 from longva.watching.session import Answer, Evidence
 from tests.hard_videos import truncate, write_tracks, write_video
 

@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from longva.cli.console import app, clock, err, out, printable, progress_bar, worded
+from longva.cli.console import app, err, out, printable, progress_bar, worded
 from longva.cli.options import (
     AnswerOptions,
     FrameOptions,
@@ -75,6 +76,9 @@ def ask(
         list[str] | None, typer.Option("--also", help="A further medium in the same prompt.")
     ] = None,
     evidence: Annotated[int, typer.Option(min=0, help="Evidence frames to report.")] = 5,
+    evidence_dir: Annotated[
+        Path | None, typer.Option(help="Write them as JPEG files, a folder a question.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Answer questions about a video, image or folder of frames.
@@ -89,15 +93,30 @@ def ask(
     session = watch(opened, loading, made, sampling, quiet=as_json, questions=questions)
     if as_json:
         answers = [session.ask(question, **options) for question in questions]
+        for number, answer in enumerate(answers, start=1):
+            write_pictures(answer, opened, evidence_dir, number)
         typer.echo(to_json([answer.to_json() for answer in answers], indent=2))
         return
-    for question in questions:
+    for number, question in enumerate(questions, start=1):
         out.print(f"Q  {printable(question)}\nA  ", end="")
-        print_evidence(say(session, question, **options))
+        answer = say(session, question, **options)
+        print_evidence(answer)
+        write_pictures(answer, opened, evidence_dir, number)
+
+
+def write_pictures(answer, media: list, folder: Path | None, number: int) -> None:
+    """Write what --evidence-dir asks for."""
+    if folder is not None:
+        from longva.watching.evidence_pictures import write_evidence
+
+        files = write_evidence(answer, media, folder / f"question_{number}")
+        err.print(f"Wrote {len(files)} frames to {folder / f'question_{number}'}.")
 
 
 def place(item) -> str:
     """Say where evidence is: its time, else its file, else its part of the image."""
+    from longva.watching.evidence_pictures import clock
+
     if item.seconds is not None:
         return clock(item.seconds)
     return printable(item.file or f"grid {item.frame}")

@@ -74,12 +74,6 @@ def printable(text: str) -> str:
     return "".join(repr(c)[1:-1] if obeyed(c) and c not in "\n\t" else c for c in text)
 
 
-def clock(seconds: float) -> str:
-    """Write seconds as h:mm:ss.t."""
-    minutes, rest = divmod(round(seconds, 1), 60)
-    return f"{int(minutes // 60)}:{int(minutes % 60):02}:{rest:04.1f}"
-
-
 def worded(error: LongVAError) -> str:
     """Word an error's remedies as this command line's options.
 

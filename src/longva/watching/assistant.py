@@ -123,6 +123,13 @@ class LongVA:
             notice=NOTICE if name == EMBEDDED_MODEL else None,
         )
 
+    def __repr__(self) -> str:
+        """Name, device, precision and context."""
+        context = self.model.config.text_config.max_position_embeddings
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        where = f"{self.model.device}, {dtype}, kv={self.kv!r}"
+        return f"<LongVA {self.name!r} on {where}, context of {context:,} tokens>"
+
     def plan(self, frames: int, *, reclaimable: int = 0) -> Plan:
         """Return what watching `frames` frames takes on this model's device.
 

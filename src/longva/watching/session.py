@@ -87,6 +87,12 @@ class Answer:
             "finish_reason": self.finish_reason,
         }
 
+    def _repr_html_(self) -> str:
+        """Show answer, times and frames in a notebook."""
+        from longva.watching.evidence_pictures import evidence_page
+
+        return evidence_page(self)
+
 
 class AnswerStream:
     """An answer piece by piece: iterate for its text, then read `answer`."""
@@ -139,6 +145,7 @@ class Session:
         """Tokens that stay: the media, and the conversation that was kept."""
 
         self._asking: object | None = None
+        self._closed = False
         self._reader.reserve(self._settled + TEXT_TOKENS)
         if media:  # waits for the device, for the time to be right
             self._reader.read(prompt[: self._settled], progress).cpu()
@@ -163,6 +170,26 @@ class Session:
     def kv_bytes(self) -> int:
         """Bytes of the KV cache, the room to spare included."""
         return self._reader.kv_bytes
+
+    def __repr__(self) -> str:
+        """Media, and how much of the context they take."""
+        media = ", ".join(medium.source for medium in self.media) or "no media"
+        most = f"{self._reader.max_length:,}" if self._reader.max_length else "any number of"
+        held = f"{self.frames:,} frames, {self._settled:,} of {most} tokens"
+        return f"<Session of {self.name}: {media}; {held}, {len(self.history) // 2} turns kept>"
+
+    def __enter__(self) -> "Session":
+        """Give the session to a `with` block, which closes it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """See `close`."""
+        self.close()
+
+    def close(self) -> None:
+        """Free the KV cache; a closed session answers no more."""
+        self._reader = PromptReader(self.model)
+        self._closed = True
 
     def ask(self, question: str, **options) -> Answer:
         """Answer one question; see `stream` for the options."""
@@ -200,6 +227,8 @@ class Session:
             NonFiniteError: the model computes NaN or infinity.
         """
         check_question(question)
+        if self._closed:
+            raise LongVAError("this session is closed: its media are forgotten. Watch them again.")
         if max_new_tokens < 1 or evidence < 0:
             raise LongVAError(
                 f"max_new_tokens must be at least 1 and evidence at least 0, got {max_new_tokens} "
