@@ -23,12 +23,13 @@ from longva import __version__
 from longva.__main__ import main
 from longva.cli import app
 from longva.cli.ask import print_evidence
-from longva.cli.console import clock, out, printable, worded
+from longva.cli.console import out, printable, worded
 from longva.cli.options import grouped
 from longva.errors import LongVAError
 from longva.media.medium import open_media
 from longva.model.random_model import random_longva
 from longva.watching.answer import Answer, Evidence
+from longva.watching.evidence_pictures import clock
 from tests.hard_videos import truncate, write_tracks, write_video
 
 
@@ -262,7 +263,9 @@ def test_plan_says_what_fits():
     result = in_process("plan", "longva-7b", "--frames", 3000, "--device", "h200", "--json")
     plan = json.loads(result.stdout)
     assert not plan["fits"] and plan["max_frames"] == 1546
+    assert result.exit_code == 1
     assert "It does NOT fit. At most 1,546 frames" in in_process("plan", "--frames", 3000).stdout
+    assert in_process("plan", "--frames", 1500).exit_code == 0
 
 
 def test_convert_writes_a_checkpoint_that_ask_takes(video, tmp_path):

@@ -21,7 +21,7 @@ import typer
 from torch.distributed.run import get_args_parser
 from typer.testing import CliRunner
 
-from longva.checkpoints.published import embedded_folder
+from longva.checkpoints.names import embedded_folder
 from longva.cli import app
 from longva.evaluate.perplexity import PerplexityRecipe
 from longva.files.writing import write_whole
@@ -74,12 +74,18 @@ STAND_INS = {
 }
 """Checkpoints that are not here."""
 
-VARIABLES = {"$theta": "1.0e+6", "$base": "1.0e+6", "$HEAD": "localhost"}
+VARIABLES = {
+    "$SLURM_ARRAY_TASK_ID": "1",
+    "$theta": "1.0e+6",
+    "$base": "1.0e+6",
+    "$HEAD": "localhost",
+}
 """Of the shell, in examples."""
 
 GRID = ["--set", "grid.lengths=[8,16]", "--set", "grid.depths=[0.5]"]
 SMALLER = {
     "ask": ["--max-new-tokens", "2"],
+    "batch": ["--max-new-tokens", "2"],
     "niah visual": [*GRID, "--set", "needles.count=2"],
     "niah text": ["--set", "grid.lengths=[100,200]", "--set", "trials=2"],
     "perplexity": ["--set", "lengths=[16,32]", "--set", "documents=1"],
@@ -121,7 +127,9 @@ def commands_in(text: str) -> list[str]:
     found = []
     for line in re.sub(r"\\\n\s*", "", text).splitlines():
         line = re.sub(r"^\$ |\s+#.*$", "", line.strip())
-        match = re.search(r"(?:^|exec )((?:torchrun .*?-m |python -m )?longva[ .][^']*)", line)
+        match = re.search(
+            r"(?:^|exec )((?:torchrun .*?-m |python -m )?longva[ .](?:[^']|(?<= )'[^']*')*)", line
+        )
         if match:
             found.append(re.sub(r"\s+", " ", match[1].removesuffix(" &")).strip())
     return found
@@ -195,6 +203,9 @@ def folder(tmp_path_factory) -> Path:
     write_video(folder / "film.mp4", scene_frames(scenes, frames_each=8))
     first, *others = (draw_scene(scene) for scene in scenes)
     first.save(folder / "holiday.gif", save_all=True, append_images=others, duration=500)
+    for name in ("a", "b"):
+        write_video(folder / "films" / f"{name}.mp4", scene_frames(scenes, frames_each=1))
+    write_whole(folder / "questions.csv", "question,media\nWhat is shown?,\nWhy?,films/b.mp4\n")
     first.save(folder / "map.png")
     (folder / "frames").mkdir()
     for number, picture in enumerate([first, *others]):

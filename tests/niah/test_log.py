@@ -64,8 +64,8 @@ def test_another_measurement_is_refused_with_what_differs(tmp_path):
         f"{tmp_path} holds the cells of another measurement:",
         "  model.weights: 'a' there, 'b' asked for",
         "  settings.seeds: [1, 2] there, None asked for",
-        "Restore what was there to go on, or give another output folder, or delete that folder to "
-        "start again.",
+        "Restore what was there to go on, or name another output, or delete this one to start "
+        "again.",
     ]
 
 
@@ -118,7 +118,7 @@ def test_a_larger_grid_computes_only_what_is_new(tmp_path):
 
 def test_a_second_run_in_a_folder_is_refused_until_the_first_has_ended(tmp_path):
     with only_run(tmp_path / "run"):
-        name = rf"run is in use by process {os.getpid()} on .*give another output folder"
+        name = rf"run is in use by process {os.getpid()} on .*name another output"
         with pytest.raises(RecipeError, match=name):
             coin_run(tmp_path / "run")
         assert not (tmp_path / "run" / "cells.jsonl").exists()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from longva.checkpoints.published import embedded_folder
+from longva.checkpoints.names import embedded_folder
 from longva.errors import ContextLengthError, LongVAError, NonFiniteError, VideoError
 from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling

@@ -15,6 +15,7 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from longva.attention.rotary import set_rope_theta, set_yarn
+from longva.checkpoints.names import fetching, locate_model
 from longva.errors import CheckpointError, loading
 
 WHOLE = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -31,7 +32,8 @@ def load_tokenizer(id_or_path: str) -> PreTrainedTokenizerBase:
     Raises:
         CheckpointError: there is none, or it is of a kind that transformers does not know.
     """
-    with loading(f"no tokenizer in {id_or_path!r}"):
+    id_or_path = str(locate_model(id_or_path))
+    with fetching(id_or_path, f"no tokenizer in {id_or_path!r}"):
         if get_tokenizer_config(id_or_path).get("tokenizer_class") in WHOLE:
             return PreTrainedTokenizerFast.from_pretrained(id_or_path)
         return AutoTokenizer.from_pretrained(id_or_path)
@@ -54,7 +56,9 @@ def read_language_config(id_or_path: str, architecture: dict[str, Any] | None = 
     Raises:
         CheckpointError: when there is none, or it is not that of a text model.
     """
-    with loading(f"{id_or_path!r} is neither a folder with a language model nor one on the Hub"):
+    id_or_path = str(locate_model(id_or_path))
+    what = f"{id_or_path!r} is neither a folder with a language model nor one on the Hub"
+    with fetching(id_or_path, what):
         if architecture is not None:
             return AutoConfig.for_model(**architecture)
         config = AutoConfig.from_pretrained(id_or_path)

@@ -1,10 +1,10 @@
-"""Models known by name: LongVA-7B's config, and `nano`, which ships with the package."""
+"""Configs of the published models, without asking the Hub."""
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from longva.checkpoints.checkpoint import read_checkpoint
+from longva.checkpoints.names import HUB_IDS
+from longva.checkpoints.settings import read_checkpoint
 from longva.model.configuration_longva import LongVAConfig
 
 QWEN2_7B_224K: dict[str, Any] = {
@@ -36,21 +36,7 @@ def planned_config(model: str) -> LongVAConfig:
 
 
 def load_config(model: str) -> LongVAConfig:
-    """Return the config of `longva-7b`, or of what a name, folder or hub id stands for."""
-    if model.lower() == "longva-7b":
+    """Return the config of `longva-7b` and its like, or of what a name or folder stands for."""
+    if model.lower() in HUB_IDS and not Path(model).is_dir():
         return LongVAConfig(text_config=dict(QWEN2_7B_224K))
-    return read_checkpoint(embedded_folder() if model == EMBEDDED_MODEL else model).config
-
-
-EMBEDDED_MODEL = "nano"
-
-
-NOTICE = (
-    "nano is an example: it knows the small drawn world of longva.nano and nothing else. For real "
-    "films name a checkpoint, such as lmms-lab/LongVA-7B-DPO"
-)
-
-
-def embedded_folder() -> Path:
-    """Folder of the embedded checkpoint; its README.md is the model card."""
-    return Path(str(files("longva"))) / "nano" / "checkpoint"
+    return read_checkpoint(model).config

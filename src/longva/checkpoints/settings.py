@@ -21,6 +21,7 @@ from longva.checkpoints.llava_format import (
     parse_pinpoints,
     read_vision_config,
 )
+from longva.checkpoints.names import fetching, locate_model, suggestion
 from longva.errors import CheckpointError, loading
 from longva.files.writing import read_json, write_json
 from longva.model.chat_format import stop_at_turn_end
@@ -153,6 +154,7 @@ def write_llava_settings(source: Checkpoint, folder: Path, vision_tower: str | N
 
 
 def _find_folder(id_or_path: str | Path, revision: str | None, weights: bool) -> Path:
+    id_or_path = locate_model(id_or_path)
     folder = Path(id_or_path).expanduser()
     if folder.is_dir():
         return folder
@@ -160,12 +162,15 @@ def _find_folder(id_or_path: str | Path, revision: str | None, weights: bool) ->
         raise CheckpointError(f"{folder} is a file; give the folder that holds config.json")
     if isinstance(id_or_path, Path) or id_or_path.startswith((".", "/", "~")):
         raise CheckpointError(f"there is no folder {folder}")
+    if "/" not in id_or_path:  # as every Hub id of a LongVA has
+        raise CheckpointError(f"there is no model {id_or_path!r}. {suggestion(id_or_path)}")
 
     def download(*patterns: str) -> Path:
         path = snapshot_download(id_or_path, revision=revision, allow_patterns=list(patterns))
         return Path(path)
 
-    with loading(f"{id_or_path!r} is no folder here and could not be had from the Hub"):
+    what = f"{id_or_path!r} is no folder here and could not be had from the Hub"
+    with fetching(id_or_path, what):
         found = download(*(f"*{suffix}" for suffix in SMALL_FILES))
         if weights and not any(download("model*.safetensors").glob("model*.safetensors")):
             download("pytorch_model*.bin")

@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from longva.cli.console import app, clock, err, out, printable, progress_bar, worded
+from longva.cli.console import app, err, out, printable, progress_bar, worded
 from longva.cli.options import (
     AnswerOptions,
     FrameOptions,
@@ -34,8 +35,8 @@ def watch(
     partly: bool = False,
 ):
     """Load the model and watch opened media; `partly`: until Ctrl-C. `ask` and `chat` share it."""
+    from longva.watching.answer import check_question
     from longva.watching.features import FrameSettings
-    from longva.watching.session import check_question
 
     longva = loading.load(pool_stride=made.pool_stride, pool_mode=made.pool_mode)
     for question in questions:
@@ -56,6 +57,8 @@ def watch_on(session, *, quiet: bool = False, partly: bool = False) -> None:
     except KeyboardInterrupt:
         if not partly or not session.frames:
             raise
+        from longva.watching.evidence_pictures import clock
+
         until = session.watched_until
         at = "" if until is None else f" at {clock(until)}"
         err.print(f"Stopped{at}: answers are about what was watched until then. /watch goes on.")
@@ -89,6 +92,9 @@ def ask(
         list[str] | None, typer.Option("--also", help="A further medium in the same prompt.")
     ] = None,
     evidence: Annotated[int, typer.Option(min=0, help="Evidence frames to report.")] = 5,
+    evidence_dir: Annotated[
+        Path | None, typer.Option(help="Write them as JPEG files, a folder a question.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Answer questions about a video, image or folder of frames.
@@ -103,15 +109,30 @@ def ask(
     session = watch(opened, loading, made, sampling, quiet=as_json, questions=questions)
     if as_json:
         answers = [session.ask(question, **options) for question in questions]
+        for number, answer in enumerate(answers, start=1):
+            write_pictures(answer, opened, evidence_dir, number)
         typer.echo(to_json([answer.to_json() for answer in answers], indent=2))
         return
-    for question in questions:
+    for number, question in enumerate(questions, start=1):
         out.print(f"Q  {printable(question)}\nA  ", end="")
-        print_evidence(say(session, question, **options))
+        answer = say(session, question, **options)
+        print_evidence(answer)
+        write_pictures(answer, opened, evidence_dir, number)
+
+
+def write_pictures(answer, media: list, folder: Path | None, number: int) -> None:
+    """Write what --evidence-dir asks for."""
+    if folder is not None:
+        from longva.watching.evidence_pictures import write_evidence
+
+        files = write_evidence(answer, media, folder / f"question_{number}")
+        err.print(f"Wrote {len(files)} frames to {folder / f'question_{number}'}.")
 
 
 def place(item) -> str:
     """Say where evidence is: its time, else its file, else its part of the image."""
+    from longva.watching.evidence_pictures import clock
+
     if item.seconds is not None:
         return clock(item.seconds)
     return printable(item.file or f"grid {item.frame}")

@@ -8,16 +8,30 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from longva.errors import LongVAError, RecipeError
 from longva.finite import to_json
 from longva.reporting.bars import progress_bars
+from longva.reporting.progress import Progress, plain_lines
+
+
+class Commands(TyperGroup):
+    """The commands, which take --quiet before or after their name."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put --quiet in front; what follows `--` is no option."""
+        end = args.index("--") if "--" in args else len(args)
+        if "--quiet" in args[:end]:
+            args = ["--quiet", *(a for a in args[:end] if a != "--quiet"), *args[end:]]
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(
     name="longva",
     help="Watch hours of video, ask many questions, get answers with times.",
+    cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -31,9 +45,16 @@ TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 @contextmanager
-def progress_bar(show: bool = True) -> Iterator:
-    """Show a bar a stage on stderr; yields a function (stage, done, total)."""
-    with progress_bars(err, show=show, transient=True) as bars:
+def progress_bar(show: bool = True) -> Iterator[Progress]:
+    """Show a bar a stage on stderr, or a line every ten seconds where that is no terminal.
+
+    Args:
+        show: False shows nothing.
+    """
+    if not err.is_terminal:
+        yield plain_lines(err.print if show else lambda line: None)
+        return
+    with progress_bars(err, show=show and not err.quiet, transient=True) as bars:
         stages = {}
 
         def report(stage: str, done: int, total: int) -> None:
@@ -51,12 +72,6 @@ def printable(text: str) -> str:
         return unicodedata.category(c) == "Cc" or c in TURNING
 
     return "".join(repr(c)[1:-1] if obeyed(c) and c not in "\n\t" else c for c in text)
-
-
-def clock(seconds: float) -> str:
-    """Write seconds as h:mm:ss.t."""
-    minutes, rest = divmod(round(seconds, 1), 60)
-    return f"{int(minutes // 60)}:{int(minutes % 60):02}:{rest:04.1f}"
 
 
 def worded(error: LongVAError) -> str:

@@ -130,7 +130,7 @@ def evaluate(
 
         for dataset in draw_image_sizes(image_sizes, output / "image_sizes.png"):
             out.print(str(dataset))
-    from longva.checkpoints.published import EMBEDDED_MODEL, NOTICE
+    from longva.checkpoints.names import EMBEDDED_MODEL, NOTICE
     from longva.evaluate.benchmarks import expand
     from longva.evaluate.judged_samples import find_samples
     from longva.evaluate.runner import Evaluation, check, run

@@ -69,7 +69,7 @@ class ModelOptions:
     """A model, its device and its precision."""
 
     model: Annotated[
-        str, typer.Option(help="`nano` (embedded), a folder, or a hub id; LLaVA format too.")
+        str, typer.Option(help="`nano` (embedded), `longva-7b`, a folder or a hub id.")
     ] = "nano"
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda:1, mps ...; default: cuda if any.")

@@ -35,9 +35,9 @@ def plan(
 ) -> None:
     """Say what watching takes and how many frames fit.
 
-    Nothing is loaded.
+    Nothing is loaded. Exit code 1: it does not fit.
 
-    longva plan longva-7b --frames 3000 --device h200 --kv int8
+    longva plan longva-7b --frames 1500 --device h200 --kv int8
     """
     import torch
 
@@ -67,8 +67,10 @@ def plan(
     )
     if as_json:
         typer.echo(to_json({**asdict(result), "fits": result.fits}, indent=2))
-        return
-    print_plan(model, result)
+    else:
+        print_plan(model, result)
+    if not result.fits:
+        raise typer.Exit(1)
 
 
 def print_plan(model: str, plan) -> None:

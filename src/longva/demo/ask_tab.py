@@ -31,8 +31,8 @@ from longva.files.writing import append_line
 from longva.finite import to_json
 from longva.media.sampling import ONE_A_SECOND, FrameSampling
 from longva.prompts.decoding import Sampling
+from longva.watching.answer import check_question
 from longva.watching.engine import Question
-from longva.watching.session import check_question
 from longva.watching.store import Watching
 
 IDLE_SECONDS = 24 * 3600

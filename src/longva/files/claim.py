@@ -13,15 +13,18 @@ SHOWN = 12
 """Differences that a message lists."""
 
 
-def claim(path: Path, asked: Any, what: str, *, empty: bool = False) -> None:
-    """Note in `path` what its folder is for, or refuse a folder that is for something else.
+def claim(
+    path: Path, asked: Any, what: str, *, empty: bool = False, output: Path | None = None
+) -> None:
+    """Note in `path` what an output is made from, or refuse one that is made from something else.
 
     Args:
-        path: a JSON file in the folder.
-        asked: all that the folder's content depends on, as JSON has it.
-        what: names what the folder holds if the note differs, for the message: "the cells of
+        path: a JSON file.
+        asked: all that the output's content depends on, as JSON has it.
+        what: names what the output holds if the note differs, for the message: "the cells of
             another measurement".
-        empty: whether the folder holds nothing yet, so that an old note no longer counts.
+        empty: whether the output holds nothing yet, so that an old note no longer counts.
+        output: default: the folder of `path`.
 
     Raises:
         RecipeError: the note that is there already says something else.
@@ -30,19 +33,19 @@ def claim(path: Path, asked: Any, what: str, *, empty: bool = False) -> None:
     if empty or not path.is_file():
         write_json(path, asked)
     else:
-        refuse_others(path.parent, read_json(path), asked, what)
+        refuse_others(output or path.parent, read_json(path), asked, what)
 
 
 def refuse_others(
-    folder: Path, saved: Any, asked: Any, what: str, *, may_change: Collection[str] = ()
+    output: Path, saved: Any, asked: Any, what: str, *, may_change: Collection[str] = ()
 ) -> None:
-    """Refuse a folder that was made from something else, with a list of what differs.
+    """Refuse an output that was made from something else, with a list of what differs.
 
     Args:
-        folder: of the run, for the message.
-        saved: what the folder was made from.
+        output: folder or file of the run, for the message.
+        saved: what it was made from.
         asked: what is to be put there now.
-        what: names what the folder holds if they differ.
+        what: names what it holds if they differ.
         may_change: dotted keys that are not compared.
 
     Raises:
@@ -51,9 +54,9 @@ def refuse_others(
     if found := list(differences(saved, asked, may_change)):
         more = [f"and {len(found) - SHOWN:,} more"] if len(found) > SHOWN else []
         raise RecipeError(
-            "\n  ".join([f"{folder} holds {what}:", *found[:SHOWN], *more])
-            + "\nRestore what was there to go on, or give another output folder, or delete that "
-            "folder to start again."
+            "\n  ".join([f"{output} holds {what}:", *found[:SHOWN], *more])
+            + "\nRestore what was there to go on, or name another output, or delete this one to "
+            "start again."
         )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longva.checkpoints.published import EMBEDDED_MODEL
+from longva.checkpoints.names import EMBEDDED_MODEL
 from longva.errors import RecipeError
 from longva.evaluate.perplexity import PerplexityRecipe
 from longva.files.writing import write_json

@@ -10,11 +10,12 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from longva.attention.rotary import restore_frequencies, set_rope_theta
 from longva.checkpoints.language_model import load_tokenizer
+from longva.checkpoints.names import fetching, locate_model
 from longva.errors import loading
 from longva.niah.recipe import ModelRecipe
 from longva.parallel.ranks import default_dtype, own_device
 from longva.prompts.kv_cache import check_readable
-from longva.watching.assistant import EMBEDDED_MODEL, LongVA
+from longva.watching.assistant import LongVA
 
 
 def load_longva(recipe: ModelRecipe) -> LongVA:
@@ -61,8 +62,7 @@ def prepare(model: Any, theta: float | None = None) -> Any:
 
 def is_longva(id_or_path: str) -> bool:
     """Whether a model is LongVA, in our format or in LLaVA's."""
-    if id_or_path == EMBEDDED_MODEL:
-        return True
-    with loading(f"cannot load {id_or_path!r}"):
+    id_or_path = str(locate_model(id_or_path))
+    with fetching(id_or_path, f"cannot load {id_or_path!r}"):
         values, _ = PretrainedConfig.get_config_dict(id_or_path)
     return values.get("model_type") in ("longva", "llava_qwen")

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from longva.checkpoints.published import EMBEDDED_MODEL
+from longva.checkpoints.names import EMBEDDED_MODEL
 from longva.errors import RecipeError
 from longva.files.lock import only_run
 from longva.files.writing import write_json

@@ -16,7 +16,7 @@ from typing import Any
 
 from longva.errors import LongVAError
 from longva.serve.schema import ChatMessage
-from longva.watching.session import check_question
+from longva.watching.answer import check_question
 
 OWN_SYSTEM_PROMPT = "You are a helpful assistant."
 """What the chat template says by itself."""

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
+from longva.errors import LongVAError
 from longva.watching.features import WatchedFrames
 
 
@@ -70,6 +71,12 @@ class Answer:
             "finish_reason": self.finish_reason,
         }
 
+    def _repr_html_(self) -> str:
+        """Show answer, times and frames in a notebook."""
+        from longva.watching.evidence_pictures import evidence_page
+
+        return evidence_page(self)
+
 
 class AnswerStream:
     """An answer piece by piece: iterate for its text, then read `answer`."""
@@ -113,3 +120,17 @@ def evidence_of(
                 )
             )
     return sorted(found, key=lambda e: -e.weight)
+
+
+def check_question(question: str) -> None:
+    """Refuse an empty question, and one that is not text.
+
+    Raises:
+        LongVAError: saying which it is.
+    """
+    if not question.strip():
+        raise LongVAError("the question is empty. Ask something.")
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:
+        raise LongVAError("the question is not valid UTF-8 text. Type it again.") from error

@@ -18,7 +18,7 @@ import torch
 from longva.attention.rotary import restore_frequencies
 from longva.checkpoints import Precision
 from longva.checkpoints.checkpoint import load_pretrained
-from longva.checkpoints.published import EMBEDDED_MODEL, NOTICE, embedded_folder
+from longva.checkpoints.names import EMBEDDED_MODEL, NOTICE
 from longva.errors import LongVAError
 from longva.media.address import Source
 from longva.media.medium import Media, open_media, with_rate
@@ -81,8 +81,8 @@ class LongVA(Watcher):
         """Load a model.
 
         Args:
-            name: `nano` (ships with the package), a folder or a hub id, in our format or in the
-                LLaVA format of the published LongVA checkpoints.
+            name: `nano` (ships with the package), `longva-7b`, a folder or a hub id, in our format
+                or in the LLaVA format of the published LongVA checkpoints.
             device: default: the GPU of this process, or the CPU where there is none; see
                 `own_device`.
             dtype: default: bfloat16 on a GPU, float32 on a CPU.
@@ -97,9 +97,8 @@ class LongVA(Watcher):
             LongVAError: for a device that this machine does not have.
         """
         device = own_device(device)
-        is_embedded = name == EMBEDDED_MODEL
         model, processor = load_pretrained(
-            embedded_folder() if is_embedded else name,
+            name,
             dtype=dtype or default_dtype(device),
             device=device,
             quantization=quantization,
@@ -112,8 +111,15 @@ class LongVA(Watcher):
             kv=kv,
             chunk_tokens=chunk_tokens,
             cache_dir=cache_dir,
-            notice=NOTICE if is_embedded else None,
+            notice=NOTICE if name == EMBEDDED_MODEL else None,
         )
+
+    def __repr__(self) -> str:
+        """Name, device, precision and context."""
+        context = self.model.config.text_config.max_position_embeddings
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        where = f"{self.model.device}, {dtype}, kv={self.kv!r}"
+        return f"<LongVA {self.name!r} on {where}, context of {context:,} tokens>"
 
     def watch(
         self,

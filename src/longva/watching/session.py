@@ -29,7 +29,7 @@ from longva.prompts.reader import PromptReader
 from longva.prompts.symbols import chat_symbols
 from longva.reporting.progress import Progress
 from longva.watching import session_file
-from longva.watching.answer import Answer, AnswerStream, evidence_of
+from longva.watching.answer import Answer, AnswerStream, check_question, evidence_of
 from longva.watching.features import FrameSettings, WatchedFrames, joined
 from longva.watching.watcher import Watcher
 
@@ -81,6 +81,7 @@ class Session:
         """Tokens that stay: the media; and with them, the conversation that was kept."""
 
         self._asking: object | None = None
+        self._closed = False
 
     @property
     def frames(self) -> int:
@@ -102,6 +103,26 @@ class Session:
     def kv_bytes(self) -> int:
         """Bytes of the KV cache, the room to spare included."""
         return self._reader.kv_bytes
+
+    def __repr__(self) -> str:
+        """Media, and how much of the context they take."""
+        media = ", ".join(medium.source for medium in self.media) or "no media"
+        most = f"{self._reader.max_length:,}" if self._reader.max_length else "any number of"
+        held = f"{self.frames:,} frames, {self._settled:,} of {most} tokens"
+        return f"<Session of {self.name}: {media}; {held}, {len(self.history) // 2} turns kept>"
+
+    def __enter__(self) -> "Session":
+        """Give the session to a `with` block, which closes it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """See `close`."""
+        self.close()
+
+    def close(self) -> None:
+        """Free the KV cache; a closed session answers no more."""
+        self._reader = PromptReader(self.model)
+        self._closed = True
 
     def watch(self, progress: Progress | None = None) -> None:
         """Watch what is opened and not watched yet.
@@ -306,6 +327,8 @@ class Session:
             NonFiniteError: the model computes NaN or infinity.
         """
         check_question(question)
+        if self._closed:
+            raise LongVAError("this session is closed: its media are forgotten. Watch them again.")
         if max_new_tokens < 1 or evidence < 0:
             raise LongVAError(
                 f"max_new_tokens must be at least 1 and evidence at least 0, got {max_new_tokens} "
@@ -375,17 +398,3 @@ class Session:
 def _first_turn(question: str, media: Sequence[WatchedFrames]) -> dict:
     content = [*({"type": medium.kind} for medium in media), {"type": "text", "text": question}]
     return {"role": "user", "content": content}
-
-
-def check_question(question: str) -> None:
-    """Refuse an empty question, and one that is not text.
-
-    Raises:
-        LongVAError: saying which it is.
-    """
-    if not question.strip():
-        raise LongVAError("the question is empty. Ask something.")
-    try:
-        question.encode()
-    except UnicodeEncodeError as error:
-        raise LongVAError("the question is not valid UTF-8 text. Type it again.") from error

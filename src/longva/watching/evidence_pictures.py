@@ -1,0 +1,102 @@
+"""The frames that an answer rests on, as pictures: in a folder, and in a notebook.
+
+write_evidence(answer, media, folder)      folder/0-34-54.0_frame_2094.jpg ...
+answer in a notebook                       the answer, a time line and thumbnails
+"""
+
+import io
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from longva.errors import LongVAError
+from longva.files.writing import write_whole
+from longva.media.frames import Media
+from longva.media.medium import open_media
+from longva.reporting.page import data_uri, page_template
+
+THUMBNAIL = 160
+"""Longest side in pixels."""
+
+
+def evidence_pictures(answer: Any, media: Sequence[Media]) -> list[tuple[Any, Image.Image]]:
+    """Decode the frames of an `Answer`'s shown evidence, in full size.
+
+    Args:
+        answer: an `Answer`.
+        media: what it was asked about.
+
+    Returns:
+        Evidence and its picture, in the order of the evidence; an image is shown whole.
+
+    Raises:
+        VideoError: a frame cannot be decoded.
+    """
+    pictures = {}
+    for number, medium in enumerate(media):
+        frames = {item.frame for item in answer.shown_evidence if item.medium == number}
+        numbers = sorted({0} if medium.kind == "image" and frames else frames)
+        for frame, pixels in zip(numbers, medium.pictures(numbers), strict=True):
+            pictures[number, frame] = Image.fromarray(pixels)
+    return [
+        (item, pictures[item.medium, 0 if media[item.medium].kind == "image" else item.frame])
+        for item in answer.shown_evidence
+    ]
+
+
+def write_evidence(answer: Any, media: Sequence[Media], folder: Path) -> list[Path]:
+    """Write the frames that an answer rests on as JPEG files named by time, medium and frame.
+
+    Args:
+        answer: an `Answer`.
+        media: what it was asked about.
+        folder: is made if it is missing.
+
+    Returns:
+        The files, in the order of the evidence.
+    """
+    files = []
+    for item, image in evidence_pictures(answer, media):
+        medium = f"medium_{item.medium + 1}_" if len(media) > 1 else ""
+        time = "" if item.seconds is None else f"{clock(item.seconds).replace(':', '-')}_"
+        files.append(folder / f"{medium}{time}frame_{item.frame}.jpg")
+        write_whole(files[-1], jpeg(image))
+    return files
+
+
+def evidence_page(answer: Any) -> str:
+    """Draw an answer for a notebook; pictures are those of media whose files are still there."""
+    shown: list[tuple[Any, Image.Image | None]] = [(item, None) for item in answer.shown_evidence]
+    with suppress(LongVAError):
+        if all(Path(name).exists() for name in answer.media):
+            shown = [*evidence_pictures(answer, [open_media(name) for name in answer.media])]
+    rows = []
+    for item, image in shown:
+        if image is not None:
+            image.thumbnail((THUMBNAIL, THUMBNAIL))
+        uri = image and data_uri(jpeg(image), "image/jpeg")
+        where = item.file or f"grid {item.frame}" if item.seconds is None else clock(item.seconds)
+        rows.append({"where": where, "weight": item.weight, "seconds": item.seconds, "uri": uri})
+    page = page_template(Path(__file__).with_name("answer.html.jinja"))
+    end = max((row["seconds"] or 0.0 for row in rows), default=0.0) or 1.0
+    return page.render(answer=answer, rows=rows, end=end)
+
+
+def jpeg(image: Image.Image) -> bytes:
+    """Return an image as the bytes of a JPEG file."""
+    written = io.BytesIO()
+    image.convert("RGB").save(written, "JPEG", quality=92)
+    return written.getvalue()
+
+
+def clock(seconds: float) -> str:
+    """Write seconds as h:mm:ss.t.
+
+    >>> clock(3725.04)
+    '1:02:05.0'
+    """
+    minutes, rest = divmod(round(seconds, 1), 60)
+    return f"{int(minutes // 60)}:{int(minutes % 60):02}:{rest:04.1f}"
