@@ -13,7 +13,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from longva.files.lock import only_run
 from longva.files.writing import append_line, read_lines, write_lines
 from longva.finite import to_json
 from longva.parallel.ranks import init_ranks
+from longva.prompts.decoding import Sampling
 from longva.reporting.progress import Progress
 from longva.watching.assistant import LongVA
 from longva.watching.session import Session
@@ -157,7 +158,9 @@ def answer_all(
             "dtype": str(longva.model.dtype),
             "kv": longva.kv,
             "watching": settings or {},
-            "answering": {n: asdict(v) if is_dataclass(v) else v for n, v in options.items()},
+            "answering": {
+                n: asdict(v) if isinstance(v, Sampling) else v for n, v in options.items()
+            },
         }
         done = read_answers(out)
         note = out.with_name(f"{out.stem}.settings.json")
