@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+from PIL import Image
 
 from longva.errors import DeviceMemoryError, VideoError
 from longva.media.medium import open_media
@@ -138,3 +139,38 @@ def test_media_stand_before_the_words_of_the_first_message():
         {"role": "assistant", "content": "Hi"},
     ]
     assert history[0]["content"] == "Hello" and with_media([], ["video"]) == []
+
+
+def test_a_question_about_a_watched_film_goes_between_the_steps_of_watching_another(
+    engine, longva, video, tmp_path
+):
+    image = tmp_path / "noise.png"
+    Image.effect_noise((120, 60), 60).convert("RGB").save(image)
+    other = Watching(digests=(open_media(image).fingerprint(),))
+    want = [ask(engine, video)[-1].result.text, longva.watch(image).ask("What?", max_new_tokens=4)]
+    begun, asked, order = threading.Event(), threading.Event(), []
+
+    def hold(*_):
+        begun.set()
+        assert asked.wait(60)
+
+    async def finish(name, watching, path):
+        stream = EventStream(engine.worker, name)
+        await engine.answer(QUESTION, watching, lambda: [open_media(path)], stream)
+        if name == "quick":
+            asked.set()
+        events = [event async for batch in stream.batches(pause=0) for event in batch]
+        assert isinstance(events[-1], Finished)
+        order.append((name, events[-1].result.text))
+
+    async def both():
+        slow = asyncio.create_task(finish("slow", other, image))
+        assert await asyncio.to_thread(begun.wait, 60)
+        await asyncio.gather(slow, finish("quick", four_frames(video), video))
+
+    hook = longva.model.model.vision_tower.register_forward_pre_hook(hold)
+    try:
+        asyncio.run(both())
+    finally:
+        hook.remove()
+    assert order == [("quick", want[0]), ("slow", want[1].text)]

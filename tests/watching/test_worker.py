@@ -120,3 +120,30 @@ def test_stop_gives_up_what_waits_and_what_is_done(worker, held):
     held.release.set()
     stopping.join(30)
     assert not worker.alive and done == [] and all(task.cancelled.is_set() for task in tasks)
+
+
+def test_short_tasks_go_between_the_steps_of_a_long_one_in_turn(worker):
+    done, ready, ended = [], threading.Event(), threading.Event()
+
+    def long(task):
+        assert ready.wait(30)
+        for step in range(4):
+            done.append(step)
+            worker.between()
+
+    def short(name):
+        def work(task):
+            done.append(name)
+            worker.between()  # nothing goes between its own steps
+
+        worker.submit(worker.reserve(name[0]), work, is_short=lambda: True)
+
+    submit(worker, "first", long)
+    short("a1")
+    short("a2")
+    submit(worker, "b", lambda task: done.append("another long one"))
+    short("c1")
+    submit(worker, "d", lambda task: ended.set())
+    ready.set()
+    assert ended.wait(30)
+    assert done == [0, "a1", 1, "c1", 2, "a2", 3, "another long one"]

@@ -42,6 +42,9 @@ class Limits:
     animation_pixels: float = 4e9
     """The same for GIF, WebP and PNG animations, which are composed more slowly than videos."""
 
+    animation_frames: int = 20_000
+    """Of them; each is composed from the one before, at about 1,000 a second."""
+
     animation_bytes: int = 32 * 2**20
     """Of their files: a GIF tells how many pictures it holds only when all of it is read."""
 

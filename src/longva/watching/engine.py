@@ -2,6 +2,7 @@
 
 any thread      open_media      (waits)
 model's thread                  queue -> watch, or find the session -> prefill -> answer
+                                         (questions about watched media go between the steps)
 events          Progress("queue")        Progress ... Watched                     Text ...
 """
 
@@ -86,7 +87,10 @@ class Engine:
             events.emit(Failed(error))
             return
         events.emit(Progress("queue", 0, self.worker.waiting))
-        events.submit(partial(self._answer, question, watching, media, open_media, events))
+        events.submit(
+            partial(self._answer, question, watching, media, open_media, events),
+            is_short=lambda: watching in self.store or not watching.digests,
+        )
 
     def _answer(self, question, watching, media, open_media, events) -> Answer:
         """Watch and answer, in the model's thread."""
@@ -94,12 +98,16 @@ class Engine:
         def progress(stage: str, done: int, total: int) -> None:
             events.tell(Progress(stage, done, total))
 
+        def watched(stage: str, done: int, total: int) -> None:
+            progress(stage, done, total)
+            self.worker.between()
+
         started = time.perf_counter()
         reused = watching in self.store
         if not reused and media is None:  # dropped while this question waited
             media = open_media()
         try:
-            session = self.store.session(watching, media or [], progress)
+            session = self.store.session(watching, media or [], watched)
             seconds = time.perf_counter() - started
             events.tell(Watched(frames=session.frames, seconds=seconds, reused=reused))
             kinds = [medium.kind for medium in session.media]

@@ -84,9 +84,9 @@ class EventStream:
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._closed = False
 
-    def submit(self, work: Callable[[], Any]) -> None:
+    def submit(self, work: Callable[[], Any], is_short: Callable[[], bool] = lambda: False) -> None:
         """Have the work done in the model's thread, and its result or error told."""
-        self._worker.submit(self._task, partial(self._do, work))
+        self._worker.submit(self._task, partial(self._do, work), is_short)
 
     async def next_event(self, timeout: float) -> Event | None:
         """Wait for the next event; None if none came for `timeout` seconds."""

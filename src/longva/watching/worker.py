@@ -2,6 +2,7 @@
 
     waiting     client A: a1 a2 a3      client B: b1      client C: c1 c2
     done        a1 b1 c1 a2 c2 a3       every client in turn, each in its own order
+                a1 c1 a1 a2 a1 ...      short tasks go between the steps of a long one
 
 The queue is bounded, in all and per client; the error of a full one says when to try again. A place
 is reserved on arrival, before anything is downloaded. Work that its client gave up leaves the
@@ -40,6 +41,9 @@ class Task:
     def __init__(self, client: str):
         self.client = client
         self.work: Callable[[Task], None] | None = None
+        self.is_short: Callable[[], bool] = lambda: False
+        """Whether it may be done now, between two steps of a long task."""
+
         self.cancelled = threading.Event()
 
     def check(self) -> None:
@@ -61,7 +65,7 @@ class ModelWorker:
         self._changed = threading.Condition()
         self._reserved: set[Task] = set()
         self._clients: dict[str, deque[Task]] = {}  # first in line first; none is empty
-        self._current: Task | None = None
+        self._current: list[Task] = []  # the one in work, and a short one between its steps
         self._seconds = FIRST_GUESS_SECONDS
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -77,7 +81,7 @@ class ModelWorker:
         """Give up all tasks and end; waits a while for the one in work to notice."""
         with self._changed:
             self._stopping = True
-            for task in [*([self._current] if self._current else []), *self._places()]:
+            for task in [*self._current, *self._places()]:
                 task.cancelled.set()
             self._clients.clear()
             self._reserved.clear()
@@ -115,17 +119,23 @@ class ModelWorker:
             self._reserved.add(task)
         return task
 
-    def submit(self, task: Task, work: Callable[[Task], None]) -> None:
+    def submit(
+        self,
+        task: Task,
+        work: Callable[[Task], None],
+        is_short: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Stand in the client's line.
 
         Args:
             task: a reserved place; if it was cancelled meanwhile nothing happens.
             work: called in the model's thread; handles its own errors.
+            is_short: asked in the model's thread: whether it may be done now, see `between`.
         """
         with self._changed:
             if task in self._reserved:
                 self._reserved.remove(task)
-                task.work = work
+                task.work, task.is_short = work, is_short
                 self._clients.setdefault(task.client, deque()).append(task)
                 self._changed.notify()
 
@@ -140,29 +150,52 @@ class ModelWorker:
                 if not line:
                     del self._clients[task.client]
 
+    def between(self) -> None:
+        """Do one short task, if one waits: called by a long task, between two of its steps."""
+        with self._changed:
+            if len(self._current) != 1 or self._stopping:
+                return  # a short task has no others between its steps
+            task = self._take(lambda task: task.is_short())
+        if task is not None:
+            try:
+                self._do(task)
+            finally:
+                self._current.remove(task)
+
     def _next(self) -> Task | None:
         """Wait for work; take the first task of the first client, who then stands last."""
         with self._changed:
-            self._current = None
+            self._current.clear()
             self._changed.wait_for(lambda: self._clients or self._stopping)
-            if self._stopping:
-                return None
-            client = next(iter(self._clients))
-            line = self._clients.pop(client)
-            self._current = line.popleft()
-            if line:
-                self._clients[client] = line
-            return self._current
+            return None if self._stopping else self._take(lambda _: True)
+
+    def _take(self, wanted: Callable[[Task], bool]) -> Task | None:
+        """Take the first such task at the head of a client's line; the client then stands last."""
+        for client, line in self._clients.items():
+            if wanted(line[0]):
+                task = line.popleft()
+                del self._clients[client]
+                if line:
+                    self._clients[client] = line
+                self._current.append(task)
+                return task
+        return None
 
     def _work(self) -> None:
         while (task := self._next()) is not None:
             started = time.perf_counter()
-            try:
-                task.check()
-                assert task.work is not None  # it was submitted
-                task.work(task)
-            except TaskCancelledError:
-                continue
-            except Exception:
-                logger.exception("a task failed and did not say so")
-            self._seconds += 0.2 * (time.perf_counter() - started - self._seconds)
+            if self._do(task):
+                self._seconds += 0.2 * (time.perf_counter() - started - self._seconds)
+
+    @staticmethod
+    def _do(task: Task) -> bool:
+        """Do a task; say whether it was, rather than given up."""
+        try:
+            task.check()
+            assert task.work is not None  # it was submitted
+            task.work(task)
+        except TaskCancelledError:
+            return False
+        except Exception:
+            logger.exception("a task failed and did not say so")
+        return True

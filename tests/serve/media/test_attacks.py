@@ -41,6 +41,7 @@ LIMITS = Limits(
     media_seconds=20,
     media_bytes=200_000,
     animation_pixels=2e6,
+    animation_frames=50,
     fetch_seconds=20,
 )
 
@@ -328,6 +329,7 @@ FILES = {
     "gzip": lambda folder: gzip.compress(bytes(9999)),
     "animation of huge pictures": lambda folder: animation(1200, 2),
     "animation of many pictures": lambda folder: animation(200, 60),
+    "animation of many small pictures": lambda folder: animation(8, 60),
     "video of huge frames": lambda folder: video_of(folder, 1100, 2, 8),
     "video of many frames": lambda folder: video_of(folder, 32, 120, 60),
     "video that lasts long": lambda folder: video_of(folder, 32, 30, 1),

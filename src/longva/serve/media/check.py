@@ -60,7 +60,7 @@ def _open(file: Path | HeldFile, limits: Limits, name: str) -> Media:
 def check_animation(image: Image.Image, size: int, limits: Limits, name: str) -> None:
     """Count the pictures of a GIF, WebP or PNG animation against the limits."""
     pixels = image.width * image.height
-    most = min(limits.animation_pixels / pixels, limits.stored_frames)
+    most = min(limits.animation_pixels / pixels, limits.animation_frames)
     if (
         pixels > MAX_ANIMATION_PIXELS
         or size > limits.animation_bytes
@@ -68,8 +68,8 @@ def check_animation(image: Image.Image, size: int, limits: Limits, name: str) ->
     ):
         raise VideoError(
             f"{name} is too large an animation: {limits.animation_bytes:,} bytes, "
-            f"{MAX_ANIMATION_PIXELS:,} pixels a picture and {limits.animation_pixels:,.0f} in all "
-            "are allowed. Shorten it, or send a video."
+            f"{limits.animation_frames:,} pictures, {MAX_ANIMATION_PIXELS:,} pixels a picture and "
+            f"{limits.animation_pixels:,.0f} in all are allowed. Shorten it, or send a video."
         )
 
 
