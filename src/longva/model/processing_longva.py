@@ -20,6 +20,7 @@ class LongVAProcessorKwargs(ProcessingKwargs, total=False):
 
     images_kwargs: LongVAImageProcessorKwargs
     videos_kwargs: LongVAVideoProcessorKwargs
+    _defaults = {}  # pyright: ignore - transformers 5.20 reads it and does not inherit it
 
 
 class LongVAProcessor(ProcessorMixin):
