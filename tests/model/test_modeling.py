@@ -148,6 +148,13 @@ def test_anyres_model_and_processor_agree_on_tokens():
         assert model(**inputs, logits_to_keep=1).logits.shape[1] == 1
 
 
+def test_no_grids_become_no_features():
+    model, _ = random_longva()
+    for pool, tokens in ((True, 4), (False, 16)):
+        features = model.model.encode_grids(torch.randn(0, 3, 56, 56), pool=pool)
+        assert features.shape == (0, tokens, 64)
+
+
 def test_the_empty_grids_beside_an_anyres_base_are_left_out():
     model, _ = random_longva(image_packing="anyres", dtype=torch.float64)
     pixels, grid = torch.randn(8, 3, 56, 56), torch.tensor([[1, 2, 3], [1, 2, 1]])

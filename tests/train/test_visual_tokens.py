@@ -19,7 +19,7 @@ PICTURES = {"image_grid_thw": [[1, 1, 2], [1, 2, 2]]}
 MEDIA = {
     "films": (VIDEO, {}),
     "pictures and films": (VIDEO | PICTURES, {}),
-    "AnyRes": (PICTURES, {"image_packing": "anyres"}),
+    "AnyRes": ({"image_grid_thw": [[1, 2, 2], [1, 3, 2]]}, {"image_packing": "anyres"}),
     "one frame": ({"video_grid_thw": [[1, 1, 1]]}, {}),  # fewer than ranks
     "text": ({}, {}),
 }
@@ -40,8 +40,8 @@ def batch_of(model, media):
         grids = sum(t * h * w for t, h, w in shapes)
         tokens = grids * config.tokens_per_grid()
         if kind == "image" and config.image_packing == "anyres":
-            grids += len(shapes)
-            tokens = grids * config.patches_per_side**2
+            parts = sum(1 + (h - 1) * w for _, h, w in shapes)  # the first row has the base alone
+            tokens = parts * config.patches_per_side**2
         sizes[kind] = tokens
         batch[name] = torch.tensor(shapes)
         batch[PIXELS[kind]] = torch.randn(grids, 3, 56, 56, dtype=torch.float64)

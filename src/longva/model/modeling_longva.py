@@ -155,6 +155,10 @@ class LongVAModel(LongVAPreTrainedModel):
             [G, T, D] in the model's dtype. Memory beyond this tensor and `towers` does not grow
             with G, except in a compiled or exported graph, which encodes all grids at once.
         """
+        if not len(pixels):  # a rank's share of few grids; attention cannot take none
+            tokens = self.config.patches_per_side**2 // (self.config.pool_stride**2 if pool else 1)
+            width = self.config.text_config.hidden_size
+            return pixels.new_empty(0, tokens, width, dtype=self.dtype)
         size = len(pixels) if torch.compiler.is_compiling() else self.config.vision_batch_size
         if len(pixels) <= size:
             return self._encode_chunk(pixels, pool, towers, kwargs)

@@ -20,7 +20,7 @@ class LongVAProcessorKwargs(ProcessingKwargs, total=False):
 
     images_kwargs: LongVAImageProcessorKwargs
     videos_kwargs: LongVAVideoProcessorKwargs
-    _defaults = {}  # pyright: ignore - transformers 5.20 reads it and does not inherit it
+    _defaults = {}  # pyright: ignore - transformers 5.19 and 5.20 read it of each class
 
 
 class LongVAProcessor(ProcessorMixin):
