@@ -141,8 +141,8 @@ def test_media_of_another_length_than_their_placeholders_are_refused():
 def test_bytes_are_normalised_where_they_are_encoded_to_the_same_bits():
     model, processor = random_longva()
     pictures = torch.randint(0, 256, (2, 80, 60, 3), dtype=torch.uint8).numpy()
-    ready, raw = (processor.image_processor.preprocess([*pictures], do_normalize=normalised)
-                  for normalised in (True, False))  # fmt: skip
+    raw = {"do_rescale": False, "do_normalize": False}
+    ready, raw = (processor.image_processor.preprocess([*pictures], **given) for given in ({}, raw))
     assert raw["pixel_values"].dtype == torch.uint8
     scale = [processor.image_processor.image_mean, processor.image_processor.image_std]
     tokens = processor.tokens_per_grid() * len(raw["pixel_values"])
