@@ -53,7 +53,7 @@ def tensor_file(
         begin = file.write(len(text).to_bytes(8, "little")) + file.write(text)
 
         def add(piece: Tensor) -> None:
-            file.write(piece.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            file.write(piece.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
         yield add
         if file.tell() - begin != end:

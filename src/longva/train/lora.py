@@ -57,12 +57,13 @@ def add_adapters(model: Any, config: LoraConfig, device: torch.device | str = "c
 
 def _quantised(linear: Any, kind: Precision, device: torch.device | str) -> nn.Module:
     try:
-        from bitsandbytes import nn as quantised
+        import bitsandbytes
     except ImportError as error:
         raise RecipeError(
             f"optim.lora.weights {kind} needs bitsandbytes ({reason(error)}): "
             f"{install_command('quant')}"
         ) from None
+    quantised: Any = bitsandbytes.nn  # its classes take more than their signatures tell
     sizes = linear.in_features, linear.out_features, linear.bias is not None
     if kind == "int4":
         layer = quantised.Linear4bit(*sizes, quant_type="nf4", device="meta")

@@ -11,7 +11,7 @@ teacher forcing. What comes of it stands in the metrics of the step:
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -95,7 +95,7 @@ class Needles:
             scored = score(ring_logits(model, whole, asked, group=mesh.ring_group), prompt)
             if first and index < len(self.prompts):
                 found = torch.tensor([scored.is_greedy, scored.logprob, 1], dtype=torch.float64)
-                sums[self.lengths.index(prompt.key)] += found
+                sums[self.lengths.index(cast(int, prompt.key))] += found
         reshard(objective)
         sums = sums.to(mesh.device)
         dist.all_reduce(sums)

@@ -88,10 +88,11 @@ class WatchedFrames:
 
     def followed_by(self, more: "WatchedFrames") -> "WatchedFrames":
         """Return these frames and then the others, as of one medium."""
+        seconds, later = self.seconds, np.asarray(more.seconds)
         return replace(
             more,
             source=self.source,
-            seconds=None if self.seconds is None else np.append(self.seconds, more.seconds),
+            seconds=None if seconds is None else np.append(seconds, later),
             indices=np.append(self.indices, more.indices),
             names=self.names + more.names,
         )
@@ -136,12 +137,13 @@ def describe(
         config: of the model.
         tokens: of an image that is packed by AnyRes, which is one frame.
     """
-    whole = tokens is not None and config.image_packing != "unires"
-    indices = np.arange(1) if whole else indices
+    if config.image_packing == "unires":
+        tokens = None
+    indices = indices if tokens is None else np.arange(1)
     return WatchedFrames(
         kind="image" if media.kind == "image" else "video",
         source=media.name,
-        tokens_per_frame=tokens if whole else config.tokens_per_grid(),
+        tokens_per_frame=config.tokens_per_grid() if tokens is None else tokens,
         seconds=media.pts_seconds[indices] if media.has_clock else None,
         indices=indices,
         names=tuple(media.names[index] for index in indices) if media.names else (),

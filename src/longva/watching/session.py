@@ -73,7 +73,7 @@ class Session:
         self.media: list[WatchedFrames] = []
         """What has been watched."""
 
-        self.timings = dict.fromkeys(("decode", "encode", "prefill"), 0.0)
+        self.timings: dict[str, float] = {"decode": 0.0, "encode": 0.0, "prefill": 0.0}
         chunk_tokens, kv = watcher.chunk_tokens, watcher.kv
         self._reader = PromptReader(self.model, chunk_tokens=chunk_tokens, kv_dtype=kv)
         self._ahead = [self._part(medium) for medium in media]

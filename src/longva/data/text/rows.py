@@ -67,7 +67,7 @@ class TextRows(Dataset, ABC):
         tokens = torch.from_numpy(self.read(start, start + self.seq_len).astype(np.int64))
         first, stop = np.searchsorted(self._document_starts, [start + 1, start + self.seq_len])
         starts = self._document_starts[first:stop] - start
-        row = {
+        row: dict[str, Any] = {
             "input_ids": tokens,
             "labels": tokens.clone(),
             "document_starts": torch.from_numpy(np.concatenate([[0], starts])),
