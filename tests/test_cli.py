@@ -388,7 +388,7 @@ BAD_INPUTS = {
     ),
     "cache is a file": lambda d, v: (
         ["ask", v, "Q", "--cache", written(d, "c", b"")],
-        "File exists",
+        "is a file, where a folder",
     ),
     "unknown plan device": lambda d, v: (["plan", "--device", "gameboy"], "gameboy.*h200"),
     "plan memory": lambda d, v: (["plan", "--memory", "nan"], "--memory needs .* got nan"),

@@ -53,12 +53,15 @@ NOT_RUN = {
     "longva convert": "needs a 7B checkpoint: tests/test_cli.py converts a small one both ways",
     "longva niah visual niah_visual_paper": "downloads the paper's needles from the hub",
     "longva prepare-text SLIMPAJAMA": "needs SlimPajama, 627 billion tokens",
+    "longva prepare-text CORPUS": "a share of a job array, see data/text/test_prepare.py",
+    "longva check-data align_stage2_full": "needs the paper's data: tests/data/chats has made ones",
 }
 """Beginnings of commands, and why those are not run here."""
 
 PYTHON_NOT_RUN = {
     "from openai import OpenAI": "asks a running server: tests/serve/test_api.py does the same",
     "from trl import": "trains: tests/train/test_trl.py does, with a smaller model",
+    "longva.watch(": "of a page's own names: tests/media/test_inputs.py does it",
     "frame_attention(model": "goes on from a measurement: tests/niah/test_evidence_heads.py",
 }
 
@@ -79,8 +82,10 @@ VARIABLES = {
     "$theta": "1.0e+6",
     "$base": "1.0e+6",
     "$HEAD": "localhost",
+    "1:02:03": "0:01",
+    "1:10:00": "0:02",
 }
-"""Of the shell, in examples."""
+"""Of the shell, and times of a longer film, in examples."""
 
 GRID = ["--set", "grid.lengths=[8,16]", "--set", "grid.depths=[0.5]"]
 SMALLER = {
@@ -128,7 +133,9 @@ def commands_in(text: str) -> list[str]:
     for line in re.sub(r"\\\n\s*", "", text).splitlines():
         line = re.sub(r"^\$ |\s+#.*$", "", line.strip())
         match = re.search(
-            r"(?:^|exec )((?:torchrun .*?-m |python -m )?longva[ .](?:[^']|(?<= )'[^']*')*)", line
+            r"(?:^|exec )((?:torchrun .*?-m |python -m )?longva[ .](?=[a-z-])"
+            r"(?:[^']|(?<= )'[^']*')*)",
+            line,
         )
         if match:
             found.append(re.sub(r"\s+", " ", match[1].removesuffix(" &")).strip())

@@ -29,6 +29,8 @@ class FeatureCache:
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise LongVAError(f"{folder} is a file, where a folder of encoded media is to be.")
 
     def key(
         self,

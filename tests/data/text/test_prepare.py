@@ -298,7 +298,7 @@ def test_a_finished_set_is_kept_and_another_is_not_written_over_it(config):
     assert {path: path.stat().st_mtime_ns for path in config.output_dir.iterdir()} == stamps
     with pytest.raises(
         RecipeError,
-        match=r"(?s)other settings.*recipe\.keep_short: 0\..* there, 0.5 asked for.*give another",
+        match=r"(?s)other settings.*recipe\.keep_short: 0\..* there, 0.5 asked for.*name another",
     ):
         prepare_text(replace(config, keep_short=0.5))
 

@@ -35,11 +35,6 @@ def test_an_unknown_budget_is_named_before_anything_starts(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_budget_gpu_of_earlier_versions_is_said_to_be_laptop(tmp_path):
-    with pytest.raises(LongVAError, match="Take laptop: it was the same"):
-        reproduce(tmp_path / "run", budget="gpu")
-
-
 def test_a_seed_given_twice_is_run_once_and_its_failure_shows_the_end_of_its_log(
     tmp_path, monkeypatch
 ):
