@@ -41,7 +41,7 @@ class Demo:
         self.release()
         model = longva.model.model
         model.language_model.register_forward_pre_hook(self._step)
-        model.vision_tower.register_forward_pre_hook(self._count)
+        model.vision_tower.embeddings.register_forward_hook(self._count)
 
     def hold(self, *, after: int) -> None:
         """Let the language model run so many more times, and then wait for `release`."""
@@ -57,8 +57,8 @@ class Demo:
         if self.steps > self._hold_after:
             self._free.wait()
 
-    def _count(self, _, inputs):
-        self.frames_encoded += len(inputs[0])
+    def _count(self, _, __, patches):
+        self.frames_encoded += len(patches)
 
 
 @pytest.fixture(scope="session")

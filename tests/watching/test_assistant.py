@@ -109,7 +109,9 @@ def test_nothing_is_watched_twice(longva, video, monkeypatch):
     lengths = []
     model = longva.model.model
     hooks = [
-        model.vision_tower.register_forward_pre_hook(lambda *_: lengths.append("vision")),
+        model.vision_tower.embeddings.register_forward_pre_hook(
+            lambda *_: lengths.append("vision")
+        ),
         model.language_model.register_forward_pre_hook(
             lambda _, __, kwargs: lengths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
         ),

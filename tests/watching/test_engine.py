@@ -168,7 +168,7 @@ def test_a_question_about_a_watched_film_goes_between_the_steps_of_watching_anot
         assert await asyncio.to_thread(begun.wait, 60)
         await asyncio.gather(slow, finish("quick", four_frames(video), video))
 
-    hook = longva.model.model.vision_tower.register_forward_pre_hook(hold)
+    hook = longva.model.model.vision_tower.embeddings.register_forward_pre_hook(hold)
     try:
         asyncio.run(both())
     finally:

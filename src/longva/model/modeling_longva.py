@@ -343,11 +343,11 @@ class LongVAModel(LongVAPreTrainedModel):
     def encode_media(
         self,
         *,
-        pixel_values: Tensor | None,
-        image_grid_thw: Tensor | None,
-        pixel_values_videos: Tensor | None,
-        video_grid_thw: Tensor | None,
-        mm_encoder_outputs: dict | None,
+        pixel_values: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        video_grid_thw: Tensor | None = None,
+        mm_encoder_outputs: dict | None = None,
     ) -> dict[str, list[Tensor]]:
         """Collect visual tokens by kind, encoding what the caller has not encoded before."""
         given = (mm_encoder_outputs or {}).items()

@@ -207,8 +207,8 @@ def _encode_image(model, processor, media, timings) -> Tensor:
     inputs = processor.image_processor(Image.fromarray(next(media.pictures([0]))))
     decoded = time.perf_counter()
     with torch.inference_mode():
-        outputs = model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
-    tokens = check_finite(outputs.pooler_output[0], FEATURES)
+        (tokens,) = model.model.encode_media(**inputs)["image"]
+    check_finite(tokens, FEATURES)
     timings["decode"] += decoded - started
     timings["encode"] += time.perf_counter() - decoded
     if model.config.image_packing != "unires":
