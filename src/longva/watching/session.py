@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from longva.attention.evidence import EvidenceCollector
 from longva.errors import LongVAError, VideoError
@@ -25,13 +24,13 @@ from longva.media.medium import Media, open_media
 from longva.media.sampling import ONE_A_SECOND, FrameSampling
 from longva.planning.planner import TEXT_TOKENS
 from longva.prompts.decoding import Sampling, TextStream
-from longva.prompts.reader import PromptReader
-from longva.prompts.symbols import chat_symbols
 from longva.reporting.progress import Progress
 from longva.watching import session_file
 from longva.watching.answer import Answer, AnswerStream, check_question, evidence_of
 from longva.watching.features import FrameSettings, WatchedFrames, joined
 from longva.watching.watcher import Watcher
+
+NO_MORE = "says before the frames how many follow: watch the longer film as a whole."
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,7 @@ class Session:
         *,
         usual: FrameSampling | None = None,
     ):
-        self.watcher, self.name = watcher, watcher.name
-        self.model, self.processor = watcher.model, watcher.processor
+        self.watcher, self.name, self.model = watcher, watcher.name, watcher.model
         self.sampling, self.settings = sampling or ONE_A_SECOND, settings or FrameSettings()
         self._usual = usual
         self.history: list[dict] = []
@@ -74,8 +72,9 @@ class Session:
         """What has been watched."""
 
         self.timings: dict[str, float] = {"decode": 0.0, "encode": 0.0, "prefill": 0.0}
-        chunk_tokens, kv = watcher.chunk_tokens, watcher.kv
-        self._reader = PromptReader(self.model, chunk_tokens=chunk_tokens, kv_dtype=kv)
+        reader = {"chunk_tokens": watcher.chunk_tokens, "kv_dtype": watcher.kv}
+        self._reader = watcher.family.reader(self._everything, **reader)
+        self._symbols = watcher.family.symbols
         self._ahead = [self._part(medium) for medium in media]
         self._watched = self._settled = 0
         """Tokens that stay: the media; and with them, the conversation that was kept."""
@@ -121,7 +120,7 @@ class Session:
 
     def close(self) -> None:
         """Free the KV cache; a closed session answers no more."""
-        self._reader = PromptReader(self.model)
+        self._reader = self.watcher.family.reader(self._everything)
         self._closed = True
 
     def watch(self, progress: Progress | None = None) -> None:
@@ -216,9 +215,11 @@ class Session:
 
     def _part(self, media: Media, begins: bool = True) -> _Part:
         """Choose frames of a medium; of one that continues the last one, those that are later."""
-        frames = self.watcher.describe(media, self.sampling)
-        if not begins:
-            return _Part(media, self._everything()[-1].what_follows(frames), begins)
+        before = None if begins else self._everything()[-1]
+        frames = self.watcher.describe(media, self.sampling, before)
+        if before is not None:
+            more = self.watcher.family.whole(before.what_follows(frames))
+            return _Part(media, more, begins)
         usual = (
             0 if self._usual is None or media.kind == "image" else len(media.choose(self._usual))
         )
@@ -236,9 +237,12 @@ class Session:
         started, waited = time.perf_counter(), [0.0]
         media = self._everything()
         prompt = self._symbols([_first_turn("", media)], media)
-        where = (prompt < 0).nonzero().flatten()
+        where = (prompt < 0).nonzero().flatten()[: sum(medium.rows for medium in media)]
         prompt = prompt[: int(where[-1]) + 1] if len(where) else prompt[:0]
         self._forget_after(self._watched)
+        if self._reader.share(prompt) < self._watched:
+            self._ahead = []
+            raise LongVAError(f"{self.name} {NO_MORE}")
         self._reader.reserve(len(prompt) + TEXT_TOKENS)
         frames = sum(len(part.frames) for part in self._ahead)
         try:
@@ -265,7 +269,7 @@ class Session:
                 for batch in stream:
                     waited[0] += time.perf_counter() - started
                     yield batch.flatten(0, 1)
-                    done += len(batch)
+                    done += len(batch) * part.frames.unit
                     if progress is not None and done < frames:
                         progress("watch", done, frames)
                     started = time.perf_counter()
@@ -276,7 +280,7 @@ class Session:
         taken, ahead = [], list(self._ahead)
         while ahead:
             part, size = ahead[0], len(ahead[0].frames)
-            whole = min(size, rows // part.frames.tokens_per_frame)
+            whole = min(size, rows // part.frames.tokens_per_frame * part.frames.unit)
             if whole:
                 taken.append((part.frames.part(0, whole), part.begins))
             if whole < size:
@@ -344,13 +348,13 @@ class Session:
         started = time.perf_counter()
         mine = self._asking = object()
         prompt = self._symbols([*self.history, self._turn(question)], self.media)
-        collector = EvidenceCollector(self.model.config.evidence_heads)
+        collector = EvidenceCollector(self.watcher.family.evidence_heads)
         reader, settled = self._reader, self._settled
         try:
             reply = TextStream(
                 reader,
                 reader.read(prompt, progress, evidence=collector),
-                self.processor.tokenizer,
+                self.watcher.processor.tokenizer,
                 max_new_tokens=max_new_tokens,
                 sampling=sampling,
                 stop=stop,
@@ -386,13 +390,8 @@ class Session:
         )
 
     def _turn(self, question: str) -> dict:
-        if self.history:
-            return {"role": "user", "content": question}
-        return _first_turn(question, self.media)
-
-    def _symbols(self, messages: list[dict], media: list[WatchedFrames]) -> Tensor:
-        """Tokenise a conversation and put rows of features where its media stand."""
-        return chat_symbols(self.processor, messages, [medium.rows for medium in media])
+        follows = {"role": "user", "content": question}
+        return follows if self.history else _first_turn(question, self.media)
 
 
 def _first_turn(question: str, media: Sequence[WatchedFrames]) -> dict:
