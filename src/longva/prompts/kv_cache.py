@@ -99,10 +99,11 @@ class SymbolSequence(ABC):
             raise ValueError(f"Cannot crop a sequence of {self.length} tokens to {length}.")
         self.length = length
 
-    def _check_append(self, n: int, keep: int) -> None:
+    def _check_append(self, n: int, keep: int, positions: Tensor | None = None) -> None:
         if not 0 <= keep <= n:
             raise ValueError(f"keep must be between 0 and the {n} appended symbols, got {keep}.")
-        length, most = self.length + n, self.max_length
+        length = self.length + n if positions is None else int(positions.max()) + 1
+        most = self.max_length
         if most is not None and length > most:
             raise ContextLengthError(
                 f"The sequence would be {length:,} tokens long, but the model's context is "
@@ -210,11 +211,20 @@ class CachedSequence(SymbolSequence):
 
     @torch.inference_mode()
     def append(
-        self, symbols: Tensor, *, embeddings: Tensor | None = None, keep: int = 1, **kwargs
+        self,
+        symbols: Tensor,
+        *,
+        embeddings: Tensor | None = None,
+        keep: int = 1,
+        positions: Tensor | None = None,
+        **kwargs,
     ) -> Tensor:
-        """See `SymbolSequence.append`; chunk by chunk."""
+        """See `SymbolSequence.append`; chunk by chunk.
+
+        `positions` [n] are where the symbols stand, if not after all that is held.
+        """
         before, n = self.length, len(symbols)
-        self._check_append(n, keep)
+        self._check_append(n, keep, positions)
         capacities = [layer.capacity for layer in self._layers]
         self.reserve(before + n)
         first_kept = n - keep
@@ -231,6 +241,9 @@ class CachedSequence(SymbolSequence):
                     kwargs |= (
                         {"evidence": evidence, "evidence_queries": queries} if queries > 0 else {}
                     )
+                if positions is not None:
+                    own = positions[start : start + self.chunk_tokens]
+                    kwargs["position_ids"] = own[None].to(self.model.device)
                 x = embed(self.model, chunk, embeddings)  # [1, n, D]
                 hidden = decoder(
                     inputs_embeds=x,  # at the positions that follow what the cache holds
