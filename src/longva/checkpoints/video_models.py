@@ -40,9 +40,9 @@ class FrameProcessor(VideoProcessorMixin):
     def __init__(self, **settings: Any):
         edges = {"shortest_edge": "min_pixels", "longest_edge": "max_pixels"}  # as Qwen2-VL's had
         own = {edge: settings.pop(old) for edge, old in edges.items() if settings.get(old)}
-        super().__init__(
-            **settings | ({"size": {**settings.get("size", {}), **own}} if own else {})
-        )
+        if own:
+            settings["size"] = {**settings.get("size", {}), **own}
+        super().__init__(**settings)
         self.kind = settings.get("video_processor_type", "")
 
     def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from longva.errors import VideoError
+from longva.media.bounds import Bounds
 from longva.media.pixels import Picture
 from longva.media.resize import Fit, Geometry, Resize, Size, resize_picture, working_pixels
 from longva.media.sampling import FrameSampling, choose_frames, frames_played, given_times
@@ -347,8 +348,7 @@ def _indexed_by_decoding(media: Media, mismatch: IndexMismatch) -> Media:
         old.name,
         track=old.track,
         exact=True,
-        allow_truncated=False,
-        max_pixels=most,
+        bounds=Bounds(pixels=most),
     )
     exact = video_media(video, most)
     if not np.array_equal(exact.pts_seconds, media.pts_seconds):

@@ -23,7 +23,6 @@ from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from longva.attention.rotary import (
-    forget_length,
     length_dependence,
     restore_frequencies,
     rotary_embeddings,
@@ -102,10 +101,11 @@ class SymbolSequence(ABC):
             raise ValueError(f"Cannot crop a sequence of {self.length} tokens to {length}.")
         self.length = length
 
-    def _check_append(self, n: int, keep: int) -> None:
+    def _check_append(self, n: int, keep: int, positions: Tensor | None = None) -> None:
         if not 0 <= keep <= n:
             raise ValueError(f"keep must be between 0 and the {n} appended symbols, got {keep}.")
-        length, most = self.length + n, self.max_length
+        length = self.length + n if positions is None else int(positions.max()) + 1
+        most = self.max_length
         if most is not None and length > most:
             raise ContextLengthError(
                 f"The sequence would be {length:,} tokens long, but the model's context is "
@@ -217,11 +217,20 @@ class CachedSequence(SymbolSequence):
 
     @torch.inference_mode()
     def append(
-        self, symbols: Tensor, *, embeddings: Tensor | None = None, keep: int = 1, **kwargs
+        self,
+        symbols: Tensor,
+        *,
+        embeddings: Tensor | None = None,
+        keep: int = 1,
+        positions: Tensor | None = None,
+        **kwargs,
     ) -> Tensor:
-        """See `SymbolSequence.append`; chunk by chunk."""
+        """See `SymbolSequence.append`; chunk by chunk.
+
+        `positions` [n] are where the symbols stand, if not after all that is held.
+        """
         before, n = self.length, len(symbols)
-        self._check_append(n, keep)
+        self._check_append(n, keep, positions)
         capacities = [layer.capacity for layer in self._layers]
         self.reserve(before + n)
         first_kept = n - keep
@@ -236,6 +245,9 @@ class CachedSequence(SymbolSequence):
                     kwargs |= (
                         {"evidence": evidence, "evidence_queries": queries} if queries > 0 else {}
                     )
+                if positions is not None:
+                    own = positions[start : start + self.chunk_tokens]
+                    kwargs["position_ids"] = own[None].to(self.model.device)
                 wanted = max(0, start + len(chunk) - max(first_kept, start))
                 hidden = self.forward(chunk, embeddings, wanted, **kwargs)
                 self.length += len(chunk)
@@ -284,40 +296,6 @@ class CachedSequence(SymbolSequence):
                 f"{type(self.model).__name__} does not keep every token of every layer in a cache "
                 "of transformers, so a prompt cannot be continued. Use a decoder whose layers do."
             )
-
-
-class RecomputedSequence(SymbolSequence):
-    """A sequence without a cache: each append is one plain forward over all that is held.
-
-    For models whose keys depend on the length of the sequence; see `length_dependence`. It costs
-    the more the longer it is, and memory for the activations of all tokens at once.
-    """
-
-    def __init__(self, model: PreTrainedModel, *, allow_beyond_context: bool = False) -> None:
-        super().__init__(model, allow_beyond_context=allow_beyond_context)
-        self._embedded = embed(model, torch.empty(0, dtype=torch.int64), None)  # [1, L, D]
-
-    @torch.inference_mode()
-    def append(
-        self, symbols: Tensor, *, embeddings: Tensor | None = None, keep: int = 1, **kwargs
-    ) -> Tensor:
-        """See `SymbolSequence.append`; with `keep=0` nothing is computed yet."""
-        self._check_append(len(symbols), keep)
-        x = torch.cat([self._embedded, embed(self.model, symbols, embeddings)], dim=1)
-        if keep == 0:
-            hidden = x[0, :0]
-        else:
-            forget_length(self.model.get_decoder())
-            outputs = self.model.get_decoder()(inputs_embeds=x, use_cache=False, **kwargs)
-            hidden = outputs.last_hidden_state[0, -keep:]
-            self.tokens_processed += x.shape[1]
-        self._embedded, self.length = x, x.shape[1]
-        return hidden
-
-    def crop(self, length: int) -> None:
-        """See `SymbolSequence.crop`."""
-        super().crop(length)
-        self._embedded = self._embedded[:, :length]
 
 
 def embed(model: PreTrainedModel, symbols: Tensor, embeddings: Tensor | None) -> Tensor:

@@ -36,8 +36,12 @@ class PromptReader(CachedSequence):
     @property
     def room(self) -> int:
         """Tokens that the model's context still takes."""
+        return self.room_after(self.length)
+
+    def room_after(self, length: int) -> int:
+        """Tokens that the model's context takes after so many."""
         assert self.max_length is not None
-        return self.max_length - self.length
+        return self.max_length - length
 
     @property
     def held_tokens(self) -> Tensor:

@@ -31,6 +31,7 @@ from longva.parallel.ranks import default_dtype, own_device
 from longva.prompts.kv_cache import check_cacheable, context_length
 from longva.reporting.progress import Progress
 from longva.watching.features import FrameSettings
+from longva.watching.policies import Policy, check_policy
 from longva.watching.self_test import run_self_test
 from longva.watching.session import Session
 from longva.watching.watcher import Watcher
@@ -146,6 +147,7 @@ class LongVA(Watcher):
         frames_fps: float | None = None,
         allow_truncated: bool = False,
         settings: FrameSettings | None = None,
+        policy: Policy | None = None,
         now: bool = True,
         progress: Progress | None = None,
     ) -> "Session":
@@ -166,6 +168,11 @@ class LongVA(Watcher):
             allow_truncated: take what can be decoded of a broken video, or of a folder or list
                 with broken pictures.
             settings: how frames are made.
+            policy: what to do when a film that goes on (`Session.extend`) is longer than the
+                context or the memory: `stop`, keep the first and the `newest` frames, or `thin`
+                them out; see `policies.py`. Each answer's notes say what is not known. Without,
+                more than fits is refused. With one, the default is one frame a second, and
+                `max_frames` is how many are held at most.
             now: watch; or else open and check, and `Session.watch` does the rest. After an
                 interrupt it keeps what was watched until then, and goes on when called again.
             progress: called with "watch", frames watched and frames.
@@ -198,6 +205,13 @@ class LongVA(Watcher):
             opened = with_rate(opened, frames_fps)
         if opened and all(medium.kind == "image" for medium in opened):
             opened[0].choose(asked)  # refuses a part of what has no times
+        check_policy(policy, self.family.unit)
+        if policy is not None:
+            rule, most = replace(asked.or_default(1), max_frames=None), asked.max_frames
+            session = Session(self, opened, rule, settings, policy=policy, max_frames=most)
+            if now:
+                session.watch(progress)
+            return session
         sampling = asked.or_default(self._frames_that_fit(opened))
         self.plan(self.num_frames(opened, sampling)).check()
         usual = None

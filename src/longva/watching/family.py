@@ -31,8 +31,16 @@ class Family:
         processor: of the model.
     """
 
+    unit = 1
+    """Frames encoded together."""
+
     def __init__(self, model: Any, processor: Any):
         self.model, self.processor = model, processor
+
+    @property
+    def batch(self) -> int:
+        """Frames encoded at a time."""
+        return self.model.config.vision_batch_size
 
     @property
     def width(self) -> int:

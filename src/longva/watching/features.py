@@ -96,6 +96,12 @@ class WatchedFrames:
         indices, names = self.indices[start:stop], self.names[start:stop]
         return replace(self, seconds=seconds, indices=indices, names=names)
 
+    def pick(self, where: np.ndarray) -> "WatchedFrames":
+        """Return the frames of these numbers."""
+        seconds = None if self.seconds is None else self.seconds[where]
+        names = tuple(self.names[n] for n in where) if self.names else ()
+        return replace(self, seconds=seconds, indices=self.indices[where], names=names)
+
     def followed_by(self, more: "WatchedFrames") -> "WatchedFrames":
         """Return these frames and then the others, as of one medium."""
         seconds, later = self.seconds, np.asarray(more.seconds)

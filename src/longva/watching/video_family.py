@@ -55,6 +55,7 @@ class VideoFamily(Family):
             )
         self._encoder: Callable = encoder
         self.prompts = VideoPrompts(processor, model.config)
+        self.unit = self.prompts.unit
         text = model.config.get_text_config(decoder=True)
         blocks = getattr(text, "use_bidirectional_attention", None) == "vision"
         types = "mm_token_type_ids" if blocks else "token_type_ids"
@@ -69,6 +70,11 @@ class VideoFamily(Family):
             types=types if blocks or types in takes else None,
             closing=rows[-1:] if last == 1 else None,
         )
+
+    @property
+    def batch(self) -> int:
+        """See `Family.batch`."""
+        return BATCH
 
     @property
     def width(self) -> int:
