@@ -26,6 +26,9 @@ from longva.watching.engine import Engine
 
 ASSETS = Path(__file__).parent
 
+GRID_SIZE = 336
+"""Pixels a side of the pictures in an example, for models that cut no image into grids."""
+
 MAX_THREADS = 40
 """Events that Gradio handles at a time, besides those that wait for the model."""
 
@@ -97,7 +100,7 @@ def running(
             max_waiting=max_waiting,
             max_waiting_per_client=max_waiting,
         )
-        grid_size = longva.processor.image_processor.grid_size
+        grid_size = getattr(longva.processor.image_processor, "grid_size", GRID_SIZE)
         setting = Setting(
             engine=engine,
             speed=Speed.of(longva),

@@ -105,9 +105,12 @@ class Family:
         """Leave out frames that cannot be encoded before others have come; none of LongVA's."""
         return frames
 
-    @property
-    def shape(self) -> Callable[..., Shape]:
-        """What a plan is made of; see `plan`."""
+    def shape(self, media: Sequence[Media] = ()) -> Callable[..., Shape]:
+        """Return what a plan is made of; see `plan`.
+
+        Args:
+            media: that are to be watched, if they are open.
+        """
         return Shape
 
     def _image_tokens(self, media: Media) -> int:

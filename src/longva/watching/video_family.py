@@ -8,19 +8,23 @@ that encodes frames in pairs is given whole pairs; a picture is a film of one fr
 """
 
 import inspect
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import AutoConfig
 
-from longva.errors import LongVAError
+from longva.checkpoints.video_models import load_processor
+from longva.errors import LongVAError, loading
 from longva.media.medium import Media
 from longva.media.sampling import FrameSampling
 from longva.planning.planner import Shape
-from longva.planning.video_models import VideoShape
+from longva.planning.video_models import PICTURE, VideoShape
 from longva.prompts.model_reader import Inputs, ModelReader
 from longva.watching.family import Family
 from longva.watching.features import FrameSettings, WatchedFrames, encode_frames
@@ -162,10 +166,10 @@ class VideoFamily(Family):
         """Leave out a last frame that waits for the other of its pair."""
         return frames.part(0, len(self._whole(frames.indices)))
 
-    @property
-    def shape(self) -> Callable[..., Shape]:
+    def shape(self, media: Sequence[Media] = ()) -> Callable[..., Shape]:
         """See `Family.shape`."""
-        return partial(VideoShape, frames=self.prompts, row_width=self._row_width)
+        pictures = [(medium.height, medium.width) for medium in media] or [PICTURE]
+        return partial(VideoShape, frames=self.prompts, picture=max(pictures, key=math.prod))
 
     def _whole(self, indices: np.ndarray) -> np.ndarray:
         unit = self.prompts.unit
@@ -209,6 +213,18 @@ class VideoFamily(Family):
         layers = [out.pooler_output, *(getattr(out, "deepstack_features", None) or [])]
         rows = [torch.cat([part.flatten(0, -2) for part in layer]) for layer in layers]
         return torch.cat(rows, dim=-1), isinstance(out.pooler_output, Tensor)
+
+
+def planned(folder: Path) -> tuple[Any, Callable[..., Shape]]:
+    """Return the config of a folder's model, and what a plan is made of; no weights are loaded.
+
+    Raises:
+        CheckpointError: see `load_processor`.
+    """
+    with loading(f"{folder} cannot be planned with"):
+        config = AutoConfig.from_pretrained(folder)
+        prompts = VideoPrompts(load_processor(folder, config.model_type), config)
+    return config, partial(VideoShape, frames=prompts)
 
 
 def _call(function: Callable, return_dict: bool | None = None, **arguments: Any) -> Any:
