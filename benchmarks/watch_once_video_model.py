@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 import transformers
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "watching"))
-import families
-
 from longva.media.medium import open_media
 from longva.watching.assistant import LongVA
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.watching import families
 
 SIDE, PATCH, TOKENS = 112, 14, 8
 QUESTIONS = ("What happens in this film?", "When does the train arrive?")

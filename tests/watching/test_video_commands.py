@@ -1,7 +1,6 @@
 """Video models of transformers from a folder: loaded, tested, refused, and asked by command."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +14,11 @@ from transformers import (
 )
 from typer.testing import CliRunner
 
-sys.path.insert(0, str(Path(__file__).parent))
-import families
-
 from longva.cli import app
 from longva.errors import CheckpointError, LongVAError
 from longva.watching.assistant import LongVA
 from longva.watching.self_test import run_self_test
+from tests.watching import families
 
 RUN = CliRunner()
 

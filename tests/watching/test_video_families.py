@@ -5,19 +5,15 @@ logits of `generate` are rounded to float32.
 """
 
 import importlib.util
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-import families
-
 from longva.errors import LongVAError
 from longva.media.medium import open_media
 from longva.watching.assistant import LongVA
+from tests.watching import families
 
 QUESTIONS = ["What?", "Who arrives, and when?"]
 FRAMES = 12
