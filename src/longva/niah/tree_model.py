@@ -150,7 +150,7 @@ class TreeModel(Model):
     def _features(self, pictures: Pictures, cache: FeatureCache) -> Tensor:
         """Encode one set: [pictures, T, D], on the CPU, where a long haystack has room."""
         about = [pictures.fingerprint, len(pictures), self.frame_size, str(self.model.dtype)]
-        parts = to_json([*about, vision_fingerprint(self.model)])
+        parts = to_json([*about, self.encoder_fingerprint()])
         key = hashlib.sha256(parts.encode()).hexdigest()
         tokens = cache.load(key, torch.device("cpu"))
         if tokens is None:
@@ -282,10 +282,17 @@ class TreeModel(Model):
         if self.rope_type:
             whole = RecomputedSequence(self.model, allow_beyond_context=True)
             return score_alone(whole, prompts, **options)
-        sequence = CachedSequence(
+        return walk(self.sequence(), prompts, **options)
+
+    def sequence(self) -> CachedSequence:
+        """Return what holds the prompts of a walk, one after another."""
+        return CachedSequence(
             self.model, chunk_tokens=self.chunk_tokens, kv_dtype=self.kv, allow_beyond_context=True
         )
-        return walk(sequence, prompts, **options)
+
+    def encoder_fingerprint(self) -> str:
+        """Hash what the features of pictures depend on."""
+        return vision_fingerprint(self.model)
 
     def _scored(self, row: Row, scored: Scored, prompt_tokens: int) -> Row:
         """Write into a row what the model made of its prompt."""

@@ -97,10 +97,6 @@ class Family:
         """
         return PromptReader(self.model, **options)
 
-    def plain_logits(self, symbols: Tensor, media: Media, frames: WatchedFrames) -> Tensor:
-        """What a self-test compares with; LongVA's own tests are in its suite."""
-        raise NotImplementedError
-
     def whole(self, frames: WatchedFrames) -> WatchedFrames:
         """Leave out frames that cannot be encoded before others have come; none of LongVA's."""
         return frames

@@ -175,17 +175,16 @@ class VideoFamily(Family):
         unit = self.prompts.unit
         return indices[: len(indices) - len(indices) % unit] if len(indices) >= unit else indices
 
-    def plain_logits(self, symbols: Tensor, media: Media, frames: WatchedFrames) -> Tensor:
+    @torch.inference_mode()
+    def plain_logits(self, symbols: Tensor, pixels: Tensor, frames: WatchedFrames) -> Tensor:
         """Logits after a prompt, [1, V], by the model's plain forward over all of it.
 
         Args:
             symbols: [L]
-            media: of which all frames are watched.
-            frames: of the medium.
+            pixels: [F, 3, H, W] uint8, the frames that stand in it.
+            frames: these.
         """
-        assert frames.size is not None
-        size = self.prompts.geometry(frames.size)
-        made = self._made(media.frames_at(range(len(frames)), size=size).pixels)
+        made = self._made(pixels)
         placed = self.prompts.place(symbols, [frames], None)
         assert placed.types is not None
         ids, types = (x[None].to(self.model.device) for x in (placed.tokens, placed.types))
