@@ -113,7 +113,7 @@ class VideoFamily(Family):
             seconds=seconds,
             indices=indices,
             names=tuple(media.names[index] for index in indices) if media.names else (),
-            left_out=media.left_out,
+            left_out="; ".join(filter(None, (media.left_out, self.prompts.budget_note(size)))),
             unit=self.prompts.unit,
             size=size,
             step=step,
