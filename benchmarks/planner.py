@@ -43,20 +43,20 @@ SETTINGS = {
         "model": {"grid_size": 112, "hidden_size": 768, "num_layers": 10, "num_heads": 12,
                   "num_key_value_heads": 12},
     },
-    "Qwen3-VL: 1,000 frames in pairs, 49 tokens a pair": {
+    "Qwen3-VL: 200 frames in pairs, 49 tokens a pair": {
         "family": "qwen3_vl",
-        "frames": 1000,
+        "frames": 200,
         "model": {
             "text": WIDE | {"rope_parameters": MROPE},
             "vision": {"patch_size": 16, "hidden_size": 384, "intermediate_size": 1536,
                        "depth": 6, "num_heads": 6, "out_hidden_size": 512,
                        "num_position_embeddings": 256},
-            "pixels": 224 * 224, "patch": 16, "frames": 1000,
+            "pixels": 224 * 224, "patch": 16, "frames": 200,
         },
     },
-    "InternVL: 500 frames of 64 tokens": {
+    "InternVL: 80 frames of 64 tokens": {
         "family": "internvl",
-        "frames": 500,
+        "frames": 80,
         "model": {
             "text": WIDE,
             "vision": {"patch_size": [14, 14], "image_size": [224, 224], "hidden_size": 384,

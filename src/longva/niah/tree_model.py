@@ -29,7 +29,7 @@ from longva.checkpoints.fingerprint import vision_fingerprint, weights_fingerpri
 from longva.errors import RecipeError
 from longva.files.writing import read_json
 from longva.finite import check_finite, to_json
-from longva.model import LongVAVideoProcessor
+from longva.model import LongVAForConditionalGeneration, LongVAVideoProcessor
 from longva.model.chat_format import template_ids, text_ids
 from longva.model.unires import normalize_pixels
 from longva.niah.cells import Key, Row
@@ -118,7 +118,15 @@ class TreeModel(Model):
 
     @classmethod
     def of(cls, longva: LongVA, **settings: Any) -> "TreeModel":
-        """Take a loaded LongVA, with its own settings unless others are given."""
+        """Take a loaded LongVA, with its own settings unless others are given.
+
+        Raises:
+            RecipeError: it is another model, whose prompts only `video_tree_model.py` writes.
+        """
+        if not isinstance(longva.model, LongVAForConditionalGeneration):
+            raise RecipeError(
+                f"{longva.name} is no LongVA: measure one prompt a device.", ring=False
+            )
         processor = longva.processor
         own = {"name": longva.name, "kv": longva.kv, "chunk_tokens": longva.chunk_tokens}
         frames = processor.video_processor
