@@ -44,6 +44,7 @@ class LongVA(Watcher):
         kv: precision of the KV cache: `model`, `int8` or `int4`.
         chunk_tokens: tokens prefilled at a time; memory grows with it, results do not change.
         cache_dir: keep encoded media in this folder.
+        cache_bytes: of them at most; what was used least recently is deleted. None: no bound.
         notice: something a user should know about the model before believing it.
     """
 
@@ -56,13 +57,21 @@ class LongVA(Watcher):
         kv: Precision = "model",
         chunk_tokens: int = 4096,
         cache_dir: Path | None = None,
+        cache_bytes: int | None = None,
         notice: str | None = None,
     ):
         model.set_attn_implementation({"text_config": "evidence"})
         stop_at_turn_end(model.generation_config, processor)
         restore_frequencies(model.get_decoder())
-        options = {"name": name, "kv": kv, "chunk_tokens": chunk_tokens, "cache_dir": cache_dir}
-        super().__init__(model.eval(), processor, **options)
+        super().__init__(
+            model.eval(),
+            processor,
+            name=name,
+            kv=kv,
+            chunk_tokens=chunk_tokens,
+            cache_dir=cache_dir,
+            cache_bytes=cache_bytes,
+        )
         self.notice = notice
 
     @classmethod
@@ -76,6 +85,7 @@ class LongVA(Watcher):
         kv: Precision = "model",
         chunk_tokens: int = 4096,
         cache_dir: Path | None = None,
+        cache_bytes: int | None = None,
         **loading,
     ) -> "LongVA":
         """Load a model.
@@ -90,6 +100,7 @@ class LongVA(Watcher):
             kv: precision of the KV cache.
             chunk_tokens: tokens prefilled at a time.
             cache_dir: keep encoded media in this folder.
+            cache_bytes: of them at most.
             **loading: see `load_pretrained`: `revision`, `pool_stride`, `pool_mode` and more.
 
         Raises:
@@ -111,6 +122,7 @@ class LongVA(Watcher):
             kv=kv,
             chunk_tokens=chunk_tokens,
             cache_dir=cache_dir,
+            cache_bytes=cache_bytes,
             notice=NOTICE if name == EMBEDDED_MODEL else None,
         )
 
