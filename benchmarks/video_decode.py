@@ -221,7 +221,8 @@ def figures(folder: Path, short: Path, long: Path) -> str:
         *(f"| {what} | {a:,.2f} | {b:,.2f} | {unit} | {a / b:.3f} |" for what, a, b, unit in rows),
         "",
         "The hour is 90,000 frames of the video above, the large MP4 "
-        f"{len(open_media(large)):,} of a finer one. 8K: 7680 x 4320, 24 frames, a keyframe every 2. All frames were the right ones.",
+        f"{len(open_media(large)):,} of a finer one. 8K: 7680 x 4320, 24 "
+        "frames, a keyframe every 2. All frames were the right ones.",
         "",
     ]
     return "\n".join(lines)

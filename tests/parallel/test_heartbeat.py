@@ -73,10 +73,8 @@ def test_ranks_that_share_out_work_do_not_wait_for_one_that_is_killed():
         return wait_for_all(rank, world_size)
 
     said = run_distributed(body, 2, join=False)
-    assert said[0] == (
-        "rank 1 of 2 is gone: no sign of it for 2 s. Rank 0 ends too. The same command goes on from "
-        "what is saved."
-    )
+    assert said[0].startswith("rank 1 of 2 is gone: no sign of it for 2 s. Rank 0 ends too.")
+    assert said[0].endswith("The same command goes on from what is saved.")
 
 
 def test_what_a_rank_failed_of_is_told_by_the_others():
