@@ -86,6 +86,13 @@ class LoadingOptions(ModelOptions):
     """A model that the command itself loads."""
 
     cache: Annotated[Path | None, typer.Option(help="Keep encoded videos in this folder.")] = None
+    self_test: Annotated[
+        bool,
+        typer.Option(
+            "--self-test/--no-self-test",
+            help="Compare a model other than LongVA with its own forward first.",
+        ),
+    ] = True
 
     def load(self, **pooling: Any) -> Any:
         """Load it as `LongVA`, and print its notice if it has one."""
@@ -98,6 +105,7 @@ class LoadingOptions(ModelOptions):
             quantization=self.weights,
             kv=self.kv,
             cache_dir=self.cache,
+            self_test=self.self_test,
             **pooling,
         )
         if longva.notice:
