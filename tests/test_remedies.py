@@ -1,7 +1,7 @@
 """What messages of data, training and checkpoints tell people to do: each is done by a test.
 
 `REMEDIES` lists these messages, by words of them, with the test that does what they say and sees it
-work. A message that asks for something and is not listed fails here.
+work. A message that asks for something and is neither there nor in `NOT_DONE` fails here.
 """
 
 import ast
@@ -120,6 +120,10 @@ REMEDIES = {
 }
 
 
+NOT_DONE = {"It may need torchvision": "torchvision is not among the packages of the tests"}
+"""Messages of which no test does what they say, and why."""
+
+
 def words_of(node: ast.AST) -> str:
     texts = [n for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
     return "".join(n.value for n in sorted(texts, key=lambda n: (n.lineno, n.col_offset)))
@@ -143,9 +147,8 @@ def test_every_message_that_asks_for_something_has_a_test_that_does_it():
     told = messages()
     listed = [words for words in REMEDIES if any(words in text for text in told.values())]
     assert [words for words in REMEDIES if words not in listed] == []
-    alone = {
-        place: text for place, text in told.items() if not any(words in text for words in listed)
-    }
+    known = [*listed, *NOT_DONE]
+    alone = {place: text for place, text in told.items() if not any(w in text for w in known)}
     assert alone == {}
     for test in REMEDIES.values():
         path, _, name = test.partition("::")
