@@ -188,14 +188,16 @@ def place(item) -> str:
     return printable(item.file or f"grid {item.frame}")
 
 
-def print_evidence(answer) -> None:
-    """Print what an answer rests on, and what it took."""
+def print_evidence(answer, notes: Sequence[str] = ()) -> None:
+    """Print what an answer rests on, notes of it, and what it took."""
     for item in answer.shown_evidence:
         when = place(item)
         of = f"medium {item.medium + 1}  " if len(answer.media) > 1 else ""
         out.print(f"   {when:>10}  {of}frame {item.frame}  weight {item.weight:.3f}")
     if answer.evidence and not answer.shown_evidence:
         out.print("   no frame stands out: each has less than 0.001 of the attention on frames")
+    for note in notes:
+        out.print(f"   {printable(note)}")
     seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in answer.timings.items())
     out.print(f"   {answer.frames} frames, {answer.prompt_tokens:,} tokens; {seconds}\n")
 

@@ -56,7 +56,7 @@ def watch(
     Lines typed (or piped in) are questions about what has been watched until then. Ctrl-C ends the
     watching; what was watched is summed up, and the questions of the command line are asked.
 
-    longva watch recording.ts "Who is at the door?" --every 60 --model lmms-lab/LongVA-7B-DPO
+    longva watch recording.ts "Who is there?" --every 60 --model ./longva-7b
     """
     from longva.media.frames import SPARE_PIXELS
     from longva.media.live import LiveSource
@@ -90,7 +90,8 @@ def watch(
             typer.echo(to_json(session.ask(question, **options).to_json()))
             return
         out.print(f"{_until(session)}  Q  {printable(question)}\nA  ", end="")
-        print_evidence(say(session, question, **options))
+        answer = say(session, question, **options)
+        print_evidence(answer, answer.notes)
 
     def ask_what_was_typed(session: Any) -> None:
         while not typed.empty():
