@@ -219,7 +219,8 @@ class LongVA(Watcher):
             opened[0].choose(asked)  # refuses a part of what has no times
         check_policy(policy, self.family.unit)
         if policy is not None:
-            rule, most = replace(asked.or_default(1), max_frames=None), asked.max_frames
+            rule, most = sampling or asked.or_default(1), asked.max_frames
+            rule = replace(rule, max_frames=None)
             session = Session(self, opened, rule, settings, policy=policy, max_frames=most)
             if now:
                 session.watch(progress)
