@@ -93,6 +93,9 @@ class LoadingOptions(ModelOptions):
             help="Compare a model other than LongVA with its own forward first.",
         ),
     ] = True
+    cache_size: Annotated[
+        float, typer.Option(help="GiB of them, at most: what was used least recently is deleted.")
+    ] = 100.0
 
     def load(self, **pooling: Any) -> Any:
         """Load it as `LongVA`, and print its notice if it has one."""
@@ -106,6 +109,7 @@ class LoadingOptions(ModelOptions):
             kv=self.kv,
             cache_dir=self.cache,
             self_test=self.self_test,
+            cache_bytes=as_bytes(self.cache_size, "--cache-size"),
             **pooling,
         )
         if longva.notice:
@@ -237,11 +241,16 @@ class RecipeOptions:
 
 
 def session_bytes(gib: float) -> int:
-    """Return the bytes of --session-memory.
+    """Return the bytes of --session-memory; see `as_bytes`."""
+    return as_bytes(gib, "--session-memory")
+
+
+def as_bytes(gib: float, flag: str) -> int:
+    """Return the bytes of a size that a flag gave.
 
     Raises:
         LongVAError: it is no size.
     """
     if not 0 < gib < float("inf"):
-        raise LongVAError(f"--session-memory needs a size greater than 0 GiB, got {gib:g}.")
+        raise LongVAError(f"{flag} needs a size greater than 0 GiB, got {gib:g}.")
     return int(gib * GIB)

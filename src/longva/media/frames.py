@@ -24,6 +24,7 @@ from torch import Tensor
 
 from longva.errors import VideoError
 from longva.media.bounds import Bounds
+from longva.media.file import Version, file_version
 from longva.media.pixels import Picture
 from longva.media.resize import Fit, Geometry, Resize, Size, resize_picture, working_pixels
 from longva.media.sampling import FrameSampling, choose_frames, frames_played, given_times
@@ -80,9 +81,21 @@ class Media:
     files: tuple[Still, ...] = field(repr=False)
     video: VideoFile | None = field(default=None, repr=False)
 
+    versions: tuple[Version | None, ...] = field(default=(), repr=False, compare=False)
+    """Of each file by its path, as it was opened; None of what is held open or in memory."""
+
+    def __post_init__(self) -> None:
+        if not self.versions:
+            object.__setattr__(self, "versions", tuple(map(file_version, self.files)))
+
     def __len__(self) -> int:
         """N."""
         return len(self.pts_seconds)
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether its files are those that were opened, and have not been written to since."""
+        return self.versions == tuple(map(file_version, self.files))
 
     @property
     def left_out(self) -> str:
@@ -350,7 +363,7 @@ def _indexed_by_decoding(media: Media, mismatch: IndexMismatch) -> Media:
         exact=True,
         bounds=Bounds(pixels=most),
     )
-    exact = video_media(video, most)
+    exact = replace(video_media(video, most), versions=media.versions)
     if not np.array_equal(exact.pts_seconds, media.pts_seconds):
         raise MisnumberedError(
             f"{media.name}: its container lists {len(media)} frames, but decoding gives "

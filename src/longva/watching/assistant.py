@@ -48,6 +48,7 @@ class LongVA(Watcher):
         kv: precision of the KV cache: `model`, `int8` or `int4`.
         chunk_tokens: tokens prefilled at a time; memory grows with it, results do not change.
         cache_dir: keep encoded media in this folder.
+        cache_bytes: of them at most; what was used least recently is deleted. None: no bound.
         notice: something a user should know about the model before believing it.
     """
 
@@ -60,13 +61,21 @@ class LongVA(Watcher):
         kv: Precision = "model",
         chunk_tokens: int = 4096,
         cache_dir: Path | None = None,
+        cache_bytes: int | None = None,
         notice: str | None = None,
     ):
         model.set_attn_implementation({"text_config": "evidence"})
         stop_at_turn_end(model.generation_config, processor)
         restore_frequencies(model.get_decoder())
-        options = {"name": name, "kv": kv, "chunk_tokens": chunk_tokens, "cache_dir": cache_dir}
-        super().__init__(model.eval(), processor, **options)
+        super().__init__(
+            model.eval(),
+            processor,
+            name=name,
+            kv=kv,
+            chunk_tokens=chunk_tokens,
+            cache_dir=cache_dir,
+            cache_bytes=cache_bytes,
+        )
         self.notice = notice
 
     @classmethod
@@ -81,6 +90,7 @@ class LongVA(Watcher):
         chunk_tokens: int = 4096,
         cache_dir: Path | None = None,
         self_test: bool = True,
+        cache_bytes: int | None = None,
         **loading,
     ) -> "LongVA":
         """Load LongVA, or another video-language model of transformers.
@@ -96,6 +106,7 @@ class LongVA(Watcher):
             chunk_tokens: tokens prefilled at a time.
             cache_dir: keep encoded media in this folder.
             self_test: compare a model other than LongVA with its own plain forward, in seconds.
+            cache_bytes: of them at most.
             **loading: see `load_pretrained`: `revision`, `pool_stride`, `pool_mode` and more.
 
         Raises:
@@ -120,6 +131,7 @@ class LongVA(Watcher):
                 kv=kv,
                 chunk_tokens=chunk_tokens,
                 cache_dir=cache_dir,
+                cache_bytes=cache_bytes,
                 notice=NOTICE if name == EMBEDDED_MODEL else None,
             )
         if self_test and not own:
@@ -207,7 +219,8 @@ class LongVA(Watcher):
             opened[0].choose(asked)  # refuses a part of what has no times
         check_policy(policy, self.family.unit)
         if policy is not None:
-            rule, most = replace(asked.or_default(1), max_frames=None), asked.max_frames
+            rule, most = sampling or asked.or_default(1), asked.max_frames
+            rule = replace(rule, max_frames=None)
             session = Session(self, opened, rule, settings, policy=policy, max_frames=most)
             if now:
                 session.watch(progress)

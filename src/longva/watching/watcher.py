@@ -31,6 +31,7 @@ class Watcher:
         kv: precision of the KV cache: `model`, `int8` or `int4`.
         chunk_tokens: tokens prefilled at a time.
         cache_dir: keep encoded media in this folder.
+        cache_bytes: of them at most; what was used least recently is deleted. None: no bound.
     """
 
     def __init__(
@@ -42,13 +43,14 @@ class Watcher:
         kv: Precision,
         chunk_tokens: int,
         cache_dir: Path | None,
+        cache_bytes: int | None = None,
     ):
         self.model, self.processor, self.name = model, processor, name
         own = isinstance(model, LongVAForConditionalGeneration)
         self.family = Family(model, processor) if own else VideoFamily(model, processor)
         self.kv: Precision = kv
         self.chunk_tokens = chunk_tokens
-        self.cache = FeatureCache(cache_dir) if cache_dir is not None else None
+        self.cache = FeatureCache(cache_dir, cache_bytes) if cache_dir is not None else None
         self._fingerprints: dict[tuple, str] = {}
 
     def plan(self, frames: int, *, reclaimable: int = 0, media: Sequence[Media] = ()) -> Plan:
@@ -139,7 +141,7 @@ class Watcher:
             parts = held.split(self.model.config.vision_batch_size)
             return (part.to(self.model.device) for part in parts)
         shape = (len(frames), frames.tokens_per_frame, self.family.width)
-        return self.cache.keep(key, batches, shape, self.model.dtype)
+        return self.cache.keep(key, media, batches, shape, self.model.dtype)
 
     def fingerprint(self, of: Callable[[LongVAForConditionalGeneration], str]) -> str:
         """Hash the model by a function, once as long as its pooling stays."""
