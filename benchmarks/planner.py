@@ -54,9 +54,9 @@ SETTINGS = {
             "pixels": 224 * 224, "patch": 16, "frames": 200,
         },
     },
-    "InternVL: 80 frames of 64 tokens": {
+    "InternVL: 160 frames of 64 tokens": {
         "family": "internvl",
-        "frames": 80,
+        "frames": 160,
         "model": {
             "text": WIDE,
             "vision": {"patch_size": [14, 14], "image_size": [224, 224], "hidden_size": 384,

@@ -25,7 +25,12 @@ def recipe(folder, model="random") -> VisualRecipe:
 
 
 @pytest.mark.parametrize(
-    "name", ["qwen2_5_vl", "qwen3_vl", "internvl", "llava_onevision", "gemma3"]
+    "name",
+    [
+        "qwen3_vl",
+        "llava_onevision",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("qwen2_5_vl", "internvl", "gemma3")),
+    ],
 )
 def test_the_tree_gives_the_logprobs_of_a_plain_forward(name, tmp_path, undrawn):
     longva = LongVA(*families.make(name), name=name, chunk_tokens=29)

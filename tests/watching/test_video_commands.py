@@ -23,7 +23,9 @@ from tests.watching import families
 RUN = CliRunner()
 
 
-@pytest.fixture(scope="module", params=["qwen3_vl", "internvl"])
+@pytest.fixture(
+    scope="module", params=["qwen3_vl", pytest.param("internvl", marks=pytest.mark.slow)]
+)
 def folder(request, tmp_path_factory) -> Path:
     model, processor = families.make(request.param, torch.float32)
     path = tmp_path_factory.mktemp(request.param)

@@ -17,9 +17,15 @@ from tests.watching import families
 
 QUESTIONS = ["What?", "Who arrives, and when?"]
 FRAMES = 12
-SPELT_OUT = pytest.mark.skipif(not importlib.util.find_spec("num2words"), reason="num2words")
+NEEDS = {
+    "smolvlm": [pytest.mark.skipif(not importlib.util.find_spec("num2words"), reason="num2words")]
+}
+FAST = ("qwen2_5_vl", "qwen3_vl", "internvl", "llava_onevision", "gemma3")
+"""What differs most; the others run with the slow tests."""
+
 EVERY = [
-    pytest.param(name, marks=SPELT_OUT) if name == "smolvlm" else name for name in families.FAMILIES
+    name if name in FAST else pytest.param(name, marks=[pytest.mark.slow, *NEEDS.get(name, ())])
+    for name in families.FAMILIES
 ]
 
 
