@@ -94,7 +94,8 @@ class VideoFamily(Family):
         """Frames to take of a medium, in whole pairs."""
         if media.kind == "image":
             return np.arange(1)
-        return self._whole(media.choose(sampling))
+        indices = media.choose(sampling)
+        return indices[: max(1, len(indices) - len(indices) % self.unit)]
 
     def describe(
         self, media: Media, indices: np.ndarray, before: WatchedFrames | None = None
@@ -164,16 +165,12 @@ class VideoFamily(Family):
 
     def whole(self, frames: WatchedFrames) -> WatchedFrames:
         """Leave out a last frame that waits for the other of its pair."""
-        return frames.part(0, len(self._whole(frames.indices)))
+        return frames.part(0, len(frames) - len(frames) % self.unit)
 
     def shape(self, media: Sequence[Media] = ()) -> Callable[..., Shape]:
         """See `Family.shape`."""
         pictures = [(medium.height, medium.width) for medium in media] or [PICTURE]
         return partial(VideoShape, frames=self.prompts, picture=max(pictures, key=math.prod))
-
-    def _whole(self, indices: np.ndarray) -> np.ndarray:
-        unit = self.prompts.unit
-        return indices[: len(indices) - len(indices) % unit] if len(indices) >= unit else indices
 
     @torch.inference_mode()
     def plain_logits(self, symbols: Tensor, pixels: Tensor, frames: WatchedFrames) -> Tensor:
