@@ -85,7 +85,7 @@ class PromptReader(CachedSequence):
         """
         self.crop(common_prefix(self._held, prompt))
         self._check_append(len(prompt) - self.length, 0)
-        where = (prompt < 0).nonzero().flatten()
+        where = (prompt < 0).nonzero().flatten().int()  # half as long as the prompt itself
         self._first_row = came = self.rows_held
         hidden, ready = None, self.length
         try:

@@ -154,8 +154,7 @@ class Watched:
         started, waited = time.perf_counter(), [0.0]
         media = self._ahead.everything(self.media)
         prompt = self._symbols([first_turn("", media)], media)
-        where = (prompt < 0).nonzero().flatten()
-        prompt = prompt[: int(where[-1]) + 1] if len(where) else prompt[:0]
+        prompt = prompt[: end_of_rows(prompt)]
         self._forget_after(self._watched)
         self._reader.reserve(len(prompt) + TEXT_TOKENS)
         frames = len(self._ahead)
@@ -191,9 +190,7 @@ class Watched:
 
     def _end_of_media(self) -> int:
         """Tokens in the cache up to the last frame watched."""
-        rows = sum(medium.rows for medium in self.media)
-        where = (self._reader.held < 0).nonzero().flatten()
-        return int(where[rows - 1]) + 1 if rows else 0
+        return end_of_rows(self._reader.held, sum(medium.rows for medium in self.media))
 
     def _room(self) -> int:
         """Frames that may be held."""
@@ -208,6 +205,12 @@ class Watched:
     def _symbols(self, messages: list[dict], media: list[WatchedFrames]) -> Tensor:
         """Tokenise a conversation and put rows of features where its media stand."""
         return chat_symbols(self.processor, messages, [medium.rows for medium in media])
+
+
+def end_of_rows(symbols: Tensor, rows: int | None = None) -> int:
+    """Count the symbols up to and with the last row, or the last of so many; 0 without any."""
+    where = (symbols < 0).nonzero()[:rows]
+    return int(where[-1]) + 1 if len(where) else 0
 
 
 def first_turn(question: str, media: Sequence[WatchedFrames]) -> dict:
