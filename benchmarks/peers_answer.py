@@ -17,7 +17,7 @@ from longva.watching.assistant import LongVA
 
 SIZES: dict[bool, tuple[int, dict[str, Any]]] = {
     False: (
-        32,
+        16,
         {
             **{"grid_size": 224, "vision_width": 384, "vision_layers": 12},
             **{"hidden_size": 1024, "num_layers": 24, "num_heads": 16, "num_key_value_heads": 4},

@@ -42,7 +42,7 @@ def decided(scored) -> Decisions:
 
 
 def grid(quick: bool) -> Rows:
-    lengths = range(50, 151, 50) if quick else range(100, 601, 100)
+    lengths = range(50, 151, 50) if quick else range(100, 401, 100)
     cells = depth_grid(lengths)
     prompts = prompts_of(cells, TOKENS_PER_FRAME)
     table = torch.randn((lengths[-1] + NEEDLES) * TOKENS_PER_FRAME, 64)

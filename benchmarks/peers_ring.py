@@ -67,7 +67,7 @@ def on_a_rank(rank: int, world_size: int, heads: int, keys: int, length: int, ro
 
 
 def ring(quick: bool) -> Rows:
-    length, rounds = (1024, 2) if quick else (8192, 5)
+    length, rounds = (1024, 2) if quick else (4096, 5)
     for heads, keys in ((8, 8), (8, 2)):
         ranks = run_distributed(on_a_rank, RANKS, heads, keys, length, rounds)
         rows: dict[str, Row] = {}

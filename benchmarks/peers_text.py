@@ -49,7 +49,7 @@ def text(quick: bool) -> Rows:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         corpus, words = folder / "corpus.jsonl", folder / "tokenizer"
-        texts = write_corpus(corpus, 1_000_000 if quick else 20_000_000)
+        texts = write_corpus(corpus, 1_000_000 if quick else 5_000_000)
         write_tokenizer(words, texts)
         turn = iter(range(1000))
 

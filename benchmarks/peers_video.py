@@ -135,12 +135,12 @@ def video(quick: bool) -> Rows:
     with tempfile.TemporaryDirectory() as folder:
         short, film, long = (Path(folder) / f"{name}.mp4" for name in ("short", "film", "long"))
         write(short, WIDTH, HEIGHT, NUMBERED, GROUP)
-        minutes, count = (4, 8) if quick else (60, 32)
+        minutes, count = (4, 8) if quick else (60, 16)
         lengthen(short, long, minutes * 60 * RATE // NUMBERED)
         indices = np.linspace(0, minutes * 60 * RATE - 1, count, dtype=int)
         assert numbers(longva(str(long), indices)) == (indices % NUMBERED).tolist()
         yield f"{count} frames of {minutes} minutes", timed(SEEKING, long, indices, rounds)
-        seconds = 20 if quick else 120
+        seconds = 20 if quick else 60
         lengthen(short, film, seconds * RATE // NUMBERED)
         every = np.arange(0, seconds * RATE, RATE)
         name = f"one frame a second of {seconds} seconds"
