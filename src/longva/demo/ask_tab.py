@@ -87,9 +87,9 @@ class AskTab(AskLayout):
             *(self.temperature, self.top_p, self.seed),
         ]
         # Programs may name any key; whoever can name a visitor's is that visitor.
-        blocks.load(
-            self.reopen, [*visitor, self.key], page, js=OWN_KEY, **BESIDE_OTHERS
-        ).success(self.answer, visitor, page, **BESIDE_OTHERS)
+        blocks.load(self.reopen, [*visitor, self.key], page, js=OWN_KEY, **BESIDE_OTHERS).success(
+            self.answer, visitor, page, **BESIDE_OTHERS
+        )
         self.file.upload(self.show_upload, [*visitor, self.file], page, **FOR_THE_PAGE)
         self.cards.select(self.show_example, visitor, page, **QUIET)
         self.change.click(self.clear, visitor, page, **AT_ONCE)

@@ -1,9 +1,9 @@
 """Middleware of the demo: who may ask, how much may be uploaded, and how it ends.
 
-    Host      a name that is the demo's: a web page may have its own name resolve to this machine
-    Origin    the demo's own page: any other page could upload files, unseen, to whoever opens it
-    uploads   together within a bound; what no visitor shows goes first
-    the end   is told to every open page, and then nobody is waited for
+Host      a name that is the demo's: a web page may have its own name resolve to this machine
+Origin    the demo's own page: any other page could upload files, unseen, to whoever opens it
+uploads   together within a bound; what no visitor shows goes first
+the end   is told to every open page, and then nobody is waited for
 """
 
 import asyncio
@@ -184,7 +184,9 @@ class Guard:
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        text = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+        text = [
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
+        ]
         headers = {name.lower(): value for name, value in text}
         path = scope["path"].lower()
         answer = self._refusal(path, headers)

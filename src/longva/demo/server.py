@@ -30,6 +30,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 MAX_THREADS = 40
 """Events that Gradio handles at a time, besides those that wait for the model."""
 
+
 @contextmanager
 def running(
     longva: LongVA,
