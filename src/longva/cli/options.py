@@ -89,6 +89,13 @@ class LoadingOptions(ModelOptions):
     cache_size: Annotated[
         float, typer.Option(help="GiB of them, at most: what was used least recently is deleted.")
     ] = 100.0
+    self_test: Annotated[
+        bool,
+        typer.Option(
+            "--self-test/--no-self-test",
+            help="Compare a model other than LongVA with its own forward first.",
+        ),
+    ] = True
 
     def load(self, **pooling: Any) -> Any:
         """Load it as `LongVA`, and print its notice if it has one."""
@@ -102,6 +109,7 @@ class LoadingOptions(ModelOptions):
             kv=self.kv,
             cache_dir=self.cache,
             cache_bytes=as_bytes(self.cache_size, "--cache-size"),
+            self_test=self.self_test,
             **pooling,
         )
         if longva.notice:

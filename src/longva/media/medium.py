@@ -14,6 +14,7 @@ from PIL import Image
 
 from longva.errors import VideoError, first_few
 from longva.media.address import Source, locate
+from longva.media.bounds import Bounds
 from longva.media.file import File, file_name, file_version
 from longva.media.folder import images_in, times_of
 from longva.media.frames import MAX_PIXELS, Media, video_media
@@ -143,7 +144,7 @@ def _read_headers(
             track=track,
             exact=exact,
             allow_truncated=allow_truncated,
-            max_pixels=max_pixels,
+            bounds=Bounds(pixels=max_pixels),
         )
         return video_media(video, max_pixels)
     with image:
