@@ -99,6 +99,13 @@ def test_a_name_that_resolves_to_this_machine_is_not_the_demos(get):
     assert get("/", headers={"Host": f"[::1]:{port}"}).status_code == 200
 
 
+def test_a_person_who_is_lost_gets_a_page(get):
+    page = get("/nowhere", headers={"Accept": "text/html,*/*"})
+    assert page.status_code == 404 and 'href="/"' in page.text
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert get("/nowhere").json() == {"detail": "Not Found"}  # programs as before
+
+
 def test_an_upload_says_how_long_it_is(demo):
     def endless():
         yield b"a"
