@@ -86,9 +86,6 @@ class LoadingOptions(ModelOptions):
     """A model that the command itself loads."""
 
     cache: Annotated[Path | None, typer.Option(help="Keep encoded videos in this folder.")] = None
-    cache_size: Annotated[
-        float, typer.Option(help="GiB of them, at most: what was used least recently is deleted.")
-    ] = 100.0
     self_test: Annotated[
         bool,
         typer.Option(
@@ -96,6 +93,9 @@ class LoadingOptions(ModelOptions):
             help="Compare a model other than LongVA with its own forward first.",
         ),
     ] = True
+    cache_size: Annotated[
+        float, typer.Option(help="GiB of them, at most: what was used least recently is deleted.")
+    ] = 100.0
 
     def load(self, **pooling: Any) -> Any:
         """Load it as `LongVA`, and print its notice if it has one."""
@@ -108,8 +108,8 @@ class LoadingOptions(ModelOptions):
             quantization=self.weights,
             kv=self.kv,
             cache_dir=self.cache,
-            cache_bytes=as_bytes(self.cache_size, "--cache-size"),
             self_test=self.self_test,
+            cache_bytes=as_bytes(self.cache_size, "--cache-size"),
             **pooling,
         )
         if longva.notice:

@@ -89,8 +89,8 @@ class LongVA(Watcher):
         kv: Precision = "model",
         chunk_tokens: int = 4096,
         cache_dir: Path | None = None,
-        cache_bytes: int | None = None,
         self_test: bool = True,
+        cache_bytes: int | None = None,
         **loading,
     ) -> "LongVA":
         """Load LongVA, or another video-language model of transformers.
@@ -105,8 +105,8 @@ class LongVA(Watcher):
             kv: precision of the KV cache.
             chunk_tokens: tokens prefilled at a time.
             cache_dir: keep encoded media in this folder.
-            cache_bytes: of them at most.
             self_test: compare a model other than LongVA with its own plain forward, in seconds.
+            cache_bytes: of them at most.
             **loading: see `load_pretrained`: `revision`, `pool_stride`, `pool_mode` and more.
 
         Raises:
@@ -219,7 +219,8 @@ class LongVA(Watcher):
             opened[0].choose(asked)  # refuses a part of what has no times
         check_policy(policy, self.family.unit)
         if policy is not None:
-            rule, most = replace(asked.or_default(1), max_frames=None), asked.max_frames
+            rule, most = sampling or asked.or_default(1), asked.max_frames
+            rule = replace(rule, max_frames=None)
             session = Session(self, opened, rule, settings, policy=policy, max_frames=most)
             if now:
                 session.watch(progress)
