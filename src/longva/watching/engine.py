@@ -41,6 +41,11 @@ class Question:
     """Evidence frames to report; None reports every frame."""
 
     stop: tuple[str, ...] = ()
+    begins: str = ""
+    """How the answer begins; what is generated goes on from there."""
+
+    count: int = 1
+    """Answers, each drawn with a seed of its own."""
 
 
 class Engine:
@@ -123,28 +128,39 @@ class Engine:
             events.tell(Watched(frames=session.frames, seconds=seconds, reused=reused))
             kinds = [medium.kind for medium in session.media]
             session.history = with_media(question.history, kinds)
-            stream = session.stream(
-                question.text,
-                max_new_tokens=question.max_new_tokens,
-                sampling=question.sampling,
-                evidence=session.frames if question.evidence is None else question.evidence,
-                keep=True,
-                stop=question.stop,
-                progress=progress,
-            )
-            with closing(iter(stream)) as pieces:
-                for piece in pieces:
-                    events.tell(Text(piece))
+            answers = [
+                self._one(question, number, session, progress, events)
+                for number in range(question.count)
+            ]
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 self.store.clear()
             raise
         finally:
             self.store.settle(watching)
-        assert stream.answer is not None
         left_out = enumerate((medium.left_out for medium in session.media), start=1)
         notes = [f"medium {number}: {what}" for number, what in left_out if what]
-        return replace(stream.answer, notes=notes)
+        return replace(answers[0], notes=notes, alternatives=answers[1:])
+
+    @staticmethod
+    def _one(question, number, session, progress, events) -> Answer:
+        """Give one of the answers."""
+        sampling = replace(question.sampling, seed=(question.sampling.seed + number) % 2**63)
+        stream = session.stream(
+            question.text,
+            max_new_tokens=question.max_new_tokens,
+            sampling=sampling,
+            evidence=session.frames if question.evidence is None else question.evidence,
+            keep=number == question.count - 1,
+            stop=question.stop,
+            begins=question.begins,
+            progress=progress,
+        )
+        with closing(iter(stream)) as pieces:
+            for piece in pieces:
+                events.tell(Text(piece, number))
+        assert stream.answer is not None
+        return stream.answer
 
     @contextmanager
     def _sharing(self) -> Iterator[None]:

@@ -38,9 +38,11 @@ class Watched:
 
 @dataclass(frozen=True)
 class Text:
-    """A piece of the answer."""
+    """A piece of an answer."""
 
     text: str
+    number: int = 0
+    """Of the answer, where several are given."""
 
 
 @dataclass(frozen=True)

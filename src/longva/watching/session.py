@@ -9,7 +9,7 @@ common is never computed again, which makes follow-up questions (`keep=True`) th
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ import torch
 from longva.attention.evidence import EvidenceCollector
 from longva.errors import LongVAError
 from longva.media.sampling import FrameSampling
+from longva.model.chat_format import text_ids
 from longva.prompts.branches import answer_together
 from longva.prompts.decoding import AnswerText, Sampling, TextStream
 from longva.reporting.progress import Progress
@@ -110,6 +111,7 @@ class Session(Watched):
         evidence: int = 5,
         keep: bool = False,
         stop: Sequence[str] = (),
+        begins: str = "",
         progress: Progress | None = None,
     ) -> AnswerStream:
         """Answer one question piece by piece. Abandoning the stream rolls everything back.
@@ -121,6 +123,7 @@ class Session(Watched):
             evidence: how many evidence frames to report.
             keep: make question and answer part of the conversation that later questions see.
             stop: texts that end the answer; they are not part of it.
+            begins: how the answer begins; what is generated goes on from there.
             progress: called with ("prefill", tokens done, tokens) while the question is read.
 
         Raises:
@@ -131,7 +134,14 @@ class Session(Watched):
         self._check(question, max_new_tokens, evidence)
         return AnswerStream(
             self._answer(
-                question, max_new_tokens, sampling or Sampling(), evidence, keep, stop, progress
+                question,
+                max_new_tokens,
+                sampling or Sampling(),
+                evidence,
+                keep,
+                stop,
+                begins,
+                progress,
             )
         )
 
@@ -211,10 +221,14 @@ class Session(Watched):
                 f"and {evidence}."
             )
 
-    def _answer(self, question, max_new_tokens, sampling, top_k, keep, stop, progress):
+    def _answer(self, question, max_new_tokens, sampling, top_k, keep, stop, begins, progress):
         started = time.perf_counter()
         mine = self._asking = object()
         prompt = self._symbols([*self.history, self._turn(question)], self.media)
+        if begins:
+            begun = torch.tensor(text_ids(self.processor.tokenizer, begins))
+            prompt = torch.cat([prompt, begun])
+        cached = min(self._reader.share(prompt), len(prompt) - 1)
         collector = EvidenceCollector(self.watcher.family.evidence_heads)
         reader, settled = self._reader, self._settled
         try:
@@ -241,8 +255,10 @@ class Session(Watched):
                 self._settled = settled
                 reader.crop(settled)
         if keep:
-            self.history += [self._turn(question), {"role": "assistant", "content": reply.text}]
-        return self._answered(question, prompt, reply, attention, top_k, started)
+            said = {"role": "assistant", "content": begins + reply.text}
+            self.history += [self._turn(question), said]
+        answer = self._answered(question, prompt, reply, attention, top_k, started)
+        return replace(answer, cached_tokens=cached)
 
     def _answered(self, question, prompt, reply, attention, top_k, started) -> Answer:
         return Answer(
@@ -256,6 +272,7 @@ class Session(Watched):
             prompt_tokens=len(prompt),
             answer_tokens=len(reply.ids),
             finish_reason=reply.finish_reason,
+            logprobs=reply.logprobs,
             timings={**self.timings, "answer": time.perf_counter() - started},
         )
 
