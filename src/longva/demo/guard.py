@@ -241,7 +241,8 @@ def _is_page(scope: Scope) -> bool:
 def _nothing_here(scope: Scope) -> Response:
     home = escape(f"{scope.get('root_path', '')}/")
     page = f"""<!doctype html><html lang="en"><meta charset="utf-8">
-<title>LongVA: nothing here</title><body style="font: 1rem/1.5 sans-serif; margin: 15vh auto; max-width: 40ch">
+<title>LongVA: nothing here</title>
+<body style="font: 1rem/1.5 sans-serif; margin: 15vh auto; max-width: 40ch">
 <h1>Nothing here</h1><p>The demo has one page: <a href="{home}">watch and ask</a>.</p>"""
     return HTMLResponse(page, status_code=404, headers=HEADERS)
 

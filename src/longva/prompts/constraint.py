@@ -54,7 +54,10 @@ class Constraint:
         return cls(kind="regex", text="|".join(re.escape(text) for text in texts))
 
     def __post_init__(self) -> None:
-        problem = _library().LLMatcher.validate_grammar(self.grammar)
+        try:
+            problem = _library().LLMatcher.validate_grammar(self.grammar)
+        except (ValueError, TypeError) as error:  # a text that is none, for example
+            problem = str(error)
         if problem:
             what = "JSON schema" if self.kind == "json" else "regular expression"
             raise LongVAError(f"this {what} cannot be used: {' '.join(problem.split())[:300]}")

@@ -20,7 +20,10 @@ from longva.serve.metrics import Metrics
 BODIES_HELD = 4
 """Bodies of the largest size that may be held at a time."""
 
-PATHS = ("/v1/chat/completions", "/v1/models", "/healthz", "/metrics", "/openapi.json")
+PATHS = (
+    *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/models"),
+    *("/healthz", "/health", "/version", "/metrics", "/openapi.json"),
+)
 
 
 class RequestGuard:

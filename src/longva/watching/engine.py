@@ -44,6 +44,9 @@ class Question:
     begins: str = ""
     """How the answer begins; what is generated goes on from there."""
 
+    raw: bool = False
+    """Whether the text is all of the prompt; see `Session.stream`."""
+
     count: int = 1
     """Answers, each drawn with a seed of its own."""
 
@@ -154,6 +157,7 @@ class Engine:
             keep=number == question.count - 1,
             stop=question.stop,
             begins=question.begins,
+            raw=question.raw,
             progress=progress,
         )
         with closing(iter(stream)) as pieces:

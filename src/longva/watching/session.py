@@ -13,11 +13,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from longva.attention.evidence import EvidenceCollector
 from longva.errors import LongVAError
 from longva.media.sampling import FrameSampling
-from longva.model.chat_format import text_ids
+from longva.model.chat_format import beginning, text_ids
 from longva.prompts.branches import answer_together
 from longva.prompts.decoding import AnswerText, Sampling, TextStream
 from longva.reporting.progress import Progress
@@ -112,6 +113,7 @@ class Session(Watched):
         keep: bool = False,
         stop: Sequence[str] = (),
         begins: str = "",
+        raw: bool = False,
         progress: Progress | None = None,
     ) -> AnswerStream:
         """Answer one question piece by piece. Abandoning the stream rolls everything back.
@@ -124,6 +126,8 @@ class Session(Watched):
             keep: make question and answer part of the conversation that later questions see.
             stop: texts that end the answer; they are not part of it.
             begins: how the answer begins; what is generated goes on from there.
+            raw: the question is all of the prompt, without a chat around it, and what spells a
+                control token in it is one. Of a session without media.
             progress: called with ("prefill", tokens done, tokens) while the question is read.
 
         Raises:
@@ -141,6 +145,7 @@ class Session(Watched):
                 keep,
                 stop,
                 begins,
+                raw,
                 progress,
             )
         )
@@ -221,13 +226,10 @@ class Session(Watched):
                 f"and {evidence}."
             )
 
-    def _answer(self, question, max_new_tokens, sampling, top_k, keep, stop, begins, progress):
+    def _answer(self, question, max_new_tokens, sampling, top_k, keep, stop, begins, raw, progress):
         started = time.perf_counter()
         mine = self._asking = object()
-        prompt = self._symbols([*self.history, self._turn(question)], self.media)
-        if begins:
-            begun = torch.tensor(text_ids(self.processor.tokenizer, begins))
-            prompt = torch.cat([prompt, begun])
+        prompt = self._prompt(question, begins, raw)
         cached = min(self._reader.share(prompt), len(prompt) - 1)
         collector = EvidenceCollector(self.watcher.family.evidence_heads)
         reader, settled = self._reader, self._settled
@@ -275,6 +277,14 @@ class Session(Watched):
             logprobs=reply.logprobs,
             timings={**self.timings, "answer": time.perf_counter() - started},
         )
+
+    def _prompt(self, question: str, begins: str, raw: bool) -> Tensor:
+        tokenizer = self.processor.tokenizer
+        if raw:
+            text = text_ids(tokenizer, question, control_tokens=True)
+            return torch.tensor([*beginning(tokenizer), *text])
+        prompt = self._symbols([*self.history, self._turn(question)], self.media)
+        return torch.cat([prompt, torch.tensor(text_ids(tokenizer, begins), dtype=prompt.dtype)])
 
     def _turn(self, question: str) -> dict:
         if self.history:
