@@ -29,7 +29,9 @@ def plan(
     dtype: Annotated[Dtype, typer.Option(help="Of weights and activations.")] = "bfloat16",
     weights: Weights = "model",
     kv: Kv = "model",
-    chunk_tokens: Annotated[int, typer.Option(help="Tokens prefilled at a time.")] = 4096,
+    chunk_tokens: Annotated[
+        int | None, typer.Option(help="Tokens prefilled at a time; default: by the memory.")
+    ] = None,
     pool_stride: PoolStride = None,
     as_json: Json = False,
 ) -> None:

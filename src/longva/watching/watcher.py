@@ -29,7 +29,7 @@ class Watcher:
         processor: of the model.
         name: of the model, for answers.
         kv: precision of the KV cache: `model`, `int8` or `int4`.
-        chunk_tokens: tokens prefilled at a time.
+        chunk_tokens: tokens prefilled at a time; None: as the plan says, by the free memory.
         cache_dir: keep encoded media in this folder.
         cache_bytes: of them at most; what was used least recently is deleted. None: no bound.
     """
@@ -41,7 +41,7 @@ class Watcher:
         *,
         name: str,
         kv: Precision,
-        chunk_tokens: int,
+        chunk_tokens: int | None,
         cache_dir: Path | None,
         cache_bytes: int | None = None,
     ):
@@ -49,7 +49,8 @@ class Watcher:
         own = isinstance(model, LongVAForConditionalGeneration)
         self.family = Family(model, processor) if own else VideoFamily(model, processor)
         self.kv: Precision = kv
-        self.chunk_tokens = chunk_tokens
+        self._chunk_tokens = chunk_tokens
+        self._chunk_tokens = self.chunk_tokens = self.plan(1).chunk_tokens
         self.cache = FeatureCache(cache_dir, cache_bytes) if cache_dir is not None else None
         self._fingerprints: dict[tuple, str] = {}
 
@@ -68,7 +69,7 @@ class Watcher:
             frames=frames,
             dtype=self.model.dtype,
             kv=self.kv,
-            chunk_tokens=self.chunk_tokens,
+            chunk_tokens=self._chunk_tokens,
             weight_bytes=weights,
             device_memory=None if free is None else free + weights + reclaimable,
             shape=self.family.shape(media),
