@@ -49,7 +49,13 @@ class EvidenceCollector:
         self._observed = 0
 
     def observe(
-        self, layer: int, query: Tensor, key: Tensor, scaling: float, num_queries: int | None = None
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        scaling: float,
+        num_queries: int | None = None,
+        mask: Tensor | None = None,
     ) -> None:
         """Add one layer's attention; called by the attention function.
 
@@ -59,6 +65,7 @@ class EvidenceCollector:
             key: [1, K, Lk, E].
             scaling: factor of the dot products.
             num_queries: how many of the last queries count, instead of the collector's number.
+            mask: bool [1, 1, Lq, Lk], where the layer sees more or less than what came before.
 
         Raises:
             ValueError: for a batch of more than one sequence.
@@ -74,7 +81,7 @@ class EvidenceCollector:
             query = query[:, heads]
             key = torch.cat([key[:, head // groups, None] for head in heads], dim=1)
         num_queries = min(self.num_queries if num_queries is None else num_queries, query.shape[2])
-        mass = last_attention(query, key, scaling, num_queries).sum(0)
+        mass = last_attention(query, key, scaling, num_queries, mask).sum(0)
         self.add(mass, num_queries * len(heads))
 
     def heads_of(self, layer: int, num_heads: int) -> list[int]:
@@ -104,7 +111,9 @@ class EvidenceCollector:
         return check_finite(self._mass / self._observed, "its attention")
 
 
-def last_attention(query: Tensor, key: Tensor, scaling: float, num_queries: int) -> Tensor:
+def last_attention(
+    query: Tensor, key: Tensor, scaling: float, num_queries: int, mask: Tensor | None = None
+) -> Tensor:
     """Add up what the last queries read, each on its own: [H, Lk].
 
     Args:
@@ -112,6 +121,7 @@ def last_attention(query: Tensor, key: Tensor, scaling: float, num_queries: int)
         key: [1, K, Lk, E].
         scaling: factor of the dot products.
         num_queries: how many, at most Lq.
+        mask: bool [1, 1, Lq, Lk]; without one, each sees itself and what came before.
     """
     num_keys = key.shape[2]
     # Scaled before the product, which might exceed the range of float16.
@@ -119,8 +129,10 @@ def last_attention(query: Tensor, key: Tensor, scaling: float, num_queries: int)
     dtype = torch.promote_types(key.dtype, torch.float32)
     mass = torch.zeros(query.shape[1], num_keys, dtype=dtype, device=key.device)
     for back in range(1, num_queries + 1):  # the last query sees all keys, the one before one less
-        seen = num_keys - back + 1
+        seen = num_keys - back + 1 if mask is None else num_keys
         scores = grouped[:, :, -back] @ key[0, :, :seen].transpose(-1, -2)  # [K, H / K, seen]
+        if mask is not None:
+            scores = scores.masked_fill(~mask[0, 0, -back], -torch.inf)
         mass[:, :seen] += scores.to(dtype).softmax(-1).flatten(0, 1)
     return mass
 
@@ -185,7 +197,7 @@ def evidence_attention(
         out = branches.attend(query, key, value, scaling)
         return out.transpose(1, 2).contiguous(), None
     if evidence is not None:
-        evidence.observe(module.layer_idx, query, key, scaling, evidence_queries)
+        evidence.observe(module.layer_idx, query, key, scaling, evidence_queries, attention_mask)
     by_blocks = attention_mask is None and block_kernel(None, query) is not BLOCK_KERNELS["math"]
     if not by_blocks:
         if attention_mask is None and query.shape[2] > 1:

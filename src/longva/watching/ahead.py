@@ -137,7 +137,8 @@ class Ahead:
             VideoError: the frames do not continue the last medium.
         """
         last = self._last or self.everything(watched)[-1]
-        later = last.what_follows(self._watcher.describe(media, self._sampling))
+        later = last.what_follows(self._watcher.describe(media, self._sampling, last))
+        later = self._watcher.family.whole(later)
         return self._offer(Part(media, None, later, False, after=last), watched)
 
     def _offer(self, part: Part, watched: list[WatchedFrames]) -> list[WatchedFrames]:
@@ -205,7 +206,7 @@ class Ahead:
             keep = part.begins and part.places is None
             yield from self._watcher.stream(part.media, part.frames, settings, timings, keep=keep)
         elif part.rows is not None:
-            for rows in part.rows.split(self._watcher.model.config.vision_batch_size):
+            for rows in part.rows.split(self._watcher.family.batch):
                 yield rows.to(self._watcher.model.device)
 
     def take(self, rows: int) -> list[tuple[WatchedFrames, bool]]:
@@ -213,7 +214,7 @@ class Ahead:
         taken = []
         while self.parts:
             part, size = self.parts[0], len(self.parts[0].frames)
-            whole = min(size, rows // part.frames.tokens_per_frame)
+            whole = min(size, rows // part.frames.tokens_per_frame * part.frames.unit)
             if whole:
                 taken.append((part.frames.part(0, whole), part.begins))
             if whole < size:
@@ -234,7 +235,7 @@ class Ahead:
         for number, part in enumerate(self.parts):
             if part.media is None or part.media.files != exact.files:
                 continue
-            frames = self._watcher.describe(exact, self._sampling)
+            frames = self._watcher.describe(exact, self._sampling, part.after)
             frames = frames if part.after is None else part.after.what_follows(frames)
             places = part.places
             if places is not None:

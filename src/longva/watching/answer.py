@@ -101,14 +101,15 @@ def evidence_of(
         media: whose rows stand in the prompt, in order.
     """
     visual = (prompt < 0).nonzero().flatten().to(attention.device)
-    shares = attention[visual]  # [R], rows stand in order
+    shares = attention[visual[: sum(medium.rows for medium in media)]]  # [R], in order
     shares = shares / shares.sum().clamp_min(torch.finfo(shares.dtype).tiny)
     found, row = [], 0
     for number, medium in enumerate(media):
         own = shares[row : row + medium.rows].view(-1, medium.tokens_per_frame)
         weights = own.sum(1).tolist()
         row += medium.rows
-        for frame, weight in enumerate(weights):
+        for number_of_unit, weight in enumerate(weights):
+            frame = number_of_unit * medium.unit
             seconds = None if medium.seconds is None else float(medium.seconds[frame])
             found.append(
                 Evidence(

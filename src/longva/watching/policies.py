@@ -23,12 +23,17 @@ FIRST_FRAMES = 4
 """Frames at the beginning that `newest` keeps."""
 
 
-def check_policy(policy: str | None) -> None:
-    """Refuse a name that is no policy.
+def check_policy(policy: str | None, unit: int = 1) -> None:
+    """Refuse a name that is no policy, and a model that encodes frames in pairs.
 
     Raises:
-        LongVAError: it is none.
+        LongVAError: it is none, or cannot be kept to.
     """
+    if policy is not None and unit > 1:
+        raise LongVAError(
+            f"this model encodes {unit} frames together, so single ones cannot be forgotten. Watch "
+            "without a policy."
+        )
     if policy is not None and policy not in get_args(Policy):
         names = ", ".join(get_args(Policy))
         raise LongVAError(f"no policy is called {policy!r}. Choose one of: {names}.")

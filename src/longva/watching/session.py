@@ -19,7 +19,6 @@ from longva.errors import LongVAError
 from longva.media.sampling import FrameSampling
 from longva.prompts.branches import answer_together
 from longva.prompts.decoding import AnswerText, Sampling, TextStream
-from longva.prompts.reader import PromptReader
 from longva.reporting.progress import Progress
 from longva.watching import session_file
 from longva.watching.answer import Answer, AnswerStream, check_question, evidence_of
@@ -52,7 +51,7 @@ class Session(Watched):
 
     def close(self) -> None:
         """Free the KV cache; a closed session answers no more."""
-        self._reader = PromptReader(self.model)
+        self._reader = self.watcher.family.reader(self._everything)
         self._closed = True
 
     def save(self, path: str | Path) -> None:
@@ -170,10 +169,15 @@ class Session(Watched):
             self._check(question, max_new_tokens, evidence)
         if not questions:
             return []
+        if self._reader.own_forward:  # which takes one sequence, at one run of positions
+            options = {"max_new_tokens": max_new_tokens, "sampling": sampling}
+            options |= {"evidence": evidence, "stop": stop}
+            return [self.ask(question, **options) for question in questions]
         started, settled, self._asking = time.perf_counter(), self._settled, None
         turns = [[*self.history, self._turn(question)] for question in questions]
         prompts = [self._symbols(messages, self.media) for messages in turns]
-        collectors = [EvidenceCollector(self.model.config.evidence_heads) for _ in prompts]
+        heads = self.watcher.family.evidence_heads
+        collectors = [EvidenceCollector(heads) for _ in prompts]
         replies = [
             AnswerText(
                 self.model,
@@ -211,7 +215,7 @@ class Session(Watched):
         started = time.perf_counter()
         mine = self._asking = object()
         prompt = self._symbols([*self.history, self._turn(question)], self.media)
-        collector = EvidenceCollector(self.model.config.evidence_heads)
+        collector = EvidenceCollector(self.watcher.family.evidence_heads)
         reader, settled = self._reader, self._settled
         try:
             reply = TextStream(

@@ -14,19 +14,19 @@ from typing import Any
 
 from torch import Tensor
 
-from longva.errors import VideoError
+from longva.errors import LongVAError, VideoError
 from longva.media.address import Source
 from longva.media.frames import MisnumberedError
 from longva.media.medium import Media, open_media
 from longva.media.sampling import ONE_A_SECOND, FrameSampling
 from longva.planning.planner import TEXT_TOKENS
-from longva.prompts.reader import PromptReader
-from longva.prompts.symbols import chat_symbols
 from longva.reporting.progress import Progress
 from longva.watching.ahead import Ahead
 from longva.watching.features import FrameSettings, WatchedFrames, joined
 from longva.watching.policies import Policy
 from longva.watching.watcher import Watcher
+
+NO_MORE = "says before the frames how many follow: watch the longer film as a whole."
 
 
 class Watched:
@@ -62,8 +62,9 @@ class Watched:
         """What has been watched."""
 
         self.timings: dict[str, float] = {"decode": 0.0, "encode": 0.0, "prefill": 0.0}
-        chunk_tokens, kv = watcher.chunk_tokens, watcher.kv
-        self._reader = PromptReader(self.model, chunk_tokens=chunk_tokens, kv_dtype=kv)
+        reader = {"chunk_tokens": watcher.chunk_tokens, "kv_dtype": watcher.kv}
+        self._reader = watcher.family.reader(self._everything, **reader)
+        self._symbols = watcher.family.symbols
         self._max_frames = max_frames
         self._ahead = Ahead(watcher, self.sampling, usual, policy, self._room)
         for medium in media:
@@ -137,7 +138,7 @@ class Watched:
             VideoError: it cannot be read, or does not continue a video.
             ContextLengthError: the frames exceed the model's context or the device's memory.
         """
-        known = self._ahead.everything(self.media)
+        known = self._everything()
         if not known or known[-1].kind == "image":
             raise VideoError("there is no video to go on with. Watch one first.")
         more, ahead = more if isinstance(more, Media) else open_media(more), self._ahead.copy()
@@ -152,10 +153,13 @@ class Watched:
 
     def _watch(self, progress: Progress | None) -> None:
         started, waited = time.perf_counter(), [0.0]
-        media = self._ahead.everything(self.media)
+        media = self._everything()
         prompt = self._symbols([first_turn("", media)], media)
-        prompt = prompt[: end_of_rows(prompt)]
+        prompt = prompt[: end_of_rows(prompt, sum(medium.rows for medium in media))]
         self._forget_after(self._watched)
+        if self._reader.share(prompt) < self._watched:
+            self._ahead.parts = []
+            raise LongVAError(f"{self.name} {NO_MORE}")
         self._reader.reserve(len(prompt) + TEXT_TOKENS)
         frames = len(self._ahead)
         try:
@@ -178,7 +182,7 @@ class Watched:
             for batch in stream:
                 waited[0] += time.perf_counter() - started
                 yield batch.flatten(0, 1)
-                done += len(batch)
+                done += len(batch) * self.watcher.family.unit
                 if progress is not None and done < frames:
                     progress("watch", done, frames)
                 started = time.perf_counter()
@@ -187,6 +191,10 @@ class Watched:
         """Move the frames that are whole in the cache from what is ahead to what was watched."""
         rows = self._reader.rows_held - sum(medium.rows for medium in self.media)
         self.media = joined(self.media, self._ahead.take(rows))
+
+    def _everything(self) -> list[WatchedFrames]:
+        """The media as they will be when all is watched."""
+        return self._ahead.everything(self.media)
 
     def _end_of_media(self) -> int:
         """Tokens in the cache up to the last frame watched."""
@@ -201,10 +209,6 @@ class Watched:
         """Keep only the beginning of the cache; an answer that is being given ends."""
         self._asking, self._settled = None, length
         self._reader.crop(min(length, self._reader.length))
-
-    def _symbols(self, messages: list[dict], media: list[WatchedFrames]) -> Tensor:
-        """Tokenise a conversation and put rows of features where its media stand."""
-        return chat_symbols(self.processor, messages, [medium.rows for medium in media])
 
 
 def end_of_rows(symbols: Tensor, rows: int | None = None) -> int:
