@@ -182,7 +182,7 @@ class Shape:
         width = vision.hidden_size
         tower = 2 * patches * (4 * width**2 + 2 * width * vision.intermediate_size)
         tower += 4 * patches**2 * width
-        projector = 2 * patches * text.hidden_size * (width + text.hidden_size)
+        projector = 2 * (patches - 1) * text.hidden_size * (width + text.hidden_size)
         layers = self.config.vision_feature_layer % (vision.num_hidden_layers + 1)
         encode = frames * (layers * tower + projector)
         flops = Flops.of(self.config)

@@ -51,6 +51,9 @@ class Limits:
     frames: int | None = None
     """Watched frames of one conversation; None leaves the model's context and memory as limits."""
 
+    decode_seconds: float = 1800.0
+    """That one question may wait for its media to be decoded; others are answered meanwhile."""
+
     fetch_seconds: float = 300.0
     """To download one medium, or for a request to arrive."""
 

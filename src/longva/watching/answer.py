@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from longva.errors import LongVAError
+from longva.prompts.decoding import TokenLogprob
 from longva.watching.features import WatchedFrames
 
 
@@ -47,6 +48,15 @@ class Answer:
 
     notes: list[str] = field(default_factory=list)
     """What of the media was not watched, in words."""
+
+    cached_tokens: int = 0
+    """Of the prompt's, those that were in the KV cache when the question came."""
+
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    """Of its tokens, if they were asked for."""
+
+    alternatives: list["Answer"] = field(default_factory=list)
+    """Further answers to the question, if several were asked for."""
 
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds: `decode` and `encode` (they overlap), `prefill` of the media, `answer`."""

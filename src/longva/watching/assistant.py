@@ -227,7 +227,7 @@ class LongVA(Watcher):
                 session.watch(progress)
             return session
         sampling = asked.or_default(self._frames_that_fit(opened))
-        self.plan(self.num_frames(opened, sampling)).check()
+        self.plan(self.num_frames(opened, sampling), media=opened).check()
         usual = None
         if sampling is not asked and asked.max_frames is None:
             usual = replace(asked, fps=ONE_A_SECOND.fps)
@@ -246,7 +246,7 @@ class LongVA(Watcher):
 
     def _frames_that_fit(self, opened: list[Media]) -> int:
         """Frames that each video may take when no number was asked for."""
-        least = self.plan(1)
+        least = self.plan(1, media=opened)
         least.check()
         images = [medium for medium in opened if medium.kind == "image"]
         taken = self.num_frames(images, ONE_A_SECOND)

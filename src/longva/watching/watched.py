@@ -141,6 +141,10 @@ class Watched:
         known = self._everything()
         if not known or known[-1].kind == "image":
             raise VideoError("there is no video to go on with. Watch one first.")
+        if len(known[-1]) % self.watcher.family.unit:  # one frame, which stands for a pair
+            raise VideoError(
+                f"{self.name} encodes frames in pairs, and one was watched. Watch again."
+            )
         more, ahead = more if isinstance(more, Media) else open_media(more), self._ahead.copy()
         stay = ahead.follow(more, self.media)
         if ahead.policy is None:

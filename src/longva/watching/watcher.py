@@ -54,12 +54,13 @@ class Watcher:
         self.cache = FeatureCache(cache_dir, cache_bytes) if cache_dir is not None else None
         self._fingerprints: dict[tuple, str] = {}
 
-    def plan(self, frames: int, *, reclaimable: int = 0) -> Plan:
+    def plan(self, frames: int, *, reclaimable: int = 0, media: Sequence[Media] = ()) -> Plan:
         """Return what watching `frames` frames takes on this model's device.
 
         Args:
             frames: to watch.
             reclaimable: bytes in use that would be freed for it.
+            media: of which they are, if they are open.
         """
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         free = usable_memory(self.model.device)
@@ -71,7 +72,7 @@ class Watcher:
             chunk_tokens=self._chunk_tokens,
             weight_bytes=weights,
             device_memory=None if free is None else free + weights + reclaimable,
-            shape=self.family.shape,
+            shape=self.family.shape(media),
         )
 
     def num_frames(self, media: Sequence[Media], sampling: FrameSampling) -> int:
@@ -145,7 +146,8 @@ class Watcher:
 
     def fingerprint(self, of: Callable[[LongVAForConditionalGeneration], str]) -> str:
         """Hash the model by a function, once as long as its pooling stays."""
-        key = of, self.model.config.pool_stride, self.model.config.pool_mode
+        config = self.model.config
+        key = of, *(getattr(config, name, None) for name in ("pool_stride", "pool_mode"))
         if key not in self._fingerprints:
             self._fingerprints[key] = of(self.model)
         return self._fingerprints[key]
