@@ -9,8 +9,10 @@ is then read as the letters that it is made of.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import GenerationConfig
 
 from longva.model.processing_longva import LongVAProcessor
@@ -125,8 +127,14 @@ def turn_end(processor: LongVAProcessor) -> str | None:
     It may be another than the tokenizer's end of text: a base model of Qwen2 ends texts with
     `<|endoftext|>`, and the template turns with `<|im_end|>`.
     """
-    talk = [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK}]
-    after = processor.apply_chat_template(talk, tokenize=False).rpartition(MARK)[2]
+    written = ""
+    for parts in (False, True):  # some templates take a text, some a list of parts
+        said = [[{"type": "text", "text": text}] if parts else text for text in ("?", MARK)]
+        talk = [{"role": r, "content": c} for r, c in zip(("user", "assistant"), said, strict=True)]
+        if MARK not in written:
+            with suppress(TemplateError, TypeError):
+                written = processor.apply_chat_template(talk, tokenize=False)
+    after = written.rpartition(MARK)[2]
     found = {after.find(token): token for token in control_tokens(processor.tokenizer)}
     found.pop(-1, None)
     return found[min(found)] if found else None

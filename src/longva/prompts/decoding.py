@@ -14,6 +14,7 @@ from transformers import (
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
+    PreTrainedModel,
     RepetitionPenaltyLogitsProcessor,
     SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
@@ -22,6 +23,7 @@ from transformers import (
 )
 
 from longva.errors import LongVAError
+from longva.prompts.constraint import Constraint, ConstraintProcessor
 from longva.prompts.kv_cache import SymbolSequence, most_probable
 from longva.prompts.reader import PromptReader
 
@@ -51,6 +53,12 @@ class Sampling:
     ignore_eos: bool = False
     """What ends a text or a turn does not end the answer."""
 
+    constraint: Constraint | None = None
+    """The form that the answer has."""
+
+    logprobs: int | None = None
+    """How many of the most probable tokens to report beside each that is chosen; None: nothing."""
+
     def __post_init__(self) -> None:
         warm = self.temperature == 0 or 1e-3 <= self.temperature <= 1e3
         shares = 0 < self.top_p <= 1 and 0 <= self.min_p <= 1
@@ -62,6 +70,21 @@ class Sampling:
                 "a repetition_penalty of 0.01 to 100, top_k, min_tokens and stop_token_ids of at "
                 f"least 0, and a seed from 0 to 2^63 - 1, got {self}"
             )
+        if self.constraint is not None and (self.min_tokens or self.ignore_eos):
+            raise LongVAError(
+                "an answer of a given form ends where the form does: leave min_tokens and "
+                "ignore_eos out."
+            )
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token of an answer, and how probable it was to the model, whatever was asked of it."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    """The most probable tokens in its place."""
 
 
 def chooser(
@@ -69,6 +92,9 @@ def chooser(
     device: torch.device,
     sampling: Sampling | None = None,
     prompt: Tensor | None = None,
+    *,
+    tokenizer: Any = None,
+    told: list[TokenLogprob] | None = None,
 ) -> Callable[[Tensor], Tensor]:
     """Return the function that chooses an answer's next token, [1], of logits [1, V].
 
@@ -77,6 +103,8 @@ def chooser(
         device: of the logits.
         sampling: default: the most probable token.
         prompt: [n] its token ids, which `repetition_penalty` counts.
+        tokenizer: of the model, for a `constraint`.
+        told: to which `logprobs` are appended.
     """
     sampling = sampling or Sampling()
     ids = torch.empty(1, 0, dtype=torch.long) if prompt is None else prompt[None]
@@ -92,6 +120,9 @@ def chooser(
         )
     if generation is not None and generation.suppress_tokens:
         steps.append(SuppressTokensLogitsProcessor(generation.suppress_tokens, device=str(device)))
+    if sampling.constraint is not None:
+        ends = stop_tokens(generation, sampling)
+        steps.append(ConstraintProcessor(sampling.constraint, tokenizer, [*ends], ids.shape[1]))
     if sampling.temperature > 0:
         # Callers may give a whole number; transformers insists on a float.
         steps.append(TemperatureLogitsWarper(float(sampling.temperature)))
@@ -105,15 +136,23 @@ def chooser(
 
     def choose(logits: Tensor) -> Tensor:
         nonlocal ids
-        logits = steps(ids, logits)  # pyright: ignore  # [1, V]
+        left = steps(ids, logits)  # pyright: ignore  # [1, V]
         if sampling.temperature == 0:
-            token = most_probable(logits)
+            token = most_probable(left)
         else:
-            token = torch.multinomial(logits.softmax(-1), 1, generator=generator)[0]
+            token = torch.multinomial(left.softmax(-1), 1, generator=generator)[0]
+        if told is not None and sampling.logprobs is not None:
+            told.append(_logprob(logits[0].log_softmax(-1), int(token), sampling.logprobs))
         ids = torch.cat([ids, token[None]], dim=1)
         return token
 
     return choose
+
+
+def _logprob(logprobs: Tensor, token: int, count: int) -> TokenLogprob:
+    values, tokens = logprobs.topk(min(count, len(logprobs)))
+    top = tuple(zip(tokens.tolist(), values.tolist(), strict=True))
+    return TokenLogprob(token, float(logprobs[token]), top)
 
 
 def decode(
@@ -143,22 +182,90 @@ def decode(
             hidden = sequence.append(torch.tensor([token]), **kwargs)
 
 
-class TextStream:
+class AnswerText:
+    """An answer's text, which grows by tokens until it is `done`.
+
+    Args:
+        model: that answers.
+        tokenizer: of the model.
+        prompt: [n], the ids of its text.
+        room: tokens that the model's context still takes.
+        max_new_tokens: the longest answer, in tokens; it also ends where the context is full.
+        sampling: default: the most probable token.
+        stop: texts that end the answer; they are not part of it.
+
+    Attributes:
+        choose: see `chooser`.
+        limit: tokens after which it ends.
+        ids: tokens so far, without the one that ends the answer.
+        text: of the whole answer, once it is there.
+        finish_reason: `stop`, or `length` of an answer that was cut.
+        logprobs: of the tokens chosen, the one that ends the answer included; empty if not wanted.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        *,
+        prompt: Tensor,
+        room: int,
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+    ):
+        generation: Any = model.generation_config
+        sampling = sampling or Sampling()
+        self.logprobs: list[TokenLogprob] = []
+        self.choose = chooser(
+            generation, model.device, sampling, prompt, tokenizer=tokenizer, told=self.logprobs
+        )
+        self.limit = min(max_new_tokens, room)
+        self._tokenizer, self._stop = tokenizer, stop
+        self._stops = stop_tokens(generation, sampling)
+        self._min_tokens = sampling.min_tokens
+        self._told = self._begin = 0
+        self.ids: list[int] = []
+        self.text, self.finish_reason = "", "length"
+
+    @property
+    def done(self) -> bool:
+        """Whether it takes no further token."""
+        return self.finish_reason == "stop" or len(self.ids) >= self.limit
+
+    def add(self, token: int) -> str:
+        """Add a token; return the text that is certain since, of the last token all the rest."""
+        stopped = token in self._stops
+        if not stopped:
+            self.ids.append(token)
+            spelt = self._tokenizer.decode(self.ids, skip_special_tokens=True)
+            if len(self.ids) <= self._min_tokens:
+                self._begin = len(spelt)
+            self.text, stopped = until_stop(spelt, self._stop, self._begin)
+        if stopped:
+            self.finish_reason = "stop"
+        sure, told = self.text, self._told
+        if self.done:
+            self.text = self.text.strip()
+        else:
+            sure = sure[: len(sure) - begun_stop(sure, self._stop)]
+            if sure.endswith("\ufffd"):  # half a character: wait for its other bytes
+                return ""
+        self._told = len(sure)
+        return sure[told:]
+
+
+class TextStream(AnswerText):
     """An answer's text while it is generated: iterate for it, piece by piece.
 
     Args:
         reader: holds the prompt.
         hidden: [1, D], the state of the prompt's last position.
         tokenizer: of the model.
-        max_new_tokens: the longest answer, in tokens; it also ends where the context is full.
-        sampling: default: the most probable token.
-        stop: texts that end the answer; they are not part of it.
+        max_new_tokens: see `AnswerText`.
+        sampling: see `AnswerText`.
+        stop: see `AnswerText`.
         kwargs: handed to the decoder's forward.
-
-    Attributes:
-        ids: tokens so far, without the one that ends the answer.
-        text: of the whole answer, once it is there.
-        finish_reason: `stop`, or `length` of an answer that was cut.
     """
 
     def __init__(
@@ -172,36 +279,23 @@ class TextStream:
         stop: Sequence[str] = (),
         **kwargs,
     ):
-        generation: Any = reader.model.generation_config
-        sampling = sampling or Sampling()
-        choose = chooser(generation, reader.model.device, sampling, reader.held_tokens)
-        ends = stop_tokens(generation, sampling)
-        limit = min(max_new_tokens, reader.room)
-        self._tokens = decode(reader, hidden, choose, max_new_tokens=limit, **kwargs)
-        self._tokenizer, self._stops, self._stop = tokenizer, ends, stop
-        self._min_tokens = sampling.min_tokens
-        self.ids: list[int] = []
-        self.text, self.finish_reason = "", "length"
+        super().__init__(
+            reader.model,
+            tokenizer,
+            prompt=reader.held_tokens,
+            room=reader.room,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            stop=stop,
+        )
+        self._tokens = decode(reader, hidden, self.choose, max_new_tokens=self.limit, **kwargs)
 
     def __iter__(self) -> Iterator[str]:
-        told, stopped, begin = 0, False, 0
         for token in self._tokens:
-            if token not in self._stops:
-                self.ids.append(token)
-                spelt = self._tokenizer.decode(self.ids, skip_special_tokens=True)
-                if len(self.ids) <= self._min_tokens:
-                    begin = len(spelt)
-                self.text, stopped = until_stop(spelt, self._stop, begin)
-            if stopped or token in self._stops:
-                self.finish_reason = "stop"
+            if piece := self.add(token):
+                yield piece
+            if self.done:
                 break
-            sure = self.text[: len(self.text) - begun_stop(self.text, self._stop)]
-            if not sure.endswith("\ufffd"):  # half a character: wait for its other bytes
-                yield sure[told:]
-                told = len(sure)
-        if self.text[told:]:
-            yield self.text[told:]
-        self.text = self.text.strip()
 
 
 def stop_tokens(generation: GenerationConfig | None, sampling: Sampling | None = None) -> set[int]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from longva.errors import LongVAError
+from longva.prompts.decoding import TokenLogprob
 from longva.watching.features import WatchedFrames
 
 
@@ -47,6 +48,15 @@ class Answer:
 
     notes: list[str] = field(default_factory=list)
     """What of the media was not watched, in words."""
+
+    cached_tokens: int = 0
+    """Of the prompt's, those that were in the KV cache when the question came."""
+
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    """Of its tokens, if they were asked for."""
+
+    alternatives: list["Answer"] = field(default_factory=list)
+    """Further answers to the question, if several were asked for."""
 
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds: `decode` and `encode` (they overlap), `prefill` of the media, `answer`."""
@@ -101,14 +111,15 @@ def evidence_of(
         media: whose rows stand in the prompt, in order.
     """
     visual = (prompt < 0).nonzero().flatten().to(attention.device)
-    shares = attention[visual]  # [R], rows stand in order
+    shares = attention[visual[: sum(medium.rows for medium in media)]]  # [R], in order
     shares = shares / shares.sum().clamp_min(torch.finfo(shares.dtype).tiny)
     found, row = [], 0
     for number, medium in enumerate(media):
         own = shares[row : row + medium.rows].view(-1, medium.tokens_per_frame)
         weights = own.sum(1).tolist()
         row += medium.rows
-        for frame, weight in enumerate(weights):
+        for number_of_unit, weight in enumerate(weights):
+            frame = number_of_unit * medium.unit
             seconds = None if medium.seconds is None else float(medium.seconds[frame])
             found.append(
                 Evidence(

@@ -19,16 +19,20 @@ from longva.attention.rotary import restore_frequencies
 from longva.checkpoints import Precision
 from longva.checkpoints.checkpoint import load_pretrained
 from longva.checkpoints.names import EMBEDDED_MODEL, NOTICE
+from longva.checkpoints.settings import OURS, find_checkpoint
+from longva.checkpoints.video_models import load_video_model
 from longva.errors import LongVAError
+from longva.errors import loading as loading_errors
 from longva.media.address import Source
 from longva.media.medium import Media, open_media, with_rate
 from longva.media.sampling import ONE_A_SECOND, FrameSampling, Time
-from longva.model import LongVAForConditionalGeneration, LongVAProcessor
 from longva.model.chat_format import stop_at_turn_end
 from longva.parallel.ranks import default_dtype, own_device
-from longva.prompts.kv_cache import check_cacheable
+from longva.prompts.kv_cache import check_cacheable, context_length
 from longva.reporting.progress import Progress
 from longva.watching.features import FrameSettings
+from longva.watching.policies import Policy, check_policy
+from longva.watching.self_test import run_self_test
 from longva.watching.session import Session
 from longva.watching.watcher import Watcher
 
@@ -43,26 +47,36 @@ class LongVA(Watcher):
         name: of the model, for answers.
         kv: precision of the KV cache: `model`, `int8` or `int4`.
         chunk_tokens: tokens prefilled at a time; memory grows with it, results do not change.
+            Default: as the plan says, by the memory that is free.
         cache_dir: keep encoded media in this folder.
+        cache_bytes: of them at most; what was used least recently is deleted. None: no bound.
         notice: something a user should know about the model before believing it.
     """
 
     def __init__(
         self,
-        model: LongVAForConditionalGeneration,
-        processor: LongVAProcessor,
+        model: Any,
+        processor: Any,
         *,
         name: str,
         kv: Precision = "model",
-        chunk_tokens: int = 4096,
+        chunk_tokens: int | None = None,
         cache_dir: Path | None = None,
+        cache_bytes: int | None = None,
         notice: str | None = None,
     ):
         model.set_attn_implementation({"text_config": "evidence"})
         stop_at_turn_end(model.generation_config, processor)
         restore_frequencies(model.get_decoder())
-        options = {"name": name, "kv": kv, "chunk_tokens": chunk_tokens, "cache_dir": cache_dir}
-        super().__init__(model.eval(), processor, **options)
+        super().__init__(
+            model.eval(),
+            processor,
+            name=name,
+            kv=kv,
+            chunk_tokens=chunk_tokens,
+            cache_dir=cache_dir,
+            cache_bytes=cache_bytes,
+        )
         self.notice = notice
 
     @classmethod
@@ -74,49 +88,60 @@ class LongVA(Watcher):
         dtype: torch.dtype | str | None = None,
         quantization: Precision = "model",
         kv: Precision = "model",
-        chunk_tokens: int = 4096,
+        chunk_tokens: int | None = None,
         cache_dir: Path | None = None,
+        self_test: bool = True,
+        cache_bytes: int | None = None,
         **loading,
     ) -> "LongVA":
-        """Load a model.
+        """Load LongVA, or another video-language model of transformers.
 
         Args:
-            name: `nano` (ships with the package), `longva-7b`, a folder or a hub id, in our format
-                or in the LLaVA format of the published LongVA checkpoints.
+            name: `nano` (ships with the package), `longva-7b`, a folder or a hub id: of LongVA in
+                our format or LLaVA's, or of a model such as `Qwen/Qwen3-VL-8B-Instruct`.
             device: default: the GPU of this process, or the CPU where there is none; see
                 `own_device`.
             dtype: default: bfloat16 on a GPU, float32 on a CPU.
             quantization: precision of the language model's weights.
             kv: precision of the KV cache.
-            chunk_tokens: tokens prefilled at a time.
+            chunk_tokens: tokens prefilled at a time; default: as the plan says.
             cache_dir: keep encoded media in this folder.
+            self_test: compare a model other than LongVA with its own plain forward, in seconds.
+            cache_bytes: of them at most.
             **loading: see `load_pretrained`: `revision`, `pool_stride`, `pool_mode` and more.
 
         Raises:
             CheckpointError: when the checkpoint is not what its format promises.
-            LongVAError: for a device that this machine does not have.
+            LongVAError: for a device that this machine does not have; or the self-test failed.
         """
         device = own_device(device)
-        model, processor = load_pretrained(
-            name,
-            dtype=dtype or default_dtype(device),
-            device=device,
-            quantization=quantization,
-            **loading,
-        )
-        return cls(
-            model,
-            processor,
-            name=str(name),
-            kv=kv,
-            chunk_tokens=chunk_tokens,
-            cache_dir=cache_dir,
-            notice=NOTICE if name == EMBEDDED_MODEL else None,
-        )
+        placed = {"dtype": dtype or default_dtype(device), "device": device}
+        revision = loading.get("revision")
+        folder, values = find_checkpoint(name, revision=revision, weights=True)
+        own = values.get("model_type") in OURS
+        if own:
+            model, processor = load_pretrained(name, **placed, quantization=quantization, **loading)
+        else:
+            _refuse_settings(cache_dir, quantization=quantization, **loading)
+            model, processor = load_video_model(folder, **placed)
+        with loading_errors(f"{name} cannot be watched with"):
+            longva = cls(
+                model,
+                processor,
+                name=str(name),
+                kv=kv,
+                chunk_tokens=chunk_tokens,
+                cache_dir=cache_dir,
+                cache_bytes=cache_bytes,
+                notice=NOTICE if name == EMBEDDED_MODEL else None,
+            )
+        if self_test and not own:
+            run_self_test(longva)
+        return longva
 
     def __repr__(self) -> str:
         """Name, device, precision and context."""
-        context = self.model.config.text_config.max_position_embeddings
+        context = context_length(self.model.config) or 0
         dtype = str(self.model.dtype).removeprefix("torch.")
         where = f"{self.model.device}, {dtype}, kv={self.kv!r}"
         return f"<LongVA {self.name!r} on {where}, context of {context:,} tokens>"
@@ -135,6 +160,7 @@ class LongVA(Watcher):
         frames_fps: float | None = None,
         allow_truncated: bool = False,
         settings: FrameSettings | None = None,
+        policy: Policy | None = None,
         now: bool = True,
         progress: Progress | None = None,
     ) -> "Session":
@@ -155,6 +181,11 @@ class LongVA(Watcher):
             allow_truncated: take what can be decoded of a broken video, or of a folder or list
                 with broken pictures.
             settings: how frames are made.
+            policy: what to do when a film that goes on (`Session.extend`) is longer than the
+                context or the memory: `stop`, keep the first and the `newest` frames, or `thin`
+                them out; see `policies.py`. Each answer's notes say what is not known. Without,
+                more than fits is refused. With one, the default is one frame a second, and
+                `max_frames` is how many are held at most.
             now: watch; or else open and check, and `Session.watch` does the rest. After an
                 interrupt it keeps what was watched until then, and goes on when called again.
             progress: called with "watch", frames watched and frames.
@@ -187,8 +218,16 @@ class LongVA(Watcher):
             opened = with_rate(opened, frames_fps)
         if opened and all(medium.kind == "image" for medium in opened):
             opened[0].choose(asked)  # refuses a part of what has no times
+        check_policy(policy, self.family.unit)
+        if policy is not None:
+            rule, most = sampling or asked.or_default(1), asked.max_frames
+            rule = replace(rule, max_frames=None)
+            session = Session(self, opened, rule, settings, policy=policy, max_frames=most)
+            if now:
+                session.watch(progress)
+            return session
         sampling = asked.or_default(self._frames_that_fit(opened))
-        self.plan(self.num_frames(opened, sampling)).check()
+        self.plan(self.num_frames(opened, sampling), media=opened).check()
         usual = None
         if sampling is not asked and asked.max_frames is None:
             usual = replace(asked, fps=ONE_A_SECOND.fps)
@@ -207,8 +246,27 @@ class LongVA(Watcher):
 
     def _frames_that_fit(self, opened: list[Media]) -> int:
         """Frames that each video may take when no number was asked for."""
-        least = self.plan(1)
+        least = self.plan(1, media=opened)
         least.check()
         images = [medium for medium in opened if medium.kind == "image"]
         taken = self.num_frames(images, ONE_A_SECOND)
         return max(1, (least.max_frames - taken) // max(1, len(opened) - len(images)))
+
+
+def _refuse_settings(cache_dir: Path | None, **settings: Any) -> None:
+    """Refuse what is understood of LongVA alone.
+
+    Raises:
+        LongVAError: naming it.
+    """
+    usual = {"quantization": "model"}
+    given = {
+        n: v for n, v in settings.items() if v is not None and v != usual.get(n) and n != "revision"
+    }
+    given |= {} if cache_dir is None else {"cache_dir": cache_dir}
+    if given:
+        names = {"cache_dir": "cache", "quantization": "weights"}
+        raise LongVAError(
+            f"{', '.join(names.get(name, name) for name in given)}: this is for LongVA, and has no "
+            "effect on other models. Leave it out."
+        )

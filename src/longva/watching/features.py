@@ -9,12 +9,15 @@ one batch.
 Shapes: F frames (or grids of an image), T tokens a frame, D hidden size, S pixels a side.
 """
 
+import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +35,12 @@ FEATURES = "its features of frames"
 
 BATCHES_AHEAD = 4
 """So that decoding goes on while the language model reads a chunk, which spans a few batches."""
+
+wait: ContextVar[Callable[[Future], object]] = ContextVar("wait", default=lambda _: None)
+"""Called in the thread that watches, before it waits for what is decoded in another: an engine lets
+others have the model meanwhile."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +63,7 @@ class WatchedFrames:
 
     source: str
     tokens_per_frame: int
-    """T."""
+    """T; where a model encodes frames in pairs, of a pair."""
 
     seconds: np.ndarray | None
     """[F] presentation times of a video's frames; None for what has no clock, such as an image."""
@@ -71,6 +80,15 @@ class WatchedFrames:
     offset: int = 0
     """By how much `indices` exceed the numbers in the file or array that holds these frames."""
 
+    unit: int = 1
+    """Frames encoded together."""
+
+    size: tuple[int, int] | None = None
+    """Height and width of the frames, where they are chosen for a film; else the model's."""
+
+    step: float = 1.0
+    """Seconds between frames, of models that are told one rate for a film."""
+
     def __len__(self) -> int:
         """F."""
         return len(self.indices)
@@ -78,13 +96,19 @@ class WatchedFrames:
     @property
     def rows(self) -> int:
         """Tokens of all frames."""
-        return len(self) * self.tokens_per_frame
+        return -(-len(self) // self.unit) * self.tokens_per_frame
 
     def part(self, start: int, stop: int | None = None) -> "WatchedFrames":
         """Return some of the frames."""
         seconds = None if self.seconds is None else self.seconds[start:stop]
         indices, names = self.indices[start:stop], self.names[start:stop]
         return replace(self, seconds=seconds, indices=indices, names=names)
+
+    def pick(self, where: np.ndarray) -> "WatchedFrames":
+        """Return the frames of these numbers."""
+        seconds = None if self.seconds is None else self.seconds[where]
+        names = tuple(self.names[n] for n in where) if self.names else ()
+        return replace(self, seconds=seconds, indices=self.indices[where], names=names)
 
     def followed_by(self, more: "WatchedFrames") -> "WatchedFrames":
         """Return these frames and then the others, as of one medium."""
@@ -180,21 +204,49 @@ def encode(
     if media.kind == "image":
         yield _encode_image(model, processor, media, timings)[torch.from_numpy(indices)]
         return
-    batches = media.stream(
+
+    def encode_grids(pixels: Tensor) -> Tensor:
+        grids = processor.video_processor.tower_values(pixels.to(model.device))
+        return model.model.encode_grids(grids)
+
+    yield from encode_frames(
+        media,
         indices,
+        encode_grids,
+        timings,
         size=processor.video_processor.grid_size,
         fit=settings.fit,
         resize=settings.resize,
         batch=model.config.vision_batch_size,
     )
-    finite = torch.ones((), dtype=torch.bool, device=model.device)
-    with closing(_decoded_ahead(batches, timings)) as decoded:
+
+
+def encode_frames(
+    media: Media,
+    indices: np.ndarray,
+    encode: Callable[[Tensor], Tensor],
+    timings: dict[str, float],
+    **geometry: Any,
+) -> Generator[Tensor]:
+    """Decode, resize and encode frames of a film, a batch at a time; see `encode`.
+
+    Args:
+        media: what `open_media` gave.
+        indices: [F], increasing.
+        encode: makes [n, T, D] of a batch of frames, [n, 3, H, W] uint8.
+        timings: seconds spent are added to `decode` and `encode`.
+        **geometry: see `Media.stream`.
+    """
+    finite = torch.ones((), dtype=torch.bool)
+    size = geometry.pop("batch")
+    frames = media.stream(indices, **geometry, batch=1)
+    with closing(_decoded_ahead(frames, size, timings)) as decoded:
         for pixels in decoded:
             started = time.perf_counter()
             with torch.inference_mode():
-                grids = processor.video_processor.tower_values(pixels.to(model.device))
-                batch = model.model.encode_grids(grids)
-                finite &= batch.isfinite().all()  # looked at when all is done, to wait only once
+                batch = encode(pixels)
+                # Looked at when all is done, to wait only once.
+                finite = finite.to(batch.device) & batch.isfinite().all()
             timings["encode"] += time.perf_counter() - started
             yield batch
     if not finite:
@@ -204,7 +256,11 @@ def encode(
 def _encode_image(model, processor, media, timings) -> Tensor:
     """Encode one image: a grid is a frame (AnyRes: the whole image is one)."""
     started = time.perf_counter()
-    inputs = processor.image_processor(Image.fromarray(next(media.pictures([0]))))
+
+    def decode() -> Mapping[str, Tensor]:
+        return processor.image_processor(Image.fromarray(next(media.pictures([0]))))
+
+    inputs = elsewhere(decode)
     decoded = time.perf_counter()
     with torch.inference_mode():
         (tokens,) = model.model.encode_media(**inputs)["image"]
@@ -216,20 +272,41 @@ def _encode_image(model, processor, media, timings) -> Tensor:
     return tokens.unflatten(0, (-1, model.config.tokens_per_grid()))
 
 
-def _decoded_ahead(batches: Iterator[Tensor], timings: dict[str, float]) -> Generator[Tensor]:
-    """Decode the next few batches in a thread while the caller uses this one."""
+def _decoded_ahead(
+    frames: Iterator[Tensor], size: int, timings: dict[str, float]
+) -> Generator[Tensor]:
+    """Decode the next few batches of `size` frames in a thread while the caller uses this one."""
+    given_up = threading.Event()
 
     def decode() -> Tensor | None:
-        started = time.perf_counter()
-        batch = next(batches, None)
+        started, batch = time.perf_counter(), []
+        while len(batch) < size and not given_up.is_set():
+            if (frame := next(frames, None)) is None:
+                break
+            batch.append(frame)
         timings["decode"] += time.perf_counter() - started
-        return batch
+        return torch.cat(batch) if batch else None
 
     pool = ThreadPoolExecutor(max_workers=1)
     try:
         pending = deque(pool.submit(decode) for _ in range(BATCHES_AHEAD))
-        while (batch := pending.popleft().result()) is not None:
+        while (batch := _result(pending.popleft())) is not None:
             pending.append(pool.submit(decode))
             yield batch
     finally:
-        pool.shutdown(cancel_futures=True)
+        given_up.set()
+        pool.shutdown(wait=False, cancel_futures=True)  # it ends after the frame that it is at
+
+
+def elsewhere(work: Callable[[], T]) -> T:
+    """Do work in a thread of its own, and wait for its result; see `wait`."""
+    pool = ThreadPoolExecutor(max_workers=1)
+    future = pool.submit(work)
+    pool.shutdown(wait=False)
+    return _result(future)
+
+
+def _result(future: Future[T]) -> T:
+    if not future.done():
+        wait.get()(future)
+    return future.result()
