@@ -1,11 +1,14 @@
 """What OpenAI's own client gets of the further fields and endpoints."""
 
+import base64
+import io
 import json
 import math
 
 import httpx
 import openai
 import pytest
+from PIL import Image
 
 from longva import __version__
 from longva.prompts.decoding import Sampling
@@ -161,3 +164,106 @@ def test_vllms_way_to_say_how_videos_are_read(server, video):
     assert frames(media_io_kwargs={"video": {"num_frames": 7}}) == 7
     assert frames(media_io_kwargs={"video": {"fps": 2}}) == 12
     assert frames(media_io_kwargs={"video": {"num_frames": 7}}, longva={"frames": 3}) == 3
+
+
+def frame_list(pictures) -> str:
+    encoded = []
+    for picture in pictures:
+        written = io.BytesIO()
+        picture.save(written, "JPEG")
+        encoded.append(base64.b64encode(written.getvalue()).decode())
+    return "data:video/jpeg;base64," + ",".join(encoded)
+
+
+@pytest.fixture
+def pictures():
+    return [Image.new("RGB", (64, 48), (20 * n, 0, 0)) for n in range(6)]
+
+
+def test_a_video_as_a_list_of_frames(server, pictures):
+    def evidence(**video):
+        how = {"media_io_kwargs": {"video": video}} if video else {}
+        got = server.client().chat.completions.create(
+            model="random",
+            max_tokens=1,
+            messages=[user("What?", film(frame_list(pictures)))],
+            extra_body={**how, "longva": {"evidence": 9}},
+        )
+        assert got.longva["frames"] == 6  # all that are given
+        return sorted((one["frame"], one["seconds"]) for one in got.longva["evidence"])
+
+    assert evidence() == [(n, None) for n in range(6)]
+    assert evidence(fps=2.0) == [(n, n / 2) for n in range(6)]
+    far = [0, 10, 20, 30, 40, 50]
+    assert evidence(fps=10, frames_indices=far) == [(n, float(n)) for n in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda url: url + ",", "cannot be|empty|not an image"),
+        (lambda url: url + ",!", "base64"),
+        (lambda url: url + ",AAAA" * 4096, "4,096 frames"),
+    ],
+)
+def test_a_list_that_cannot_be_read(server, pictures, change, words):
+    with pytest.raises(openai.BadRequestError, match=words):
+        server.client().chat.completions.create(
+            model="random",
+            max_tokens=1,
+            messages=[user("What?", film(change(frame_list(pictures))))],
+        )
+
+
+def test_the_numbers_of_a_list_are_one_a_frame(server, pictures):
+    with pytest.raises(openai.BadRequestError, match="2 numbers for 6 frames"):
+        server.client().chat.completions.create(
+            model="random",
+            max_tokens=1,
+            messages=[user("What?", film(frame_list(pictures)))],
+            extra_body={"media_io_kwargs": {"video": {"fps": 1, "frames_indices": [0, 1]}}},
+        )
+
+
+def test_responses(server, longva, video):
+    want = longva.watch(video, frames=5).ask("What?", max_new_tokens=8)
+    parts = [
+        {"type": "input_video", "video_url": data_uri(video)},
+        {"type": "input_text", "text": "What?"},
+    ]
+    asked = {"model": "random", "max_output_tokens": 8, "store": False}
+    asked |= {"input": [{"role": "user", "content": parts}]}
+    how = {"extra_body": {"longva": {"frames": 5}}}
+    whole = server.client().responses.create(**asked, **how)
+    assert whole.output_text == want.text and whole.usage.input_tokens == want.prompt_tokens
+    assert whole.status in ("completed", "incomplete") and whole.longva["frames"] == 5
+    with server.client().responses.stream(**asked, **how) as stream:
+        events = list(stream)
+    deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+    final = events[-1].response
+    assert events[-1].type == f"response.{final.status}" and events[0].type == "response.created"
+    assert "".join(deltas).strip() == final.output_text == want.text
+
+
+def test_responses_take_instructions_earlier_turns_and_a_form(server):
+    history = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": [{"type": "output_text", "text": "Hi"}]},
+        {"role": "user", "content": "What?"},
+    ]
+    got = server.client().responses.create(
+        model="random",
+        input=history,
+        instructions="Be brief.",
+        text={"format": {"type": "json_schema", "name": "a", "schema": SCHEMA, "strict": True}},
+    )
+    assert json.loads(got.output_text).keys() == {"seen", "note"}
+    messages = [{"role": "system", "content": "Be brief."}, user("Hello")]
+    messages += [{"role": "assistant", "content": "Hi"}, user("What?")]
+    assert got.usage.input_tokens == ask(server, messages=messages).usage.prompt_tokens
+    for refused in ({"previous_response_id": "resp_1"}, {"tools": [{"type": "web_search"}]}):
+        with pytest.raises(openai.BadRequestError, match="not supported"):
+            server.client().responses.create(model="random", input="What?", extra_body=refused)
+    with pytest.raises(openai.BadRequestError, match="url"):
+        bad = [{"role": "user", "content": [{"type": "input_image"}]}]
+        server.client().responses.create(model="random", input=bad)

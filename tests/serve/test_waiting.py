@@ -143,7 +143,7 @@ def test_who_hangs_up_is_not_worked_for(server, slow, video, stream):
     with braked(slow) as brake:
         with post(server, **body(video, stream=stream)):
             assert brake.reached.wait(30)
-            (task,) = worker._current
+            (task,) = worker._begun
         assert task.cancelled.wait(30)
     answer = server.client().chat.completions.create(**_openai(body(video, "Still there?")))
     want = slow.watch(video, frames=4).ask("Still there?", max_new_tokens=4)
@@ -166,7 +166,7 @@ def test_who_waits_when_the_server_ends_is_told(slow, tmp_path, video):
             )
             asking.start()
             assert brake.reached.wait(30)
-            given_up = server.engine.worker._current[0].cancelled
+            given_up = server.engine.worker._begun[0].cancelled
             threading.Thread(target=lambda: given_up.wait(60) and brake.release.set()).start()
         asking.join()
     (answer,) = answers

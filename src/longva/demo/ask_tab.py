@@ -124,6 +124,7 @@ class AskTab(AskLayout):
         """Put an example on the stage, its question into the box."""
         example = self.setting.examples[int(event.example)]
         shown = await self.show(visitor, example.path)
+        assert visitor.medium is not None
         planned = self.plan(visitor, example.question, True, visitor.medium.suggested)
         return shown | {self.question: example.question, self.estimate: planned}
 

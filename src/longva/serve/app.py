@@ -9,25 +9,27 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from longva import __version__
-from longva.serve import schema
+from longva.serve import replies, schema
 from longva.serve.answering import Answering
 from longva.serve.conversation import encodable
 from longva.serve.errors import ApiError, as_api_error
-from longva.serve.forms import ChatForm, TextForm
+from longva.serve.forms import ChatForm, ResponsesForm, TextForm
 from longva.serve.gate import RequestGuard
 from longva.serve.json_body import BoundedRoute
 from longva.serve.media.fetch import MediaFetcher
 from longva.serve.metrics import Metrics
-from longva.serve.question import question_of, watching_of
+from longva.serve.question import frame_list_of, question_of, watching_of
 from longva.serve.reply import Reply
+from longva.serve.responses import ResponseAnswer, ResponsesRequest
 from longva.watching.engine import Engine
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schema.ErrorBody, "description": words}
+    status: {"model": replies.ErrorBody, "description": words}
     for status, words in {
         400: "The request, or one of its media, cannot be used.",
         401: "No valid API key.",
@@ -92,7 +94,7 @@ def create_app(
     app.router.route_class = BoundedRoute
     _add_error_handlers(app)
     config = engine.longva.model.config.get_text_config(decoder=True)
-    card = schema.ModelCard(
+    card = replies.ModelCard(
         id=model_name, created=int(time.time()), max_model_len=config.max_position_embeddings
     )
 
@@ -112,17 +114,17 @@ def create_app(
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models", responses={401: ERRORS[401]})
-    async def models() -> schema.ModelList:
-        return schema.ModelList(data=[card])
+    async def models() -> replies.ModelList:
+        return replies.ModelList(data=[card])
 
     @app.get("/v1/models/{name:path}", responses={n: ERRORS[n] for n in (400, 401, 404)})
-    async def model(name: str) -> schema.ModelCard:
+    async def model(name: str) -> replies.ModelCard:
         _check_model(name, model_name)
         return card
 
     @app.post(
         "/v1/chat/completions",
-        response_model=schema.ChatAnswer,
+        response_model=replies.ChatAnswer,
         responses={200: {"content": {"text/event-stream": {}}}, **ERRORS},
     )
     async def chat_completions(body: schema.ChatRequest, request: Request) -> Response:
@@ -130,18 +132,29 @@ def create_app(
 
     @app.post(
         "/v1/completions",
-        response_model=schema.CompletionAnswer,
+        response_model=replies.CompletionAnswer,
         responses={200: {"content": {"text/event-stream": {}}}, **ERRORS},
     )
     async def completions(body: schema.CompletionRequest, request: Request) -> Response:
         return await ask(body, request, TextForm)
 
+    @app.post(
+        "/v1/responses",
+        response_model=ResponseAnswer,
+        responses={200: {"content": {"text/event-stream": {}}}, **ERRORS},
+    )
+    async def responses(body: ResponsesRequest, request: Request) -> Response:
+        try:
+            chat = body.chat()
+        except ValidationError as error:
+            raise RequestValidationError(error.errors()) from error
+        return await ask(chat, request, ResponsesForm)
+
     async def ask(body: schema.ChatRequest, request: Request, form: type[ChatForm]) -> Response:
         _check_model(body.model, model_name)
         question, urls = await asyncio.to_thread(question_of, body, fetcher.limits)
-        answering = Answering(
-            engine, fetcher, request.state.client, question, urls, watching_of(body)
-        )
+        media = urls, watching_of(body), frame_list_of(body)
+        answering = Answering(engine, fetcher, request.state.client, question, *media)
         told = form(body, engine.longva.processor.tokenizer)
         return await Reply(answering, told, metrics, keep_alive).respond(request)
 

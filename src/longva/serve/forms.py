@@ -146,6 +146,101 @@ class TextForm(ChatForm):
         }
 
 
+class ResponsesForm(ChatForm):
+    """POST /v1/responses, as far as OpenAI's client reads it."""
+
+    def __init__(self, body: ChatRequest, tokenizer: Any):
+        super().__init__(body, tokenizer)
+        self._message = f"msg_{secrets.token_hex(12)}"
+        self._made = self.head["created"]
+        self._id = f"resp_{secrets.token_hex(12)}"
+        self._number = 0
+
+    def whole(self, answers: Sequence[Answer], usage: dict, about: dict) -> dict:
+        """See `ChatForm.whole`."""
+        answer = answers[0]
+        status = "completed" if answer.finish_reason == "stop" else "incomplete"
+        return {
+            **self._response(status, [self._item(answer.text, "completed")]),
+            "incomplete_details": {"reason": "max_output_tokens"} if status[0] == "i" else None,
+            "usage": {
+                "input_tokens": usage["prompt_tokens"],
+                "input_tokens_details": usage["prompt_tokens_details"],
+                "output_tokens": usage["completion_tokens"],
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": usage["total_tokens"],
+            },
+            "longva": about,
+        }
+
+    def begin(self) -> Iterator[str]:
+        """See `ChatForm.begin`."""
+        for kind in ("created", "in_progress"):
+            yield self._tell(f"response.{kind}", response=self._response("in_progress", []))
+        item = self._item(None, "in_progress")
+        yield self._tell("response.output_item.added", output_index=0, item=item)
+        yield self._tell("response.content_part.added", **self._where(), part=_output(""))
+
+    def text(self, text: str, number: int) -> Iterator[str]:
+        """See `ChatForm.text`."""
+        yield self._tell("response.output_text.delta", **self._where(), delta=text, logprobs=[])
+
+    def progress(self, what: dict) -> Iterator[str]:
+        """See `ChatForm.progress`: only comments tell it here."""
+        yield from ()
+
+    def end(self, answers: Sequence[Answer], usage: dict, about: dict) -> Iterator[str]:
+        """See `ChatForm.end`."""
+        text, where = answers[0].text, self._where()
+        yield self._tell("response.output_text.done", **where, text=text, logprobs=[])
+        yield self._tell("response.content_part.done", **where, part=_output(text))
+        item = self._item(text, "completed")
+        yield self._tell("response.output_item.done", output_index=0, item=item)
+        whole = self.whole(answers, usage, about)
+        yield self._tell(f"response.{whole['status']}", response=whole)
+
+    def failed(self, error: ApiError) -> Iterator[str]:
+        """See `ChatForm.failed`."""
+        yield self._tell("error", code=error.code, message=error.message, param=error.param)
+
+    def _tell(self, kind: str, **values: Any) -> str:
+        told = {"type": kind, "sequence_number": self._number, **values}
+        self._number += 1
+        return f"event: {kind}\ndata: {to_json(told)}\n\n"
+
+    def _where(self) -> dict:
+        return {"item_id": self._message, "output_index": 0, "content_index": 0}
+
+    def _item(self, text: str | None, status: str) -> dict:
+        content = [] if text is None else [_output(text)]
+        about = {"type": "message", "id": self._message, "status": status}
+        return {**about, "role": "assistant", "content": content}
+
+    def _response(self, status: str, output: list[dict]) -> dict:
+        return {
+            "id": self._id,
+            "object": "response",
+            "created_at": self._made,
+            "status": status,
+            "model": self.body.model,
+            "output": output,
+            "error": None,
+            "incomplete_details": None,
+            "instructions": None,
+            "metadata": {},
+            "parallel_tool_calls": False,
+            "temperature": self.body.temperature or 0.0,
+            "tool_choice": "none",
+            "tools": [],
+            "top_p": 1.0 if self.body.top_p is None else self.body.top_p,
+            "usage": None,
+        }
+
+
+def _output(text: str) -> dict:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
 def _spoken(answer: Answer) -> list[TokenLogprob]:
     """Return those of an answer's tokens that stand in its text."""
     return answer.logprobs[: answer.answer_tokens]

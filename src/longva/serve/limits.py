@@ -48,6 +48,9 @@ class Limits:
     animation_bytes: int = 32 * 2**20
     """Of their files: a GIF tells how many pictures it holds only when all of it is read."""
 
+    listed_frames: int = 4096
+    """Pictures of a video that is given as a list of them."""
+
     frames: int | None = None
     """Watched frames of one conversation; None leaves the model's context and memory as limits."""
 

@@ -9,6 +9,8 @@ from longva.serve import schema
 from longva.serve.conversation import Conversation, read_conversation
 from longva.serve.errors import ApiError
 from longva.serve.limits import Limits
+from longva.serve.media.check import FrameList
+from longva.serve.media.fetch import is_frame_list
 from longva.watching.engine import Question
 from longva.watching.features import FrameSettings
 from longva.watching.store import Watching
@@ -86,9 +88,16 @@ def watching_of(body: schema.ChatRequest) -> Watching:
     """Say how media are watched; their digests are not known yet."""
     how, read = body.longva, body.media_io_kwargs.video
     frames, fps = how.frames, how.fps
-    if frames is None and fps is None:
+    listed = any(is_frame_list(url) for message in body.messages for url in message.media())
+    if frames is None and fps is None and not listed:  # of a list, they say what it is
         frames, fps = read.num_frames, read.fps
     rule = FrameSampling(
         num_frames=frames, fps=fps, max_frames=how.max_frames, start=how.start, end=how.end
     )
     return Watching(sampling=rule, settings=FrameSettings(fit=how.fit))
+
+
+def frame_list_of(body: schema.ChatRequest) -> FrameList:
+    """Say when the pictures were shown of a video that is given as a list of them."""
+    read = body.media_io_kwargs.video
+    return FrameList(fps=read.fps, indices=tuple(read.frames_indices or ()))

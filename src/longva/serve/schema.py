@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from longva.errors import LongVAError
 from longva.prompts.constraint import Constraint
-from longva.watching.answer import Evidence
 
 Roles = Literal["system", "developer", "user", "assistant"]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
@@ -344,70 +343,3 @@ class CompletionRequest(ChatRequest):
     def text(self) -> str:
         """The prompt."""
         return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
-
-
-class ErrorDetail(BaseModel):
-    """What is wrong."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorBody(BaseModel):
-    """An error, as in OpenAI's API."""
-
-    error: ErrorDetail
-
-
-class LongVAAnswer(BaseModel):
-    """What the answer rests on."""
-
-    evidence: list[Evidence]
-    frames: int
-    """Frames, and grids of images, watched."""
-
-    notes: list[str]
-    """What of the media was not watched, such as the further pages of a TIFF."""
-
-    reused: bool
-    """Whether the media had been watched before and were not watched again."""
-
-    timings: dict[str, float]
-    """Seconds that watching took (`decode`, `encode`, `prefill`) and the `answer`."""
-
-
-class ChatAnswer(BaseModel):
-    """A completion; `model_extra` of OpenAI's client gives `longva`."""
-
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: str
-    choices: list[dict[str, Any]]
-    usage: dict[str, Any]
-    longva: LongVAAnswer
-
-
-class CompletionAnswer(ChatAnswer):
-    """What a text goes on with."""
-
-    object: Literal["text_completion"]  # pyright: ignore[reportIncompatibleVariableOverride]
-
-
-class ModelCard(BaseModel):
-    """A model that is served."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "longva"
-    max_model_len: int
-
-
-class ModelList(BaseModel):
-    """The list of models: one."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelCard]
