@@ -17,6 +17,7 @@ from longva.cli import (  # noqa: F401 - importing adds the commands
     demo,
     doctor,
     evaluate,
+    find,
     models,
     niah,
     plan,

@@ -90,35 +90,41 @@ class AnswerStream:
         self.answer = answer or self.answer  # a second pass over a finished stream is empty
 
 
-def evidence_of(
-    prompt: Tensor, attention: Tensor, media: Sequence[WatchedFrames]
-) -> list[Evidence]:
-    """Sum attention over the tokens of each frame: every frame, that which got most first.
+def frame_shares(prompt: Tensor, attention: Tensor, media: Sequence[WatchedFrames]) -> Tensor:
+    """Sum attention over the tokens of each frame, as shares of that on all frames.
 
     Args:
         prompt: [L] symbols.
         attention: [L or more], on each token.
         media: whose rows stand in the prompt, in order.
+
+    Returns:
+        [F], frames of all media in order.
     """
     visual = (prompt < 0).nonzero().flatten().to(attention.device)
     shares = attention[visual]  # [R], rows stand in order
     shares = shares / shares.sum().clamp_min(torch.finfo(shares.dtype).tiny)
-    found, row = [], 0
-    for number, medium in enumerate(media):
-        own = shares[row : row + medium.rows].view(-1, medium.tokens_per_frame)
-        weights = own.sum(1).tolist()
-        row += medium.rows
-        for frame, weight in enumerate(weights):
-            seconds = None if medium.seconds is None else float(medium.seconds[frame])
-            found.append(
-                Evidence(
-                    frame=int(medium.indices[frame]),
-                    seconds=seconds,
-                    weight=weight,
-                    medium=number,
-                    file=medium.names[frame] or None if medium.names else None,
-                )
-            )
+    parts = shares.split([medium.rows for medium in media])
+    frames = [p.view(-1, m.tokens_per_frame).sum(1) for p, m in zip(parts, media, strict=True)]
+    return torch.cat([shares[:0], *frames])
+
+
+def evidence_of(
+    prompt: Tensor, attention: Tensor, media: Sequence[WatchedFrames]
+) -> list[Evidence]:
+    """Return what `frame_shares` gives every frame, that which got most first."""
+    weights = iter(frame_shares(prompt, attention, media).tolist())
+    found = [
+        Evidence(
+            frame=int(index),
+            seconds=None if medium.seconds is None else float(medium.seconds[frame]),
+            weight=next(weights),
+            medium=number,
+            file=medium.names[frame] or None if medium.names else None,
+        )
+        for number, medium in enumerate(media)
+        for frame, index in enumerate(medium.indices)
+    ]
     return sorted(found, key=lambda e: -e.weight)
 
 

@@ -80,6 +80,18 @@ class WatchedFrames:
         """Tokens of all frames."""
         return len(self) * self.tokens_per_frame
 
+    def shown_from(self, frame: int) -> float | None:
+        """Seconds from which a frame is shown, and of frame F, which is not there, the end of all.
+
+        That end is as far from the last frame as usual from one to the next.
+        """
+        if self.seconds is None:
+            return None
+        if frame < len(self):
+            return float(self.seconds[frame])
+        usual = float(np.median(np.diff(self.seconds))) if len(self) > 1 else 0.0
+        return float(self.seconds[-1]) + usual
+
     def part(self, start: int, stop: int | None = None) -> "WatchedFrames":
         """Return some of the frames."""
         seconds = None if self.seconds is None else self.seconds[start:stop]

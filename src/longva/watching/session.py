@@ -31,6 +31,8 @@ from longva.reporting.progress import Progress
 from longva.watching import session_file
 from longva.watching.answer import Answer, AnswerStream, check_question, evidence_of
 from longva.watching.features import FrameSettings, WatchedFrames, joined
+from longva.watching.tasks import Tasks
+from longva.watching.turns import first_turn
 from longva.watching.watcher import Watcher
 
 
@@ -43,7 +45,7 @@ class _Part:
     begins: bool
 
 
-class Session:
+class Session(Tasks):
     """Watched media, held in the KV cache, ready for questions. One question at a time.
 
     `watch` watches what is opened; until it is done, questions are about what has been watched.
@@ -209,7 +211,7 @@ class Session:
             session._settled = len(prompt)
             session._reader.restore_prompt(prompt, tensors, names)
             session.timings["prefill"] = time.perf_counter() - started
-        again = session._symbols([_first_turn("", session.media)], session.media)
+        again = session._symbols([first_turn("", session.media)], session.media)
         if not torch.equal(again[: session._watched], prompt[: session._watched]):
             raise LongVAError(f"{path} was written with another chat template or tokenizer.")
         return session
@@ -235,7 +237,7 @@ class Session:
     def _watch(self, progress: Progress | None) -> None:
         started, waited = time.perf_counter(), [0.0]
         media = self._everything()
-        prompt = self._symbols([_first_turn("", media)], media)
+        prompt = self._symbols([first_turn("", media)], media)
         where = (prompt < 0).nonzero().flatten()
         prompt = prompt[: int(where[-1]) + 1] if len(where) else prompt[:0]
         self._forget_after(self._watched)
@@ -327,8 +329,7 @@ class Session:
             NonFiniteError: the model computes NaN or infinity.
         """
         check_question(question)
-        if self._closed:
-            raise LongVAError("this session is closed: its media are forgotten. Watch them again.")
+        self._check_open()
         if max_new_tokens < 1 or evidence < 0:
             raise LongVAError(
                 f"max_new_tokens must be at least 1 and evidence at least 0, got {max_new_tokens} "
@@ -388,13 +389,8 @@ class Session:
     def _turn(self, question: str) -> dict:
         if self.history:
             return {"role": "user", "content": question}
-        return _first_turn(question, self.media)
+        return first_turn(question, self.media)
 
     def _symbols(self, messages: list[dict], media: list[WatchedFrames]) -> Tensor:
         """Tokenise a conversation and put rows of features where its media stand."""
         return chat_symbols(self.processor, messages, [medium.rows for medium in media])
-
-
-def _first_turn(question: str, media: Sequence[WatchedFrames]) -> dict:
-    content = [*({"type": medium.kind} for medium in media), {"type": "text", "text": question}]
-    return {"role": "user", "content": content}
