@@ -4,8 +4,9 @@ import av
 import pytest
 
 from longva.errors import VideoError
+from longva.media.cue import Cue, srt
 from longva.media.medium import open_media
-from longva.media.subtitles import Cue, own_subtitles, read_subtitles, srt
+from longva.media.subtitles import own_subtitles, read_subtitles
 
 SRT = """1
 00:00:01,000 --> 00:00:02,500

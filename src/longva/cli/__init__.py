@@ -24,6 +24,7 @@ from longva.cli import (  # noqa: F401 - importing adds the commands
     recipes,
     reproduce,
     serve,
+    summarize,
     train,
 )
 from longva.cli.console import app, err

@@ -36,13 +36,11 @@ def watch(
 ):
     """Load the model and watch opened media; `partly`: until Ctrl-C. `ask` and `chat` share it."""
     from longva.watching.answer import check_question
-    from longva.watching.features import FrameSettings
 
     longva = loading.load(pool_stride=made.pool_stride, pool_mode=made.pool_mode)
     for question in questions:
         check_question(question)
-    settings = FrameSettings(fit=made.fit, resize=made.resize)
-    session = longva.watch(media, sampling=sampling, settings=settings, now=False)
+    session = longva.watch(media, sampling=sampling, settings=made.settings(), now=False)
     watch_on(session, quiet=quiet, partly=partly)
     for note in session.notes:
         err.print(f"Note: {printable(note)}.")
@@ -142,7 +140,8 @@ def print_evidence(answer) -> None:
     """Print what an answer rests on, and what it took."""
     for item in answer.shown_evidence:
         when = place(item)
-        of = f"medium {item.medium + 1}  " if len(answer.media) > 1 else ""
+        name = printable(Path(answer.media[item.medium]).name)
+        of = f"{name}  " if len(answer.media) > 1 else ""
         out.print(f"   {when:>10}  {of}frame {item.frame}  weight {item.weight:.3f}")
     if answer.evidence and not answer.shown_evidence:
         out.print("   no frame stands out: each has less than 0.001 of the attention on frames")

@@ -47,7 +47,7 @@ def find(
     longva find film.mp4 "the red car" --clips cut --contact-sheet found.png
     """
     from longva.files.writing import whole_file, write_whole
-    from longva.media.subtitles import srt as subtitles
+    from longva.media.cue import srt as subtitles
     from longva.watching import found_files
 
     sampling = taken.rule()

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from longva.errors import VideoError
+from longva.media.cue import Cue
 from longva.media.pixels import Picture
 from longva.media.resize import Fit, Geometry, Resize, resize_picture, working_pixels
 from longva.media.sampling import FrameSampling, choose_frames, frames_played, given_times
@@ -74,6 +75,9 @@ class Media:
 
     others: str = ""
     """What is there besides the frames: other files of a folder, more pages of a picture."""
+
+    subtitles: tuple[Cue, ...] = field(default=(), repr=False)
+    """What is said when; see `with_subtitles`."""
 
     max_pixels: int = MAX_PIXELS
     files: tuple[Still, ...] = field(repr=False)
@@ -344,7 +348,7 @@ def _indexed_by_decoding(media: Media, mismatch: IndexMismatch) -> Media:
         allow_truncated=False,
         max_pixels=most,
     )
-    exact = video_media(video, most)
+    exact = replace(video_media(video, most), subtitles=media.subtitles)
     if not np.array_equal(exact.pts_seconds, media.pts_seconds):
         raise MisnumberedError(
             f"{media.name}: its container lists {len(media)} frames, but decoding gives "

@@ -5,7 +5,7 @@ FFmpeg reads them; what formats a text (colours, places, voices) is left out.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -14,6 +14,7 @@ from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import AssSubtitle
 
 from longva.errors import VideoError
+from longva.media.cue import Cue
 from longva.media.frames import Media
 from longva.media.video_track import open_stream
 
@@ -21,16 +22,31 @@ FORMATS = "srt,webvtt,ass"
 TEXT = {"subrip", "srt", "ass", "ssa", "webvtt", "mov_text", "text"}
 """Codecs of tracks that hold text; others hold pictures of it."""
 
+OWN = "own"
+"""Stands for a film's own subtitles where a file may be named."""
+
 MARKUP = re.compile(r"\{[^}]*\}")
 
 
-@dataclass(frozen=True)
-class Cue:
-    """A text, and from when to when it is shown, in seconds."""
+def with_subtitles(media: Media, subtitles: str | Path | Sequence[Cue]) -> Media:
+    """Give a medium its subtitles, which a prompt tells between the frames.
 
-    start: float
-    end: float
-    text: str
+    Args:
+        media: a video, an animation, or frames with times.
+        subtitles: a file, `own` for the film's own text track, or what is said when.
+
+    Raises:
+        VideoError: they cannot be read, or the medium has no times.
+    """
+    if media.kind == "image" or not media.has_clock:
+        raise VideoError(f"{media.name} has no times, which subtitles need.")
+    if subtitles == OWN:
+        cues = own_subtitles(media)
+    elif isinstance(subtitles, str | Path):
+        cues = read_subtitles(Path(subtitles))
+    else:
+        cues = list(subtitles)
+    return replace(media, subtitles=tuple(sorted(cues, key=lambda cue: cue.start)))
 
 
 def read_subtitles(path: Path) -> list[Cue]:
@@ -102,24 +118,3 @@ def _cues(container: InputContainer, stream: SubtitleStream, begin: float) -> It
         text = " ".join(MARKUP.sub("", text).split())
         if text:
             yield Cue(start, end, text)
-
-
-def srt(cues: Sequence[Cue]) -> str:
-    """Write subtitles as a SubRip file.
-
-    >>> print(srt([Cue(61.5, 3600, "Hello")]))
-    1
-    00:01:01,500 --> 01:00:00,000
-    Hello
-    <BLANKLINE>
-    """
-
-    def stamp(seconds: float) -> str:
-        whole, thousandths = divmod(round(seconds * 1000), 1000)
-        return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02},{thousandths:03}"
-
-    blocks = (
-        f"{number}\n{stamp(cue.start)} --> {stamp(cue.end)}\n{cue.text}\n"
-        for number, cue in enumerate(cues, start=1)
-    )
-    return "\n".join(blocks)

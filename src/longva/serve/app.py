@@ -136,7 +136,7 @@ def create_app(
                 start=how.start,
                 end=how.end,
             ),
-            settings=FrameSettings(fit=how.fit),
+            settings=FrameSettings(fit=how.fit, named=False),  # media are their content
         )
         answering = Answering(engine, fetcher, request.state.client, question, urls, watching)
         reply = Reply(answering, body, model_name, metrics, keep_alive)

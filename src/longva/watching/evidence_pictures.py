@@ -79,6 +79,8 @@ def evidence_page(answer: Any) -> str:
             image.thumbnail((THUMBNAIL, THUMBNAIL))
         uri = image and data_uri(jpeg(image), "image/jpeg")
         where = item.file or f"grid {item.frame}" if item.seconds is None else clock(item.seconds)
+        if len(answer.media) > 1:
+            where = f"{Path(answer.media[item.medium]).name} {where}"
         rows.append({"where": where, "weight": item.weight, "seconds": item.seconds, "uri": uri})
     page = page_template(Path(__file__).with_name("answer.html.jinja"))
     end = max((row["seconds"] or 0.0 for row in rows), default=0.0) or 1.0

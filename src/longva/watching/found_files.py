@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from longva.errors import LongVAError
 from longva.media.clips import write_clip
+from longva.media.cue import Cue
 from longva.media.frames import Media
-from longva.media.subtitles import Cue
 from longva.watching.evidence_pictures import THUMBNAIL, clock
 from longva.watching.find import Found
 

@@ -32,7 +32,7 @@ from longva.watching import session_file
 from longva.watching.answer import Answer, AnswerStream, check_question, evidence_of
 from longva.watching.features import FrameSettings, WatchedFrames, joined
 from longva.watching.tasks import Tasks
-from longva.watching.turns import first_turn
+from longva.watching.turns import labels, told_between, told_tokens, with_media
 from longva.watching.watcher import Watcher
 
 
@@ -43,6 +43,7 @@ class _Part:
     media: Media
     frames: WatchedFrames
     begins: bool
+    label: str = ""
 
 
 class Session(Tasks):
@@ -78,7 +79,8 @@ class Session(Tasks):
         self.timings: dict[str, float] = {"decode": 0.0, "encode": 0.0, "prefill": 0.0}
         chunk_tokens, kv = watcher.chunk_tokens, watcher.kv
         self._reader = PromptReader(self.model, chunk_tokens=chunk_tokens, kv_dtype=kv)
-        self._ahead = [self._part(medium) for medium in media]
+        named = zip(media, labels(media, self.settings), strict=True)
+        self._ahead = [self._part(medium, label=label) for medium, label in named]
         self._watched = self._settled = 0
         """Tokens that stay: the media; and with them, the conversation that was kept."""
 
@@ -149,7 +151,7 @@ class Session(Tasks):
             self._ahead = []
             for part in ahead:
                 wrong = part.media.files == error.exact.files
-                again = self._part(error.exact, begins=part.begins) if wrong else part
+                again = self._part(error.exact, part.begins, part.label) if wrong else part
                 self._ahead.append(again)
             self.watch(progress)
 
@@ -174,7 +176,8 @@ class Session(Tasks):
             raise VideoError("there is no video to go on with. Watch one first.")
         part = self._part(more if isinstance(more, Media) else open_media(more), begins=False)
         frames = sum(len(medium) for medium in known) + len(part.frames)
-        self.watcher.plan(frames, reclaimable=self.kv_bytes).check()
+        told = told_tokens([part.media], self.settings, self.processor.tokenizer)
+        self.watcher.plan(frames, reclaimable=self.kv_bytes, told_tokens=told).check()
         if len(part.frames):
             self._ahead.append(part)
         before = self.frames
@@ -211,16 +214,17 @@ class Session(Tasks):
             session._settled = len(prompt)
             session._reader.restore_prompt(prompt, tensors, names)
             session.timings["prefill"] = time.perf_counter() - started
-        again = session._symbols([first_turn("", session.media)], session.media)
+        again = session._question("")
         if not torch.equal(again[: session._watched], prompt[: session._watched]):
             raise LongVAError(f"{path} was written with another chat template or tokenizer.")
         return session
 
-    def _part(self, media: Media, begins: bool = True) -> _Part:
+    def _part(self, media: Media, begins: bool = True, label: str = "") -> _Part:
         """Choose frames of a medium; of one that continues the last one, those that are later."""
         frames = self.watcher.describe(media, self.sampling)
+        frames = told_between(frames, media, self.settings, label=label)
         if not begins:
-            return _Part(media, self._everything()[-1].what_follows(frames), begins)
+            return _Part(media, self._everything()[-1].what_follows(frames), begins, label)
         usual = (
             0 if self._usual is None or media.kind == "image" else len(media.choose(self._usual))
         )
@@ -228,7 +232,7 @@ class Session(Tasks):
             all_of_it = f"the {usual:,} of one a second" if media.has_clock else f"all {usual:,}"
             note = f"{len(frames):,} frames, spread evenly: {all_of_it} do not fit"
             frames = replace(frames, left_out="; ".join(filter(None, (frames.left_out, note))))
-        return _Part(media, frames, begins)
+        return _Part(media, frames, begins, label)
 
     def _everything(self) -> list[WatchedFrames]:
         """The media as they will be when all is watched."""
@@ -237,7 +241,7 @@ class Session(Tasks):
     def _watch(self, progress: Progress | None) -> None:
         started, waited = time.perf_counter(), [0.0]
         media = self._everything()
-        prompt = self._symbols([first_turn("", media)], media)
+        prompt = self._symbols([self._turn("")], media)
         where = (prompt < 0).nonzero().flatten()
         prompt = prompt[: int(where[-1]) + 1] if len(where) else prompt[:0]
         self._forget_after(self._watched)
@@ -387,10 +391,8 @@ class Session(Tasks):
         )
 
     def _turn(self, question: str) -> dict:
-        if self.history:
-            return {"role": "user", "content": question}
-        return first_turn(question, self.media)
+        return {"role": "user", "content": question}
 
     def _symbols(self, messages: list[dict], media: list[WatchedFrames]) -> Tensor:
         """Tokenise a conversation and put rows of features where its media stand."""
-        return chat_symbols(self.processor, messages, [medium.rows for medium in media])
+        return chat_symbols(self.processor, *with_media(messages, media))

@@ -9,7 +9,6 @@ from longva.prompts.reader import PromptReader
 from longva.reporting.progress import Progress
 from longva.watching.features import WatchedFrames
 from longva.watching.find import Found, Watched, find
-from longva.watching.turns import first_turn
 
 
 class Tasks:
@@ -22,6 +21,9 @@ class Tasks:
     _closed: bool
 
     def _symbols(self, messages: list[dict], media: list[WatchedFrames]) -> Tensor:
+        raise NotImplementedError
+
+    def _turn(self, question: str) -> dict:
         raise NotImplementedError
 
     def _forget_after(self, length: int) -> None:
@@ -55,4 +57,4 @@ class Tasks:
             self._forget_after(self._watched)
 
     def _question(self, question: str) -> Tensor:
-        return self._symbols([first_turn(question, self.media)], self.media)
+        return self._symbols([self._turn(question)], self.media)

@@ -13,7 +13,7 @@ from longva.media.medium import Media
 from longva.media.sampling import FrameSampling
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
 from longva.planning.devices import usable_memory
-from longva.planning.planner import Plan, plan
+from longva.planning.planner import TEXT_TOKENS, Plan, plan
 from longva.watching.feature_cache import FeatureCache
 from longva.watching.features import FrameSettings, WatchedFrames, describe, encode
 
@@ -46,12 +46,13 @@ class Watcher:
         self.cache = FeatureCache(cache_dir) if cache_dir is not None else None
         self._fingerprints: dict[tuple, str] = {}
 
-    def plan(self, frames: int, *, reclaimable: int = 0) -> Plan:
+    def plan(self, frames: int, *, reclaimable: int = 0, told_tokens: int = 0) -> Plan:
         """Return what watching `frames` frames takes on this model's device.
 
         Args:
             frames: to watch.
             reclaimable: bytes in use that would be freed for it.
+            told_tokens: of the text between the frames, see `turns.py`.
         """
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         free = usable_memory(self.model.device)
@@ -60,6 +61,7 @@ class Watcher:
             frames=frames,
             dtype=self.model.dtype,
             kv=self.kv,
+            text_tokens=TEXT_TOKENS + told_tokens,
             chunk_tokens=self.chunk_tokens,
             weight_bytes=weights,
             device_memory=None if free is None else free + weights + reclaimable,
