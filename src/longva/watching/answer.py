@@ -2,12 +2,16 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from longva.errors import LongVAError
 from longva.watching.features import WatchedFrames
+
+NOTHING = "nothing I know is shown: this is a guess"
+"""Noted with an answer of a model whose small world the film is not of; see `known.py`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,9 @@ class Answer:
     notes: list[str] = field(default_factory=list)
     """What of the media was not watched, in words."""
 
+    known: bool | None = None
+    """Of a model that knows a small world only: whether what was asked about seems to be shown."""
+
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds: `decode` and `encode` (they overlap), `prefill` of the media, `answer`."""
 
@@ -55,6 +62,11 @@ class Answer:
     def shown_evidence(self) -> list[Evidence]:
         """Evidence that is worth a person's eye: of a weight that is not 0.000 in print."""
         return [item for item in self.evidence if round(item.weight, 3) > 0]
+
+    @property
+    def doubt(self) -> str:
+        """What a reader should know of an answer whose subject does not seem to be shown."""
+        return NOTHING if self.known is False else ""
 
     def to_json(self) -> dict:
         """Return the object that `longva ask --json` prints."""
@@ -64,12 +76,23 @@ class Answer:
             "model": self.model,
             "media": self.media[0] if len(self.media) == 1 else self.media,
             "frames": self.frames,
-            "notes": self.notes,
+            "notes": self.notes + ([self.doubt] if self.doubt else []),
             "prompt_tokens": self.prompt_tokens,
             "evidence": [asdict(item) for item in self.evidence],
             "timings": self.timings,
             "finish_reason": self.finish_reason,
+            **({} if self.known is None else {"known": self.known}),
         }
+
+    def plot(self) -> Any:
+        """Draw when the evidence is shown, a stem a frame, as a matplotlib figure.
+
+        Raises:
+            LongVAError: none of it has a time.
+        """
+        from longva.watching.evidence_pictures import evidence_figure
+
+        return evidence_figure(self)
 
     def _repr_html_(self) -> str:
         """Show answer, times and frames in a notebook."""

@@ -49,7 +49,7 @@ class LongVA(Watcher):
         kv: precision of the KV cache: `model`, `int8` or `int4`.
         chunk_tokens: tokens prefilled at a time; memory grows with it, results do not change.
         cache_dir: keep encoded media in this folder.
-        notice: something a user should know about the model before believing it.
+        notice: something a user should know about the model before believing it; see `Watcher`.
     """
 
     def __init__(
@@ -66,9 +66,15 @@ class LongVA(Watcher):
         model.set_attn_implementation({"text_config": "evidence"})
         stop_at_turn_end(model.generation_config, processor)
         restore_frequencies(model.get_decoder())
-        options = {"name": name, "kv": kv, "chunk_tokens": chunk_tokens, "cache_dir": cache_dir}
-        super().__init__(model.eval(), processor, **options)
-        self.notice = notice
+        super().__init__(
+            model.eval(),
+            processor,
+            name=name,
+            kv=kv,
+            chunk_tokens=chunk_tokens,
+            cache_dir=cache_dir,
+            notice=notice,
+        )
 
     @classmethod
     def from_pretrained(

@@ -297,14 +297,6 @@ class Session(Tasks):
         self._asking, self._settled = None, length
         self._reader.crop(min(length, self._reader.length))
 
-    def ask(self, question: str, **options) -> Answer:
-        """Answer one question; see `stream` for the options."""
-        stream = self.stream(question, **options)
-        for _ in stream:
-            pass
-        assert stream.answer is not None
-        return stream.answer
-
     def stream(
         self,
         question: str,
@@ -352,9 +344,11 @@ class Session(Tasks):
         collector = EvidenceCollector(self.model.config.evidence_heads)
         reader, settled = self._reader, self._settled
         try:
+            hidden = reader.read(prompt, progress, evidence=collector)
+            known = self._known(prompt, hidden)
             reply = TextStream(
                 reader,
-                reader.read(prompt, progress, evidence=collector),
+                hidden,
                 self.processor.tokenizer,
                 max_new_tokens=max_new_tokens,
                 sampling=sampling,
@@ -387,6 +381,7 @@ class Session(Tasks):
             prompt_tokens=len(prompt),
             answer_tokens=len(reply.ids),
             finish_reason=reply.finish_reason,
+            known=known,
             timings={**self.timings, "answer": time.perf_counter() - started},
         )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ class Watcher:
         kv: precision of the KV cache: `model`, `int8` or `int4`.
         chunk_tokens: tokens prefilled at a time.
         cache_dir: keep encoded media in this folder.
+        notice: something a user should know about the model before believing it, which knows a
+            small world only.
     """
 
     def __init__(
@@ -39,9 +42,14 @@ class Watcher:
         kv: Precision,
         chunk_tokens: int,
         cache_dir: Path | None,
+        notice: str | None = None,
     ):
         self.model, self.processor, self.name = model, processor, name
         self.kv: Precision = kv
+        self.notice = notice
+        self.one_at_a_time = Lock()
+        """Held while a question is answered in a thread of its own."""
+
         self.chunk_tokens = chunk_tokens
         self.cache = FeatureCache(cache_dir) if cache_dir is not None else None
         self._fingerprints: dict[tuple, str] = {}
