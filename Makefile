@@ -17,7 +17,7 @@ ask: $(INSTALLED)  ## Write an hour of film that shows an anchor for one second,
 	$(BIN)/longva ask $(EXAMPLE) "What number is with the anchor?" "What color is behind the anchor?" \
 	    --fps 1 --max-frames 3600 --evidence 1
 
-test: $(INSTALLED_DEV)  ## The fast suite: about 5 CPU-minutes.
+test: $(INSTALLED_DEV)  ## The fast suite: about 8 minutes on two cores.
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(INSTALLED_DEV)  ## What takes long and seldom fails: whole runs twice, four ranks, a process a section.

@@ -24,8 +24,9 @@ from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling
 from longva.nano.film import write_film
 from longva.parallel import parallel_mesh
-from longva.prompts.kv_cache import CachedSequence, RecomputedSequence
+from longva.prompts.kv_cache import CachedSequence
 from longva.prompts.kv_layers import dequantise, quantise
+from longva.prompts.recomputed import RecomputedSequence
 from longva.prompts.tree import Prompt, score_alone, walk
 from longva.train.objective import NextTokenObjective
 from longva.train.optim import OptimConfig, build_optimizer, choose_trained

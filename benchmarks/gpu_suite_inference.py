@@ -12,7 +12,8 @@ import longva.attention.evidence  # noqa: F401  registers the attention function
 from longva.model.flops import Flops
 from longva.planning.devices import GIB
 from longva.planning.planner import plan
-from longva.prompts.kv_cache import CachedSequence, RecomputedSequence
+from longva.prompts.kv_cache import CachedSequence
+from longva.prompts.recomputed import RecomputedSequence
 from longva.prompts.tree import Prompt, plan_walk, score_alone, walk
 
 

@@ -1,5 +1,6 @@
-"""Memory of this process, as Linux counts it."""
+"""Memory of this process, as Linux and its C library count it."""
 
+import ctypes
 from pathlib import Path
 
 
@@ -12,3 +13,19 @@ def memory(field: str) -> int:
 def reset_peak() -> None:
     """Let VmHWM begin anew."""
     Path("/proc/self/clear_refs").write_text("5")
+
+
+class _Mallinfo(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
+        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks")),
+        ("keepcost", ctypes.c_size_t),
+    ]
+
+
+def allocated() -> int:
+    """Bytes that are allocated now, exactly; with MALLOC_ARENA_MAX=1 those of all threads."""
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = _Mallinfo
+    found = mallinfo2()
+    return found.uordblks + found.hblkhd

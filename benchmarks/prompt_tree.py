@@ -23,7 +23,8 @@ import transformers
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config
 
 import longva.attention.evidence  # noqa: F401  registers the attention function
-from longva.prompts.kv_cache import CachedSequence, RecomputedSequence
+from longva.prompts.kv_cache import CachedSequence
+from longva.prompts.recomputed import RecomputedSequence
 from longva.prompts.tree import Prompt, plan_walk, score_alone, walk
 
 LENGTHS = range(200, 3001, 200)

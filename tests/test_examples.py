@@ -36,6 +36,7 @@ from longva.recipes.shipped import shipped_recipes
 from longva.train.align import AlignConfig
 from longva.train.dpo import DPOConfig
 from longva.train.extend import ExtendConfig
+from tests.live_films import write_film
 from tests.scenes import scene_frames
 
 ROOT = Path(__file__).parents[1]
@@ -92,6 +93,7 @@ SMALLER = {
     "ask": ["--max-new-tokens", "2"],
     "batch": ["--max-new-tokens", "2"],
     "summarize": ["--max-new-tokens", "2"],
+    "watch": ["--max-new-tokens", "2", "--idle", "0.1"],
     "niah visual": [*GRID, "--set", "needles.count=2"],
     "niah text": ["--set", "grid.lengths=[100,200]", "--set", "trials=2"],
     "perplexity": ["--set", "lengths=[16,32]", "--set", "documents=1"],
@@ -213,6 +215,7 @@ def folder(tmp_path_factory) -> Path:
     first.save(folder / "holiday.gif", save_all=True, append_images=others, duration=500)
     for name in ("a", "b"):
         write_video(folder / "films" / f"{name}.mp4", scene_frames(scenes, frames_each=1))
+    write_film(str(folder / "recording.ts"), scene_frames(scenes, frames_each=2))
     write_whole(folder / "questions.csv", "question,media\nWhat is shown?,\nWhy?,films/b.mp4\n")
     first.save(folder / "map.png")
     (folder / "frames").mkdir()

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from longva.attention.kernels import BLOCK_KERNELS, block_kernel
+from longva.attention.kernels import BLOCK_KERNELS, attend_to_all, block_kernel
 from longva.errors import LongVAError
 
 SHAPES = {
@@ -43,6 +43,12 @@ def test_kernel_gives_output_log_sum_exp_and_gradients_of_plain_attention(name, 
     got_out, got_lse = kernel.forward(*inputs, causal, 0.3)
     got = kernel.backward(grad_out, *inputs, got_out, got_lse, causal, 0.3)
     torch.testing.assert_close((got_out, got_lse, *got), (out, lse, *want), rtol=0, atol=1e-12)
+
+
+def test_heads_that_share_a_key_head_attend_in_one_block_to_the_same():
+    inputs = random_block(3, 12)
+    want = plain_attention(*inputs, causal=False)
+    torch.testing.assert_close(attend_to_all(*inputs, 0.3), want, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["math", "cpu_flash"])

@@ -370,6 +370,7 @@ def test_folders_that_are_no_checkpoint_are_refused(llava, tmp_path):
         load_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="is a file; give the folder"):
         load_pretrained(llava / "config.json")
+    load_pretrained(llava)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="is not JSON"):
         load_pretrained(tmp_path)

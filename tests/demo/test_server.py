@@ -1,7 +1,9 @@
 """What the demo's server gives away, and what it refuses."""
 
+import asyncio
 import os
 import stat
+import threading
 from pathlib import Path
 
 import httpx
@@ -9,9 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from longva.cli import app
+from longva.demo import asking
+from longva.demo.guard import Uploads
 from longva.demo.visitor import Visitor
 from longva.errors import LongVAError
-from tests.demo.conftest import a_visitor, ask
+from longva.media.sampling import ONE_A_SECOND
+from longva.watching.store import Watching
+from tests.demo.conftest import a_turn, a_visitor, answered, ask
 
 
 @pytest.fixture
@@ -67,6 +73,141 @@ def test_uploads_lie_in_a_private_folder_and_are_served_back(demo, get, video):
 
 def test_an_upload_that_is_too_large_is_refused(demo):
     assert upload(demo, "film.mp4", bytes(2**20 + 1)).status_code == 413
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://localhost"]
+)
+def test_another_page_may_not_use_the_demo(demo, origin):
+    """Which a browser lets it send, though not read: an upload needs no preflight."""
+    headers = {"Origin": origin}
+    for path in ("gradio_api/upload", "gradio_api/queue/join", ""):
+        answer = httpx.post(f"{demo.address}{path}", files={"files": ("a", b"a")}, headers=headers)
+        assert answer.status_code == 403
+    own = {"Origin": demo.address.rstrip("/")}
+    files = {"files": ("film.mp4", b"a")}
+    assert httpx.post(f"{demo.address}gradio_api/upload", files=files, headers=own).is_success
+
+
+def test_a_name_that_resolves_to_this_machine_is_not_the_demos(get):
+    port = get("/").url.port
+    assert get("/", headers={"Host": f"evil.example:{port}"}).status_code == 403
+    assert get("/", headers={"Host": f"localhost:{port}"}).status_code == 200
+    assert get("/", headers={"Host": f"[::1]:{port}"}).status_code == 200
+
+
+def test_an_upload_says_how_long_it_is(demo):
+    def endless():
+        yield b"a"
+
+    answer = httpx.post(f"{demo.address}gradio_api/upload", content=endless())
+    assert answer.status_code == 411
+
+
+def test_uploads_together_are_bounded_and_what_nobody_shows_makes_room(tmp_path):
+    spare, folder = tmp_path / "examples", tmp_path / "a1"
+    for place in (spare, folder):
+        place.mkdir()
+    (spare / "mine.mp4").write_bytes(bytes(500))
+    old, shown = folder / "old.mp4", folder / "shown.mp4"
+    for number, path in enumerate((old, shown)):
+        path.write_bytes(bytes(40))
+        os.utime(path, (number, number))
+    uploads = Uploads(tmp_path, 100, spare, lambda: [shown])
+    with uploads.coming(20) as fits:
+        assert fits and old.exists()
+        with uploads.coming(40) as fits:
+            assert fits and not old.exists() and shown.exists()
+            with uploads.coming(1) as fits:
+                assert not fits
+        with uploads.coming(40) as fits:
+            assert fits
+    with uploads.coming(61) as fits:
+        assert not fits
+    assert shown.exists() and (spare / "mine.mp4").exists()
+
+
+def test_the_end_is_told_to_open_pages_and_waits_for_nobody(longva, tmp_path):
+    from longva.demo.server import running
+
+    told, ready = [], threading.Event()
+
+    def listen(address):
+        with httpx.stream("GET", f"{address}longva-alive", timeout=60) as stream:
+            for line in stream.iter_lines():
+                told.append(line)
+                ready.set()
+
+    with running(longva, port=0, feedback=tmp_path / "votes") as address:
+        page = threading.Thread(target=listen, args=(address,))
+        page.start()
+        assert ready.wait(60)
+        beats = httpx.stream("GET", f"{address}gradio_api/heartbeat/me", timeout=60)
+        heart = beats.__enter__()
+        next(heart.iter_raw())
+    page.join(60)
+    beats.__exit__(None, None, None)
+    assert [line for line in told if line] == [": here", "event: end", "data: "]
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(address)
+
+
+def test_a_reloaded_page_finds_its_conversation_and_a_guess_finds_none(setting, video):
+    pytest.importorskip("gradio")
+    import gradio as gr
+
+    from longva.demo.ask_tab import AskTab
+
+    async def visit():
+        with gr.Blocks():
+            tab = AskTab(setting)
+        first, key = Visitor(), "0123456789abcdef" * 2
+        await tab.reopen(first, key)
+        await tab.show(first, video)
+        assert (first.key, first.pages) == (key, 1)
+        turn = await answered(setting, first, "what?")
+        drawn = await tab.reopen(Visitor(), key)
+        assert drawn[tab.visitor] is first and first.pages == 2
+        assert turn.text in drawn[tab.talk] and "lv-lit" in drawn[tab.timeline]
+        for guess in ("", "x", "f" * 32):
+            stranger = Visitor()
+            assert await tab.reopen(stranger, guess) == {tab.visitor: stranger}
+        asking.leave(setting, first)  # the page before the reload, an hour later
+        assert len(setting.engine.store) == 1 and setting.visitors[key] is first
+        asking.leave(setting, first)
+        assert len(setting.engine.store) == 0 and not setting.visitors
+
+    asyncio.run(visit())
+
+
+def test_an_answer_goes_on_while_its_page_is_reloaded(setting, video):
+    async def visit():
+        visitor = a_visitor(setting, video)
+        watching = Watching(digests=(visitor.medium.digest,), sampling=ONE_A_SECOND)
+        turn = a_turn("what?", watching=watching)
+        visitor.turns.append(turn)
+        before = asking.answer(setting, visitor)
+        await anext(before)
+        await before.aclose()  # the page is gone
+        async for _ in asking.answer(setting, visitor):
+            pass
+        return turn
+
+    assert asyncio.run(visit()).state == "done"
+
+
+def test_an_answer_that_no_page_follows_is_stopped(setting, video, monkeypatch):
+    monkeypatch.setattr(asking, "RELOAD_SECONDS", -1.0)
+
+    async def visit():
+        visitor = a_visitor(setting, video)
+        watching = Watching(digests=(visitor.medium.digest,), sampling=ONE_A_SECOND)
+        visitor.turns.append(turn := a_turn("what?", watching=watching))
+        async for _ in asking.answer(setting, visitor):
+            pass
+        return turn
+
+    assert asyncio.run(visit()).state == "stopped"
 
 
 def test_pages_that_are_uploaded_are_never_shown_as_pages(demo, get):

@@ -1,10 +1,13 @@
 """What is not read, not decoded or not converted at full size; the frames stay the same."""
 
+from dataclasses import replace
+
 import av
 import numpy as np
 import pytest
 
 from longva.media import video_file
+from longva.media.bounds import Bounds
 from longva.media.medium import open_media
 from longva.media.resize import resize_picture
 from longva.media.sample_tables import SampleTables
@@ -49,14 +52,19 @@ def pictures_by_ffmpeg(path, numbers):
     return [frames[number].to_ndarray(format="rgb24") for number in numbers]
 
 
-@pytest.mark.parametrize("name", SOUGHT)
-def test_few_frames_are_sought_in_any_container(name, tmp_path, monkeypatch):
-    path = write_video(tmp_path / name, **SOUGHT[name])
-    decoded = []
-    decode = video_file.decode
+@pytest.fixture
+def decoded(monkeypatch):
+    """A list that grows by each packet decoded."""
+    packets, decode = [], video_file.decode
     monkeypatch.setattr(
-        video_file, "decode", lambda *a: (decoded.append(one) or one for one in decode(*a))
+        video_file, "decode", lambda *a: (packets.append(one) or one for one in decode(*a))
     )
+    return packets
+
+
+@pytest.mark.parametrize("name", SOUGHT)
+def test_few_frames_are_sought_in_any_container(name, tmp_path, decoded):
+    path = write_video(tmp_path / name, **SOUGHT[name])
     media, wanted = open_media(path), [3, 45, 58]
     assert not media.video.scanned
     decoded.clear()
@@ -64,6 +72,54 @@ def test_few_frames_are_sought_in_any_container(name, tmp_path, monkeypatch):
     assert len(decoded) < 60
     for picture, same in zip(pictures, pictures_by_ffmpeg(path, wanted), strict=True):
         np.testing.assert_array_equal(picture, same)
+
+
+BOUNDS = Bounds(pixels=10**6)
+
+OPEN = {
+    "preset": "veryfast",
+    "g": "9",
+    "bf": "5",
+    "x264-params": "threads=1:scenecut=0:b-adapt=0:open-gop=1:ref=4",
+}
+SHORT_GROUPS = {
+    "h264.mp4": {"options": {"preset": "veryfast", "g": "5", "bf": "2"}},
+    "open.mkv": {"options": OPEN},
+    "open.ts": {"options": OPEN},
+    "hevc.mp4": {**HEVC, "options": {**HEVC["options"], "x265-params": X265 + ":keyint=5"}},
+    "mpeg2.ts": {"codec": "mpeg2video", "options": MPEG | {"g": "5"}},
+    "mpeg4.mp4": {"codec": "mpeg4", "options": MPEG | {"g": "5"}},
+    "vp9.mp4": {**VP9, "options": VP9["options"] | {"g": "5"}},
+    "dnxhd.mov": DNXHD,
+    "mjpeg.avi": {"codec": "mjpeg", "options": {}, "pix_fmt": "yuvj420p"},
+}
+"""Keyframes so near to one another that none is sought."""
+
+
+@pytest.mark.parametrize("name", SHORT_GROUPS)
+def test_what_the_wanted_frames_of_a_group_do_not_need_is_not_decoded(name, tmp_path, decoded):
+    path = write_video(tmp_path / name, **SHORT_GROUPS[name])
+    media, choice = open_media(path), np.random.default_rng(0)
+    chosen = [[0, 5, 10, 15, 20, 25, 30], [1, 6, 7, 13, 19, 28, 34]]
+    chosen += [np.unique(choice.integers(0, 60, size)).tolist() for size in (10, 20, 50)]
+    whole = pictures_by_ffmpeg(path, range(60))
+    for wanted in chosen:
+        decoded.clear()
+        for number, picture in zip(wanted, media.pictures(wanted), strict=True):
+            np.testing.assert_array_equal(picture, whole[number])
+        taken = sum(packet.size > 0 for packet, _ in decoded)
+        assert taken <= min(60, wanted[-1] + 3)  # not once more from the beginning
+        if len(wanted) <= 10:
+            assert taken < 0.75 * wanted[-1]
+        if name in ("dnxhd.mov", "mjpeg.avi"):
+            assert taken == len(wanted)
+
+
+def test_a_keyframe_that_is_none_is_found_out(h264, decoded):
+    media = open_media(h264)
+    every = [video_file.Entrance(number=number) for number in range(60)]
+    media = replace(media, video=replace(media.video, entrances=every))
+    assert numbers(media.frames_at([0, 3, 7, 33, 41], size=SIZE).pixels) == [0, 3, 7, 33, 41]
 
 
 def test_a_seek_that_lands_elsewhere_is_found_out(h264, monkeypatch):
@@ -120,13 +176,13 @@ def test_the_tables_of_mp4_give_the_same_index_as_all_of_the_file(kind, tmp_path
     path = write_video(tmp_path / "video.mp4", 300, **TABLED[kind])
     path = remux(path, tmp_path / "cut.mp4", cut_at=1.2) if kind == "edit list" else path
     with open_stream(path, "video") as (container, stream):
-        whole = _index(path, "video", None, container, stream)
+        whole = _index(path, "video", None, container, stream, BOUNDS)
     with (
         SampleTables(path) as tables,
         open_stream(path, "video", tables=tables) as (container, stream),
     ):
         tables.blank = True
-        listed = _index(path, "video", None, container, stream)
+        listed = _index(path, "video", None, container, stream, BOUNDS)
     assert repr(listed) == repr(whole)
 
 

@@ -1,3 +1,6 @@
+import json
+from importlib.resources import files
+
 import torch
 
 from longva.checkpoints.language_model import load_tokenizer
@@ -7,6 +10,7 @@ from longva.nano.language_model import (
     save_initial_language_model,
 )
 from longva.nano.words import word_tokenizer
+from longva.niah.scoring import answers_match
 
 
 def attention_of_first_layer(model, ids):
@@ -48,3 +52,16 @@ def test_the_saved_checkpoint_keeps_its_tokenizer_of_words(tmp_path):
     save_initial_language_model(tmp_path, seed=0)
     text = "What number is with the anchor? 4471"
     assert load_tokenizer(str(tmp_path)).tokenize(text) == word_tokenizer().tokenize(text)
+
+
+def test_a_number_that_is_spoken_two_digits_at_a_time_counts_as_the_answer():
+    tokenizer = word_tokenizer()
+    spoken = tokenizer.decode(tokenizer("68604975")["input_ids"])
+    assert answers_match(spoken, "68604975")
+    assert not answers_match(spoken, "68604973")
+
+
+def test_the_shipped_tokenizer_is_the_one_of_the_code():
+    shipped = json.loads((files("longva.nano") / "checkpoint" / "tokenizer.json").read_text())
+    built = json.loads(word_tokenizer().backend_tokenizer.to_str())
+    assert shipped == built

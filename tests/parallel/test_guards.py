@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2ForCausalLM
 
-from longva.parallel import RingSequence, ring_forward
+from longva.errors import LongVAError
+from longva.parallel import RingSequence, check_ring, ring_forward
 from tests.distributed import run_distributed
 from tests.parallel.tiny import CONFIG, tiny_batch, tiny_qwen2
 
@@ -56,6 +57,11 @@ def test_padding_masks_are_refused_and_full_ones_are_not():
     mask[:, :3] = 0
     with pytest.raises(ValueError, match="cannot honour a padding mask"):
         call(attention_mask=mask)
+    padded = torch.cat([IDS[:, :6], torch.zeros_like(IDS[:, 6:])], dim=1)
+    model = tiny_qwen2("sdpa", torch.float64)
+    want = model(input_ids=IDS[:, :6]).logits
+    got = call(tiny_qwen2("zigzag_ring", torch.float64), input_ids=padded).logits[:, :6]
+    torch.testing.assert_close(got, want, **SAME_LOGIT)  # padded at the right, without a mask
     with pytest.raises(ValueError, match="give RingSequence their document_starts"):
         call(attention_mask=torch.ones(2, 1, 8, 8, dtype=torch.bool).tril())
 
@@ -107,6 +113,21 @@ def test_sliding_windows_and_dropout_are_refused():
         call(tiny_qwen2("zigzag_ring", use_sliding_window=True, **window))
     with pytest.raises(ValueError, match="has no dropout"):
         call(tiny_qwen2("zigzag_ring", attention_dropout=0.1).train())
+
+
+def test_rope_that_depends_on_the_length_is_refused_and_the_types_that_are_named_are_not():
+    model = tiny_qwen2("zigzag_ring")
+
+    def decoder(**rope):
+        rope = {"rope_theta": 1e4, "original_max_position_embeddings": 64, **rope}
+        return tiny_qwen2("zigzag_ring", rope_parameters=rope).get_decoder()
+
+    with pytest.raises(LongVAError, match="dynamic RoPE .*: default, linear, yarn or llama3"):
+        check_ring(decoder(rope_type="dynamic", factor=2.0))
+    low_and_high = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    check_ring(model.get_decoder())
+    for same in ({"rope_type": "linear"}, {"rope_type": "yarn"}, {"rope_type": "llama3"}):
+        check_ring(decoder(factor=2.0, **same, **low_and_high))
 
 
 @pytest.mark.parametrize("starts", [(), (1, 4), (0, 4, 4), (0, 5, 3), (0, 8)])

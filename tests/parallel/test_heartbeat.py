@@ -13,6 +13,7 @@ import torch.distributed as dist
 from longva.errors import RecipeError
 from longva.parallel import heartbeat, parallel_mesh
 from longva.parallel.heartbeat import Heartbeat, LostRankError
+from longva.parallel.ranks import joined_ranks
 from tests.distributed import run_distributed
 
 
@@ -53,6 +54,27 @@ def test_a_rank_that_is_killed_is_named_by_the_others():
         assert said[rank].startswith(
             f"rank 1 of 3 is gone: no sign of it for 2 s. Rank {rank} ends"
         )
+
+
+def test_ranks_that_share_out_work_do_not_wait_for_one_that_is_killed():
+    def wait_for_all(rank, world_size):
+        try:
+            with joined_ranks() as (_, _, barrier):
+                if rank == 1:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                barrier()
+        except LostRankError as error:
+            return str(error)
+
+    def body(rank, world_size):
+        if rank == 1 and (child := os.fork()):
+            os.waitpid(child, 0)
+            return None
+        return wait_for_all(rank, world_size)
+
+    said = run_distributed(body, 2, join=False)
+    assert said[0].startswith("rank 1 of 2 is gone: no sign of it for 2 s. Rank 0 ends too.")
+    assert said[0].endswith("The same command goes on from what is saved.")
 
 
 def test_what_a_rank_failed_of_is_told_by_the_others():

@@ -44,6 +44,9 @@ def ring_that_does_not_divide(rank, world_size):
     message = "4 processes cannot be dealt into rings of 3. Set the ring to one of 1, 2, 4, or"
     with pytest.raises(RecipeError, match=message), parallel_mesh(ring=3):
         pass
+    for ring in (1, 2, 4):
+        with parallel_mesh(ring=ring) as mesh:
+            assert dist.get_world_size(mesh.ring_group) == ring
     assert dist.is_initialized()  # the caller's own group, left alone
 
 
@@ -58,6 +61,11 @@ def test_more_processes_than_gpus_are_refused_with_what_to_do(monkeypatch):
     with pytest.raises(RecipeError, match=r"sees 2 GPU\(s\). Start at most 2"), parallel_mesh():
         pass
     assert not dist.is_initialized()
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert own_device() == torch.device("cuda:0")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # CUDA_VISIBLE_DEVICES=
+    assert own_device() == torch.device("cpu")
 
 
 def test_a_process_takes_the_gpu_of_its_rank_or_the_device_that_is_named(monkeypatch):

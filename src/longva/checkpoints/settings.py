@@ -32,6 +32,9 @@ from longva.model.unires import candidate_grids
 ORIGIN = "llava"
 """Folder inside a converted checkpoint: the source's small files as they were, for the way back."""
 
+OURS = ("longva", "llava_qwen")
+"""`model_type` of LongVA, in our format and in LLaVA's."""
+
 MEDIA_TOKENS = ("<image>", "<video>")
 
 SMALL_FILES = (".json", ".txt", ".jinja", ".model")
@@ -73,9 +76,8 @@ def read_checkpoint(
     Raises:
         CheckpointError: for something that is not a LongVA checkpoint.
     """
-    folder = _find_folder(id_or_path, revision, weights)
-    values = _read_json(folder / "config.json")
-    if values.get("model_type") not in ("longva", "llava_qwen"):
+    folder, values = find_checkpoint(id_or_path, revision=revision, weights=weights)
+    if values.get("model_type") not in OURS:
         raise CheckpointError(
             f"{folder} is not a LongVA checkpoint: its config.json has model_type "
             f"{values.get('model_type')!r}, needed 'longva' (ours) or 'llava_qwen' (LongVA-7B and "
@@ -89,6 +91,23 @@ def read_checkpoint(
         if values["model_type"] == "longva":
             return _read_longva(folder)
         return _read_llava(folder, values, vision_tower or values.get("mm_vision_tower"))
+
+
+def find_checkpoint(
+    id_or_path: str | Path, *, revision: str | None = None, weights: bool = False
+) -> tuple[Path, dict]:
+    """Return the folder of a checkpoint of any kind of model, and what its config.json says.
+
+    Args:
+        id_or_path: see `read_checkpoint`, as the others.
+        revision: of a Hub id.
+        weights: also download the weights of a Hub id.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    folder = _find_folder(id_or_path, revision, weights)
+    return folder, _read_json(folder / "config.json")
 
 
 def change_settings(

@@ -26,6 +26,7 @@ from longva.cli import (  # noqa: F401 - importing adds the commands
     serve,
     summarize,
     train,
+    watch,
 )
 from longva.cli.console import app, err
 

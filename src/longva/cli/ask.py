@@ -21,11 +21,14 @@ from longva.cli.options import (
 from longva.errors import ContextLengthError, LongVAError, NonFiniteError
 from longva.finite import to_json
 
+HEAD = 4096
+"""Bytes at the beginning of a file that tell whether it is a session."""
+
 COMMANDS = "/forget clears the conversation, /watch goes on watching, /exit or Ctrl-D ends it."
 
 
 def watch(
-    media: list,
+    media: list | Path,
     loading: LoadingOptions,
     made: FrameOptions,
     sampling: Any,
@@ -34,17 +37,56 @@ def watch(
     questions: Sequence[str] = (),
     partly: bool = False,
 ):
-    """Load the model and watch opened media; `partly`: until Ctrl-C. `ask` and `chat` share it."""
+    """Load the model and watch opened media, or go on with a session; `ask` and `chat` share it.
+
+    `partly`: Ctrl-C ends the watching.
+    """
     from longva.watching.answer import check_question
 
     longva = loading.load(pool_stride=made.pool_stride, pool_mode=made.pool_mode)
     for question in questions:
         check_question(question)
+    if isinstance(media, Path):
+        session = longva.resume(media)
+        watch_on(session, quiet=quiet, partly=partly)
+        return noted(session)
     session = longva.watch(media, sampling=sampling, settings=made.settings(), now=False)
     watch_on(session, quiet=quiet, partly=partly)
+    return noted(session)
+
+
+def noted(session):
+    """Tell what of the media is not known; return the session."""
     for note in session.notes:
         err.print(f"Note: {printable(note)}.")
     return session
+
+
+def saved_session(medium: str, **of_films: Any) -> Path | None:
+    """Return the path of a session that was kept, None if a medium is something else.
+
+    Args:
+        medium: as it was typed.
+        of_films: options and their values, which a session does not take.
+
+    Raises:
+        LongVAError: such an option was given.
+    """
+    path = Path(medium)
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    if not head[8:].startswith(b'{"__metadata__"') or b"longva session" not in head:
+        return None
+    for name, value in of_films.items():
+        if value not in (None, False, []):
+            option = f"--{name.replace('_', '-')}"
+            raise LongVAError(
+                f"{option} is for films; {medium} is a session, whose film has been watched. Leave "
+                "it out, or give the film."
+            )
+    return path
 
 
 def watch_on(session, *, quiet: bool = False, partly: bool = False) -> None:
@@ -81,7 +123,7 @@ def say(session, question: str, **options):
 @app.command()
 @grouped
 def ask(
-    media: Annotated[str, typer.Argument(help="Video, image or folder of frames.")],
+    media: Annotated[str, typer.Argument(help="Video, image, folder of frames, or a session.")],
     questions: Annotated[list[str], typer.Argument(help="One or more questions.")],
     loading: LoadingOptions,
     given: OpeningOptions,
@@ -95,20 +137,28 @@ def ask(
     evidence_dir: Annotated[
         Path | None, typer.Option(help="Write them as JPEG files, a folder a question.")
     ] = None,
+    save_session: Annotated[
+        Path | None, typer.Option(help="Keep what was watched; ask it later, in place of the film.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Answer questions about a video, image or folder of frames.
 
-    The medium is watched once; every question reuses it.
+    The medium is watched once; every question reuses it, and so does a later call that is given
+    what --save-session wrote.
 
     longva ask film.mp4 "Who arrives?" --fps 1 --model lmms-lab/LongVA-7B-DPO
     """
     sampling = taken.rule()
-    opened = given.open([media, *(also or [])])
+    of_films = {**vars(taken), **vars(given), "also": also, "evidence_dir": evidence_dir}
+    saved = saved_session(media, **of_films)
+    opened = [] if saved else given.open([media, *(also or [])])
     options = {**answering.arguments(), "evidence": evidence}
-    session = watch(opened, loading, made, sampling, quiet=as_json, questions=questions)
+    session = watch(saved or opened, loading, made, sampling, quiet=as_json, questions=questions)
+    if save_session is not None:
+        session.save(save_session)
     if as_json:
-        answers = [session.ask(question, **options) for question in questions]
+        answers = session.ask_all(questions, **options)
         for number, answer in enumerate(answers, start=1):
             write_pictures(answer, opened, evidence_dir, number)
         typer.echo(to_json([answer.to_json() for answer in answers], indent=2))
@@ -138,8 +188,8 @@ def place(item) -> str:
     return printable(item.file or f"grid {item.frame}")
 
 
-def print_evidence(answer) -> None:
-    """Print what an answer rests on, and what it took."""
+def print_evidence(answer, notes: Sequence[str] = ()) -> None:
+    """Print what an answer rests on, notes of it, and what it took."""
     for item in answer.shown_evidence:
         when = place(item)
         name = printable(Path(answer.media[item.medium]).name)
@@ -147,6 +197,8 @@ def print_evidence(answer) -> None:
         out.print(f"   {when:>10}  {of}frame {item.frame}  weight {item.weight:.3f}")
     if answer.evidence and not answer.shown_evidence:
         out.print("   no frame stands out: each has less than 0.001 of the attention on frames")
+    for note in notes:
+        out.print(f"   {printable(note)}")
     seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in answer.timings.items())
     out.print(f"   {answer.frames} frames, {answer.prompt_tokens:,} tokens; {seconds}\n")
 
@@ -154,7 +206,7 @@ def print_evidence(answer) -> None:
 @app.command()
 @grouped
 def chat(
-    media: Annotated[str, typer.Argument(help="Video, image or folder of frames.")],
+    media: Annotated[str, typer.Argument(help="Video, image, folder of frames, or a session.")],
     loading: LoadingOptions,
     given: OpeningOptions,
     taken: SamplingOptions,
@@ -173,7 +225,8 @@ def chat(
     if sys.stdin is None:
         raise LongVAError("chat reads questions from standard input, which is closed. Use ask.")
     sampling = taken.rule()
-    opened = given.open([media], standard_input=False)
+    opened = saved_session(media, **vars(taken), **vars(given))
+    opened = opened or given.open([media], standard_input=False)
     options = answering.arguments()
     session = watch(opened, loading, made, sampling, partly=True)
     out.print(f"Watched {session.frames} frames. Ask away. {COMMANDS}")

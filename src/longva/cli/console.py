@@ -86,6 +86,8 @@ def worded(error: LongVAError) -> str:
     def option(name: str, value: Any) -> str | None:
         if isinstance(error, RecipeError):
             return shlex.join(["--set", f"{name}={to_json(value)}"])
+        if name == "self_test":
+            return "--no-self-test"
         if isinstance(value, bool):
             return f"--{name.replace('_', '-')}" if value else None
         return f"--{name.replace('_', '-')} {value}"

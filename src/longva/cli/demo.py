@@ -24,9 +24,13 @@ def demo(
     share: Annotated[
         bool, typer.Option("--share", help="Also a public address, through Gradio's servers.")
     ] = False,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="Further host names to answer to: a proxy's.")
+    ] = None,
     max_upload_mb: Annotated[
         int, typer.Option(min=1, help="Largest file that may be uploaded.")
     ] = 2048,
+    max_uploads_mb: Annotated[int, typer.Option(min=1, help="All uploads together.")] = 8192,
     session_memory: Annotated[
         float | None,
         typer.Option(help="GiB for keys and values of watched media; default: what is free."),
@@ -50,7 +54,9 @@ def demo(
         host=host,
         port=port,
         share=share,
+        allowed_hosts=allowed_host or [],
         max_upload_mb=max_upload_mb,
+        max_uploads_mb=max_uploads_mb,
         session_bytes=room,
         feedback=feedback,
     )

@@ -86,6 +86,16 @@ class LoadingOptions(ModelOptions):
     """A model that the command itself loads."""
 
     cache: Annotated[Path | None, typer.Option(help="Keep encoded videos in this folder.")] = None
+    self_test: Annotated[
+        bool,
+        typer.Option(
+            "--self-test/--no-self-test",
+            help="Compare a model other than LongVA with its own forward first.",
+        ),
+    ] = True
+    cache_size: Annotated[
+        float, typer.Option(help="GiB of them, at most: what was used least recently is deleted.")
+    ] = 100.0
 
     def load(self, **pooling: Any) -> Any:
         """Load it as `LongVA`, and print its notice if it has one."""
@@ -98,6 +108,8 @@ class LoadingOptions(ModelOptions):
             quantization=self.weights,
             kv=self.kv,
             cache_dir=self.cache,
+            self_test=self.self_test,
+            cache_bytes=as_bytes(self.cache_size, "--cache-size"),
             **pooling,
         )
         if longva.notice:
@@ -247,11 +259,16 @@ class RecipeOptions:
 
 
 def session_bytes(gib: float) -> int:
-    """Return the bytes of --session-memory.
+    """Return the bytes of --session-memory; see `as_bytes`."""
+    return as_bytes(gib, "--session-memory")
+
+
+def as_bytes(gib: float, flag: str) -> int:
+    """Return the bytes of a size that a flag gave.
 
     Raises:
         LongVAError: it is no size.
     """
     if not 0 < gib < float("inf"):
-        raise LongVAError(f"--session-memory needs a size greater than 0 GiB, got {gib:g}.")
+        raise LongVAError(f"{flag} needs a size greater than 0 GiB, got {gib:g}.")
     return int(gib * GIB)

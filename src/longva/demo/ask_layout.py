@@ -29,6 +29,9 @@ class AskLayout:
     """The components of the tab, laid out where this is made."""
 
     def __init__(self, setting: Setting):
+        self.key = gr.Textbox(visible=False)
+        """The page's secret, by which a reloaded one finds its conversation."""
+
         with gr.Row(elem_id="lv-ask"):
             with gr.Column(scale=7, min_width=320, elem_id="lv-left"):
                 self._lay_out_stage(setting)

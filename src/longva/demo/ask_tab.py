@@ -11,6 +11,7 @@ what `stop` drew, and Gradio would drop a question asked meanwhile.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -39,6 +40,19 @@ IDLE_SECONDS = 24 * 3600
 """So long after the last question a visitor is dropped, with any work in progress, and the upload
 deleted. Gradio drops a visitor an hour after the page was closed."""
 
+KEY = re.compile("[0-9a-f]{32}")
+OWN_KEY = """(_, __) => {
+  const name = "longva-visitor";
+  let key = sessionStorage.getItem(name);
+  if (!key) {
+    const bytes = crypto.getRandomValues(new Uint8Array(16));
+    key = [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+    sessionStorage.setItem(name, key);
+  }
+  return [null, key];
+}"""
+"""Each tab of a browser keeps a secret for as long as it is open, reloads included."""
+
 FOR_THE_PAGE: Any = {"api_visibility": "private"}
 QUIET: Any = {"show_progress": "hidden", **FOR_THE_PAGE}
 AT_ONCE: Any = {"queue": False, **QUIET}
@@ -59,7 +73,7 @@ class AskTab(AskLayout):
         )
         super().__init__(setting)
 
-    def connect(self, call: CallPanel) -> None:
+    def connect(self, blocks: gr.Blocks, call: CallPanel) -> None:
         """Add the event handlers; `call` shows the latest question as a request."""
         self.call, visitor = call, [self.visitor]
         # Handlers return what they change; the rest of this is left as it is.
@@ -72,6 +86,10 @@ class AskTab(AskLayout):
             *(self.frames, self.remember, self.evidence, self.max_new_tokens),
             *(self.temperature, self.top_p, self.seed),
         ]
+        # Programs may name any key; whoever can name a visitor's is that visitor.
+        blocks.load(self.reopen, [*visitor, self.key], page, js=OWN_KEY, **BESIDE_OTHERS).success(
+            self.answer, visitor, page, **BESIDE_OTHERS
+        )
         self.file.upload(self.show_upload, [*visitor, self.file], page, **FOR_THE_PAGE)
         self.cards.select(self.show_example, visitor, page, **QUIET)
         self.change.click(self.clear, visitor, page, **AT_ONCE)
@@ -107,8 +125,27 @@ class AskTab(AskLayout):
             problem = error.message.replace(str(path), path.name)
             raise gr.Error(problem, print_exception=False) from None
         visitor.show(medium)
+        if visitor.key not in self.setting.visitors:
+            self.setting.visitors[visitor.key] = visitor
+            visitor.pages += 1
+        return self._stage(visitor, medium)
+
+    async def reopen(self, visitor: Visitor, key: str) -> dict:
+        """Give a page that was reloaded what it showed; the key of a new one is its visitor's."""
+        held = self.setting.visitors.get(key)
+        if held is None or held.medium is None:
+            if held is None and KEY.fullmatch(key or ""):
+                visitor.key = key
+            return {self.visitor: visitor}
+        held.pages += 1
+        return self._stage(held, held.medium)
+
+    def _stage(self, visitor: Visitor, medium: Medium) -> dict:
+        """Draw the page of a visitor who has a medium."""
         most = self.engine.plan(medium.suggested).max_frames
         start = max(1, min(medium.suggested, most))
+        for turn in visitor.turns[-1:]:
+            start = turn.watching.sampling.num_frames or start
         frames = gr.Slider(
             maximum=max(2, min(medium.frames, 2 * most)),
             value=start,
@@ -118,7 +155,7 @@ class AskTab(AskLayout):
             self.welcome: gr.Column(visible=False),
             self.watch: gr.Column(visible=True),
             self.stage: draw("stage", medium=medium),
-            self.timeline: timeline(medium),
+            self.timeline: _timeline(visitor, medium),
             self.about: draw("about", medium=medium),
             self.planned: gr.Column(visible=True),
             self.frames: frames,
@@ -172,7 +209,7 @@ class AskTab(AskLayout):
         Until this has ended the visitor may have begun another conversation: that one is drawn.
         """
         medium = visitor.medium
-        if medium is None or not visitor.busy:  # stopped before this began
+        if medium is None or not visitor.busy:  # stopped before this began, or nothing to follow
             yield self._talk(visitor)
             return
         turn = visitor.turns[-1]
@@ -188,8 +225,7 @@ class AskTab(AskLayout):
                 yield {self.talk: self._drawn(visitor)}
         final: dict[Any, Any] = self._talk(visitor)
         if turn.answer is not None and turn in visitor.turns:
-            lit = turn.answer.shown_evidence
-            final[self.timeline] = timeline(medium, visitor.attention, lit, visitor.pictures)
+            final[self.timeline] = _timeline(visitor, medium)
             final[self.estimate] = self.plan(turn.answer.frames)
             said = turn.answer.to_json() | {"media": medium.path.name}
             final[self.call.answer] = to_json(said, indent=2, ensure_ascii=False)
@@ -225,6 +261,14 @@ class AskTab(AskLayout):
             except LongVAError:  # its message names a folder, which visitors need not know
                 gr.Warning("The vote could not be written: the disk is full.")
         return self._drawn(visitor)
+
+
+def _timeline(visitor: Visitor, medium: Medium) -> str:
+    """Draw the timeline, what the latest answer looked at lit up."""
+    lit = next((turn.answer for turn in visitor.turns[-1:]), None)
+    if lit is None:
+        return timeline(medium)
+    return timeline(medium, visitor.attention, lit.shown_evidence, visitor.pictures)
 
 
 def _turn(visitor: Visitor, medium: Medium, question: str, values: Sequence[Any]) -> Turn:

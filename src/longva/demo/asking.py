@@ -6,6 +6,7 @@ stops, or opens another medium, does so between two steps here, never in the mid
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import replace
@@ -22,10 +23,31 @@ PAGE_SECONDS = 0.1
 """A page is redrawn at most this often: a fast model makes hundreds of tokens a second."""
 
 
+RELOAD_SECONDS = 30.0
+"""So long an answer goes on without a page: one that is reloaded follows it again."""
+
+
 async def answer(setting: Setting, visitor: Visitor) -> AsyncGenerator[None]:
-    """Answer the visitor's latest question; yield whenever the page is to be drawn."""
+    """Answer the visitor's latest question, or follow its answer; yield to have the page drawn."""
+    turn = visitor.turns[-1]
+    if turn.task is None:
+        turn.task = asyncio.create_task(_answer(setting, visitor))
+    while not turn.task.done():
+        visitor.followed = time.monotonic()
+        changed = asyncio.ensure_future(visitor.changed.wait())  # also while the page is drawn
+        try:
+            yield
+            await asyncio.wait({turn.task, changed}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
+    await turn.task
+
+
+async def _answer(setting: Setting, visitor: Visitor) -> None:
+    """Answer the visitor's latest question as long as a page follows."""
     turn, medium = visitor.turns[-1], visitor.medium
     assert medium is not None
+    visitor.followed = time.monotonic()
     setting.asked.setdefault(visitor.key, set()).add(turn.watching)
     try:
         work = visitor.work = EventStream(setting.engine.worker, visitor.key)
@@ -37,10 +59,13 @@ async def answer(setting: Setting, visitor: Visitor) -> AsyncGenerator[None]:
                         await _finish(visitor, turn, medium, event.result)
                     else:
                         _apply(setting, turn, medium, event)
-                yield
+                visitor.change()
+                if time.monotonic() - visitor.followed > RELOAD_SECONDS:
+                    visitor.stop()
     except Exception as error:
         turn.fail(problem(error))
-        yield
+    finally:
+        visitor.change()
 
 
 def _apply(setting: Setting, turn: Turn, medium: Medium, event: Event) -> None:
@@ -91,8 +116,15 @@ def problem(error: Exception) -> str:
 
 
 def leave(setting: Setting, visitor: Visitor) -> None:
-    """Stop a visitor's work; drop the sessions that no other visitor has asked about."""
+    """Count a page as closed; with the last one, stop the visitor's work and drop what is theirs.
+
+    The sessions that another visitor has asked about stay.
+    """
+    visitor.pages -= 1
+    if visitor.pages > 0:
+        return
     visitor.stop()
+    setting.visitors.pop(visitor.key, None)
     mine = setting.asked.pop(visitor.key, set())
     for watching in mine.difference(*setting.asked.values()):
         setting.engine.store.drop(watching)

@@ -84,5 +84,26 @@ new MutationObserver((changes) => {
   if (changed("#lv-talk") && following) talk.scrollTop = talk.scrollHeight;
 }).observe(document.body, { childList: true, subtree: true });
 
+// The page says so when the demo has ended, or does not answer any more.
+function say(words) {
+  let line = document.getElementById("lv-gone");
+  if (!line) {
+    line = Object.assign(document.createElement("p"), { id: "lv-gone" });
+    line.setAttribute("role", "alert");
+    document.body.prepend(line);
+  }
+  line.hidden = !words;
+  line.textContent = words;
+}
+
+const life = new EventSource("longva-alive");
+life.addEventListener("end", () => {
+  life.close();
+  say("The demo has ended. Start it again, then reload this page.");
+});
+life.addEventListener("open", () => say(""));
+life.addEventListener("error", () => say("The demo does not answer. This page tries again."));
+addEventListener("pagehide", () => life.close());
+
 const theme = localStorage.getItem("longva-theme");
 if (theme) document.body.classList.toggle("dark", theme === "dark");

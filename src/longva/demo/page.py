@@ -33,5 +33,5 @@ def build_page(setting: Setting) -> gr.Blocks:
                 needle_tab(setting)
             with gr.Tab("API"):
                 call = CallPanel()
-        ask.connect(call)
+        ask.connect(page, call)
     return page

@@ -7,16 +7,15 @@ default. The demo makes a new one that only this user can read, and deletes it a
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import gradio as gr
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from longva.demo.examples import make_examples
+from longva.demo.guard import Ending, Guard, Uploads
 from longva.demo.page import build_page
 from longva.demo.speed import Speed
 from longva.demo.visitor import Setting
@@ -26,43 +25,10 @@ from longva.watching.engine import Engine
 
 ASSETS = Path(__file__).parent
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
 MAX_THREADS = 40
 """Events that Gradio handles at a time, besides those that wait for the model."""
-
-HEADERS = {
-    "content-security-policy": (
-        "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; "
-        "base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
-    ),
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-}
-"""With these the browser itself keeps the page from loading anything from other servers."""
-
-REMOTE = ("/gradio_api/file=http", "/gradio_api/proxy=", "/file=http", "/proxy=")
-"""Paths by which Gradio fetches from elsewhere on a client's behalf; the demo needs none."""
-
-
-class Guard:
-    """ASGI middleware: adds `HEADERS`, refuses `REMOTE`."""
-
-    def __init__(self, app: ASGIApp):
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message["headers"] = [*message.get("headers", []), *added]
-            await send(message)
-
-        if scope["type"] == "http" and scope["path"].lower().startswith(REMOTE):
-            refusal = PlainTextResponse("This demo fetches nothing.", status_code=403)
-            await refusal(scope, receive, send_with_headers)
-            return
-        await self.app(scope, receive, send_with_headers)
 
 
 @contextmanager
@@ -72,7 +38,9 @@ def running(
     host: str = "127.0.0.1",
     port: int = 7860,
     share: bool = False,
+    allowed_hosts: Sequence[str] = (),
     max_upload_mb: int = 2048,
+    max_uploads_mb: int = 8192,
     session_bytes: int | None = None,
     max_waiting: int = 32,
     feedback: Path = Path("longva_feedback.jsonl"),
@@ -84,7 +52,9 @@ def running(
         host: address to listen at.
         port: to listen at; 0 takes a free one.
         share: make a public address through Gradio's servers.
+        allowed_hosts: further names by which the demo may be called, of a proxy for example.
         max_upload_mb: MB of the largest file that may be uploaded.
+        max_uploads_mb: MB of all uploads together; what no visitor shows makes room.
         session_bytes: for keys and values of watched media; None takes what is free now.
         max_waiting: questions and heatmaps that may wait in the queue.
         feedback: file to which votes are appended.
@@ -104,6 +74,17 @@ def running(
             examples=make_examples(Path(folder) / "examples", grid_size=grid_size),
             feedback=feedback,
             folder=Path(folder),
+        )
+        ending, uploads = Ending(), _uploads(setting, max_uploads_mb)
+        named = None
+        if host in LOOPBACK and not share:
+            named = {*LOOPBACK, *(name.lower() for name in allowed_hosts)}
+        guard = Middleware(
+            Guard,  # pyright: ignore[reportArgumentType]
+            uploads=uploads,
+            ending=ending,
+            hosts=named,
+            origins={name.lower() for name in allowed_hosts},
         )
         page = build_page(setting)
         page.queue(max_size=max_waiting, default_concurrency_limit=4)
@@ -125,12 +106,20 @@ def running(
                 theme=theme(),
                 css_paths=ASSETS / "demo.css",
                 js=(ASSETS / "demo.js").read_text(encoding="utf-8"),
-                app_kwargs={"middleware": [Middleware(Guard)]},
+                app_kwargs={"middleware": [guard]},
             )
             yield public or local
         finally:
+            ending.begin()
             page.close(verbose=False)
-            engine.worker.stop()
+            engine.worker.stop(patience=0.5)  # a step of the model may take longer: let it be
+
+
+def _uploads(setting: Setting, most_mb: int) -> Uploads:
+    def shown() -> list[Path]:
+        return [one.medium.path for one in list(setting.visitors.values()) if one.medium]
+
+    return Uploads(setting.folder, most_mb * 2**20, setting.folder / "examples", shown)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What all visitors share, and one visitor: medium, conversation, answer in progress."""
 
+import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,9 @@ class Setting:
     asked: dict[str, set[Watching]] = field(default_factory=dict)
     """What each visitor, by key, has asked about."""
 
+    visitors: dict[str, "Visitor"] = field(default_factory=dict)
+    """Those with a medium, by key: a page that is reloaded finds its own again."""
+
 
 @dataclass(kw_only=True)
 class Turn:
@@ -61,6 +65,8 @@ class Turn:
     """Once complete, with the evidence frames that are shown."""
 
     liked: bool | None = None
+    task: asyncio.Task | None = None
+    """Answers the question, whether a page follows it or is being reloaded."""
 
     @property
     def busy(self) -> bool:
@@ -77,7 +83,10 @@ class Visitor:
     """What the demo knows about one open page."""
 
     key: str = ""
-    """Name in the queue; drawn with the first medium, because Gradio copies the initial state."""
+    """Name in the queue, which the page keeps: a reloaded one gives it, and goes on."""
+
+    pages: int = 0
+    """Open pages that show this visitor's conversation, and those that a reload replaced."""
 
     medium: Medium | None = None
     turns: list[Turn] = field(default_factory=list)
@@ -96,6 +105,12 @@ class Visitor:
     work: EventStream | None = None
     """The latest question's events."""
 
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the page is to be drawn; the next change has another event."""
+
+    followed: float = 0.0
+    """When a page last asked what has changed, by the monotonic clock."""
+
     @property
     def busy(self) -> bool:
         """Whether a question is being answered."""
@@ -112,9 +127,15 @@ class Visitor:
         """Start a new conversation about the same medium."""
         self.turns, self.attention, self.history, self.pictures = [], [], [], {}
 
+    def change(self) -> None:
+        """Have the pages drawn."""
+        told, self.changed = self.changed, asyncio.Event()
+        told.set()
+
     def stop(self) -> None:
         """Stop the answer in progress, if there is one."""
         if self.work is not None:
             self.work.close()
         if self.busy:
             self.turns[-1].state = "stopped"
+        self.change()

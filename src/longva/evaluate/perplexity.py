@@ -30,10 +30,10 @@ from longva.niah.recipe import ModelRecipe
 from longva.niah.text import read_text
 from longva.prompts.kv_cache import (
     CachedSequence,
-    RecomputedSequence,
     SymbolSequence,
     context_length,
 )
+from longva.prompts.recomputed import RecomputedSequence
 from longva.recipes import save_recipe
 from longva.reporting.figure import new_figure, save_figure, scale_by_two, short
 from longva.reporting.progress import Progress

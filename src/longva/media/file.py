@@ -70,6 +70,22 @@ class _Reader(io.RawIOBase):
 File = Path | bytes | HeldFile
 
 
+Version = tuple[int, ...]
+
+
+def version_of(about: os.stat_result) -> Version:
+    """Which file it is and when it was written to: as long as this stays, so does its content."""
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
+
+
+def file_version(file: object) -> Version | None:
+    """See `version_of`; nothing of a file that is gone, None of what is open or in memory."""
+    try:
+        return version_of(file.stat()) if isinstance(file, Path) else None
+    except OSError:
+        return ()
+
+
 def file_name(file: File) -> str:
     """What messages call a file."""
     if isinstance(file, bytes):

@@ -23,9 +23,11 @@ import torch
 from torch import Tensor
 
 from longva.errors import VideoError
+from longva.media.bounds import Bounds
 from longva.media.cue import Cue
+from longva.media.file import Version, file_version
 from longva.media.pixels import Picture
-from longva.media.resize import Fit, Geometry, Resize, resize_picture, working_pixels
+from longva.media.resize import Fit, Geometry, Resize, Size, resize_picture, working_pixels
 from longva.media.sampling import FrameSampling, choose_frames, frames_played, given_times
 from longva.media.source import animation_pictures
 from longva.media.still import Still, content_digest, load_still
@@ -83,9 +85,21 @@ class Media:
     files: tuple[Still, ...] = field(repr=False)
     video: VideoFile | None = field(default=None, repr=False)
 
+    versions: tuple[Version | None, ...] = field(default=(), repr=False, compare=False)
+    """Of each file by its path, as it was opened; None of what is held open or in memory."""
+
+    def __post_init__(self) -> None:
+        if not self.versions:
+            object.__setattr__(self, "versions", tuple(map(file_version, self.files)))
+
     def __len__(self) -> int:
         """N."""
         return len(self.pts_seconds)
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether its files are those that were opened, and have not been written to since."""
+        return self.versions == tuple(map(file_version, self.files))
 
     @property
     def left_out(self) -> str:
@@ -193,7 +207,7 @@ class Media:
         self,
         indices: Sequence[int] | np.ndarray,
         *,
-        size: int = 336,
+        size: Size = 336,
         fit: Fit = "crop",
         resize: Resize = "torch",
         batch: int = 16,
@@ -202,20 +216,21 @@ class Media:
 
         Args:
             indices: [n] frame numbers that never decrease; a repeated number repeats its frame.
-            size: S, side of the square frames.
+            size: S, side of the square frames; or height and width of stretched ones.
             fit: `crop` keeps the centre square as the published evaluation did, `pad` everything.
             resize: `torch`, or `pil` to be bit-exact with CLIPImageProcessor.
             batch: frames in each result; the last may have fewer.
 
         Yields:
-            [batch, 3, S, S] uint8.
+            [batch, 3, S, S] uint8, or [batch, 3, height, width].
 
         Raises:
             VideoError: an index that does not exist, or a frame that cannot be decoded.
             MisnumberedError: decoding gives other frames than the container lists, so that the
                 indices mean nothing; `read` chooses again.
         """
-        if fit not in get_args(Fit) or resize not in get_args(Resize) or size < 1 or batch < 1:
+        known = fit in get_args(Fit) and resize in get_args(Resize)
+        if not known or min(_short_side(size), batch) < 1:
             raise VideoError(
                 f"fit must be one of {get_args(Fit)}, resize one of {get_args(Resize)}, size and "
                 f"batch at least 1; got fit={fit!r}, resize={resize!r}, size={size}, batch={batch}."
@@ -314,11 +329,11 @@ def _frames(media: Media, indices: np.ndarray, **geometry: Unpack[Geometry]) -> 
 
 
 def _batches(
-    media: Media, wanted: np.ndarray, size: int, fit: Fit, resize: Resize, batch: int
+    media: Media, wanted: np.ndarray, size: Size, fit: Fit, resize: Resize, batch: int
 ) -> Iterator[Tensor]:
     numbers, repeats = np.unique(wanted, return_counts=True)
     held: list[Tensor] = []
-    at_least = SPARE_PIXELS * size if resize == "torch" else 0
+    at_least = SPARE_PIXELS * _short_side(size) if resize == "torch" else 0
     pictures = media.pictures(numbers.tolist(), at_least=at_least)
     for picture, times in zip(pictures, repeats.tolist(), strict=True):
         height, width = picture.shape[:2]
@@ -335,6 +350,11 @@ def _batches(
         yield torch.stack(held)
 
 
+def _short_side(size: Size) -> int:
+    """The shorter side."""
+    return size if isinstance(size, int) else min(size)
+
+
 def _indexed_by_decoding(media: Media, mismatch: IndexMismatch) -> Media:
     """Index a medium again by decoding it, provided that its frames keep their numbers."""
     if media.video is None or media.video.scanned:
@@ -345,10 +365,10 @@ def _indexed_by_decoding(media: Media, mismatch: IndexMismatch) -> Media:
         old.name,
         track=old.track,
         exact=True,
-        allow_truncated=False,
-        max_pixels=most,
+        bounds=Bounds(pixels=most),
     )
-    exact = replace(video_media(video, most), subtitles=media.subtitles)
+    kept = {"versions": media.versions, "subtitles": media.subtitles}
+    exact = replace(video_media(video, most), **kept)
     if not np.array_equal(exact.pts_seconds, media.pts_seconds):
         raise MisnumberedError(
             f"{media.name}: its container lists {len(media)} frames, but decoding gives "

@@ -14,7 +14,8 @@ from PIL import Image
 
 from longva.errors import VideoError, first_few
 from longva.media.address import Source, locate
-from longva.media.file import File, file_name
+from longva.media.bounds import Bounds
+from longva.media.file import File, file_name, file_version
 from longva.media.folder import images_in, times_of
 from longva.media.frames import MAX_PIXELS, Media, video_media
 from longva.media.pixels import is_pixels, pixels_of
@@ -126,6 +127,14 @@ def _open_folder(folder: Path, allow_truncated: bool, max_pixels: int) -> Media:
 def _open_file(
     file: File, track: int | None, exact: bool, allow_truncated: bool, max_pixels: int
 ) -> Media:
+    version = file_version(file)  # before anything is read
+    media = _read_headers(file, track, exact, allow_truncated, max_pixels)
+    return replace(media, versions=(version,))
+
+
+def _read_headers(
+    file: File, track: int | None, exact: bool, allow_truncated: bool, max_pixels: int
+) -> Media:
     name = file_name(file)
     image = open_image(file, max_pixels)
     if image is None:
@@ -135,7 +144,7 @@ def _open_file(
             track=track,
             exact=exact,
             allow_truncated=allow_truncated,
-            max_pixels=max_pixels,
+            bounds=Bounds(pixels=max_pixels),
         )
         return video_media(video, max_pixels)
     with image:

@@ -10,6 +10,8 @@
 
 The published evaluation saw `crop`, which costs a 16:9 frame 44 % of its width; V-NIAH saw `pad`.
 
+Models that take rectangles get the whole picture, stretched to the size that they ask for.
+
 H, W: height and width of the picture. S: side of the square, 336 for CLIP-L/336.
 """
 
@@ -23,12 +25,14 @@ from torch import Tensor
 
 Fit = Literal["crop", "pad"]
 Resize = Literal["torch", "pil"]
+Size = int | tuple[int, int]
+"""Side of a square; or height and width, to which the whole picture is stretched."""
 
 
 class Geometry(TypedDict, total=False):
     """How a picture becomes a square frame; see `resize_picture`."""
 
-    size: int
+    size: Size
     fit: Fit
     resize: Resize
 
@@ -47,7 +51,7 @@ def resized_shape(height: int, width: int, size: int) -> tuple[int, int]:
     return (size, long) if height <= width else (long, size)
 
 
-def working_pixels(height: int, width: int, size: int, fit: Fit) -> int:
+def working_pixels(height: int, width: int, size: Size, fit: Fit) -> int:
     """Pixels of the largest picture that `resize_picture` makes: a 1 x 9000 strip explodes.
 
     >>> working_pixels(720, 1280, 336, "crop"), working_pixels(720, 1280, 336, "pad")
@@ -55,7 +59,9 @@ def working_pixels(height: int, width: int, size: int, fit: Fit) -> int:
     """
     if fit == "pad":
         return max(height, width) ** 2
-    resized_height, resized_width = resized_shape(height, width, size)
+    resized_height, resized_width = (
+        resized_shape(height, width, size) if isinstance(size, int) else size
+    )
     return max(height * width, resized_height * resized_width)
 
 
@@ -71,29 +77,34 @@ def pad_to_square(picture: np.ndarray) -> np.ndarray:
 
 
 def resize_picture(
-    picture: np.ndarray, size: int = 336, fit: Fit = "crop", resize: Resize = "torch"
+    picture: np.ndarray, size: Size = 336, fit: Fit = "crop", resize: Resize = "torch"
 ) -> Tensor:
-    """Bicubic, antialiased resize to a square.
+    """Bicubic, antialiased resize to a square or a rectangle.
 
     Args:
         picture: [H, W, 3] uint8.
-        size: S, side of the result.
+        size: S, side of the result; or its height and width.
         fit: `crop` or `pad`, see the module's picture.
         resize: `pil` is bit-exact with CLIPImageProcessor; `torch` differs from it by 2 of
             255 levels at most and takes a fifth of the time.
 
     Returns:
-        [3, S, S] uint8.
+        [3, S, S] uint8, or [3, height, width].
     """
     if fit == "pad":
         picture = pad_to_square(picture)
-    height, width = resized_shape(picture.shape[0], picture.shape[1], size)
-    top, left = (height - size) // 2, (width - size) // 2
+    if isinstance(size, int):
+        height, width = resized_shape(picture.shape[0], picture.shape[1], size)
+        kept = (size, size)
+    else:
+        height, width = kept = size
+    top, left = (height - kept[0]) // 2, (width - kept[1]) // 2
+    bottom, right = top + kept[0], left + kept[1]
     if resize == "pil":
         resized = Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC)
-        box = (left, top, left + size, top + size)
+        box = (left, top, right, bottom)
         return torch.from_numpy(np.array(resized.crop(box))).permute(2, 0, 1).contiguous()
     x = torch.from_numpy(np.ascontiguousarray(picture))[None]  # [1, H, W, 3]
     x = x.permute(0, 3, 1, 2)  # [1, 3, H, W], channels last: torch's fast uint8 path
     x = F.interpolate(x, (height, width), mode="bicubic", antialias=True)
-    return x[0, :, top : top + size, left : left + size].contiguous()
+    return x[0, :, top:bottom, left:right].contiguous()

@@ -6,7 +6,7 @@
     wanted 1, 7:  decode 0, give 1; seek to 4; decode 4, 5, 6, give 7
 
 From the place a seek lands, every frame the decoder gives must carry the next stamp of the index;
-frames that nobody wants and no other frame needs are not decoded. Any container may be asked to
+what no wanted frame needs is not decoded (needed.py). Any container may be asked to
 seek: one that cannot, or that lands elsewhere, is found out and read from its beginning. If even
 there another frame comes than the index promises (a container that lies, damaged data), that is an
 `IndexMismatch`, and the file is indexed again by decoding all of it. No frame is ever returned in
@@ -15,7 +15,7 @@ place of another.
 N: frames in the file. A stamp is a presentation time in the container's own ticks.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -31,8 +31,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from longva.media.file import File
+from longva.media.needed import Needed
 from longva.media.screen import Screen
-from longva.media.unreferenced import unreferenced_in
 from longva.media.video_track import on_one_clock, open_stream
 
 LIBVPX = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
@@ -122,7 +122,7 @@ def decode(
     decoder: VideoCodecContext,
     offset: int = 0,
     start: int | None = None,
-    is_dispensable: Callable[[Packet], bool] = lambda packet: False,
+    needed: Needed | None = None,
 ) -> Iterator[tuple[Packet, list[VideoFrame] | None]]:
     """Decode packet by packet, with the stamps of `on_one_clock`.
 
@@ -132,11 +132,11 @@ def decode(
         decoder: the track's.
         offset: see `on_one_clock`.
         start: stamp of the keyframe to begin with; packets before it are passed over.
-        is_dispensable: which packets not to decode.
+        needed: which packets to decode, and when to stop; all of the file without.
 
     Yields:
         a packet and the frames that came with it, None if they cannot be decoded; an empty packet
-        with those that were still due at the end of a part.
+        with those that were still due at the end, or where the decoder has to begin anew.
     """
     number = 0
     for packet, part in on_one_clock(_readable(container, stream), container, stream, offset):
@@ -148,13 +148,17 @@ def decode(
             if packet.pts != start or not packet.is_keyframe:
                 continue
             start = None
-        if is_dispensable(packet):
-            continue
-        try:
-            frames = decoder.decode(packet)
-        except av.FFmpegError:
-            frames = None
-        yield packet, frames
+        if needed is None or needed.takes(packet):
+            if needed and needed.restarts_at(packet):
+                yield _rest(decoder)
+                decoder.flush_buffers()
+            try:
+                frames = decoder.decode(packet)
+            except av.FFmpegError:
+                frames = None
+            yield packet, frames
+        if needed and needed.is_done:
+            break
     yield _rest(decoder)
 
 
@@ -220,44 +224,57 @@ def video_frames(
 def _frames(
     video: VideoFile, numbers: Sequence[int], at_least: int, *, shortcuts: bool
 ) -> Iterator[tuple[Screen, VideoFrame]]:
-    position = -1
-    wanted = {video.stamps[number] for number in numbers} if shortcuts else set()
-    left_out: set[int | None] = set()
     with open_stream(video.file, video.name, video.track) as (container, stream):
         screen = Screen(stream, video.name, at_least)
         decoder = decoder_of(stream, single=bool(video.damage))
-        is_unreferenced = unreferenced_in(stream.codec_context) if shortcuts else None
-
-        def is_dispensable(packet: Packet) -> bool:
-            if not is_unreferenced or packet.pts in wanted or not is_unreferenced(packet):
-                return False
-            left_out.add(packet.pts)
-            return True
-
-        def frames_from(entrance: Entrance | None) -> Iterator[tuple[int, VideoFrame]]:
-            start = video.stamps[entrance.number] if entrance else None
-            offset = entrance.offset if entrance else 0
-            decoded = decode(container, stream, decoder, offset, start, is_dispensable)
-            told = not stream.codec_context.codec.intra_only  # else decoders may not set the flag
-            return _checked(video, entrance, decoded, left_out, told=told)
-
-        frames = frames_from(None)
-        for number in numbers:
-            entrance = _entrance_before(video, number)
-            if shortcuts and entrance.number - position > SEEK_GAIN:
-                _check_pending(video, decoder)
+        context = stream.codec_context if shortcuts else None
+        for entrance, part in _parts(video, numbers, shortcuts=shortcuts):
+            start, offset, needed = None, 0, None
+            if entrance:
                 _seek(video, container, stream, entrance)
                 decoder.flush_buffers()
-                frames = frames_from(entrance)
-            for position, frame in frames:
+                start, offset = video.stamps[entrance.number], entrance.offset
+            if not video.scanned:
+                needed = Needed(
+                    part,
+                    entrance.number if entrance else 0,
+                    sought=entrance is not None,
+                    number_of=video.number_of,
+                    keyframes=video.keyframes,
+                    context=context,
+                )
+            decoded = decode(container, stream, decoder, offset, start, needed)
+            told = not stream.codec_context.codec.intra_only  # else decoders may not set the flag
+            frames = _checked(video, needed, decoded, told=told)
+            for number in part:
+                position, frame = next(
+                    (one for one in frames if one[0] >= number), (len(video.seconds), None)
+                )
+                if frame is None:
+                    raise IndexMismatch(f"frame {number} did not come")
                 if position > number:
                     raise IndexMismatch(f"frame {position} came in place of frame {number}")
-                if position == number:
-                    yield screen, frame
-                    break
-            else:
-                raise IndexMismatch(f"frame {number} did not come")
-        _check_pending(video, decoder)
+                yield screen, frame
+            if needed:  # a picture may be shown before a damaged one that it was predicted from
+                for _ in frames:
+                    pass
+
+
+def _parts(
+    video: VideoFile, numbers: Sequence[int], *, shortcuts: bool
+) -> Iterator[tuple[Entrance | None, list[int]]]:
+    """Yield frames to be read one after another, and the keyframe to seek before; None for none."""
+    entrance, part, position = None, [], -1
+    for number in numbers:
+        nearest = _entrance_before(video, number)
+        if shortcuts and nearest.number - position > SEEK_GAIN:
+            if part:
+                yield entrance, part
+            entrance, part = nearest, []
+        part.append(number)
+        position = number
+    if part:
+        yield entrance, part
 
 
 def _entrance_before(video: VideoFile, number: int) -> Entrance:
@@ -280,9 +297,8 @@ def _seek(
 
 def _checked(
     video: VideoFile,
-    entrance: Entrance | None,
+    needed: Needed | None,
     decoded: Iterator[tuple[Packet, list[VideoFrame] | None]],
-    left_out: set[int | None],
     *,
     told: bool,
 ) -> Iterator[tuple[int, VideoFrame]]:
@@ -290,12 +306,11 @@ def _checked(
 
     Args:
         video: the index.
-        entrance: the keyframe sought; None at the beginning of the file.
-        decoded: what comes from there.
-        left_out: stamps of the frames that were not decoded on purpose; it grows meanwhile.
+        needed: what is decoded, and what is not; None for all of the file.
+        decoded: what comes.
         told: whether the decoder tells which frames are keyframes.
     """
-    first = expected = entrance.number if entrance else 0
+    first = expected = needed.first if needed else 0
     for _, frames in decoded:
         if frames is None and not video.damage:
             raise IndexMismatch(f"the data near frame {expected} cannot be decoded")
@@ -305,27 +320,15 @@ def _checked(
                 continue
             if number is not None and number < first:
                 continue  # pictures that need the group before
-            while left_out and expected != number and expected < len(video.stamps):
-                if video.stamps[expected] not in left_out:
-                    break
+            if frame.is_corrupt:
+                raise IndexMismatch(f"the data of frame {number} are damaged")
+            if needed and number is not None and number > needed.last:
+                continue
+            while needed and expected != number and expected in needed.left_out:
                 expected += 1
-            if number != expected or frame.is_corrupt:
+            if number != expected:
                 raise IndexMismatch(f"frame {number} came in place of frame {expected}")
-            if entrance and number == first and told and not frame.key_frame:
+            if needed and number in needed.entered and told and not frame.key_frame:
                 raise IndexMismatch(f"frame {number} is not the keyframe that it was said to be")
             yield expected, frame
             expected += 1
-
-
-def _check_pending(video: VideoFile, decoder: VideoCodecContext) -> None:
-    """Before leaving a place, look at the frames decoded but not yet given out.
-
-    A picture may be shown before a damaged one that it was predicted from.
-    """
-    if video.scanned:
-        return
-    _, pending = _rest(decoder)
-    if pending is None:
-        raise IndexMismatch("the data cannot be decoded")
-    if any(frame.is_corrupt for frame in pending):
-        raise IndexMismatch("the data are damaged")

@@ -26,6 +26,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from longva.errors import VideoError
+from longva.media.bounds import Bounds
 from longva.media.file import File
 from longva.media.sample_tables import SampleTables, has_sample_tables
 from longva.media.screen import Screen
@@ -57,9 +58,9 @@ def open_video(
     name: str,
     *,
     track: int | None = None,
-    exact: bool,
-    allow_truncated: bool,
-    max_pixels: int,
+    exact: bool = False,
+    allow_truncated: bool = False,
+    bounds: Bounds,
 ) -> VideoFile:
     """Index a video file, and check the index against its first frames.
 
@@ -70,13 +71,13 @@ def open_video(
         exact: decode the whole file once to index it, instead of trusting the container.
         allow_truncated: leave out what cannot be decoded instead of refusing the file; this also
             decodes the whole file once.
-        max_pixels: refuse larger frames.
+        bounds: refuse a video beyond them.
 
     Raises:
-        VideoError: not a video, nothing to decode, too large, or broken.
+        VideoError: not a video, nothing to decode, beyond the bounds, or broken.
     """
     advice = "Copy or record it again, or take the frames that can be decoded."
-    video, expected, problem = _read_index(file, name, track, max_pixels)
+    video, expected, problem = _read_index(file, name, track, bounds)
     if problem and not allow_truncated:
         raise VideoError(f"{name} is broken: {problem}. {advice}", allow_truncated=True)
     if video.stamps and not exact and not allow_truncated:
@@ -84,7 +85,7 @@ def open_video(
             return _probe(video)
         except IndexMismatch:
             pass
-    video = _scan(file, name, track, expected, incomplete=bool(problem))
+    video = _scan(file, name, track, expected, bounds, incomplete=bool(problem))
     if video.damage and not allow_truncated:
         raise VideoError(f"{name} is damaged: only {video.damage}. {advice}", allow_truncated=True)
     try:
@@ -95,16 +96,17 @@ def open_video(
 
 def _probe(video: VideoFile) -> VideoFile:
     """Read the first frames, which checks the index and gives the upright size."""
-    frames = video_frames(video, range(min(PROBED_FRAMES, len(video.seconds))))
+    most = max(1, PROBED_PIXELS // max(1, video.width * video.height))
+    frames = video_frames(video, range(min(PROBED_FRAMES, most, len(video.seconds))))
     screen, frame = next(frames)
     width, height = screen.upright_size(frame)
-    for _ in zip(range(1, PROBED_PIXELS // (width * height)), frames):  # noqa: B905 - the shorter
+    for _ in frames:
         pass
     return replace(video, height=height, width=width)
 
 
 def _read_index(
-    file: File, name: str, track: int | None, max_pixels: int
+    file: File, name: str, track: int | None, bounds: Bounds
 ) -> tuple[VideoFile, int, str]:
     """Index a file, from its tables alone where it has such that can be believed; see `_index`."""
     if has_sample_tables(file):
@@ -112,26 +114,15 @@ def _read_index(
             SampleTables(file) as tables,
             open_stream(file, name, track, tables=tables) as (container, stream),
         ):
-            _check_size(name, stream, max_pixels)
             tables.blank = True
             codec = stream.codec_context.codec
             if stream.codec_context.name != VP8:
-                index = _index(file, name, track, container, stream)
+                index = _index(file, name, track, container, stream, bounds)
                 # Some writers leave out which pictures are keyframes, as if every one were.
                 if codec.intra_only or len(index[0].entrances) < max(2, len(index[0].seconds)):
                     return index
     with open_stream(file, name, track) as (container, stream):
-        _check_size(name, stream, max_pixels)
-        return _index(file, name, track, container, stream)
-
-
-def _check_size(name: str, stream: VideoStream, max_pixels: int) -> None:
-    width, height = Screen(stream, name).size(stream.codec_context)
-    if width * height > max_pixels:
-        raise VideoError(
-            f"{name}: frames of {width} x {height} exceed max_pixels={max_pixels}. "
-            "Scale the video down first."
-        )
+        return _index(file, name, track, container, stream, bounds)
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -152,6 +143,7 @@ def _index(
     track: int | None,
     container: InputContainer,
     stream: VideoStream,
+    bounds: Bounds,
 ) -> tuple[VideoFile, int, str]:
     """Index a file without decoding.
 
@@ -159,6 +151,8 @@ def _index(
         the index, without stamps if they cannot serve; how many frames there should be; and what is
         wrong with the file, an empty string if nothing seems to be.
     """
+    width, height = Screen(stream, name).size(stream.codec_context)
+    bounds.check_size(name, width, height)
     packets: list[_Listed] = []
     ends: dict[int, int] = {}  # track -> where it ends, in its own ticks
     begins: dict[int, int] = {}  # part -> stamp of its first keyframe
@@ -185,6 +179,7 @@ def _index(
                     part=part,
                 )
             )
+            bounds.check_count(name, len(packets), width * height)
             if packet.is_corrupt:
                 problem = "some of its data are damaged"
     except (av.FFmpegError, IndexError) as error:  # IndexError: a track that begins midway
@@ -223,6 +218,8 @@ def _index(
         entrances=entrances or [Entrance(number=0)],  # an edit list may hide all of them
         duration=duration,
         stamps=stamps if usable else [],
+        height=height,
+        width=width,
     )
     return video, expected, problem
 
@@ -284,7 +281,7 @@ def _timeline(
 
 
 def _scan(
-    file: File, name: str, track: int | None, expected: int, *, incomplete: bool
+    file: File, name: str, track: int | None, expected: int, bounds: Bounds, *, incomplete: bool
 ) -> VideoFile:
     """Index a file by decoding all of it, without broken frames and those predicted from them."""
     order: list[tuple[int, bool]] = []  # stamp and keyframe of each packet, decoding order
@@ -298,6 +295,7 @@ def _scan(
                     bad.add(_stamp(packet))
             for frame in frames or ():
                 found.append((_stamp(frame), frame.key_frame, frame.duration or 0))
+                bounds.check_count(name, len(found), frame.width * frame.height)
                 if frame.is_corrupt:
                     bad.add(_stamp(frame))
         lost = _lost(order, bad)
@@ -333,6 +331,8 @@ def _scan(
         stamps=stamps,
         scanned=True,
         damage=damage if incomplete else "",
+        height=stream.codec_context.height,
+        width=stream.codec_context.width,
     )
 
 

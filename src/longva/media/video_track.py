@@ -79,7 +79,7 @@ def open_stream(
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(_why_unreadable(file, name, error)) from error
     with container:
-        stream = _track(container, name, track)
+        stream = the_track(container, name, track)
         if stream.codec_context is None:
             raise VideoError(f"{name}: its video codec is not supported. Convert it to H.264.")
         yield container, stream
@@ -98,7 +98,8 @@ def _why_unreadable(file: File, name: str, error: Exception) -> str:
     return f"{name} is not a video or image that longva can read. Give a video, image or folder."
 
 
-def _track(container: InputContainer, name: str, track: int | None) -> VideoStream:
+def the_track(container: InputContainer, name: str, track: int | None = None) -> VideoStream:
+    """Return a video track of a container; see `open_stream`."""
     videos = list(container.streams.video)
     films = [s for s in videos if not s.disposition & Disposition.attached_pic]
     if track is not None:

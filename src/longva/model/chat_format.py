@@ -125,8 +125,13 @@ def turn_end(processor: LongVAProcessor) -> str | None:
     It may be another than the tokenizer's end of text: a base model of Qwen2 ends texts with
     `<|endoftext|>`, and the template turns with `<|im_end|>`.
     """
-    talk = [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK}]
-    after = processor.apply_chat_template(talk, tokenize=False).rpartition(MARK)[2]
+    written = ""
+    for parts in (False, True):  # some templates take a text, some a list of parts
+        said = [[{"type": "text", "text": text}] if parts else text for text in ("?", MARK)]
+        talk = [{"role": r, "content": c} for r, c in zip(("user", "assistant"), said, strict=True)]
+        if MARK not in written:
+            written = processor.apply_chat_template(talk, tokenize=False)
+    after = written.rpartition(MARK)[2]
     found = {after.find(token): token for token in control_tokens(processor.tokenizer)}
     found.pop(-1, None)
     return found[min(found)] if found else None

@@ -1,6 +1,6 @@
 """The words of the nano world: the vocabulary of its text, and a tokenizer of one token a word."""
 
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from longva.nano.world import COLOURS, COMPANIONS, OBJECTS
@@ -47,6 +47,15 @@ _SPLIT = pre_tokenizers.Sequence(
     ]
 )
 
+# A space between words, and none inside a number: its pairs of digits are one number again.
+_JOIN = decoders.Sequence(
+    [
+        decoders.WordPiece(cleanup=False),
+        decoders.Fuse(),
+        decoders.Replace(Regex(r"(?<=\d\d) (?=\d)"), ""),
+    ]
+)
+
 
 def split_words(text: str) -> list[str]:
     """Split text as the tokenizer does: marks stand alone, digits go two by two.
@@ -68,11 +77,17 @@ def vocabulary() -> list[str]:
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    """Build the tokenizer: one token a word of `vocabulary`, `<unk>` for any other."""
+    """Build the tokenizer: one token a word of `vocabulary`, `<unk>` for any other.
+
+    >>> tokenizer = word_tokenizer()
+    >>> tokenizer.decode(tokenizer("The number is: 4471902.")["input_ids"])
+    'the number is: 4471902 .'
+    """
     words = {word: index for index, word in enumerate(vocabulary())}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = _SPLIT
+    tokenizer.decoder = _JOIN
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",

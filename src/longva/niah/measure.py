@@ -25,7 +25,7 @@ from longva.niah.log import CellLog
 from longva.niah.model import Model, Probe
 from longva.niah.recipe import MeasurementRecipe
 from longva.niah.scoring import Frames, Protocol, answers_match, details, summarise
-from longva.parallel.ranks import init_ranks
+from longva.parallel.ranks import joined_ranks
 from longva.recipes import save_recipe
 from longva.reporting.progress import Progress
 
@@ -68,11 +68,13 @@ def measure(
             the model has no words for what is asked.
     """
     check_words(model, probes)
-    rank, world_size, wait = init_ranks()
     output_dir, features = recipe.output_dir, recipe.features or recipe.output_dir / "features"
     settings = settings | {"max_new_tokens": recipe.max_new_tokens}
     fingerprint = {"model": model.fingerprint(), "settings": settings, "haystack": haystack}
-    with only_run(output_dir) if rank == 0 else nullcontext():
+    with (
+        joined_ranks() as (rank, world_size, wait),
+        only_run(output_dir) if rank == 0 else nullcontext(),
+    ):
         if rank == 0:  # before the others, who then find a folder claimed and the features in it
             CellLog(output_dir, fingerprint)
             save_recipe(recipe, output_dir / "recipe.yaml")

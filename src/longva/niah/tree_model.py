@@ -39,8 +39,9 @@ from longva.niah.model import Model, Probe
 from longva.niah.recipe import MeasurementRecipe
 from longva.niah.scoring import one_forward_each
 from longva.prompts.decoding import stop_tokens
-from longva.prompts.kv_cache import CachedSequence, Precision, RecomputedSequence, context_length
+from longva.prompts.kv_cache import CachedSequence, Precision, context_length
 from longva.prompts.partition import partition
+from longva.prompts.recomputed import RecomputedSequence
 from longva.prompts.tree import Prompt, Scored, plan_walk, score_alone, walk
 from longva.watching.assistant import LongVA
 from longva.watching.feature_cache import FeatureCache

@@ -9,7 +9,8 @@ import os
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import count
 
@@ -29,6 +30,25 @@ _meetings = count()
 
 class LostRankError(LongVAError):
     """Another process of the run has ended or no longer runs."""
+
+
+@contextmanager
+def one_for_all() -> Iterator[None]:
+    """Let no rank wait for one that is gone; every rank of the process group enters and leaves.
+
+    Raises:
+        LostRankError: in place of what a collective says when another process has ended.
+    """
+    heartbeat = Heartbeat(dist.get_rank(), dist.get_world_size())
+    try:
+        yield
+        heartbeat.end()
+    except BaseException as error:
+        lost = heartbeat.explain(error)
+        heartbeat.end(error)
+        if lost is not None and not isinstance(error, LongVAError):
+            raise lost from None
+        raise
 
 
 class Heartbeat:
@@ -76,7 +96,7 @@ class Heartbeat:
             except SystemExit:  # SIGTERM of torchrun, which has noticed first
                 self.error = LostRankError(
                     "another process of the run has ended; torchrun names it, as Root Cause. Rank "
-                    f"{self.rank} ends too. The same command goes on from the last checkpoint."
+                    f"{self.rank} ends too. The same command goes on from what is saved."
                 )
         return self.error
 
@@ -114,7 +134,7 @@ class Heartbeat:
 
     def _lose(self, what: str) -> None:
         self.error = LostRankError(
-            f"{what}. Rank {self.rank} ends too. The same command goes on from the last checkpoint."
+            f"{what}. Rank {self.rank} ends too. The same command goes on from what is saved."
         )
         with suppress(dist.DistError):
             self._say(f"lost: {what}")

@@ -11,15 +11,15 @@ Every ring works on other sequences, and parameters are sharded over all W proce
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from longva.errors import LongVAError, RecipeError
-from longva.parallel.heartbeat import Heartbeat
+from longva.errors import RecipeError
+from longva.parallel.heartbeat import one_for_all
 from longva.parallel.ranks import own_device
 
 
@@ -96,30 +96,23 @@ def parallel_mesh(ring: int = 1) -> Iterator[ParallelMesh]:
     if ours:
         _join(device.type)
     world_size = dist.get_world_size()
-    heartbeat = Heartbeat(dist.get_rank(), world_size) if ours and world_size > 1 else None
     try:
-        if ring < 1 or world_size % ring:
-            rings = ", ".join(str(n) for n in range(1, world_size + 1) if world_size % n == 0)
-            raise RecipeError(
-                f"{world_size} processes cannot be dealt into rings of {ring}. Set the ring to one "
-                f"of {rings}, or start a multiple of {max(ring, 1)} processes."
-            )
-        shape = (world_size // ring, ring)
-        mesh = init_device_mesh(device.type, shape, mesh_dim_names=("data", "ring"))
-        fsdp = init_device_mesh(device.type, (world_size,), mesh_dim_names=("fsdp",))
-        yield ParallelMesh(device=device, mesh=mesh, fsdp=fsdp)
-        if ours:
-            dist.barrier()
-        if heartbeat is not None:
-            heartbeat.end()
-        if ours:
-            dist.destroy_process_group()
-    except BaseException as error:
+        with one_for_all() if ours and world_size > 1 else nullcontext():
+            if ring < 1 or world_size % ring:
+                rings = ", ".join(str(n) for n in range(1, world_size + 1) if world_size % n == 0)
+                raise RecipeError(
+                    f"{world_size} processes cannot be dealt into rings of {ring}. Set the ring to "
+                    f"one of {rings}, or start a multiple of {max(ring, 1)} processes."
+                )
+            shape = (world_size // ring, ring)
+            mesh = init_device_mesh(device.type, shape, mesh_dim_names=("data", "ring"))
+            fsdp = init_device_mesh(device.type, (world_size,), mesh_dim_names=("fsdp",))
+            yield ParallelMesh(device=device, mesh=mesh, fsdp=fsdp)
+            if ours:
+                dist.barrier()
+    except BaseException:
         if ours and world_size == 1:
             dist.destroy_process_group()
-        if heartbeat is not None:
-            lost = heartbeat.explain(error)
-            heartbeat.end(error)
-            if lost is not None and not isinstance(error, LongVAError):
-                raise lost from None
         raise
+    if ours:
+        dist.destroy_process_group()

@@ -1,7 +1,8 @@
 """The processes of torchrun: this one's rank and device, how many there are, and a barrier."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from longva.errors import LongVAError, RecipeError, first_line
+from longva.parallel.heartbeat import one_for_all
 
 
 def own_device(name: str | torch.device | None = None) -> torch.device:
@@ -47,15 +49,23 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
-def init_ranks() -> tuple[int, int, Callable[[], Any]]:
-    """Join the processes of torchrun; return this one's rank, their number, and a barrier.
+@contextmanager
+def joined_ranks() -> Iterator[tuple[int, int, Callable[[], Any]]]:
+    """Join the processes of torchrun; yield this one's rank, their number, and a barrier.
 
     Ranks may finish hours apart: the barrier waits up to 30 days, on gloo, which keeps no GPU busy.
+    Where one is killed, the others end within a minute, unless the process group is the caller's.
+
+    Raises:
+        LostRankError: another process has ended.
     """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     if world_size == 1:
-        return 0, 1, lambda: None
-    if not dist.is_initialized():
+        yield 0, 1, lambda: None
+        return
+    ours = not dist.is_initialized()
+    if ours:
         dist.init_process_group("gloo")
     group: Any = dist.new_group(backend="gloo", timeout=timedelta(days=30))
-    return dist.get_rank(), world_size, lambda: dist.barrier(group=group)
+    with one_for_all() if ours else nullcontext():
+        yield dist.get_rank(), world_size, lambda: dist.barrier(group=group)

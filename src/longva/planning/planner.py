@@ -12,14 +12,15 @@ Letters: F frames, T tokens a frame, L prompt tokens, c tokens a prefill chunk, 
 """
 
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
 
 from longva.checkpoints import Precision
 from longva.errors import ContextLengthError, LongVAError
-from longva.model.configuration_longva import LongVAConfig
 from longva.model.flops import Flops, head_dim
 from longva.model.modeling_longva import LongVAForConditionalGeneration
 from longva.planning.devices import GIB
@@ -92,20 +93,31 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class _Shape:
-    """Numbers of a config that the formulas need."""
+class Shape:
+    """Numbers of a config that the formulas need: LongVA's."""
 
-    config: LongVAConfig
+    config: Any
     dtype_bytes: int
     weights: Precision
     kv: Precision
     chunk_tokens: int
 
     @property
+    def text(self) -> Any:
+        """Config of the language model."""
+        return self.config.get_text_config(decoder=True)
+
+    @property
     def head_dim(self) -> int:
-        return head_dim(self.config.text_config)
+        """Channels of a head."""
+        return head_dim(self.text)
+
+    def tokens(self, frames: int) -> int:
+        """Tokens of so many frames."""
+        return frames * self.config.tokens_per_grid()
 
     def weight_bytes(self) -> int:
+        """Bytes of the weights, of a model without any."""
         with torch.device("meta"):
             model = LongVAForConditionalGeneration(self.config)
         layers = model.model.language_model.layers
@@ -115,7 +127,8 @@ class _Shape:
         return int((total - linear) * self.dtype_bytes + linear * per_linear)
 
     def kv_bytes_per_token(self) -> float:
-        text = self.config.text_config
+        """Bytes of keys and values of a token, over all layers."""
+        text = self.text
         values = 2 * text.num_hidden_layers * text.num_key_value_heads
         per_head = {
             "model": self.head_dim * self.dtype_bytes,
@@ -125,7 +138,8 @@ class _Shape:
         return values * per_head[self.kv]
 
     def vision_chunk(self, frames: int) -> int:
-        vision, text = self.config.vision_config, self.config.text_config
+        """Bytes of a batch of frames in one layer of the tower, and its pixels."""
+        vision, text = self.config.vision_config, self.text
         grids = min(self.config.vision_batch_size, frames)
         patches = self.config.patches_per_side**2
         # One layer: its input, residual and norm; queries, keys, values and output, or the MLP.
@@ -139,10 +153,11 @@ class _Shape:
         """Visual tokens that are less than a chunk yet, and the batch that has come last."""
         batch = self.config.vision_batch_size * self.config.tokens_per_grid()
         rows = min(tokens, self.chunk_tokens + 2 * batch)
-        return rows * self.config.text_config.hidden_size * self.dtype_bytes
+        return rows * self.text.hidden_size * self.dtype_bytes
 
     def prefill_chunk(self, tokens: int) -> int:
-        text, b = self.config.text_config, self.dtype_bytes
+        """Bytes of a chunk of tokens in one layer of the language model."""
+        text, b = self.text, self.dtype_bytes
         heads, keys = text.num_attention_heads, text.num_key_value_heads
         # Queries, two blocks' outputs and their merge (in float32); keys and values of the chunk.
         attention = (2 * heads + 2 * keys) * self.head_dim * b + 2 * heads * self.head_dim * 4
@@ -155,7 +170,8 @@ class _Shape:
         return max(n * a_token + end * read_back for n, end in chunks)
 
     def prefill_flops(self, frames: int, tokens: int) -> float | None:
-        text, vision = self.config.text_config, self.config.vision_config
+        """Operations to encode frames and read tokens; None where they are not known."""
+        text, vision = self.text, self.config.vision_config
         patches = self.config.patches_per_side**2 + 1
         width = vision.hidden_size
         tower = 2 * patches * (4 * width**2 + 2 * width * vision.intermediate_size)
@@ -168,7 +184,7 @@ class _Shape:
 
 
 def plan(
-    config: LongVAConfig,
+    config: PreTrainedConfig,
     *,
     frames: int,
     dtype: torch.dtype = torch.bfloat16,
@@ -179,6 +195,7 @@ def plan(
     weight_bytes: int | None = None,
     device_memory: int | None = None,
     flops_per_second: float | None = None,
+    shape: Callable[..., Shape] = Shape,
 ) -> Plan:
     """Compute what watching a video takes.
 
@@ -193,23 +210,25 @@ def plan(
         weight_bytes: of the weights, when they are loaded already and need not be computed.
         device_memory: bytes that may be used; None leaves only the context as a limit.
         flops_per_second: rate for the time estimate.
+        shape: makes the numbers of a config; another for models other than LongVA.
     """
     if frames < 0 or chunk_tokens < 1:
         raise LongVAError(
             f"a plan needs frames of 0 or more and chunk_tokens of 1 or more, got {frames} and "
             f"{chunk_tokens}."
         )
-    shape = _Shape(config, dtype.itemsize, weights, kv, chunk_tokens)
-    text, tokens_per_frame = config.text_config, config.tokens_per_grid()
-    weight_bytes = shape.weight_bytes() if weight_bytes is None else weight_bytes
+    numbers = shape(config, dtype.itemsize, weights, kv, chunk_tokens)
+    text = numbers.text
+    weight_bytes = numbers.weight_bytes() if weight_bytes is None else weight_bytes
     logits = 4 * text.vocab_size * 4  # float32, and the copies that sampling makes
 
     def sizes(n: int) -> dict[str, int]:
-        tokens = n * tokens_per_frame + text_tokens
-        kv_cache = int(tokens * shape.kv_bytes_per_token())
-        waiting = shape.waiting_rows(n * tokens_per_frame)
-        vision = shape.vision_chunk(n) + waiting
-        prefill = shape.prefill_chunk(tokens) + waiting
+        visual = numbers.tokens(n)
+        tokens = visual + text_tokens
+        kv_cache = int(tokens * numbers.kv_bytes_per_token())
+        waiting = numbers.waiting_rows(visual)
+        vision = numbers.vision_chunk(n) + waiting
+        prefill = numbers.prefill_chunk(tokens) + waiting
         return {
             "prompt_tokens": tokens,
             "kv_cache": kv_cache,
@@ -223,10 +242,10 @@ def plan(
         small_enough = device_memory is None or size["peak"] <= device_memory
         return small_enough and size["prompt_tokens"] <= text.max_position_embeddings
 
-    numbers = range(1, text.max_position_embeddings // tokens_per_frame + 1)
-    max_frames = bisect_left(numbers, True, key=lambda n: not fits(n))  # how many of them fit
+    possible = range(1, text.max_position_embeddings + 1)
+    max_frames = bisect_left(possible, True, key=lambda n: not fits(n))  # how many of them fit
     size = sizes(frames)
-    flops = shape.prefill_flops(frames, size["prompt_tokens"])
+    flops = numbers.prefill_flops(frames, size["prompt_tokens"])
     return Plan(
         frames=frames,
         context_length=text.max_position_embeddings,

@@ -14,6 +14,7 @@ from transformers import (
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
+    PreTrainedModel,
     RepetitionPenaltyLogitsProcessor,
     SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
@@ -143,22 +144,86 @@ def decode(
             hidden = sequence.append(torch.tensor([token]), **kwargs)
 
 
-class TextStream:
+class AnswerText:
+    """An answer's text, which grows by tokens until it is `done`.
+
+    Args:
+        model: that answers.
+        tokenizer: of the model.
+        prompt: [n], the ids of its text.
+        room: tokens that the model's context still takes.
+        max_new_tokens: the longest answer, in tokens; it also ends where the context is full.
+        sampling: default: the most probable token.
+        stop: texts that end the answer; they are not part of it.
+
+    Attributes:
+        choose: see `chooser`.
+        limit: tokens after which it ends.
+        ids: tokens so far, without the one that ends the answer.
+        text: of the whole answer, once it is there.
+        finish_reason: `stop`, or `length` of an answer that was cut.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        *,
+        prompt: Tensor,
+        room: int,
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+    ):
+        generation: Any = model.generation_config
+        sampling = sampling or Sampling()
+        self.choose = chooser(generation, model.device, sampling, prompt)
+        self.limit = min(max_new_tokens, room)
+        self._tokenizer, self._stop = tokenizer, stop
+        self._stops = stop_tokens(generation, sampling)
+        self._min_tokens = sampling.min_tokens
+        self._told = self._begin = 0
+        self.ids: list[int] = []
+        self.text, self.finish_reason = "", "length"
+
+    @property
+    def done(self) -> bool:
+        """Whether it takes no further token."""
+        return self.finish_reason == "stop" or len(self.ids) >= self.limit
+
+    def add(self, token: int) -> str:
+        """Add a token; return the text that is certain since, of the last token all the rest."""
+        stopped = token in self._stops
+        if not stopped:
+            self.ids.append(token)
+            spelt = self._tokenizer.decode(self.ids, skip_special_tokens=True)
+            if len(self.ids) <= self._min_tokens:
+                self._begin = len(spelt)
+            self.text, stopped = until_stop(spelt, self._stop, self._begin)
+        if stopped:
+            self.finish_reason = "stop"
+        sure, told = self.text, self._told
+        if self.done:
+            self.text = self.text.strip()
+        else:
+            sure = sure[: len(sure) - begun_stop(sure, self._stop)]
+            if sure.endswith("\ufffd"):  # half a character: wait for its other bytes
+                return ""
+        self._told = len(sure)
+        return sure[told:]
+
+
+class TextStream(AnswerText):
     """An answer's text while it is generated: iterate for it, piece by piece.
 
     Args:
         reader: holds the prompt.
         hidden: [1, D], the state of the prompt's last position.
         tokenizer: of the model.
-        max_new_tokens: the longest answer, in tokens; it also ends where the context is full.
-        sampling: default: the most probable token.
-        stop: texts that end the answer; they are not part of it.
+        max_new_tokens: see `AnswerText`.
+        sampling: see `AnswerText`.
+        stop: see `AnswerText`.
         kwargs: handed to the decoder's forward.
-
-    Attributes:
-        ids: tokens so far, without the one that ends the answer.
-        text: of the whole answer, once it is there.
-        finish_reason: `stop`, or `length` of an answer that was cut.
     """
 
     def __init__(
@@ -172,36 +237,23 @@ class TextStream:
         stop: Sequence[str] = (),
         **kwargs,
     ):
-        generation: Any = reader.model.generation_config
-        sampling = sampling or Sampling()
-        choose = chooser(generation, reader.model.device, sampling, reader.held_tokens)
-        ends = stop_tokens(generation, sampling)
-        limit = min(max_new_tokens, reader.room)
-        self._tokens = decode(reader, hidden, choose, max_new_tokens=limit, **kwargs)
-        self._tokenizer, self._stops, self._stop = tokenizer, ends, stop
-        self._min_tokens = sampling.min_tokens
-        self.ids: list[int] = []
-        self.text, self.finish_reason = "", "length"
+        super().__init__(
+            reader.model,
+            tokenizer,
+            prompt=reader.held_tokens,
+            room=reader.room,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            stop=stop,
+        )
+        self._tokens = decode(reader, hidden, self.choose, max_new_tokens=self.limit, **kwargs)
 
     def __iter__(self) -> Iterator[str]:
-        told, stopped, begin = 0, False, 0
         for token in self._tokens:
-            if token not in self._stops:
-                self.ids.append(token)
-                spelt = self._tokenizer.decode(self.ids, skip_special_tokens=True)
-                if len(self.ids) <= self._min_tokens:
-                    begin = len(spelt)
-                self.text, stopped = until_stop(spelt, self._stop, begin)
-            if stopped or token in self._stops:
-                self.finish_reason = "stop"
+            if piece := self.add(token):
+                yield piece
+            if self.done:
                 break
-            sure = self.text[: len(self.text) - begun_stop(self.text, self._stop)]
-            if not sure.endswith("\ufffd"):  # half a character: wait for its other bytes
-                yield sure[told:]
-                told = len(sure)
-        if self.text[told:]:
-            yield self.text[told:]
-        self.text = self.text.strip()
 
 
 def stop_tokens(generation: GenerationConfig | None, sampling: Sampling | None = None) -> set[int]:

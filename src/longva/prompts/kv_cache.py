@@ -23,7 +23,6 @@ from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from longva.attention.rotary import (
-    forget_length,
     length_dependence,
     restore_frequencies,
     rotary_embeddings,
@@ -57,6 +56,9 @@ class SymbolSequence(ABC):
         LongVAError: see `check_readable`.
     """
 
+    own_forward = False
+    """Whether chunks are read by the model's own forward, which applies windows and scales."""
+
     length: int
     """Tokens held."""
 
@@ -64,7 +66,7 @@ class SymbolSequence(ABC):
     """Tokens computed since the beginning, whether held or cropped since."""
 
     def __init__(self, model: PreTrainedModel, *, allow_beyond_context: bool = False) -> None:
-        self.num_layers = check_readable(model)
+        self.num_layers = check_readable(model, own_forward=self.own_forward)
         restore_frequencies(model.get_decoder())
         self.model = model
         # Angles can be computed for any position, a table of learned ones ends.
@@ -99,10 +101,11 @@ class SymbolSequence(ABC):
             raise ValueError(f"Cannot crop a sequence of {self.length} tokens to {length}.")
         self.length = length
 
-    def _check_append(self, n: int, keep: int) -> None:
+    def _check_append(self, n: int, keep: int, positions: Tensor | None = None) -> None:
         if not 0 <= keep <= n:
             raise ValueError(f"keep must be between 0 and the {n} appended symbols, got {keep}.")
-        length, most = self.length + n, self.max_length
+        length = self.length + n if positions is None else int(positions.max()) + 1
+        most = self.max_length
         if most is not None and length > most:
             raise ContextLengthError(
                 f"The sequence would be {length:,} tokens long, but the model's context is "
@@ -117,7 +120,11 @@ class SymbolSequence(ABC):
         Raises:
             NonFiniteError: NaN or infinity among them.
         """
-        return check_finite(project(self.model, hidden), LOGITS)
+        return check_finite(self.project(hidden), LOGITS)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Make logits [n, V] of what `append` returned, [n, D]."""
+        return project(self.model, hidden)
 
     @torch.inference_mode()
     def next_token(self, hidden: Tensor, choose: Callable[[Tensor], Tensor] = most_probable) -> int:
@@ -130,7 +137,7 @@ class SymbolSequence(ABC):
         Raises:
             NonFiniteError: NaN or infinity among the logits.
         """
-        logits = project(self.model, hidden)
+        logits = self.project(hidden)
         finite = logits.isfinite().all()
         # A choice among NaN may fail before its reason is known; and one transfer, which a token
         # needs anyway, brings both, so that the device is waited for once.
@@ -211,39 +218,44 @@ class CachedSequence(SymbolSequence):
 
     @torch.inference_mode()
     def append(
-        self, symbols: Tensor, *, embeddings: Tensor | None = None, keep: int = 1, **kwargs
+        self,
+        symbols: Tensor,
+        *,
+        embeddings: Tensor | None = None,
+        keep: int = 1,
+        positions: Tensor | None = None,
+        **kwargs,
     ) -> Tensor:
-        """See `SymbolSequence.append`; chunk by chunk."""
+        """See `SymbolSequence.append`; chunk by chunk.
+
+        `positions` [n] are where the symbols stand, if not after all that is held.
+        """
         before, n = self.length, len(symbols)
-        self._check_append(n, keep)
+        self._check_append(n, keep, positions)
         capacities = [layer.capacity for layer in self._layers]
         self.reserve(before + n)
         first_kept = n - keep
         kept: list[Tensor] = []
-        decoder = self.model.get_decoder()
-        cached = {cache_argument(decoder): self._cache}
         evidence = kwargs.pop("evidence", None)
         try:
-            for start in range(0, n, self.chunk_tokens):
-                chunk = symbols[start : start + self.chunk_tokens]
+            while (start := self.length - before) < n:
+                chunk = symbols[start : self.chunk_end(symbols, start)]
                 if evidence is not None:  # of the append's last queries, those in this chunk
                     after = n - start - len(chunk)
                     queries = min(len(chunk), evidence.num_queries - after)
                     kwargs |= (
                         {"evidence": evidence, "evidence_queries": queries} if queries > 0 else {}
                     )
-                x = embed(self.model, chunk, embeddings)  # [1, n, D]
-                hidden = decoder(
-                    inputs_embeds=x,  # at the positions that follow what the cache holds
-                    use_cache=True,
-                    **cached,
-                    **kwargs,
-                ).last_hidden_state[0]  # [n, D]
+                if positions is not None:
+                    own = positions[start : start + self.chunk_tokens]
+                    kwargs["position_ids"] = own[None].to(self.model.device)
+                wanted = max(0, start + len(chunk) - max(first_kept, start))
+                hidden = self.forward(chunk, embeddings, wanted, **kwargs)
                 self.length += len(chunk)
                 self.tokens_processed += len(chunk)
                 self._check_layers()
-                if start + len(chunk) > first_kept:
-                    kept.append(hidden[max(0, first_kept - start) :])
+                if wanted:
+                    kept.append(hidden)
                 if self.progress:
                     self.progress("prefill", self.length - before, n)
             return torch.cat(kept) if keep else embed(self.model, symbols[:0], None)[0]  # [0, D]
@@ -253,6 +265,21 @@ class CachedSequence(SymbolSequence):
             for layer, capacity in zip(self._layers, capacities, strict=True):
                 layer.capacity = capacity  # else the next append would ask for as much again
             raise
+
+    def chunk_end(self, symbols: Tensor, start: int) -> int:
+        """Say where the chunk ends that begins at `start` of [n] symbols."""
+        return min(start + self.chunk_tokens, len(symbols))
+
+    def forward(self, chunk: Tensor, embeddings: Tensor | None, keep: int, **kwargs) -> Tensor:
+        """Read one chunk into the cache; return the last `keep` hidden states, [keep, D]."""
+        decoder = self.model.get_decoder()
+        outputs = decoder(
+            inputs_embeds=embed(self.model, chunk, embeddings),  # [1, n, D]
+            use_cache=True,  # at the positions that follow what the cache holds
+            **{cache_argument(decoder): self._cache},
+            **kwargs,
+        )
+        return outputs.last_hidden_state[0, len(chunk) - keep :]
 
     def crop(self, length: int) -> None:
         """Forget all but the first `length` tokens. The memory is kept for what follows."""
@@ -270,40 +297,6 @@ class CachedSequence(SymbolSequence):
                 f"{type(self.model).__name__} does not keep every token of every layer in a cache "
                 "of transformers, so a prompt cannot be continued. Use a decoder whose layers do."
             )
-
-
-class RecomputedSequence(SymbolSequence):
-    """A sequence without a cache: each append is one plain forward over all that is held.
-
-    For models whose keys depend on the length of the sequence; see `length_dependence`. It costs
-    the more the longer it is, and memory for the activations of all tokens at once.
-    """
-
-    def __init__(self, model: PreTrainedModel, *, allow_beyond_context: bool = False) -> None:
-        super().__init__(model, allow_beyond_context=allow_beyond_context)
-        self._embedded = embed(model, torch.empty(0, dtype=torch.int64), None)  # [1, L, D]
-
-    @torch.inference_mode()
-    def append(
-        self, symbols: Tensor, *, embeddings: Tensor | None = None, keep: int = 1, **kwargs
-    ) -> Tensor:
-        """See `SymbolSequence.append`; with `keep=0` nothing is computed yet."""
-        self._check_append(len(symbols), keep)
-        x = torch.cat([self._embedded, embed(self.model, symbols, embeddings)], dim=1)
-        if keep == 0:
-            hidden = x[0, :0]
-        else:
-            forget_length(self.model.get_decoder())
-            outputs = self.model.get_decoder()(inputs_embeds=x, use_cache=False, **kwargs)
-            hidden = outputs.last_hidden_state[0, -keep:]
-            self.tokens_processed += x.shape[1]
-        self._embedded, self.length = x, x.shape[1]
-        return hidden
-
-    def crop(self, length: int) -> None:
-        """See `SymbolSequence.crop`."""
-        super().crop(length)
-        self._embedded = self._embedded[:, :length]
 
 
 def embed(model: PreTrainedModel, symbols: Tensor, embeddings: Tensor | None) -> Tensor:
@@ -327,8 +320,13 @@ def context_length(config: PreTrainedConfig) -> int | None:
     return next((getattr(config, n) for n in names if getattr(config, n, None)), None)
 
 
-def check_readable(model: PreTrainedModel) -> int:
+def check_readable(model: PreTrainedModel, *, own_forward: bool = False) -> int:
     """Refuse a model whose layers drop tokens or see later ones, or that changes its logits.
+
+    Args:
+        model: see `SymbolSequence`.
+        own_forward: the model's own forward applies windows and masks, and makes the logits; then
+            only a recurrent state is refused.
 
     Returns:
         The number of layers.
@@ -340,6 +338,7 @@ def check_readable(model: PreTrainedModel) -> int:
     config = model.config.get_text_config(decoder=True)
     layers = DynamicCache(config=config).layers
     kinds = {type(layer).__name__ for layer in layers if type(layer) is not DynamicLayer}
+    kinds -= {"DynamicSlidingWindowLayer"} if own_forward else set()
     if getattr(model, "_is_stateful", False):  # so transformers marks recurrent states
         kinds.add("recurrent state")
     if kinds:
@@ -348,6 +347,8 @@ def check_readable(model: PreTrainedModel) -> int:
             "has left a sliding window or entered a recurrent state cannot be cropped back. Use a "
             "model with full attention in every layer, or turn the window off in its config."
         )
+    if own_forward:
+        return len(layers)
     if any(getattr(m, "is_causal", None) is False for m in model.get_decoder().modules()):
         raise LongVAError(
             f"{type(model).__name__} also attends to what follows a token, so a prompt cannot be "

@@ -36,13 +36,21 @@ class PromptReader(CachedSequence):
     @property
     def room(self) -> int:
         """Tokens that the model's context still takes."""
+        return self.room_after(self.length)
+
+    def room_after(self, length: int) -> int:
+        """Tokens that the model's context takes after so many."""
         assert self.max_length is not None
-        return self.max_length - self.length
+        return self.max_length - length
 
     @property
     def held_tokens(self) -> Tensor:
         """[n] ids of the text that it holds, media left out."""
         return self._held[self._held >= 0]
+
+    def share(self, prompt: Tensor) -> int:
+        """Count the first tokens of a prompt that is to be read which are held already."""
+        return common_prefix(self._held, prompt)
 
     def read(self, prompt: Tensor, progress: Progress | None = None, **kwargs) -> Tensor:
         """Bring the cache to hold `prompt`; return the hidden state [1, D] of its last position.
@@ -56,7 +64,7 @@ class PromptReader(CachedSequence):
             ContextLengthError: the prompt is longer than the model's context.
         """
         # The last position is always computed: its hidden state is what the caller wants.
-        self.crop(min(common_prefix(self._held, prompt), len(prompt) - 1))
+        self.crop(min(self.share(prompt), len(prompt) - 1))
         self.progress = progress
         try:
             return self.append(prompt[len(self._held) :], **kwargs)
@@ -79,7 +87,7 @@ class PromptReader(CachedSequence):
         Raises:
             ContextLengthError: the prompt is longer than the model's context.
         """
-        self.crop(common_prefix(self._held, prompt))
+        self.crop(self.share(prompt))
         self._check_append(len(prompt) - self.length, 0)
         where = (prompt < 0).nonzero().flatten()
         self._first_row = came = self.rows_held
@@ -90,7 +98,10 @@ class PromptReader(CachedSequence):
                 came += len(batch)
                 ready = int(where[came]) if came < len(where) else len(prompt)
                 while ready - self.length >= self.chunk_tokens:
-                    hidden = self.append(prompt[self.length :][: self.chunk_tokens])
+                    end = self.length + self.chunk_end(prompt[self.length :], 0)
+                    if end > ready:
+                        break
+                    hidden = self.append(prompt[self.length : end])
                     held = self.rows_held
                     self.rows, self._first_row = self.rows[held - self._first_row :], held
                 yield
@@ -125,7 +136,8 @@ class PromptReader(CachedSequence):
     def append(self, symbols: Tensor, **kwargs) -> Tensor:
         """Add symbols [n] to the end; negative ones name `rows`. See `CachedSequence.append`."""
         own = torch.where(symbols < 0, symbols + self._first_row, symbols)
-        hidden = super().append(own, embeddings=self.rows, **kwargs)
+        kwargs.setdefault("embeddings", self.rows)
+        hidden = super().append(own, **kwargs)
         self._held = torch.cat([self._held, symbols])
         return hidden
 

@@ -122,10 +122,10 @@ def frame_shares(prompt: Tensor, attention: Tensor, media: Sequence[WatchedFrame
         media: whose rows stand in the prompt, in order.
 
     Returns:
-        [F], frames of all media in order.
+        [U], frames of all media in order, or the units that a model encodes together.
     """
     visual = (prompt < 0).nonzero().flatten().to(attention.device)
-    shares = attention[visual]  # [R], rows stand in order
+    shares = attention[visual[: sum(medium.rows for medium in media)]]  # [R], in order
     shares = shares / shares.sum().clamp_min(torch.finfo(shares.dtype).tiny)
     parts = shares.split([medium.rows for medium in media])
     frames = [p.view(-1, m.tokens_per_frame).sum(1) for p, m in zip(parts, media, strict=True)]
@@ -137,17 +137,19 @@ def evidence_of(
 ) -> list[Evidence]:
     """Return what `frame_shares` gives every frame, that which got most first."""
     weights = iter(frame_shares(prompt, attention, media).tolist())
-    found = [
-        Evidence(
-            frame=int(index),
-            seconds=None if medium.seconds is None else float(medium.seconds[frame]),
-            weight=next(weights),
-            medium=number,
-            file=medium.names[frame] or None if medium.names else None,
-        )
-        for number, medium in enumerate(media)
-        for frame, index in enumerate(medium.indices)
-    ]
+    found = []
+    for number, medium in enumerate(media):
+        for frame in range(0, len(medium), medium.unit):
+            seconds = None if medium.seconds is None else float(medium.seconds[frame])
+            found.append(
+                Evidence(
+                    frame=int(medium.indices[frame]),
+                    seconds=seconds,
+                    weight=next(weights),
+                    medium=number,
+                    file=medium.names[frame] or None if medium.names else None,
+                )
+            )
     return sorted(found, key=lambda e: -e.weight)
 
 

@@ -20,18 +20,22 @@ from longva.attention.rotary import restore_frequencies
 from longva.checkpoints import Precision
 from longva.checkpoints.checkpoint import load_pretrained
 from longva.checkpoints.names import EMBEDDED_MODEL, NOTICE
+from longva.checkpoints.settings import OURS, find_checkpoint
+from longva.checkpoints.video_models import load_video_model
 from longva.errors import LongVAError, VideoError
+from longva.errors import loading as loading_errors
 from longva.media.address import Source
 from longva.media.cue import Cue
 from longva.media.medium import Media, open_media, with_rate
 from longva.media.sampling import ONE_A_SECOND, FrameSampling, Time
 from longva.media.subtitles import with_subtitles
-from longva.model import LongVAForConditionalGeneration, LongVAProcessor
-from longva.model.chat_format import chat_ids, stop_at_turn_end
+from longva.model.chat_format import stop_at_turn_end
 from longva.parallel.ranks import default_dtype, own_device
 from longva.prompts.kv_cache import check_cacheable, context_length
 from longva.reporting.progress import Progress
 from longva.watching.features import FrameSettings
+from longva.watching.policies import Policy, check_policy
+from longva.watching.self_test import run_self_test
 from longva.watching.session import Session
 from longva.watching.summarize import Summary, summarize, windows
 from longva.watching.turns import told_tokens
@@ -49,18 +53,20 @@ class LongVA(Watcher):
         kv: precision of the KV cache: `model`, `int8` or `int4`.
         chunk_tokens: tokens prefilled at a time; memory grows with it, results do not change.
         cache_dir: keep encoded media in this folder.
+        cache_bytes: of them at most; what was used least recently is deleted. None: no bound.
         notice: something a user should know about the model before believing it; see `Watcher`.
     """
 
     def __init__(
         self,
-        model: LongVAForConditionalGeneration,
-        processor: LongVAProcessor,
+        model: Any,
+        processor: Any,
         *,
         name: str,
         kv: Precision = "model",
         chunk_tokens: int = 4096,
         cache_dir: Path | None = None,
+        cache_bytes: int | None = None,
         notice: str | None = None,
     ):
         model.set_attn_implementation({"text_config": "evidence"})
@@ -73,6 +79,7 @@ class LongVA(Watcher):
             kv=kv,
             chunk_tokens=chunk_tokens,
             cache_dir=cache_dir,
+            cache_bytes=cache_bytes,
             notice=notice,
         )
 
@@ -87,13 +94,15 @@ class LongVA(Watcher):
         kv: Precision = "model",
         chunk_tokens: int = 4096,
         cache_dir: Path | None = None,
+        self_test: bool = True,
+        cache_bytes: int | None = None,
         **loading,
     ) -> "LongVA":
-        """Load a model.
+        """Load LongVA, or another video-language model of transformers.
 
         Args:
-            name: `nano` (ships with the package), `longva-7b`, a folder or a hub id, in our format
-                or in the LLaVA format of the published LongVA checkpoints.
+            name: `nano` (ships with the package), `longva-7b`, a folder or a hub id: of LongVA in
+                our format or LLaVA's, or of a model such as `Qwen/Qwen3-VL-8B-Instruct`.
             device: default: the GPU of this process, or the CPU where there is none; see
                 `own_device`.
             dtype: default: bfloat16 on a GPU, float32 on a CPU.
@@ -101,33 +110,42 @@ class LongVA(Watcher):
             kv: precision of the KV cache.
             chunk_tokens: tokens prefilled at a time.
             cache_dir: keep encoded media in this folder.
+            self_test: compare a model other than LongVA with its own plain forward, in seconds.
+            cache_bytes: of them at most.
             **loading: see `load_pretrained`: `revision`, `pool_stride`, `pool_mode` and more.
 
         Raises:
             CheckpointError: when the checkpoint is not what its format promises.
-            LongVAError: for a device that this machine does not have.
+            LongVAError: for a device that this machine does not have; or the self-test failed.
         """
         device = own_device(device)
-        model, processor = load_pretrained(
-            name,
-            dtype=dtype or default_dtype(device),
-            device=device,
-            quantization=quantization,
-            **loading,
-        )
-        return cls(
-            model,
-            processor,
-            name=str(name),
-            kv=kv,
-            chunk_tokens=chunk_tokens,
-            cache_dir=cache_dir,
-            notice=NOTICE if name == EMBEDDED_MODEL else None,
-        )
+        placed = {"dtype": dtype or default_dtype(device), "device": device}
+        revision = loading.get("revision")
+        folder, values = find_checkpoint(name, revision=revision, weights=True)
+        own = values.get("model_type") in OURS
+        if own:
+            model, processor = load_pretrained(name, **placed, quantization=quantization, **loading)
+        else:
+            _refuse_settings(cache_dir, quantization=quantization, **loading)
+            model, processor = load_video_model(folder, **placed)
+        with loading_errors(f"{name} cannot be watched with"):
+            longva = cls(
+                model,
+                processor,
+                name=str(name),
+                kv=kv,
+                chunk_tokens=chunk_tokens,
+                cache_dir=cache_dir,
+                cache_bytes=cache_bytes,
+                notice=NOTICE if name == EMBEDDED_MODEL else None,
+            )
+        if self_test and not own:
+            run_self_test(longva)
+        return longva
 
     def __repr__(self) -> str:
         """Name, device, precision and context."""
-        context = self.model.config.text_config.max_position_embeddings
+        context = context_length(self.model.config) or 0
         dtype = str(self.model.dtype).removeprefix("torch.")
         where = f"{self.model.device}, {dtype}, kv={self.kv!r}"
         return f"<LongVA {self.name!r} on {where}, context of {context:,} tokens>"
@@ -147,6 +165,7 @@ class LongVA(Watcher):
         allow_truncated: bool = False,
         subtitles: str | Path | Sequence[Cue] | None = None,
         settings: FrameSettings | None = None,
+        policy: Policy | None = None,
         now: bool = True,
         progress: Progress | None = None,
     ) -> "Session":
@@ -169,6 +188,11 @@ class LongVA(Watcher):
             subtitles: of the first medium: a file, `own` for its text track, or `Cue`s. They stand
                 between the frames, at their times.
             settings: how frames are made.
+            policy: what to do when a film that goes on (`Session.extend`) is longer than the
+                context or the memory: `stop`, keep the first and the `newest` frames, or `thin`
+                them out; see `policies.py`. Each answer's notes say what is not known. Without,
+                more than fits is refused. With one, the default is one frame a second, and
+                `max_frames` is how many are held at most.
             now: watch; or else open and check, and `Session.watch` does the rest. After an
                 interrupt it keeps what was watched until then, and goes on when called again.
             progress: called with "watch", frames watched and frames.
@@ -204,6 +228,14 @@ class LongVA(Watcher):
         if subtitles is not None and opened:
             opened[0] = with_subtitles(opened[0], subtitles)
         told = told_tokens(opened, settings, self.processor.tokenizer, asked.part)
+        check_policy(policy, self.family.unit)
+        if policy is not None:
+            rule, most = sampling or asked.or_default(1), asked.max_frames
+            rule = replace(rule, max_frames=None)
+            session = Session(self, opened, rule, settings, policy=policy, max_frames=most)
+            if now:
+                session.watch(progress)
+            return session
         sampling = asked.or_default(self._frames_that_fit(opened, told))
         self.plan(self.num_frames(opened, sampling), told_tokens=told).check()
         usual = None
@@ -265,9 +297,9 @@ class LongVA(Watcher):
             )
 
         def fits(question: str) -> bool:
-            ids = chat_ids(self.processor, [{"role": "user", "content": question}])
+            prompt = self.family.symbols([{"role": "user", "content": question}], [])
             most = context_length(self.model.config)
-            return most is None or len(ids) + max_new_tokens <= most
+            return most is None or len(prompt) + max_new_tokens <= most
 
         return summarize(
             watch,
@@ -286,3 +318,22 @@ class LongVA(Watcher):
         images = [medium for medium in opened if medium.kind == "image"]
         taken = self.num_frames(images, ONE_A_SECOND)
         return max(1, (least.max_frames - taken) // max(1, len(opened) - len(images)))
+
+
+def _refuse_settings(cache_dir: Path | None, **settings: Any) -> None:
+    """Refuse what is understood of LongVA alone.
+
+    Raises:
+        LongVAError: naming it.
+    """
+    usual = {"quantization": "model"}
+    given = {
+        n: v for n, v in settings.items() if v is not None and v != usual.get(n) and n != "revision"
+    }
+    given |= {} if cache_dir is None else {"cache_dir": cache_dir}
+    if given:
+        names = {"cache_dir": "cache", "quantization": "weights"}
+        raise LongVAError(
+            f"{', '.join(names.get(name, name) for name in given)}: this is for LongVA, and has no "
+            "effect on other models. Leave it out."
+        )

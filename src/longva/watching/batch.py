@@ -23,7 +23,7 @@ from longva.files.claim import claim
 from longva.files.lock import only_run
 from longva.files.writing import append_line, read_lines, write_lines
 from longva.finite import to_json
-from longva.parallel.ranks import init_ranks
+from longva.parallel.ranks import joined_ranks
 from longva.prompts.decoding import Sampling
 from longva.reporting.progress import Progress
 from longva.watching.assistant import LongVA
@@ -143,52 +143,52 @@ def answer_all(
         RecipeError: `out` holds answers of another model or other settings, or is being written.
         LongVAError: `out` holds something else, or cannot be written.
     """
-    rank, world_size, barrier = init_ranks()
-    if shard is not None and world_size > 1:
-        raise LongVAError("torchrun's processes share the films already: leave the shard out.")
-    shard = shard or (rank + 1, world_size)
-    if not 1 <= shard[0] <= shard[1]:
-        raise LongVAError(f"shards are 1/n, 2/n ... n/n, got {shard[0]}/{shard[1]}.")
-    mine, watch = shard_file(out, shard), watch or longva.watch
-    with ExitStack() as held:
-        for file in [mine, *(_parts(out) if shard[1] == 1 else ())]:
-            held.enter_context(only_run(file.parent, file.name))
-        depends = {
-            "model": weights_fingerprint(longva.model),
-            "dtype": str(longva.model.dtype),
-            "kv": longva.kv,
-            "watching": settings or {},
-            "answering": {
-                n: asdict(v) if isinstance(v, Sampling) else v for n, v in options.items()
-            },
-        }
-        done = read_answers(out)
-        note = out.with_name(f"{out.stem}.settings.json")
-        what = "the answers of another model or of other settings"
-        claim(note, depends, what, empty=not done, output=out)
+    with joined_ranks() as (rank, world_size, barrier):
+        if shard is not None and world_size > 1:
+            raise LongVAError("torchrun's processes share the films already: leave the shard out.")
+        shard = shard or (rank + 1, world_size)
+        if not 1 <= shard[0] <= shard[1]:
+            raise LongVAError(f"shards are 1/n, 2/n ... n/n, got {shard[0]}/{shard[1]}.")
+        mine, watch = shard_file(out, shard), watch or longva.watch
+        with ExitStack() as held:
+            for file in [mine, *(_parts(out) if shard[1] == 1 else ())]:
+                held.enter_context(only_run(file.parent, file.name))
+            depends = {
+                "model": weights_fingerprint(longva.model),
+                "dtype": str(longva.model.dtype),
+                "kv": longva.kv,
+                "watching": settings or {},
+                "answering": {
+                    n: asdict(v) if isinstance(v, Sampling) else v for n, v in options.items()
+                },
+            }
+            done = read_answers(out)
+            note = out.with_name(f"{out.stem}.settings.json")
+            what = "the answers of another model or of other settings"
+            claim(note, depends, what, empty=not done, output=out)
 
-        films: dict[str, list[Asked]] = {}
-        for asked in questions:
-            films.setdefault(asked["media"], []).append(asked)
-        share = list(films.items())[shard[0] - 1 :: shard[1]]
-        answered, found, failures = 0, 0, []
-        for number, (medium, rows) in enumerate(share):
-            if progress:
-                progress("films", number, len(share))
-            waiting = [asked for asked in rows if key_of(asked) not in done]
-            found += len(rows) - len(waiting)
-            for asked, answer in _answers(watch, medium, waiting, options):
-                if isinstance(answer, dict):
-                    append_line(mine, {"asked": asked, **answer})
-                    answered += 1
-                else:
-                    failures.append(f"{medium}: {answer}")
-        if world_size == 1 and shard[1] == 1:
+            films: dict[str, list[Asked]] = {}
+            for asked in questions:
+                films.setdefault(asked["media"], []).append(asked)
+            share = list(films.items())[shard[0] - 1 :: shard[1]]
+            answered, found, failures = 0, 0, []
+            for number, (medium, rows) in enumerate(share):
+                if progress:
+                    progress("films", number, len(share))
+                waiting = [asked for asked in rows if key_of(asked) not in done]
+                found += len(rows) - len(waiting)
+                for asked, answer in _answers(watch, medium, waiting, options):
+                    if isinstance(answer, dict):
+                        append_line(mine, {"asked": asked, **answer})
+                        answered += 1
+                    else:
+                        failures.append(f"{medium}: {answer}")
+            if world_size == 1 and shard[1] == 1:
+                collect(out, questions)
+        barrier()
+        if rank == 0 and world_size > 1:
             collect(out, questions)
-    barrier()
-    if rank == 0 and world_size > 1:
-        collect(out, questions)
-    return Batch(answered=answered, found=found, failures=failures)
+        return Batch(answered=answered, found=found, failures=failures)
 
 
 def _answers(watch, medium: str, waiting: list[Asked], options) -> Iterator[tuple[Asked, Any]]:

@@ -1,9 +1,11 @@
 """Encoded media on disk, by content: what was watched once is loaded the next time."""
 
 import hashlib
+import os
+import re
 import warnings
 from collections.abc import Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +20,19 @@ from longva.media.medium import Media
 from longva.model import LongVAProcessor
 from longva.watching.features import FrameSettings
 
+ENTRY = re.compile("[0-9a-f]{40}")
+
 
 class FeatureCache:
     """Encoded media on disk, one safetensors file each, named by a hash of all they depend on.
 
     Args:
         folder: where the files lie; made when the first is saved.
+        max_bytes: of all of them; what was used least recently is deleted. None bounds nothing.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = Path(folder)
+    def __init__(self, folder: Path, max_bytes: int | None = None):
+        self.folder, self.max_bytes = Path(folder), max_bytes
         if self.folder.exists() and not self.folder.is_dir():
             raise LongVAError(f"{folder} is a file, where a folder of encoded media is to be.")
 
@@ -52,9 +57,13 @@ class FeatureCache:
 
         On the CPU they are mapped: what is read of them comes from the file then.
         """
+        path = self._path(key)
         try:
-            with safe_open(self._path(key), framework="pt") as file:
-                return file.get_tensor("tokens").to(device)
+            with safe_open(path, framework="pt") as file:
+                tokens = file.get_tensor("tokens").to(device)
+            with suppress(OSError):  # a folder that is only read
+                os.utime(path)  # now the most recently used
+            return tokens
         except (SafetensorError, OSError):
             return None
 
@@ -66,16 +75,24 @@ class FeatureCache:
         """
         with self._writing(key, tokens.shape, tokens.dtype) as add:
             add(tokens)
+        self._make_room()
 
     def keep(
-        self, key: str, batches: Generator[Tensor], shape: Sequence[int], dtype: torch.dtype
+        self,
+        key: str,
+        media: Media,
+        batches: Generator[Tensor],
+        shape: Sequence[int],
+        dtype: torch.dtype,
     ) -> Generator[Tensor]:
         """Yield batches as they come and write an entry of them on the way.
 
-        There is none if they end early. If it cannot be written, a warning says so.
+        There is none if they end early. If it cannot be written, or the medium's file has changed
+        meanwhile, so that the frames may not be those that the key names, a warning says so.
 
         Args:
             key: of the entry.
+            media: of which the batches are.
             batches: [n, T, D] each, of F frames in all.
             shape: F, T, D.
             dtype: of the batches.
@@ -85,6 +102,9 @@ class FeatureCache:
             with self._writing(key, shape, dtype) as add:
                 while (batch := (yield)) is not None:
                     add(batch)
+                if not media.is_unchanged:
+                    raise LongVAError(f"{media.name} was written to while it was watched.")
+            self._make_room()
 
         def tell(batch: Tensor | None) -> None:
             try:
@@ -100,6 +120,24 @@ class FeatureCache:
                 tell(batch)
                 yield batch
             tell(None)
+
+    def _make_room(self) -> None:
+        """Delete what was used least recently, until the rest is within the bound."""
+        if self.max_bytes is None:
+            return
+        entries = []
+        for path in self.folder.glob("*.safetensors"):
+            with suppress(OSError):  # another process has deleted it
+                about = path.stat()
+                if ENTRY.fullmatch(path.stem):  # whatever else lies there is not ours
+                    entries.append((about.st_mtime_ns, about.st_size, path))
+        held = sum(size for _, size, _ in entries)
+        for _, size, path in sorted(entries):
+            if held <= self.max_bytes:
+                return
+            with suppress(OSError):  # on Windows, one that is being read
+                path.unlink(missing_ok=True)
+                held -= size
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"

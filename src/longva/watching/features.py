@@ -11,10 +11,11 @@ Shapes: F frames (or grids of an image), T tokens a frame, D hidden size, S pixe
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ class WatchedFrames:
 
     source: str
     tokens_per_frame: int
-    """T."""
+    """T; where a model encodes frames in pairs, of a pair."""
 
     seconds: np.ndarray | None
     """[F] presentation times of a video's frames; None for what has no clock, such as an image."""
@@ -87,6 +88,15 @@ class WatchedFrames:
     offset: int = 0
     """By how much `indices` exceed the numbers in the file or array that holds these frames."""
 
+    unit: int = 1
+    """Frames encoded together."""
+
+    size: tuple[int, int] | None = None
+    """Height and width of the frames, where they are chosen for a film; else the model's."""
+
+    step: float = 1.0
+    """Seconds between frames, of models that are told one rate for a film."""
+
     def __len__(self) -> int:
         """F."""
         return len(self.indices)
@@ -94,7 +104,7 @@ class WatchedFrames:
     @property
     def rows(self) -> int:
         """Tokens of all frames."""
-        return len(self) * self.tokens_per_frame
+        return -(-len(self) // self.unit) * self.tokens_per_frame
 
     def shown_from(self, frame: int) -> float | None:
         """Seconds from which a frame is shown, and of frame F, which is not there, the end of all.
@@ -119,6 +129,13 @@ class WatchedFrames:
             before=self.before[start:stop],
             after=self.after if stop is None or stop >= len(self) else "",
         )
+
+    def pick(self, where: np.ndarray) -> "WatchedFrames":
+        """Return the frames of these numbers."""
+        seconds = None if self.seconds is None else self.seconds[where]
+        names, before = (tuple(t[n] for n in where) if t else () for t in (self.names, self.before))
+        indices = self.indices[where]
+        return replace(self, seconds=seconds, indices=indices, names=names, before=before, after="")
 
     def followed_by(self, more: "WatchedFrames") -> "WatchedFrames":
         """Return these frames and then the others, as of one medium."""
@@ -218,21 +235,47 @@ def encode(
     if media.kind == "image":
         yield _encode_image(model, processor, media, timings)[torch.from_numpy(indices)]
         return
-    batches = media.stream(
+
+    def encode_grids(pixels: Tensor) -> Tensor:
+        grids = processor.video_processor.tower_values(pixels.to(model.device))
+        return model.model.encode_grids(grids)
+
+    yield from encode_frames(
+        media,
         indices,
+        encode_grids,
+        timings,
         size=processor.video_processor.grid_size,
         fit=settings.fit,
         resize=settings.resize,
         batch=model.config.vision_batch_size,
     )
-    finite = torch.ones((), dtype=torch.bool, device=model.device)
-    with closing(_decoded_ahead(batches, timings)) as decoded:
+
+
+def encode_frames(
+    media: Media,
+    indices: np.ndarray,
+    encode: Callable[[Tensor], Tensor],
+    timings: dict[str, float],
+    **geometry: Any,
+) -> Generator[Tensor]:
+    """Decode, resize and encode frames of a film, a batch at a time; see `encode`.
+
+    Args:
+        media: what `open_media` gave.
+        indices: [F], increasing.
+        encode: makes [n, T, D] of a batch of frames, [n, 3, H, W] uint8.
+        timings: seconds spent are added to `decode` and `encode`.
+        **geometry: see `Media.stream`.
+    """
+    finite = torch.ones((), dtype=torch.bool)
+    with closing(_decoded_ahead(media.stream(indices, **geometry), timings)) as decoded:
         for pixels in decoded:
             started = time.perf_counter()
             with torch.inference_mode():
-                grids = processor.video_processor.tower_values(pixels.to(model.device))
-                batch = model.model.encode_grids(grids)
-                finite &= batch.isfinite().all()  # looked at when all is done, to wait only once
+                batch = encode(pixels)
+                # Looked at when all is done, to wait only once.
+                finite = finite.to(batch.device) & batch.isfinite().all()
             timings["encode"] += time.perf_counter() - started
             yield batch
     if not finite:

@@ -93,7 +93,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Watched:
+class Searched:
     """What is searched: frames in a cache."""
 
     reader: PromptReader
@@ -117,7 +117,7 @@ class _Span:
 
 
 def find(
-    watched: Watched, query: str, *, least: float | None = None, progress: Progress | None = None
+    watched: Searched, query: str, *, least: float | None = None, progress: Progress | None = None
 ) -> list[Found]:
     """Find the ranges of frames that show something, the surest first.
 
@@ -129,10 +129,15 @@ def find(
         progress: called with ("find", ranges probed, ranges).
 
     Raises:
-        LongVAError: an empty query, or no video was watched.
+        LongVAError: an empty query, no video was watched, or the model cannot be searched.
         ContextLengthError: a question does not fit the context any more.
     """
     check_question(query)
+    if watched.reader.own_forward:
+        raise LongVAError(
+            "find asks about parts of a film in its cache, which a model that is read by its own "
+            "forward does not allow. Take a LongVA."
+        )
     if not any(medium.kind == "video" for medium in watched.media):
         raise LongVAError("only a video has times to find something at. Watch one first.")
     asked = [query] if query.rstrip().endswith("?") else phrases()["find"]["questions"]
@@ -191,7 +196,7 @@ def merged(found: Sequence[_Span], begins: Sequence[int]) -> list[_Span]:
 class _Search:
     """One search: the evidence of the questions' answers, and probes of ranges."""
 
-    def __init__(self, watched: Watched, questions: Sequence[str]):
+    def __init__(self, watched: Searched, questions: Sequence[str]):
         self.reader, self.media = watched.reader, watched.media
         self.tokenizer, self.prompt_of = watched.tokenizer, watched.prompt_of
         self.prompts = [watched.prompt_of(question) for question in questions]

@@ -9,104 +9,31 @@ common is never computed again, which makes follow-up questions (`keep=True`) th
 
 import time
 from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from longva.attention.evidence import EvidenceCollector
-from longva.errors import LongVAError, VideoError
-from longva.media.address import Source
-from longva.media.frames import MisnumberedError
-from longva.media.medium import Media, open_media
-from longva.media.sampling import ONE_A_SECOND, FrameSampling
-from longva.planning.planner import TEXT_TOKENS
-from longva.prompts.decoding import Sampling, TextStream
-from longva.prompts.reader import PromptReader
-from longva.prompts.symbols import chat_symbols
+from longva.errors import LongVAError
+from longva.media.sampling import FrameSampling
+from longva.prompts.branches import answer_together
+from longva.prompts.decoding import AnswerText, Sampling, TextStream
 from longva.reporting.progress import Progress
 from longva.watching import session_file
 from longva.watching.answer import Answer, AnswerStream, check_question, evidence_of
-from longva.watching.features import FrameSettings, WatchedFrames, joined
+from longva.watching.features import FrameSettings
 from longva.watching.tasks import Tasks
-from longva.watching.turns import labels, told_between, told_tokens, with_media
+from longva.watching.watched import Watched
 from longva.watching.watcher import Watcher
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Frames that are still to be watched: a medium's, or more of the medium before."""
-
-    media: Media
-    frames: WatchedFrames
-    begins: bool
-    label: str = ""
-
-
-class Session(Tasks):
+class Session(Watched, Tasks):
     """Watched media, held in the KV cache, ready for questions. One question at a time.
 
-    `watch` watches what is opened; until it is done, questions are about what has been watched.
-
-    Args:
-        watcher: the model, its language model's attention set to `evidence`.
-        media: opened, in the order in which they stand in the prompt; none to talk about text.
-        sampling: which frames of videos to take.
-        settings: how frames are made.
-        usual: a rule that takes more; what is left out by `sampling` is noted.
+    `watch` watches what is opened; until it is done, questions are about what has been watched. It
+    is made as `Watched` is.
     """
-
-    def __init__(
-        self,
-        watcher: Watcher,
-        media: Sequence[Media] = (),
-        sampling: FrameSampling | None = None,
-        settings: FrameSettings | None = None,
-        *,
-        usual: FrameSampling | None = None,
-    ):
-        self.watcher, self.name = watcher, watcher.name
-        self.model, self.processor = watcher.model, watcher.processor
-        self.sampling, self.settings = sampling or ONE_A_SECOND, settings or FrameSettings()
-        self._usual = usual
-        self.history: list[dict] = []
-        self.media: list[WatchedFrames] = []
-        """What has been watched."""
-
-        self.timings: dict[str, float] = {"decode": 0.0, "encode": 0.0, "prefill": 0.0}
-        chunk_tokens, kv = watcher.chunk_tokens, watcher.kv
-        self._reader = PromptReader(self.model, chunk_tokens=chunk_tokens, kv_dtype=kv)
-        named = zip(media, labels(media, self.settings), strict=True)
-        self._ahead = [self._part(medium, label=label) for medium, label in named]
-        self._watched = self._settled = 0
-        """Tokens that stay: the media; and with them, the conversation that was kept."""
-
-        self._asking: object | None = None
-        self._closed = False
-
-    @property
-    def frames(self) -> int:
-        """Frames (and grids of images) watched."""
-        return sum(len(medium) for medium in self.media)
-
-    @property
-    def watched_until(self) -> float | None:
-        """Seconds of the last frame watched; None before the first, and without a clock."""
-        clocks = [medium.seconds for medium in self.media[-1:]]
-        return None if not clocks or clocks[0] is None else float(clocks[0][-1])
-
-    @property
-    def notes(self) -> list[str]:
-        """What of the media was not watched, a sentence each: broken, no picture, or a page."""
-        return [f"{medium.source}: {medium.left_out}" for medium in self.media if medium.left_out]
-
-    @property
-    def kv_bytes(self) -> int:
-        """Bytes of the KV cache, the room to spare included."""
-        return self._reader.kv_bytes
 
     def __repr__(self) -> str:
         """Media, and how much of the context they take."""
@@ -125,64 +52,8 @@ class Session(Tasks):
 
     def close(self) -> None:
         """Free the KV cache; a closed session answers no more."""
-        self._reader = PromptReader(self.model)
+        self._reader = self.watcher.family.reader(self._everything)
         self._closed = True
-
-    def watch(self, progress: Progress | None = None) -> None:
-        """Watch what is opened and not watched yet.
-
-        Frames are decoded, encoded, read into the cache and forgotten. If this ends early, by an
-        interrupt or an error, what was watched stays, and the next call goes on from there.
-
-        Args:
-            progress: called with "watch", frames watched and frames.
-
-        Raises:
-            VideoError: a frame cannot be decoded.
-            ContextLengthError: the frames exceed the model's context.
-            NonFiniteError: the model computes NaN or infinity.
-        """
-        before = self.media, self._ahead, self._watched
-        try:
-            self._watch(progress)
-        except MisnumberedError as error:  # once for a file; what came of wrong numbers is dropped
-            self.media, ahead, length = before
-            self._forget_after(length)
-            self._ahead = []
-            for part in ahead:
-                wrong = part.media.files == error.exact.files
-                again = self._part(error.exact, part.begins, part.label) if wrong else part
-                self._ahead.append(again)
-            self.watch(progress)
-
-    def extend(self, more: Source | Media | Any, progress: Progress | None = None) -> int:
-        """Watch on: frames that are later than those watched, as of the last medium.
-
-        Args:
-            more: the same film, which has grown, or what was shown after it (pictures with their
-                times, for example); what `open_media` takes, or gave. Of it, the session's rule
-                takes frames.
-            progress: see `watch`.
-
-        Returns:
-            How many frames were added. The conversation is kept.
-
-        Raises:
-            VideoError: it cannot be read, or does not continue a video.
-            ContextLengthError: the frames exceed the model's context or the device's memory.
-        """
-        known = self._everything()
-        if not known or known[-1].kind == "image":
-            raise VideoError("there is no video to go on with. Watch one first.")
-        part = self._part(more if isinstance(more, Media) else open_media(more), begins=False)
-        frames = sum(len(medium) for medium in known) + len(part.frames)
-        told = told_tokens([part.media], self.settings, self.processor.tokenizer)
-        self.watcher.plan(frames, reclaimable=self.kv_bytes, told_tokens=told).check()
-        if len(part.frames):
-            self._ahead.append(part)
-        before = self.frames
-        self.watch(progress)
-        return self.frames - before
 
     def save(self, path: str | Path) -> None:
         """Write what was watched, and the conversation, for `LongVA.resume`.
@@ -198,8 +69,10 @@ class Session(Tasks):
             "history": self.history,
             "sampling": asdict(self.sampling),
             "settings": asdict(self.settings),
+            "max_frames": self._max_frames,
         }
-        session_file.write(Path(path), self.watcher, self._reader, self.media, facts)
+        state = self._ahead.state(len(self.media[-1]) if self.media else 0)
+        session_file.write(Path(path), self.watcher, self._reader, self.media, facts, state)
 
     @classmethod
     def resume(cls, watcher: Watcher, path: Path) -> "Session":
@@ -207,7 +80,9 @@ class Session(Tasks):
         with session_file.reading(path, watcher) as (facts, tensors, names):
             started = time.perf_counter()
             rules = FrameSampling(**facts["sampling"]), FrameSettings(**facts["settings"])
-            session = cls(watcher, (), *rules)
+            session = cls(watcher, (), *rules, max_frames=facts.get("max_frames"))
+            if (state := facts.get("policy")) is not None:
+                session._ahead.restore(state)
             session.media, session.history = facts["media"], facts["history"]
             session._watched = facts["watched"]
             prompt = tensors("symbols").cpu()
@@ -218,84 +93,6 @@ class Session(Tasks):
         if not torch.equal(again[: session._watched], prompt[: session._watched]):
             raise LongVAError(f"{path} was written with another chat template or tokenizer.")
         return session
-
-    def _part(self, media: Media, begins: bool = True, label: str = "") -> _Part:
-        """Choose frames of a medium; of one that continues the last one, those that are later."""
-        frames = self.watcher.describe(media, self.sampling)
-        frames = told_between(frames, media, self.settings, label=label)
-        if not begins:
-            return _Part(media, self._everything()[-1].what_follows(frames), begins, label)
-        usual = (
-            0 if self._usual is None or media.kind == "image" else len(media.choose(self._usual))
-        )
-        if len(frames) < usual:
-            all_of_it = f"the {usual:,} of one a second" if media.has_clock else f"all {usual:,}"
-            note = f"{len(frames):,} frames, spread evenly: {all_of_it} do not fit"
-            frames = replace(frames, left_out="; ".join(filter(None, (frames.left_out, note))))
-        return _Part(media, frames, begins, label)
-
-    def _everything(self) -> list[WatchedFrames]:
-        """The media as they will be when all is watched."""
-        return joined(self.media, [(part.frames, part.begins) for part in self._ahead])
-
-    def _watch(self, progress: Progress | None) -> None:
-        started, waited = time.perf_counter(), [0.0]
-        media = self._everything()
-        prompt = self._symbols([self._turn("")], media)
-        where = (prompt < 0).nonzero().flatten()
-        prompt = prompt[: int(where[-1]) + 1] if len(where) else prompt[:0]
-        self._forget_after(self._watched)
-        self._reader.reserve(len(prompt) + TEXT_TOKENS)
-        frames = sum(len(part.frames) for part in self._ahead)
-        try:
-            with closing(self._rows(frames, progress, waited)) as rows:
-                for _ in self._reader.read_stream(prompt, rows):
-                    self._note_down()
-        finally:
-            self._note_down()
-            rows = sum(medium.rows for medium in self.media)
-            self._watched = int(where[rows - 1]) + 1 if rows else 0
-            self._forget_after(self._watched)  # a part of a frame, perhaps
-            self.timings["prefill"] += time.perf_counter() - started - waited[0]
-        if progress is not None and frames:
-            progress("watch", frames, frames)
-
-    def _rows(self, frames: int, progress: Progress | None, waited: list[float]):
-        """Yield the rows of what is to be watched, [n, D]; tell of those that have been read."""
-        done, started = 0, time.perf_counter()
-        for part in self._ahead:
-            stream = self.watcher.stream(
-                part.media, part.frames, self.settings, self.timings, keep=part.begins
-            )
-            with closing(stream):
-                for batch in stream:
-                    waited[0] += time.perf_counter() - started
-                    yield batch.flatten(0, 1)
-                    done += len(batch)
-                    if progress is not None and done < frames:
-                        progress("watch", done, frames)
-                    started = time.perf_counter()
-
-    def _note_down(self) -> None:
-        """Move the frames that are whole in the cache from what is ahead to what was watched."""
-        rows = self._reader.rows_held - sum(medium.rows for medium in self.media)
-        taken, ahead = [], list(self._ahead)
-        while ahead:
-            part, size = ahead[0], len(ahead[0].frames)
-            whole = min(size, rows // part.frames.tokens_per_frame)
-            if whole:
-                taken.append((part.frames.part(0, whole), part.begins))
-            if whole < size:
-                ahead[0] = _Part(part.media, part.frames.part(whole), part.begins and not whole)
-                break
-            rows -= part.frames.rows
-            del ahead[0]
-        self.media, self._ahead = joined(self.media, taken), ahead
-
-    def _forget_after(self, length: int) -> None:
-        """Keep only the beginning of the cache; an answer that is being given ends."""
-        self._asking, self._settled = None, length
-        self._reader.crop(min(length, self._reader.length))
 
     def stream(
         self,
@@ -324,6 +121,78 @@ class Session(Tasks):
             LongVAError: for an empty question, or one that is not text.
             NonFiniteError: the model computes NaN or infinity.
         """
+        self._check(question, max_new_tokens, evidence)
+        return AnswerStream(
+            self._answer(
+                question, max_new_tokens, sampling or Sampling(), evidence, keep, stop, progress
+            )
+        )
+
+    def ask_all(
+        self,
+        questions: Sequence[str],
+        *,
+        max_new_tokens: int = 1024,
+        sampling: Sampling | None = None,
+        evidence: int = 5,
+        stop: Sequence[str] = (),
+    ) -> list[Answer]:
+        """Answer several questions together, each as if it were asked alone.
+
+        A token of every answer is computed in one forward, for which what was watched is read
+        once. The KV cache holds all questions and answers until the last one ends.
+
+        Args:
+            questions: see `stream`, as the other arguments.
+            max_new_tokens: of each answer.
+            sampling: of each answer.
+            evidence: of each answer.
+            stop: of each answer.
+
+        Returns:
+            Answers in the order of the questions, none for none. In their `timings`, `answer` is
+            the time of all of them.
+
+        Raises:
+            ContextLengthError: see `stream`, as the others.
+            LongVAError: for an empty question.
+            NonFiniteError: the model computes NaN or infinity.
+        """
+        for question in questions:
+            self._check(question, max_new_tokens, evidence)
+        if not questions:
+            return []
+        if self._reader.own_forward:  # which takes one sequence, at one run of positions
+            options = {"max_new_tokens": max_new_tokens, "sampling": sampling}
+            options |= {"evidence": evidence, "stop": stop}
+            return [self.ask(question, **options) for question in questions]
+        started, settled, self._asking = time.perf_counter(), self._settled, None
+        turns = [[*self.history, self._turn(question)] for question in questions]
+        prompts = [self._symbols(messages, self.media) for messages in turns]
+        heads = self.watcher.family.evidence_heads
+        collectors = [EvidenceCollector(heads) for _ in prompts]
+        replies = [
+            AnswerText(
+                self.model,
+                self.processor.tokenizer,
+                prompt=prompt[prompt >= 0],
+                room=self._reader.room_after(len(prompt)),
+                max_new_tokens=max_new_tokens,
+                sampling=sampling,
+                stop=stop,
+            )
+            for prompt in prompts
+        ]
+        try:
+            answer_together(self._reader, prompts, replies, collectors)
+            known = [self._known(prompt) for prompt in prompts]
+        finally:
+            self._reader.crop(min(settled, self._reader.length))
+        weights = (collector.weights() for collector in collectors)
+        told = zip(questions, prompts, replies, weights, known, strict=True)
+        return [self._answered(q, p, r, w, evidence, started, k) for q, p, r, w, k in told]
+
+    def _check(self, question: str, max_new_tokens: int, evidence: int) -> None:
         check_question(question)
         self._check_open()
         if max_new_tokens < 1 or evidence < 0:
@@ -331,17 +200,12 @@ class Session(Tasks):
                 f"max_new_tokens must be at least 1 and evidence at least 0, got {max_new_tokens} "
                 f"and {evidence}."
             )
-        return AnswerStream(
-            self._answer(
-                question, max_new_tokens, sampling or Sampling(), evidence, keep, stop, progress
-            )
-        )
 
     def _answer(self, question, max_new_tokens, sampling, top_k, keep, stop, progress):
         started = time.perf_counter()
         mine = self._asking = object()
         prompt = self._symbols([*self.history, self._turn(question)], self.media)
-        collector = EvidenceCollector(self.model.config.evidence_heads)
+        collector = EvidenceCollector(self.watcher.family.evidence_heads)
         reader, settled = self._reader, self._settled
         try:
             hidden = reader.read(prompt, progress, evidence=collector)
@@ -370,6 +234,9 @@ class Session(Tasks):
                 reader.crop(settled)
         if keep:
             self.history += [self._turn(question), {"role": "assistant", "content": reply.text}]
+        return self._answered(question, prompt, reply, attention, top_k, started, known)
+
+    def _answered(self, question, prompt, reply, attention, top_k, started, known=None) -> Answer:
         return Answer(
             question=question,
             text=reply.text,
@@ -387,7 +254,3 @@ class Session(Tasks):
 
     def _turn(self, question: str) -> dict:
         return {"role": "user", "content": question}
-
-    def _symbols(self, messages: list[dict], media: list[WatchedFrames]) -> Tensor:
-        """Tokenise a conversation and put rows of features where its media stand."""
-        return chat_symbols(self.processor, *with_media(messages, media))

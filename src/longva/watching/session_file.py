@@ -2,6 +2,7 @@
 
 FILE.safetensors    0.0 0.1 1.0 ...          keys and values as the cache holds them, by layer
 symbols                  the tokens that they belong to
+rows                     features, where a policy may have to read frames again
 __metadata__             fingerprint of the model; media, rule, history
 """
 
@@ -21,6 +22,7 @@ from longva.errors import LongVAError
 from longva.files.tensors import tensor_file
 from longva.finite import to_json
 from longva.prompts.reader import PromptReader
+from longva.watching.ahead import PolicyState
 from longva.watching.features import WatchedFrames
 from longva.watching.watcher import Watcher
 
@@ -28,7 +30,12 @@ FORMAT = "longva session 1"
 
 
 def write(
-    path: Path, watcher: Watcher, reader: PromptReader, media: list[WatchedFrames], facts: dict
+    path: Path,
+    watcher: Watcher,
+    reader: PromptReader,
+    media: list[WatchedFrames],
+    facts: dict,
+    state: PolicyState | None = None,
 ) -> None:
     """Write a session, whole or not at all.
 
@@ -38,6 +45,7 @@ def write(
         reader: whose cache holds what stays of the session.
         media: that were watched.
         facts: the rest, as JSON takes it.
+        state: of the policy, if there is one.
 
     Raises:
         LongVAError: the file cannot be written, because the disk is full for example.
@@ -45,6 +53,11 @@ def write(
     tensors = {**reader.tensors(), "symbols": reader.held}
     model = {"model": watcher.fingerprint(model_fingerprint), "kv": watcher.kv}
     plain = [_plain(medium) for medium in media]
+    if state is not None:
+        tensors |= {} if state.rows is None else {"rows": state.rows}
+        last = None if state.last is None else _plain(state.last)
+        known = {"numbers": state.numbers.tolist(), "offered": state.offered, "last": last}
+        facts = {**facts, "policy": {"policy": state.policy, **known}}
     metadata = {"format": FORMAT, "facts": to_json({**facts, **model, "media": plain})}
     sizes = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
     with tensor_file(path, sizes, metadata) as add:
@@ -69,7 +82,13 @@ def reading(
             facts = json.loads(metadata["facts"])
             _check(facts, watcher, path)
             facts["media"] = [_watched(medium) for medium in facts["media"]]
-            names = [name for name in file.keys() if name != "symbols"]  # noqa: SIM118
+            names = [name for name in file.keys() if name[0].isdigit()]  # noqa: SIM118
+            if (known := facts.get("policy")) is not None:
+                rows = file.get_tensor("rows").cpu() if "rows" in file.keys() else None  # noqa: SIM118
+                last = None if known["last"] is None else _watched(known["last"])
+                facts["policy"] = PolicyState(
+                    known["policy"], np.array(known["numbers"]), known["offered"], last, rows
+                )
             names.sort(key=lambda name: [int(part) for part in name.split(".")])
             yield facts, file.get_tensor, names
     except (SafetensorError, OSError) as error:

@@ -10,7 +10,7 @@ from longva.prompts.reader import PromptReader
 from longva.reporting.progress import Progress
 from longva.watching.answer import Answer, AnswerStream
 from longva.watching.features import WatchedFrames
-from longva.watching.find import Found, Watched, find
+from longva.watching.find import Found, Searched, find
 from longva.watching.known import is_known
 from longva.watching.watcher import Watcher
 
@@ -67,10 +67,11 @@ class Tasks:
 
         return await asyncio.to_thread(ask)
 
-    def _known(self, prompt: Tensor, hidden: Tensor) -> bool | None:
+    def _known(self, prompt: Tensor, hidden: Tensor | None = None) -> bool | None:
         """Whether a question is about what is shown; None of a model that may know everything."""
         if self.watcher.notice is None or not self.media:
             return None
+        hidden = self._reader.read(prompt) if hidden is None else hidden
         return is_known(self._reader, prompt, hidden)
 
     def find(
@@ -90,7 +91,7 @@ class Tasks:
             ContextLengthError: a question does not fit the context any more.
         """
         self._check_open()
-        watched = Watched(self._reader, self.media, self._question, self.processor.tokenizer)
+        watched = Searched(self._reader, self.media, self._question, self.processor.tokenizer)
         try:
             return find(watched, query, least=least, progress=progress)
         finally:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +13,13 @@ from longva.checkpoints import Precision
 from longva.checkpoints.fingerprint import vision_fingerprint
 from longva.media.medium import Media
 from longva.media.sampling import FrameSampling
-from longva.model import LongVAForConditionalGeneration, LongVAProcessor
+from longva.model import LongVAForConditionalGeneration
 from longva.planning.devices import usable_memory
 from longva.planning.planner import TEXT_TOKENS, Plan, plan
+from longva.watching.family import Family
 from longva.watching.feature_cache import FeatureCache
-from longva.watching.features import FrameSettings, WatchedFrames, describe, encode
+from longva.watching.features import FrameSettings, WatchedFrames
+from longva.watching.video_family import VideoFamily
 
 
 class Watcher:
@@ -29,29 +32,33 @@ class Watcher:
         kv: precision of the KV cache: `model`, `int8` or `int4`.
         chunk_tokens: tokens prefilled at a time.
         cache_dir: keep encoded media in this folder.
+        cache_bytes: of them at most; what was used least recently is deleted. None: no bound.
         notice: something a user should know about the model before believing it, which knows a
             small world only.
     """
 
     def __init__(
         self,
-        model: LongVAForConditionalGeneration,
-        processor: LongVAProcessor,
+        model: Any,
+        processor: Any,
         *,
         name: str,
         kv: Precision,
         chunk_tokens: int,
         cache_dir: Path | None,
+        cache_bytes: int | None = None,
         notice: str | None = None,
     ):
         self.model, self.processor, self.name = model, processor, name
+        own = isinstance(model, LongVAForConditionalGeneration)
+        self.family = Family(model, processor) if own else VideoFamily(model, processor)
         self.kv: Precision = kv
         self.notice = notice
         self.one_at_a_time = Lock()
         """Held while a question is answered in a thread of its own."""
 
         self.chunk_tokens = chunk_tokens
-        self.cache = FeatureCache(cache_dir) if cache_dir is not None else None
+        self.cache = FeatureCache(cache_dir, cache_bytes) if cache_dir is not None else None
         self._fingerprints: dict[tuple, str] = {}
 
     def plan(self, frames: int, *, reclaimable: int = 0, told_tokens: int = 0) -> Plan:
@@ -73,6 +80,7 @@ class Watcher:
             chunk_tokens=self.chunk_tokens,
             weight_bytes=weights,
             device_memory=None if free is None else free + weights + reclaimable,
+            shape=self.family.shape,
         )
 
     def num_frames(self, media: Sequence[Media], sampling: FrameSampling) -> int:
@@ -80,22 +88,21 @@ class Watcher:
         return sum(len(self.choose(medium, sampling)) for medium in media)
 
     def choose(self, media: Media, sampling: FrameSampling) -> np.ndarray:
-        """Frames to take of a video; of an image, as many as it has frames' worth of tokens."""
-        if media.kind != "image":
-            return media.choose(sampling)
-        return np.arange(-(-self._image_tokens(media) // self.model.config.tokens_per_grid()))
+        """Frames to take of a medium; see `Family.choose`."""
+        return self.family.choose(media, sampling)
 
-    def describe(self, media: Media, sampling: FrameSampling) -> WatchedFrames:
-        """Say which frames of a medium are watched by a rule."""
-        tokens = self._image_tokens(media) if media.kind == "image" else None
-        return describe(media, self.choose(media, sampling), self.model.config, tokens)
+    def describe(
+        self, media: Media, sampling: FrameSampling, before: WatchedFrames | None = None
+    ) -> WatchedFrames:
+        """Say which frames of a medium are watched by a rule; see `Family.describe`."""
+        return self.family.describe(media, self.choose(media, sampling), before)
 
     def encode(self, media: Media, sampling: FrameSampling, settings: FrameSettings) -> Tensor:
         """Encode one medium, or find it in the cache: [F, T, D], all in memory; see `stream`."""
 
         def use(media: Media, _: np.ndarray) -> Tensor:
             frames = self.describe(media, sampling)
-            shape = (len(frames), frames.tokens_per_frame, self._width)
+            shape = (len(frames), frames.tokens_per_frame, self.family.width)
             tokens = torch.empty(shape, dtype=self.model.dtype, device=self.model.device)
             done = 0
             for batch in self.stream(media, frames, settings):
@@ -133,7 +140,7 @@ class Watcher:
         """
         timings = {"decode": 0.0, "encode": 0.0} if timings is None else timings
         indices = frames.indices - frames.offset
-        batches = encode(self.model, self.processor, media, indices, settings, timings)
+        batches = self.family.encode(media, frames, settings, timings)
         if self.cache is None or not keep:
             return batches
         model = self.fingerprint(vision_fingerprint)
@@ -142,8 +149,8 @@ class Watcher:
         if held is not None:
             parts = held.split(self.model.config.vision_batch_size)
             return (part.to(self.model.device) for part in parts)
-        shape = (len(frames), frames.tokens_per_frame, self._width)
-        return self.cache.keep(key, batches, shape, self.model.dtype)
+        shape = (len(frames), frames.tokens_per_frame, self.family.width)
+        return self.cache.keep(key, media, batches, shape, self.model.dtype)
 
     def fingerprint(self, of: Callable[[LongVAForConditionalGeneration], str]) -> str:
         """Hash the model by a function, once as long as its pooling stays."""
@@ -151,10 +158,3 @@ class Watcher:
         if key not in self._fingerprints:
             self._fingerprints[key] = of(self.model)
         return self._fingerprints[key]
-
-    @property
-    def _width(self) -> int:
-        return self.model.config.text_config.hidden_size
-
-    def _image_tokens(self, media: Media) -> int:
-        return self.processor.image_tokens(*self.processor.image_layout(media.width, media.height))

@@ -77,8 +77,8 @@ class ModelWorker:
             self._thread = threading.Thread(target=self._work, name="longva-model", daemon=True)
             self._thread.start()
 
-    def stop(self) -> None:
-        """Give up all tasks and end; waits a while for the one in work to notice."""
+    def stop(self, patience: float = 10) -> None:
+        """Give up all tasks and end; wait so many seconds for the one in work to notice."""
         with self._changed:
             self._stopping = True
             for task in [*self._current, *self._places()]:
@@ -87,7 +87,7 @@ class ModelWorker:
             self._reserved.clear()
             self._changed.notify()
         if self._thread is not None:
-            self._thread.join(timeout=10)
+            self._thread.join(timeout=patience)
 
     @property
     def alive(self) -> bool:

@@ -136,8 +136,12 @@ def test_an_answer_before_any_question_is_left_out():
     ],
 )
 def test_what_is_no_conversation_says_why(turns, media, message):
-    with pytest.raises(LongVAError, match=message):
+    with pytest.raises(LongVAError, match=message) as caught:
         conversation(*turns, **media)
+    if "Give conversations" in str(caught.value):
+        conversation(("human", "Hi"), ("gpt", "Hello"))
+        said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+        assert len(read_conversation({"messages": said}).messages) == 2
 
 
 def test_long_text_is_cut_but_never_media_nor_the_whole_answer(processor):
@@ -155,6 +159,19 @@ def test_long_text_is_cut_but_never_media_nor_the_whole_answer(processor):
     encode_conversation(processor, talk.messages, counts, max_tokens=length)
     fewer = {"image": [50], "video": []}
     encode_conversation(processor, talk.messages, fewer, max_tokens=length - 11)
+
+
+def test_a_template_that_ends_no_answer_is_refused_until_another_is_taken():
+    processor, talk = random_longva()[1], conversation(("human", "Hi"), ("gpt", "Hello"))
+    whole, none = processor.chat_template, {"image": [], "video": []}
+    plain = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    processor.chat_template = processor.tokenizer.chat_template = plain
+    with pytest.raises(LongVAError, match="would not learn to stop. Add such a token, or take an"):
+        encode_conversation(processor, talk.messages, none)
+    processor.chat_template = plain.replace("\n", "<|im_end|>")
+    encode_conversation(processor, talk.messages, none)
+    processor.chat_template = whole
+    encode_conversation(processor, talk.messages, none)
 
 
 QUESTION = {"from": "human", "value": "<image>\nWhat?"}
@@ -217,7 +234,10 @@ def test_a_field_that_would_be_dropped_is_refused(fields, message):
     sample = {**fields, "conversations": turns}
     with pytest.raises(LongVAError, match=message) as caught:
         read_conversation(sample)
-    del sample[re.findall(r"(\w+)'? (?:is|are|looks) ", str(caught.value))[0]]  # left out, or one
+    named = re.findall(r"(\w+)'? (?:is|are|looks) ", str(caught.value))[0]
+    given = sample.pop(named)  # left out, or one of two names kept
+    if "Name the field so" in str(caught.value) and isinstance(given, str):
+        assert read_conversation({**sample, "image": given}).images == [given]
     if "image" in sample:
         turns[0] = QUESTION
     read_conversation(sample)
@@ -255,6 +275,8 @@ def test_parts_of_a_turn_that_are_not_read_are_refused(part):
     messages = [{"role": "user", "content": [part]}, {"role": "assistant", "content": "A"}]
     with pytest.raises(LongVAError, match="the parts of a turn are .*in images and videos"):
         read_conversation({"messages": messages})
+    messages[0]["content"] = [{"type": "text", "text": "What?"}, {"type": "image"}]
+    assert read_conversation({"messages": messages, "images": ["a.png"]}).images == ["a.png"]
 
 
 def test_turns_that_are_not_read_are_told():

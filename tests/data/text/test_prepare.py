@@ -17,6 +17,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from longva.data.text import documents, packing
+from longva.data.text.packing import PackedText
 from longva.data.text.prepare import CorpusConfig, prepare_text, tokenise_share
 from longva.data.text.report import CorpusReport
 from longva.data.text.upsampling import content_hash
@@ -280,6 +281,21 @@ def test_slimpajama_is_packed_by_domain_without_its_held_out_splits(config, tmp_
     assert {text[0] for _, text in packed_documents(config.output_dir)} == {"t"}  # of train
 
 
+def test_text_for_another_tokenizer_is_prepared_again(config, tmp_path):
+    prepare_text(config)
+    other = byte_tokenizer()
+    layout = json.loads(other.backend_tokenizer.to_str())
+    tokens = layout["model"]["vocab"]
+    tokens["a"], tokens["b"] = tokens["b"], tokens["a"]
+    other._tokenizer = type(other.backend_tokenizer).from_str(json.dumps(layout))
+    with pytest.raises(RecipeError, match="Prepare the text again with the model's tokenizer"):
+        PackedText(config.output_dir, 4, tokenizer=other)
+    other.save_pretrained(tmp_path / "other")
+    again = replace(config, tokenizer=str(tmp_path / "other"), output_dir=tmp_path / "again")
+    prepare_text(again)
+    assert len(PackedText(again.output_dir, 4, tokenizer=other)) > 0
+
+
 def test_a_second_run_in_a_folder_is_refused(config):
     def second(*_):
         prepare_text(config)
@@ -428,14 +444,20 @@ def test_bad_sources_are_named_with_their_remedy(config, tmp_path):
     refused("holds no text: 0 files", source=str(tmp_path / "empty"))
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"text": "good"}\n{"text": \n')
-    refused(r"bad.jsonl, byte 17: not one JSON object a line", source=str(bad))
+    refused(r"bad.jsonl, byte 17: not one JSON object a line.*Mend or remove", source=str(bad))
+    bad.write_text(f'{{"text": "{"good " * 100}"}}\n{{"text": "mended"}}\n')
+    mended(source=str(bad))
     bad.write_text(json.dumps({"content": "good " * 100}) + "\n")
     refused("no field 'text', there is content. Name the fields", source=str(bad))
     mended(source=str(bad), text_field="content")
-    bad.write_text("".join(json.dumps({"text": "x", "url": str(n)}) + "\n" for n in range(1001)))
+    rows = [{"text": f"{n} " * 100, "url": str(n), "set": f"web{n % 2}"} for n in range(1001)]
+    bad.write_text("".join(json.dumps(row) + "\n" for row in rows))
     refused(
-        "1,001 domains, such as '0' and '999', are too many", source=str(bad), domain_field="url"
+        "1,001 domains, such as '0' and '999', are too many.*Name a domain_field with 1000 values",
+        source=str(bad),
+        domain_field="url",
     )
+    assert sorted(mended(source=str(bad), domain_field="set").before) == ["web0", "web1"]
     bad.write_text('{"text": 5}\n')
     refused("field 'text' holds a int, not text", source=str(bad))
     latin = tmp_path / "latin.txt"

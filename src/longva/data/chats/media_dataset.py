@@ -8,9 +8,11 @@ sample in its place would go unnoticed. What only decoding finds, `check.py` doe
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +29,8 @@ from longva.errors import LongVAError
 from longva.losses import IGNORE_INDEX
 from longva.model import LongVAProcessor
 
+Found = TypeVar("Found")
+
 THREADS = 16
 """Files that are looked at together; each waits for the disk most of the time."""
 
@@ -34,6 +38,9 @@ BYTES_PER_TOKEN = 4
 """Of a sample as JSON, to estimate lengths."""
 
 PROBLEMS_SHOWN = 20
+
+AT_ONCE = 64
+"""Files that a thread is given together."""
 
 UNREADABLE = (-1, -1)
 """Instead of the tokens of a sample's media."""
@@ -145,8 +152,8 @@ class MediaDataset(Dataset, ABC):
     def _look_at_all(self) -> dict[str, Any]:
         """Indices of the samples with problems, and what is not read of how many."""
         problems, notes = set(), Counter()
-        users: defaultdict[Path, list[int]] = defaultdict(list)
-        for index in range(len(self.samples)):
+        users: defaultdict[tuple[int, str], list[int]] = defaultdict(list)
+        for index, part in enumerate(self.samples.file.tolist()):
             try:
                 sample = self.read_sample(self.samples[index])
             except LongVAError:
@@ -154,11 +161,24 @@ class MediaDataset(Dataset, ABC):
                 continue
             notes.update(sample.notes)
             for name in sample.images + sample.videos:
-                users[self.samples.media_path(index, name)].append(index)
-        with ThreadPoolExecutor(THREADS) as threads:
-            for path, there in zip(users, threads.map(_is_there, users), strict=True):
-                problems.update([] if there else users[path])
+                users[part, name].append(index)
+        for key, there in self._of_each(users, _is_there).items():
+            problems.update([] if there else users[key])
         return {"problems": sorted(problems), "notes": dict(notes)}
+
+    def _of_each(
+        self, media: Collection[tuple[int, str]], find: Callable[[Path], Found]
+    ) -> dict[tuple[int, str], Found]:
+        """Find out something of files, given by data set and name; of many at a time."""
+        keys, path = list(media), self.samples.path_in
+
+        def find_all(some: list[tuple[int, str]]) -> list[Found]:
+            return [find(path(*key)) for key in some]
+
+        with ThreadPoolExecutor(THREADS) as threads:
+            parts = [keys[at : at + AT_ONCE] for at in range(0, len(keys), AT_ONCE)]
+            found = chain.from_iterable(threads.map(find_all, parts))
+            return dict(zip(keys, found, strict=True))
 
     def _media_tokens(self, index: int) -> tuple[int, int]:
         """Tokens of a sample's images and of its videos."""
@@ -168,15 +188,39 @@ class MediaDataset(Dataset, ABC):
         return sum(images), sum(videos)
 
     def _estimate_lengths(self) -> np.ndarray:
-        def tokens(index: int) -> tuple[int, int]:
-            try:
-                return self._media_tokens(index)
-            except LongVAError:
-                return UNREADABLE
+        def tokens(count: Callable[[Path], int]) -> Callable[[Path], int]:
+            def of_file(path: Path) -> int:
+                try:
+                    return count(path)
+                except LongVAError:
+                    return -1
+
+            return of_file
 
         def all_tokens() -> list[tuple[int, int]]:
-            with ThreadPoolExecutor(THREADS) as threads:
-                return list(threads.map(tokens, range(len(self.samples))))
+            media: list[tuple[list[str], list[str]] | None] = []
+            images, videos, parts = set(), set(), self.samples.file.tolist()
+            for index, part in enumerate(parts):
+                try:
+                    sample = self.read_sample(self.samples[index])
+                except LongVAError:
+                    media.append(None)
+                    continue
+                media.append((sample.images, sample.videos))
+                images.update((part, name) for name in sample.images)
+                videos.update((part, name) for name in sample.videos)
+            of_image = self._of_each(images, tokens(self.reader.image_tokens))
+            of_video = self._of_each(videos, tokens(self.reader.video_tokens))
+
+            def total(part: int, names: tuple[list[str], list[str]] | None) -> tuple[int, int]:
+                if names is None:
+                    return UNREADABLE
+                of_images = [of_image[part, name] for name in names[0]]
+                of_videos = [of_video[part, name] for name in names[1]]
+                unreadable = -1 in of_images + of_videos
+                return UNREADABLE if unreadable else (sum(of_images), sum(of_videos))
+
+            return [total(part, names) for part, names in zip(parts, media, strict=True)]
 
         settings = [type(self).__name__, self.reader.settings()]
         of_media = np.array(self.samples.remember("lengths", settings, all_tokens))  # [N, 2]

@@ -80,7 +80,11 @@ class Samples:
 
     def media_path(self, index: int, name: str) -> Path:
         """Return the path of a medium that sample `index` names."""
-        return Path(name) if "://" in name else self.media_folder(self.file[index]) / name
+        return self.path_in(self.file[index], name)
+
+    def path_in(self, part: int, name: str) -> Path:
+        """Return the path of a medium that a sample of a data set names."""
+        return Path(name) if "://" in name else self.media_folder(part) / name
 
     def num_bytes(self) -> np.ndarray:
         """Return the size of each sample as JSON, int64 [N]."""

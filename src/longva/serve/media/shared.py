@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from weakref import WeakSet
 
 from longva.errors import VideoError
-from longva.media.file import HeldFile, open_file
+from longva.media.file import HeldFile, open_file, version_of
 from longva.serve.errors import MediaError
 from longva.serve.limits import Limits
 from longva.serve.media.kept import StoredMedium
@@ -104,7 +104,7 @@ class SharedFolders:
     def _digest(self, file: UnchangedFile) -> str:
         """Hash a file; a version of it is read once."""
         about = file.status()
-        version = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+        version = version_of(about)
         if version not in self._digests:
             with open_file(file) as opened:
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,0 +1,78 @@
+"""What a film takes of a model other than LongVA, by its processor and its config.
+
+Frames are planned for a picture of 1280 x 720, as it is not open yet; a model that shares a budget
+of pixels over all frames gives each fewer tokens the more there are.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, DynamicCache
+
+from longva.planning.planner import WEIGHT_BYTES, Shape
+
+PICTURE = 720, 1280
+"""Height and width that are planned for."""
+
+BATCH = 16
+"""Frames encoded at a time."""
+
+
+@dataclass(frozen=True)
+class VideoShape(Shape):
+    """Numbers of a config and a processor."""
+
+    frames: Any = None
+    """What knows the processor's sizes: `VideoPrompts`."""
+
+    row_width: int = 0
+    """Width of a row of features; 0 for the model's."""
+
+    picture: tuple[int, int] = PICTURE
+
+    def tokens(self, frames: int) -> int:
+        """Tokens of so many frames, the times between them included."""
+        size = self.frames.frame_size(*self.picture, max(1, frames))
+        a_unit = self.frames.tokens(size) + self.frames.text_tokens(size)
+        return -(-frames // self.frames.unit) * a_unit
+
+    def weight_bytes(self) -> int:
+        """Bytes of the weights, of a model without any."""
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(self.config)
+        layers = model.get_decoder().layers
+        linear = sum(w.numel() for w in layers.parameters() if w.ndim == 2)
+        total = sum(w.numel() for w in model.parameters())
+        per_linear = WEIGHT_BYTES.get(self.weights, self.dtype_bytes)
+        return int((total - linear) * self.dtype_bytes + linear * per_linear)
+
+    def kv_bytes_per_token(self) -> float:
+        """Bytes of the layers that keep keys and values of their own: windows keep every token."""
+        layers = len(DynamicCache(config=self.text).layers)
+        return super().kv_bytes_per_token() * layers / self.text.num_hidden_layers
+
+    def vision_chunk(self, frames: int) -> int:
+        """Bytes of a batch of frames in one layer of the encoder, its pixels and its rows."""
+        vision = self.config.vision_config
+        height, width = size = self.frames.frame_size(*self.picture, max(1, frames))
+        units = -(-min(BATCH, frames) // self.frames.unit)
+        patch = getattr(vision, "patch_size", 14)
+        patch = patch if isinstance(patch, int) else patch[0]
+        patches = units * (height // patch) * (width // patch)
+        hidden = getattr(vision, "embed_dim", None) or vision.hidden_size
+        inner = getattr(vision, "intermediate_size", None) or 4 * hidden
+        values = patches * (3 * hidden + max(4 * hidden, 3 * inner))
+        values += units * self.frames.tokens(size) * (self.row_width or self.text.hidden_size)
+        pixels = min(BATCH, max(1, frames)) * 3 * height * width
+        return values * self.dtype_bytes + 2 * pixels * 4
+
+    def waiting_rows(self, tokens: int) -> int:
+        """Rows that are less than a chunk yet, and the batch that has come last."""
+        size = self.frames.frame_size(*self.picture, BATCH)
+        rows = min(tokens, self.chunk_tokens + 2 * BATCH * self.frames.tokens(size))
+        return rows * (self.row_width or self.text.hidden_size) * self.dtype_bytes
+
+    def prefill_flops(self, frames: int, tokens: int) -> float | None:
+        """None: an encoder's operations are not counted."""
+        return None

@@ -1,0 +1,287 @@
+"""What a session is still to watch, part by part, and what it forgets where the context is full.
+
+    watched, in the cache          ahead
+    film 0 ... 80                  film 81 ... 99 | more of it 100 ... 120
+
+A policy bounds the frames of the last medium. What it forgets is forgotten exactly: the frames
+that stay are read again without the others, from their features, which are kept beside the cache.
+So every answer is that of a session that has watched just these frames.
+"""
+
+from collections.abc import Callable, Generator
+from contextlib import closing
+from copy import copy
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longva.media.medium import Media
+from longva.media.sampling import FrameSampling
+from longva.watching.features import FrameSettings, WatchedFrames, joined
+from longva.watching.policies import Policy, kept_frames, what_is_forgotten
+from longva.watching.watcher import Watcher
+
+
+@dataclass(frozen=True)
+class Part:
+    """Frames that are still to be watched."""
+
+    media: Media | None
+    """Where they are decoded from; or"""
+
+    rows: Tensor | None
+    """their features, [F, T, D], as they were watched before."""
+
+    frames: WatchedFrames
+    begins: bool
+    """Whether they begin a medium, or are more of the one before."""
+
+    after: WatchedFrames | None = None
+    """The frame that they had to be later than."""
+
+    places: np.ndarray | None = None
+    """[F] which of the later frames they are, where a policy chose."""
+
+    label: str = ""
+    """What the prompt calls the medium that begins with them."""
+
+    def pick(self, where: np.ndarray) -> "Part":
+        """Return some of the frames."""
+        rows, places = (None if x is None else x[where] for x in (self.rows, self.places))
+        return replace(self, frames=self.frames.pick(where), rows=rows, places=places)
+
+    def rest(self, start: int) -> "Part":
+        """Return what is left after the first frames, 1 or more."""
+        rest = self.pick(np.arange(start, len(self.frames)))
+        after = self.frames.part(start - 1, start)
+        if rest.places is not None and self.places is not None:
+            rest = replace(rest, places=rest.places - self.places[start - 1] - 1)
+        return replace(rest, begins=False, after=after)
+
+
+@dataclass(frozen=True)
+class PolicyState:
+    """What a policy has to remember of the last medium."""
+
+    policy: Policy
+    numbers: np.ndarray
+    """[F] running numbers of the frames held."""
+
+    offered: int
+    """Frames that came so far."""
+
+    last: WatchedFrames | None
+    """The last of them."""
+
+    rows: Tensor | None
+    """[F, T, D], the features of the frames held, if they may have to be read again."""
+
+
+class Ahead:
+    """The parts that a session is still to watch, in the order of its prompt.
+
+    Args:
+        watcher: the model.
+        sampling: which frames of videos to take.
+        settings: how they are made, and what stands between them.
+        usual: a rule that takes more; what is left out by `sampling` is noted.
+        policy: what is forgotten where the context is full; without, that is refused elsewhere.
+        room: returns how many frames may be held.
+    """
+
+    def __init__(
+        self,
+        watcher: Watcher,
+        sampling: FrameSampling,
+        settings: FrameSettings,
+        usual: FrameSampling | None,
+        policy: Policy | None,
+        room: Callable[[], int],
+    ):
+        self._watcher, self._sampling, self._usual = watcher, sampling, usual
+        self._settings = settings
+        self.policy: Policy | None = policy
+        self._room = room
+        self.parts: list[Part] = []
+        self._offered = 0  # frames of the last medium that the rule has taken so far
+        self._numbers = np.zeros(0, np.int64)  # which of those are held or ahead
+        self._last: WatchedFrames | None = None  # the last of those
+        self._features: list[Tensor] = []  # [T, D] a frame, of what is held of the last medium
+
+    def __len__(self) -> int:
+        """Frames ahead."""
+        return sum(len(part.frames) for part in self.parts)
+
+    @property
+    def undecoded(self) -> int:
+        """Frames ahead that were never watched before."""
+        return sum(len(part.frames) for part in self.parts if part.media is not None)
+
+    def everything(self, media: list[WatchedFrames]) -> list[WatchedFrames]:
+        """Return the media as they will be when all is watched."""
+        return joined(media, [(part.frames, part.begins) for part in self.parts])
+
+    def _describe(
+        self, media: Media, before: WatchedFrames | None = None, label: str = ""
+    ) -> WatchedFrames:
+        """Say which frames are watched, and what stands between them."""
+        frames = self._watcher.describe(media, self._sampling, before)
+        return self._watcher.family.told(frames, media, self._settings, label)
+
+    def begin(
+        self, media: Media, watched: list[WatchedFrames], label: str = ""
+    ) -> list[WatchedFrames]:
+        """Add a medium, which the prompt calls so; return what stays of what was watched."""
+        frames = self._describe(media, label=label)
+        image = media.kind == "image"
+        usual = 0 if self._usual is None or image else len(media.choose(self._usual))
+        if len(frames) < usual:
+            all_of_it = f"the {usual:,} of one a second" if media.has_clock else f"all {usual:,}"
+            note = f"{len(frames):,} frames, spread evenly: {all_of_it} do not fit"
+            frames = replace(frames, left_out="; ".join(filter(None, (frames.left_out, note))))
+        self._offered, self._features = 0, []
+        self._numbers = self._numbers[:0]
+        return self._offer(Part(media, None, frames, True, label=label), watched)
+
+    def follow(self, media: Media, watched: list[WatchedFrames]) -> list[WatchedFrames]:
+        """Add those frames that are later than all before; return what stays of those watched.
+
+        Raises:
+            VideoError: the frames do not continue the last medium.
+        """
+        last = self._last or self.everything(watched)[-1]
+        later = last.what_follows(self._describe(media, last))
+        later = self._watcher.family.whole(later)
+        return self._offer(Part(media, None, later, False, after=last), watched)
+
+    def _offer(self, part: Part, watched: list[WatchedFrames]) -> list[WatchedFrames]:
+        if not len(part.frames):
+            return watched
+        self._last = part.frames.part(-1)
+        if self.policy is None or part.frames.kind == "image":
+            self.parts.append(part)
+            return watched
+        new = self._offered + np.arange(len(part.frames))
+        self._offered += len(new)
+        self.parts.append(replace(part, places=np.arange(len(new))))
+        numbers = np.append(self._numbers, new)
+        others = sum(len(medium) for medium in self.everything(watched)) - len(numbers)
+        kept = kept_frames(self.policy, numbers, max(2, self._room() - others))
+        self._numbers = numbers[kept]
+        return self._forget(kept, watched)
+
+    def _forget(self, kept: np.ndarray, watched: list[WatchedFrames]) -> list[WatchedFrames]:
+        """Keep only some frames of the last medium, of what is held as of what is ahead."""
+        first = max((n for n, part in enumerate(self.parts) if part.begins), default=0)
+        before, parts = self.parts[:first], self.parts[first:]
+        held = 0 if parts[0].begins else len(watched[-1])
+        stay, prefix = kept[kept < held], 0
+        while prefix < len(stay) and stay[prefix] == prefix:
+            prefix += 1
+        again = []
+        if prefix < held:
+            last = watched[-1]
+            rows = [self._features[n] for n in stay[prefix:]]
+            watched = [*watched[:-1], last.part(0, prefix)]
+            self._features = self._features[:prefix]
+            if rows:
+                again = [Part(None, torch.stack(rows), last.pick(stay[prefix:]), False)]
+        chosen, place = [], held
+        for part in parts:
+            own = kept[(kept >= place) & (kept < place + len(part.frames))] - place
+            place += len(part.frames)
+            chosen += [part.pick(own)] if len(own) else []
+        self.parts = [*before, *again, *chosen]
+        return watched
+
+    def stream(
+        self, settings: FrameSettings, timings: dict[str, float], held: int
+    ) -> Generator[Tensor]:
+        """Yield the features of all that is ahead, [n, T, D], in order.
+
+        Args:
+            settings: of the frames.
+            timings: see `encode` in `features.py`.
+            held: frames of the last medium that are held.
+        """
+        self._features = self._features[:held]
+        for part in list(self.parts):
+            if part.begins:
+                self._features = []
+            with closing(self._batches(part, settings, timings)) as batches:
+                for batch in batches:
+                    if self.policy in ("newest", "thin") and part.frames.kind == "video":
+                        self._features += batch.cpu().unbind()
+                    yield batch
+
+    def _batches(self, part: Part, settings, timings) -> Generator[Tensor]:
+        if part.media is not None:
+            keep = part.begins and part.places is None
+            yield from self._watcher.stream(part.media, part.frames, settings, timings, keep=keep)
+        elif part.rows is not None:
+            for rows in part.rows.split(self._watcher.family.batch):
+                yield rows.to(self._watcher.model.device)
+
+    def take(self, rows: int) -> list[tuple[WatchedFrames, bool]]:
+        """Take away the first frames, whole ones of so many rows; whether they begin a medium."""
+        taken = []
+        while self.parts:
+            part, size = self.parts[0], len(self.parts[0].frames)
+            whole = min(size, rows // part.frames.tokens_per_frame * part.frames.unit)
+            if whole:
+                taken.append((part.frames.part(0, whole), part.begins))
+            if whole < size:
+                self.parts[0] = part.rest(whole) if whole else part
+                break
+            rows -= part.frames.rows
+            del self.parts[0]
+        return taken
+
+    def copy(self) -> "Ahead":
+        """Return a copy that changes by itself."""
+        other = copy(self)
+        other.parts, other._features = list(self.parts), list(self._features)
+        return other
+
+    def renumber(self, exact: Media) -> None:
+        """Choose the frames of a medium anew that turned out to have others than it lists."""
+        for number, part in enumerate(self.parts):
+            if part.media is None or part.media.files != exact.files:
+                continue
+            label = part.label if part.after is None else ""
+            frames = self._describe(exact, part.after, label)
+            frames = frames if part.after is None else part.after.what_follows(frames)
+            places = part.places
+            if places is not None:
+                places = places[places < len(frames)]
+                frames = frames.pick(places)
+            self.parts[number] = replace(part, media=exact, frames=frames, places=places)
+
+    def state(self, held: int) -> "PolicyState | None":
+        """Return what a policy has to remember; None without one.
+
+        Args:
+            held: frames of the last medium that are held.
+        """
+        if self.policy is None:
+            return None
+        kept = self._features[:held]
+        rows = torch.stack(kept) if kept else None
+        ahead = sum(len(part.frames) for part in self.parts)
+        numbers = self._numbers[: len(self._numbers) - ahead]
+        return PolicyState(self.policy, numbers, self._offered, self._last, rows)
+
+    def restore(self, state: "PolicyState") -> None:
+        """Go on where `state` was taken."""
+        self.policy, self._numbers, self._offered = state.policy, state.numbers, state.offered
+        self._last = state.last
+        self._features = [] if state.rows is None else list(state.rows.unbind())
+
+    def notes(self, watched: list[WatchedFrames]) -> list[str]:
+        """Say what of the last medium the policy forgot; nothing if it forgot nothing."""
+        if self.policy is None or self._offered == len(self._numbers):
+            return []
+        medium = self.everything(watched)[-1]
+        return [what_is_forgotten(self.policy, medium, self._numbers, self._offered)]

@@ -1,0 +1,121 @@
+"""What differs between models that watch: their frames, their prompts, and how these are read.
+
+    describe    which frames of a medium, how large, how many tokens each
+    encode      those frames -> batches of rows [n, T, D]
+    symbols     a conversation -> one vector, rows where its media stand
+    reader      what holds such vectors in a KV cache
+
+`Family` is LongVA, the simplest case: square frames of T tokens each, alone, at positions 0, 1,
+2 ... `video_family.py` is any other model of transformers.
+"""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from longva.media.medium import Media
+from longva.media.sampling import FrameSampling
+from longva.planning.planner import Shape
+from longva.prompts.reader import PromptReader
+from longva.prompts.symbols import chat_symbols
+from longva.watching.features import FrameSettings, WatchedFrames, describe, encode
+from longva.watching.turns import told_between, with_media
+
+
+class Family:
+    """LongVA.
+
+    Args:
+        model: in the state in which it is to be used.
+        processor: of the model.
+    """
+
+    unit = 1
+    """Frames encoded together."""
+
+    def __init__(self, model: Any, processor: Any):
+        self.model, self.processor = model, processor
+
+    @property
+    def batch(self) -> int:
+        """Frames encoded at a time."""
+        return self.model.config.vision_batch_size
+
+    @property
+    def width(self) -> int:
+        """D, the width of a row."""
+        return self.model.config.text_config.hidden_size
+
+    @property
+    def evidence_heads(self) -> list | None:
+        """The heads that tell where an answer looked; None for all."""
+        return self.model.config.evidence_heads
+
+    def choose(self, media: Media, sampling: FrameSampling) -> np.ndarray:
+        """Frames to take of a video; of an image, as many as it has frames' worth of tokens."""
+        if media.kind != "image":
+            return media.choose(sampling)
+        return np.arange(-(-self._image_tokens(media) // self.model.config.tokens_per_grid()))
+
+    def describe(
+        self, media: Media, indices: np.ndarray, before: WatchedFrames | None = None
+    ) -> WatchedFrames:
+        """Say which frames of a medium are watched, and how.
+
+        Args:
+            media: what `open_media` gave.
+            indices: [F], what `choose` gave.
+            before: frames of the same film that were watched before.
+        """
+        tokens = self._image_tokens(media) if media.kind == "image" else None
+        return describe(media, indices, self.model.config, tokens)
+
+    def told(
+        self, frames: WatchedFrames, media: Media, settings: FrameSettings, label: str = ""
+    ) -> WatchedFrames:
+        """Say what stands between frames; see `told_between`."""
+        return told_between(frames, media, settings, label=label)
+
+    def encode(
+        self,
+        media: Media,
+        frames: WatchedFrames,
+        settings: FrameSettings,
+        timings: dict[str, float],
+    ) -> Generator[Tensor]:
+        """Encode frames a batch at a time; see `encode` in `features.py`."""
+        indices = frames.indices - frames.offset
+        return encode(self.model, self.processor, media, indices, settings, timings)
+
+    def symbols(
+        self, messages: Sequence[Mapping[str, Any]], media: Sequence[WatchedFrames]
+    ) -> Tensor:
+        """Tokenise a conversation and put rows of features where its media stand."""
+        return chat_symbols(self.processor, *with_media(messages, media))
+
+    def reader(self, media: Callable[[], list[WatchedFrames]], **options: Any) -> PromptReader:
+        """Return what reads prompts.
+
+        Args:
+            media: gives the media that stand in a prompt.
+            **options: see `CachedSequence`.
+        """
+        return PromptReader(self.model, **options)
+
+    def plain_logits(self, symbols: Tensor, media: Media, frames: WatchedFrames) -> Tensor:
+        """What a self-test compares with; LongVA's own tests are in its suite."""
+        raise NotImplementedError
+
+    def whole(self, frames: WatchedFrames) -> WatchedFrames:
+        """Leave out frames that cannot be encoded before others have come; none of LongVA's."""
+        return frames
+
+    @property
+    def shape(self) -> Callable[..., Shape]:
+        """What a plan is made of; see `plan`."""
+        return Shape
+
+    def _image_tokens(self, media: Media) -> int:
+        return self.processor.image_tokens(*self.processor.image_layout(media.width, media.height))

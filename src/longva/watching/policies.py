@@ -1,0 +1,107 @@
+"""What is forgotten where the context is full: a rule by name, on the running numbers of frames.
+
+    room for 8 frames          0 1 2 3 4 5 6 7 | 8 9 come
+    stop                       0 1 2 3 4 5 6 7                what comes later is not watched
+    newest                     0 1 2 3         . . 8 9        the first, and the newer half
+    thin                       0 . 2 . 4 . 6 . | 8 .          every second; then every fourth, ...
+
+`newest` makes room for as many again, so that frames are read anew once in a while and not all the
+time. The first frames stay, as all attention leans on them (attention sinks, arXiv 2309.17453).
+"""
+
+from datetime import timedelta
+from typing import Literal, get_args
+
+import numpy as np
+
+from longva.errors import LongVAError
+from longva.watching.features import WatchedFrames
+
+Policy = Literal["stop", "newest", "thin"]
+
+FIRST_FRAMES = 4
+"""Frames at the beginning that `newest` keeps."""
+
+
+def check_policy(policy: str | None, unit: int = 1) -> None:
+    """Refuse a name that is no policy, and a model that encodes frames in pairs.
+
+    Raises:
+        LongVAError: it is none, or cannot be kept to.
+    """
+    if policy is not None and unit > 1:
+        raise LongVAError(
+            f"this model encodes {unit} frames together, so single ones cannot be forgotten. Watch "
+            "without a policy."
+        )
+    if policy is not None and policy not in get_args(Policy):
+        names = ", ".join(get_args(Policy))
+        raise LongVAError(f"no policy is called {policy!r}. Choose one of: {names}.")
+
+
+def kept_frames(policy: Policy, numbers: np.ndarray, room: int) -> np.ndarray:
+    """Choose which frames stay.
+
+    Args:
+        policy: the rule.
+        numbers: [N] running numbers of the frames that are held, and of those that come.
+        room: how many can be held, 2 or more.
+
+    Returns:
+        [n] positions in `numbers`, increasing, n <= room; the first is always among them.
+
+    >>> [kept_frames(policy, np.arange(10), 8).tolist() for policy in ("stop", "newest", "thin")]
+    [[0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 3, 8, 9], [0, 2, 4, 6, 8]]
+    >>> kept_frames("thin", np.array([0, 2, 4, 6, 8, 9, 10]), 8).tolist()
+    [0, 1, 2, 3, 4, 6]
+    """
+    if policy == "stop":
+        return np.flatnonzero(numbers == np.arange(len(numbers)))[:room]  # never again, once full
+    if policy == "newest":
+        if len(numbers) <= room:
+            return np.arange(len(numbers))
+        first = min(FIRST_FRAMES, room // 2)
+        newest = (room - first) // 2
+        return np.append(np.arange(first), np.arange(len(numbers) - newest, len(numbers)))
+    stride = stride_of(numbers)
+    while np.count_nonzero(numbers % stride == 0) > room:
+        stride *= 2
+    return np.flatnonzero(numbers % stride == 0)
+
+
+def stride_of(numbers: np.ndarray) -> int:
+    """Return the stride of frames that were thinned out, a power of two.
+
+    >>> stride_of(np.array([0, 4, 8, 9])), stride_of(np.array([0, 1])), stride_of(np.array([0]))
+    (4, 1, 1)
+    """
+    return int(numbers[1]) if len(numbers) > 1 else 1
+
+
+def what_is_forgotten(
+    policy: Policy, held: WatchedFrames, numbers: np.ndarray, offered: int
+) -> str:
+    """Say it in a sentence.
+
+    Args:
+        policy: the rule.
+        held: frames of the medium that are held.
+        numbers: [F] their running numbers.
+        offered: frames that came so far.
+    """
+    lost = f"{offered - len(numbers):,} of {offered:,} frames"
+    if policy == "thin":
+        every = stride_of(numbers)
+        return f"{held.source}: the context was full, so only every {every:,}th frame is known"
+    gap = int(np.argmax(np.diff(numbers) > 1)) if len(numbers) > 1 else 0
+    if policy == "stop":
+        until = _moment(held, len(numbers) - 1)
+        return f"{held.source}: the context is full since {until}, so {lost} are not known"
+    between = f"{_moment(held, gap)} and {_moment(held, gap + 1)}"
+    return f"{held.source}: the context was full, so {lost} are forgotten, between {between}"
+
+
+def _moment(frames: WatchedFrames, number: int) -> str:
+    if frames.seconds is None:
+        return f"frame {frames.indices[number]}"
+    return str(timedelta(seconds=round(float(frames.seconds[number]))))

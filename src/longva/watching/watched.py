@@ -1,0 +1,215 @@
+"""Media on their way into the KV cache: watched frame by frame, gone on with, forgotten.
+
+    cache   system . user . frame 0 ... frame N
+    ahead                                       frame N + 1 ...
+
+A prompt is one vector of symbols (`prompts/symbols.py`); what the cache and the next prompt have in
+common is never computed again.
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Any
+
+from longva.errors import LongVAError, VideoError
+from longva.media.address import Source
+from longva.media.frames import MisnumberedError
+from longva.media.medium import Media, open_media
+from longva.media.sampling import ONE_A_SECOND, FrameSampling
+from longva.planning.planner import TEXT_TOKENS
+from longva.reporting.progress import Progress
+from longva.watching.ahead import Ahead
+from longva.watching.features import FrameSettings, WatchedFrames, joined
+from longva.watching.policies import Policy
+from longva.watching.turns import labels, told_tokens
+from longva.watching.watcher import Watcher
+
+NO_MORE = "says before the frames how many follow: watch the longer film as a whole."
+
+
+class Watched:
+    """Media that are watched into a KV cache; `Session` is what can be asked about them.
+
+    Args:
+        watcher: the model, its language model's attention set to `evidence`.
+        media: opened, in the order in which they stand in the prompt; none to talk about text.
+        sampling: which frames of videos to take.
+        settings: how frames are made.
+        usual: a rule that takes more; what is left out by `sampling` is noted.
+        policy: what is forgotten of a film that goes on when the context is full; see
+            `policies.py`. Without one, more than fits is refused.
+        max_frames: how many frames a policy holds at most, if not as many as fit.
+    """
+
+    def __init__(
+        self,
+        watcher: Watcher,
+        media: Sequence[Media] = (),
+        sampling: FrameSampling | None = None,
+        settings: FrameSettings | None = None,
+        *,
+        usual: FrameSampling | None = None,
+        policy: Policy | None = None,
+        max_frames: int | None = None,
+    ):
+        self.watcher, self.name = watcher, watcher.name
+        self.model, self.processor = watcher.model, watcher.processor
+        self.sampling, self.settings = sampling or ONE_A_SECOND, settings or FrameSettings()
+        self.history: list[dict] = []
+        self.media: list[WatchedFrames] = []
+        """What has been watched."""
+
+        self.timings: dict[str, float] = {"decode": 0.0, "encode": 0.0, "prefill": 0.0}
+        reader = {"chunk_tokens": watcher.chunk_tokens, "kv_dtype": watcher.kv}
+        self._reader = watcher.family.reader(self._everything, **reader)
+        self._symbols = watcher.family.symbols
+        self._max_frames = max_frames
+        rules = self.sampling, self.settings, usual
+        self._ahead = Ahead(watcher, *rules, policy, self._room)
+        for medium, label in zip(media, labels(media, self.settings), strict=True):
+            self._ahead.begin(medium, self.media, label)
+        self._watched = self._settled = 0
+        """Tokens that stay: the media; and with them, the conversation that was kept."""
+
+        self._asking: object | None = None
+        self._closed = False
+
+    @property
+    def frames(self) -> int:
+        """Frames (and grids of images) watched."""
+        return sum(len(medium) for medium in self.media)
+
+    @property
+    def watched_until(self) -> float | None:
+        """Seconds of the last frame watched; None before the first, and without a clock."""
+        clocks = [medium.seconds for medium in self.media[-1:]]
+        return None if not clocks or clocks[0] is None else float(clocks[0][-1])
+
+    @property
+    def notes(self) -> list[str]:
+        """What of the media is not known, a sentence each: broken, no picture, or forgotten."""
+        left_out = [
+            f"{medium.source}: {medium.left_out}" for medium in self.media if medium.left_out
+        ]
+        return left_out + self._ahead.notes(self.media)
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of the KV cache, the room to spare included."""
+        return self._reader.kv_bytes
+
+    def watch(self, progress: Progress | None = None) -> None:
+        """Watch what is opened and not watched yet.
+
+        Frames are decoded, encoded, read into the cache and forgotten. If this ends early, by an
+        interrupt or an error, what was watched stays, and the next call goes on from there.
+
+        Args:
+            progress: called with "watch", frames watched and frames.
+
+        Raises:
+            VideoError: a frame cannot be decoded.
+            ContextLengthError: the frames exceed the model's context.
+            NonFiniteError: the model computes NaN or infinity.
+        """
+        before = self.media, self._ahead.copy(), self._watched
+        try:
+            self._watch(progress)
+        except MisnumberedError as error:  # once for a file; what came of wrong numbers is dropped
+            self.media, self._ahead, length = before
+            self._forget_after(length)
+            self._ahead.renumber(error.exact)
+            self.watch(progress)
+
+    def extend(self, more: Source | Media | Any, progress: Progress | None = None) -> int:
+        """Watch on: frames that are later than those watched, as of the last medium.
+
+        Args:
+            more: the same film, which has grown, or what was shown after it (pictures with their
+                times, for example); what `open_media` takes, or gave. Of it, the session's rule
+                takes frames.
+            progress: see `watch`.
+
+        Returns:
+            How many frames were added. The conversation is kept.
+
+        Raises:
+            VideoError: it cannot be read, or does not continue a video.
+            ContextLengthError: the frames exceed the model's context or the device's memory.
+        """
+        known = self._everything()
+        if not known or known[-1].kind == "image":
+            raise VideoError("there is no video to go on with. Watch one first.")
+        more, ahead = more if isinstance(more, Media) else open_media(more), self._ahead.copy()
+        stay = ahead.follow(more, self.media)
+        if ahead.policy is None:
+            frames = sum(len(medium) for medium in ahead.everything(stay))
+            told = told_tokens([more], self.settings, self.processor.tokenizer)
+            self.watcher.plan(frames, reclaimable=self.kv_bytes, told_tokens=told).check()
+        self.media, self._ahead, added = stay, ahead, ahead.undecoded
+        self._watched = self._end_of_media()
+        self.watch(progress)
+        return added
+
+    def _watch(self, progress: Progress | None) -> None:
+        started, waited = time.perf_counter(), [0.0]
+        media = self._everything()
+        prompt = self._symbols([{"role": "user", "content": ""}], media)
+        where = (prompt < 0).nonzero().flatten()[: sum(medium.rows for medium in media)]
+        prompt = prompt[: int(where[-1]) + 1] if len(where) else prompt[:0]
+        self._forget_after(self._watched)
+        if self._reader.share(prompt) < self._watched:
+            self._ahead.parts = []
+            raise LongVAError(f"{self.name} {NO_MORE}")
+        self._reader.reserve(len(prompt) + TEXT_TOKENS)
+        frames = len(self._ahead)
+        try:
+            with closing(self._rows(frames, progress, waited)) as rows:
+                for _ in self._reader.read_stream(prompt, rows):
+                    self._note_down()
+        finally:
+            self._note_down()
+            self._watched = self._end_of_media()
+            self._forget_after(self._watched)  # a part of a frame, perhaps
+            self.timings["prefill"] += time.perf_counter() - started - waited[0]
+        if progress is not None and frames:
+            progress("watch", frames, frames)
+
+    def _rows(self, frames: int, progress: Progress | None, waited: list[float]):
+        """Yield the rows of what is to be watched, [n, D]; tell of those that have been read."""
+        done, started = 0, time.perf_counter()
+        held = len(self.media[-1]) if self.media else 0
+        with closing(self._ahead.stream(self.settings, self.timings, held)) as stream:
+            for batch in stream:
+                waited[0] += time.perf_counter() - started
+                yield batch.flatten(0, 1)
+                done += len(batch) * self.watcher.family.unit
+                if progress is not None and done < frames:
+                    progress("watch", done, frames)
+                started = time.perf_counter()
+
+    def _note_down(self) -> None:
+        """Move the frames that are whole in the cache from what is ahead to what was watched."""
+        rows = self._reader.rows_held - sum(medium.rows for medium in self.media)
+        self.media = joined(self.media, self._ahead.take(rows))
+
+    def _everything(self) -> list[WatchedFrames]:
+        """The media as they will be when all is watched."""
+        return self._ahead.everything(self.media)
+
+    def _end_of_media(self) -> int:
+        """Tokens in the cache up to the last frame watched."""
+        rows = sum(medium.rows for medium in self.media)
+        where = (self._reader.held < 0).nonzero().flatten()
+        return int(where[rows - 1]) + 1 if rows else 0
+
+    def _room(self) -> int:
+        """Frames that may be held."""
+        fit = self.watcher.plan(1, reclaimable=self.kv_bytes).max_frames
+        return fit if self._max_frames is None else min(fit, self._max_frames)
+
+    def _forget_after(self, length: int) -> None:
+        """Keep only the beginning of the cache; an answer that is being given ends."""
+        self._asking, self._settled = None, length
+        self._reader.crop(min(length, self._reader.length))

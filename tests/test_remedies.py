@@ -1,0 +1,219 @@
+"""What messages of data, training and checkpoints tell people to do: each is done by a test.
+
+`REMEDIES` lists these messages, by words of them, with the test that does what they say and sees it
+work. A message that asks for something and is neither there nor in `NOT_DONE` fails here.
+"""
+
+import ast
+import os
+import re
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+import torch
+
+import longva
+from longva.errors import install_command
+from tests.train.test_loop import on_ranks
+from tests.train.toys import RandomText, metrics, toy_recipe
+
+SOURCE = Path(longva.__file__).parent
+PACKAGES = ("data", "train", "losses.py", "parallel", "checkpoints")
+
+VERBS = (
+    "Add|Call|Check|Choose|Convert|Copy|Correct|Cut|Fetch|Give|Install|Keep|Leave|Lower|Make|Mend|"
+    "Name|Pad|Pass|Prepare|Raise|Restore|Set|Start|Take|Turn|Use|Write|Ask"
+)
+ASKS = re.compile(
+    rf"(?:^|[.:;]\s+)(?:{VERBS})\b|Or set|pip install|install|set \w+\.|set rope_theta|give |"
+    r"leave out|raise \w|needs parallel|call the model with|prepare-text first|as the model to",
+    re.MULTILINE,
+)
+
+CHAT, PAIRS, MIXTURES, PREPARE, PACKING, STAGES, LOOP, GUARDS, CHECKPOINT, CHECK, HERE = (
+    f"tests/{name}.py::test_"
+    for name in (
+        *("data/chats/test_chat", "data/chats/test_preferences", "data/chats/test_mixtures"),
+        *("data/text/test_prepare", "data/text/test_packing", "train/test_stages"),
+        *("train/test_loop", "parallel/test_guards", "checkpoints/test_checkpoint"),
+        *("train/test_data_check", "test_remedies"),
+    )
+)
+
+REMEDIES = {
+    "Give conversations: [": CHAT + "what_is_no_conversation_says_why",
+    "are two names of one field": CHAT + "a_field_that_would_be_dropped_is_refused",
+    "is not read here": CHAT + "a_field_that_would_be_dropped_is_refused",
+    "looks like its media": CHAT + "a_field_that_would_be_dropped_is_refused",
+    "Raise max_tokens": CHAT + "long_text_is_cut_but_never_media_nor_the_whole_answer",
+    "and again as turns": PAIRS + "pairs_that_would_lose_something_are_refused",
+    "Give both, or video.num_frames": STAGES + "what_a_message_says_of_a_recipe_mends_it",
+    "Mend it; or leave it out": CHECK
+    + "a_run_that_met_a_broken_sample_goes_on_as_if_it_had_been_left_out",
+    "Mend them; or leave them out": CHECK + "preferences_are_left_out_too",
+    "Make it: longva check-data": CHECK + "a_run_that_met_a_broken_sample_goes_on",
+    "There is no mixture": MIXTURES + "a_mixture_is_read_from_a_recipe_and_from_the_originals_yaml",
+    "give datasets, a list": STAGES + "what_a_message_says_of_a_recipe_mends_it",
+    "Set the variable XDG_CACHE_HOME": MIXTURES
+    + "a_cache_that_cannot_be_written_is_named_with_its_remedy",
+    "There is no data set": MIXTURES + "a_part_of_a_data_set_is_taken",
+    "Give a file or folder of text": PREPARE + "bad_sources_are_named_with_their_remedy",
+    "holds the splits": PREPARE + "slimpajama_is_packed_by_domain_without_its_held_out_splits",
+    "Fetch the file again": PREPARE + "bad_sources_are_named_with_their_remedy",
+    "Convert it: iconv": PREPARE + "bad_sources_are_named_with_their_remedy",
+    "Name the fields: text_field": PREPARE + "bad_sources_are_named_with_their_remedy",
+    "Mend or remove it": PREPARE + "bad_sources_are_named_with_their_remedy",
+    "Name a domain_field": PREPARE + "bad_sources_are_named_with_their_remedy",
+    "Correct the names, or set": PREPARE + "bad_sources_are_named_with_their_remedy",
+    "raise keep_short": PREPARE + "bad_sources_are_named_with_their_remedy",
+    "Raise keep_short": PREPARE + "bad_sources_are_named_with_their_remedy",
+    "Name a separator": PREPARE + "bad_sources_are_named_with_their_remedy",
+    "Prepare the text again": PREPARE + "text_for_another_tokenizer_is_prepared_again",
+    "Make it: longva prepare-text": PREPARE + "text_for_another_tokenizer_is_prepared_again",
+    "prepare-text first": PREPARE + "text_for_another_tokenizer_is_prepared_again",
+    "Copy the folder again": PACKING
+    + "a_file_that_is_cut_off_or_missing_is_named_before_the_first_row",
+    "Prepare more text, or lower seq_len": PACKING + "too_short_a_set_is_refused_with_the_numbers",
+    "give model, or language_model": STAGES + "what_a_message_says_of_a_recipe_mends_it",
+    "leave out language_model, vision": STAGES + "what_a_message_says_of_a_recipe_mends_it",
+    "Leave it out of": STAGES + "what_a_message_says_of_a_recipe_mends_it",
+    "set rope_theta to null": STAGES + "what_a_message_says_of_a_recipe_mends_it",
+    "give exactly one of max_steps": STAGES + "what_a_message_says_of_a_recipe_mends_it",
+    "set parallel.precision to": STAGES + "quantised_weights_are_whole_on_each_process",
+    "could not write the model": STAGES + "a_model_that_could_not_be_written_costs_no_training",
+    "as the model to start from": STAGES
+    + "a_finished_run_is_lengthened_where_it_kept_a_checkpoint",
+    "lacks a pair of the data": STAGES + "a_pair_that_changed_after_the_reference_was_computed",
+    "could not save": LOOP + "a_full_disk_leaves_the_last_good_checkpoint",
+    "has nothing to learn": HERE + "data_without_answers_train_nothing_until_they_have_some",
+    "Choose a multiple of": LOOP + "recipes_that_do_not_fit_say_what_to_change",
+    "data are skipped. Leave some in": LOOP + "recipes_that_do_not_fit_say_what_to_change",
+    "matches no parameter": LOOP + "recipes_that_do_not_fit_say_what_to_change",
+    "needs parallel.masters": LOOP + "recipes_that_do_not_fit_say_what_to_change",
+    "knows gated MLPs": LOOP + "an_mlp_that_is_not_gated_is_not_tiled",
+    "loop.track names : pip install": HERE + "a_tracker_is_installed_and_works_without_a_network",
+    "Or set WANDB_MODE=offline": HERE + "a_tracker_is_installed_and_works_without_a_network",
+    "needs peft": HERE + "what_is_to_be_installed_is_what_is_missing",
+    "needs torchao": HERE + "what_is_to_be_installed_is_what_is_missing",
+    "need bitsandbytes": HERE + "what_is_to_be_installed_is_what_is_missing",
+    "needs bitsandbytes": HERE + "what_is_to_be_installed_is_what_is_missing",
+    "reading this source needs": HERE + "what_is_to_be_installed_is_what_is_missing",
+    "Use the model's own processor": "tests/train/test_visual_tokens.py::test_gradients_are_those",
+    "cannot be dealt into rings": "tests/parallel/test_mesh.py::test_a_ring_must_divide",
+    "set LOCAL_RANK=0": "tests/parallel/test_mesh.py::test_more_processes_than_gpus_are_refused",
+    "zigzag_ring is causal": GUARDS + "the_decoder_is_switched_by_one_call",
+    "was not told how the sequence lies": GUARDS + "the_decoder_is_switched_by_one_call",
+    "within the shard of each rank": GUARDS + "the_decoder_is_switched_by_one_call",
+    "call the model with use_cache": GUARDS + "a_right_call_gives_the_logits_of_plain_attention",
+    "Turn it off in the model's": GUARDS + "a_right_call_gives_the_logits_of_plain_attention",
+    "Cut its inputs with ring.shard": GUARDS + "positions_that_transformers_counts_by_itself",
+    "Pass position_ids": GUARDS + "a_right_call_gives_the_logits_of_plain_attention",
+    "cannot honour a padding mask": GUARDS + "padding_masks_are_refused_and_full_ones_are_not",
+    "RoPE chooses its frequencies": GUARDS + "rope_that_depends_on_the_length_is_refused_and",
+    "give RingSequence their": "tests/parallel/test_ring_attention.py::test_qwen2_loss_and",
+    "would not learn to stop": CHAT + "a_template_that_ends_no_answer_is_refused_until",
+    "give its path instead": "tests/checkpoints/test_names.py::test_a_folder_wins_over",
+    "give the folder that holds": CHECKPOINT + "folders_that_are_no_checkpoint_are_refused",
+    "exists. Name another folder": CHECKPOINT + "an_existing_folder_is_replaced_only_when_asked",
+    "Give a folder or a Hub id": CHECKPOINT + "a_model_of_ours_that_never_was_llava_becomes_llava",
+}
+
+
+NOT_DONE = {"It may need torchvision": "torchvision is not among the packages of the tests"}
+"""Messages of which no test does what they say, and why."""
+
+
+def words_of(node: ast.AST) -> str:
+    texts = [n for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return "".join(n.value for n in sorted(texts, key=lambda n: (n.lineno, n.col_offset)))
+
+
+def messages() -> dict[str, str]:
+    """The texts of errors that ask for something, by the place where they are written."""
+    found = {}
+    for package in PACKAGES:
+        root = SOURCE / package
+        for path in [root] if root.is_file() else sorted(root.rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and getattr(node.func, "id", "").endswith("Error"):
+                    text = "".join(words_of(argument) for argument in node.args)
+                    if ASKS.search(text) or "install_command" in ast.unparse(node):
+                        found[f"{path.relative_to(SOURCE)}:{node.lineno}"] = text
+    return found
+
+
+def test_every_message_that_asks_for_something_has_a_test_that_does_it():
+    told = messages()
+    listed = [words for words in REMEDIES if any(words in text for text in told.values())]
+    assert [words for words in REMEDIES if words not in listed] == []
+    known = [*listed, *NOT_DONE]
+    alone = {place: text for place, text in told.items() if not any(w in text for w in known)}
+    assert alone == {}
+    for test in REMEDIES.values():
+        path, _, name = test.partition("::")
+        assert f"def {name}" in (Path(__file__).parents[1] / path).read_text(encoding="utf-8"), test
+
+
+@pytest.mark.parametrize(
+    ("extra", "missing"),
+    [
+        ("train", ["peft", "datasets"]),  # which brings pyarrow
+        ("quant", ["bitsandbytes"]),
+        ("lowbit", ["torchao"]),
+    ],
+)
+def test_what_is_to_be_installed_is_what_is_missing(extra, missing):
+    command = install_command(extra)
+    assert command.startswith('pip install "')
+    packages = re.findall(r'"([\w-]+)', command)
+    assert set(missing) <= set(packages)
+    declared = {re.match(r"[\w-]+", line)[0] for line in requires("longva")}
+    assert set(packages) <= declared
+
+
+class Unanswered(RandomText):
+    """Rows without a target."""
+
+    def collate(self, samples):
+        ids = torch.stack(samples)
+        return {"input_ids": ids, "labels": torch.full_like(ids, -100)}
+
+
+def test_data_without_answers_train_nothing_until_they_have_some(tmp_path):
+    config = toy_recipe(tmp_path, max_steps=1)
+    with pytest.raises(AssertionError, match="step 1 has nothing to learn.*Check the data's answ"):
+        on_ranks(1, config, dataset=Unanswered())
+    on_ranks(1, config, dataset=RandomText())
+    assert metrics(tmp_path, "step") == [1]
+
+
+WANDB = """
+import os
+
+class Error(Exception):
+    pass
+
+class Run:
+    def log(self, metrics, step): print(step, sorted(metrics))
+    def __enter__(self): return self
+    def __exit__(self, *error): pass
+
+def init(dir, **settings):
+    if os.environ.get("WANDB_MODE") != "offline":
+        raise Error("no API key configured.")
+    return Run()
+"""
+
+
+def test_a_tracker_is_installed_and_works_without_a_network(tmp_path, monkeypatch):
+    config = toy_recipe(tmp_path / "run", track=["wandb"], max_steps=1)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if not os.environ.get("LONGVA_TEST_WANDB"):  # else the real one is there
+        (tmp_path / "wandb.py").write_text(WANDB)
+        monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(AssertionError, match=r"loop.track names wandb: .*Or set WANDB_MODE=offl"):
+        on_ranks(1, config)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    on_ranks(1, config)
+    assert metrics(tmp_path / "run", "step") == [1]

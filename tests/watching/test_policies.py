@@ -1,0 +1,176 @@
+"""What each policy keeps when the context is full, and that what it keeps is all that is known."""
+
+import random
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from longva.errors import LongVAError
+from longva.media.medium import open_media
+from longva.model.random_model import random_longva
+from longva.nano.film import draw_frame
+from longva.nano.world import haystack, random_layout, random_scene
+from longva.watching.assistant import LongVA
+
+ROOM = 8
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return random_longva(dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return list(np.random.default_rng(0).integers(0, 256, (40, 30, 30, 3), dtype=np.uint8))
+
+
+def film(pictures, numbers):
+    numbers = list(numbers)
+    return open_media([pictures[n] for n in numbers], seconds=np.array(numbers) / 2)
+
+
+def asked(session):
+    answer = session.ask("What happens?", max_new_tokens=6, evidence=99)
+    return answer.text, {e.seconds: e.weight for e in answer.evidence}
+
+
+def assert_knows_just(session, longva, pictures, numbers):
+    """The answers are those of a session that has watched these frames and no others."""
+    (text, weights), (want, wanted) = (
+        asked(session),
+        asked(longva.watch(film(pictures, numbers), fps=2)),
+    )
+    assert text == want and sorted(weights) == sorted(wanted) == [n / 2 for n in numbers]
+    for seconds, weight in weights.items():
+        assert weight == pytest.approx(wanted[seconds], abs=1e-9)
+
+
+KEPT = {
+    "stop": {6: range(6), 11: range(8), 12: range(8), 24: range(8)},
+    "newest": {
+        6: range(6),
+        11: [*range(4), 9, 10],
+        12: [*range(4), 9, 10, 11],
+        24: [*range(4), 22, 23],
+    },
+    "thin": {6: range(6), 11: range(0, 11, 2), 12: range(0, 11, 2), 24: range(0, 24, 4)},
+}
+NOTES = {
+    "stop": "the context is full since 0:00:04, so 16 of 24 frames are not known",
+    "newest": "the context was full, so 18 of 24 frames are forgotten, between 0:00:02 and 0:00:11",
+    "thin": "the context was full, so only every 4th frame is known",
+}
+
+
+@pytest.mark.parametrize("kv", ["model", "int8"])
+@pytest.mark.parametrize("policy", ["stop", "newest", "thin"])
+def test_a_policy_knows_just_the_frames_that_it_keeps(parts, pictures, policy, kv):
+    longva = LongVA(*parts, name="random", chunk_tokens=16, kv=kv)
+    session = longva.watch(film(pictures, range(3)), fps=2, policy=policy, max_frames=ROOM)
+    assert session.notes == []
+    for frames, kept in KEPT[policy].items():
+        session.extend(film(pictures, range(frames)))
+        assert session.frames == len(kept) <= ROOM
+        if kv == "model":
+            assert_knows_just(session, longva, pictures, kept)
+        asked(session)
+    (note,) = session.ask("What?", max_new_tokens=1).notes
+    assert note.endswith(NOTES[policy])
+    assert session.ask_all(["What?"], max_new_tokens=1)[0].to_json()["notes"] == [note]
+
+
+@pytest.mark.parametrize("policy", ["stop", "newest", "thin"])
+def test_a_film_that_is_longer_than_the_context_is_watched_by_the_policy(parts, pictures, policy):
+    longva = LongVA(*parts, name="random")
+    session = longva.watch(
+        [film(pictures, range(2)), film(pictures, range(30))], fps=2, policy=policy, max_frames=10
+    )
+    kept = {"stop": range(8), "newest": [*range(4), 28, 29], "thin": range(0, 30, 4)}[policy]
+    assert [len(medium) for medium in session.media] == [2, len(kept)]
+    assert session.media[1].seconds is not None
+    assert (session.media[1].seconds * 2).tolist() == list(kept)
+    assert session.extend(film(pictures, range(30))) == 0
+
+
+def test_frames_are_encoded_once_whatever_is_forgotten(parts, pictures):
+    longva, encoded = LongVA(*parts, name="random"), []
+    hook = longva.model.model.vision_tower.embeddings.register_forward_hook(
+        lambda _, __, out: encoded.append(len(out))
+    )
+    session = longva.watch(film(pictures, range(3)), fps=2, policy="newest", max_frames=ROOM)
+    for frames in range(4, 25):
+        session.extend(film(pictures, range(frames)))
+    hook.remove()
+    assert sum(encoded) == 24
+
+
+def test_an_interrupt_while_frames_are_read_again_loses_nothing(parts, pictures):
+    longva = LongVA(*parts, name="random", chunk_tokens=4)
+    session = longva.watch(film(pictures, range(8)), fps=2, policy="thin", max_frames=ROOM)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    longva.model.config.vision_batch_size, before = 2, longva.model.config.vision_batch_size
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            session.extend(film(pictures, range(16)), interrupt)
+        assert 0 < session.frames < 8
+        asked(session)
+        session.extend(film(pictures, range(24)))
+    finally:
+        longva.model.config.vision_batch_size = before
+    assert_knows_just(session, longva, pictures, range(0, 24, 4))
+
+
+def test_a_session_that_forgets_is_saved_and_goes_on(parts, pictures, tmp_path):
+    longva = LongVA(*parts, name="random")
+    session = longva.watch(film(pictures, range(11)), fps=2, policy="thin", max_frames=ROOM)
+    session.save(tmp_path / "a.safetensors")
+    resumed = longva.resume(tmp_path / "a.safetensors")
+    assert resumed.notes == session.notes
+    for one in (session, resumed):
+        one.extend(film(pictures, range(24)))
+        assert_knows_just(one, longva, pictures, range(0, 24, 4))
+
+
+def test_no_policy_of_that_name(parts, pictures):
+    with pytest.raises(LongVAError, match="called 'oldest'. Choose one of: stop, newest, thin"):
+        LongVA(*parts, name="random").watch(pictures, policy="oldest")  # pyright: ignore
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return LongVA.from_pretrained("nano")
+
+
+@pytest.mark.parametrize(
+    ("policy", "second", "known"),
+    [
+        ("stop", 5, True),
+        ("stop", 25, False),
+        ("newest", 1, True),
+        ("newest", 10, False),
+        ("newest", 29, True),
+        ("thin", 8, True),
+        ("thin", 9, False),
+        ("thin", 28, True),
+    ],
+)
+def test_nano_finds_the_needle_where_the_policy_kept_it(nano, policy, second, known):
+    rng = random.Random(5)
+    scene = random_scene(rng, ["anchor"])
+    shown = list(islice(haystack(rng, without=["anchor"]), 30))
+    shown[second] = (scene, random_layout(rng))
+    frames = [np.array(draw_frame(*one)) for one in shown]
+    session = nano.watch(film(frames, range(10)), fps=2, policy=policy, max_frames=16)
+    for until in (20, 30):
+        session.extend(film(frames, range(until)))
+    answer = session.ask("What number is with the anchor?")
+    assert (second / 2 in session.media[0].seconds) is known
+    assert (answer.text == f"anchor number {scene.number}") is known
+    assert (answer.evidence[0].seconds == second / 2) is known
+    assert len(answer.notes) == 1

@@ -1,0 +1,139 @@
+"""Other people's video models through our sessions: the answers of a fresh `generate`.
+
+Random tiny weights in float64, so that what is equal in mathematics is equal to about 1e-12; the
+logits of `generate` are rounded to float32.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+import families
+
+from longva.errors import LongVAError
+from longva.media.medium import open_media
+from longva.watching.assistant import LongVA
+
+QUESTIONS = ["What?", "Who arrives, and when?"]
+FRAMES = 12
+SPELT_OUT = pytest.mark.skipif(not importlib.util.find_spec("num2words"), reason="num2words")
+EVERY = [
+    pytest.param(name, marks=SPELT_OUT) if name == "smolvlm" else name for name in families.FAMILIES
+]
+
+
+def film(frames: int = FRAMES) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (frames, 3, 20, 30), dtype=torch.uint8, generator=generator)
+
+
+@pytest.fixture(scope="module", params=EVERY)
+def family(request) -> SimpleNamespace:
+    """A model, its processor, and the assistant made of them."""
+    model, processor = families.make(request.param)
+    longva = LongVA(model, processor, name=request.param, chunk_tokens=37)
+    return SimpleNamespace(name=request.param, model=model, processor=processor, longva=longva)
+
+
+def inputs(family, session, question: str, frames: int = FRAMES) -> dict:
+    """What the family's own processor makes of the whole prompt."""
+    processor, (medium,) = family.processor, session.media
+    size = family.longva.family.prompts.geometry(medium.size)
+    pixels = open_media(film(frames)).frames_at(range(frames), size=size).pixels
+    off = {"do_resize": False, "return_tensors": "pt"}
+    if getattr(processor, "video_token", None):
+        content = [{"type": "video"}]
+        about = {"fps": 1.0, "frames_indices": list(range(frames)), "total_num_frames": frames}
+        given = {"videos": [pixels], "video_metadata": [about]}
+        off["do_sample_frames"] = False
+    else:
+        content = [{"type": "image"}] * frames
+        given = {"images": [list(pixels.numpy())], "input_data_format": "channels_first"}
+    talk = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
+    text = processor.apply_chat_template(talk, add_generation_prompt=True)
+    made = processor(text=[text], **given, **off)
+    return {
+        name: value.double() if value.is_floating_point() else value
+        for name, value in made.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def generated(family, session, question: str, frames: int = FRAMES):
+    """The text of ten greedy tokens of transformers alone, and their logits [10, V]."""
+    made = inputs(family, session, question, frames)
+    out = family.model.generate(
+        **made,
+        max_new_tokens=10,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    tokens = out.sequences[0, made["input_ids"].shape[1] :]
+    text = family.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    return text, torch.cat(out.logits)
+
+
+def logits(session, question: str) -> torch.Tensor:
+    """Of the token after a question, [1, V]."""
+    reader = session._reader
+    hidden = reader.read(session._symbols([session._turn(question)], session.media))
+    return reader.logits(hidden)
+
+
+def check(family, session, frames: int = FRAMES, questions=QUESTIONS) -> None:
+    for question in questions:
+        text, own = generated(family, session, question, frames)
+        assert session.ask(question, max_new_tokens=10).text == text
+        torch.testing.assert_close(logits(session, question).float(), own[:1], atol=1e-6, rtol=0)
+
+
+def test_questions_about_watched_frames_are_answered_as_by_generate(family):
+    check(family, family.longva.watch(film()), questions=[*QUESTIONS, QUESTIONS[0]])
+
+
+def test_chunks_change_nothing(family):
+    family.longva.chunk_tokens = 5
+    try:
+        check(family, family.longva.watch(film()), questions=QUESTIONS[1:])
+    finally:
+        family.longva.chunk_tokens = 37
+
+
+def test_a_film_that_grows_is_answered_about_as_if_watched_at_once(family):
+    session = family.longva.watch(film()[:3])  # of pairs, the last frame waits
+    session.ask(QUESTIONS[0], max_new_tokens=2)
+    if family.name == "smolvlm":  # its template begins with the number of frames
+        with pytest.raises(LongVAError, match="watch the longer film as a whole"):
+            session.extend(film())
+        return
+    for frames in (7, FRAMES):
+        session.extend(film()[:frames])
+    assert session.frames == FRAMES
+    check(family, session, questions=QUESTIONS[1:])
+
+
+def test_evidence_is_the_attention_of_an_eager_forward(family):
+    session = family.longva.watch(film())
+    answer = session.ask(QUESTIONS[0], max_new_tokens=1, evidence=FRAMES)
+    family.model.set_attn_implementation("eager")
+    try:
+        made = inputs(family, session, QUESTIONS[0])
+        with torch.inference_mode():
+            layers = family.model(**made, output_attentions=True).attentions
+    finally:
+        family.model.set_attn_implementation({"text_config": "evidence"})
+    mass = torch.stack([layer[0, :, -1].double() for layer in layers]).mean((0, 1))
+    (medium,) = session.media
+    visual = torch.isin(
+        made["input_ids"][0], torch.tensor([family.longva.family.prompts.placeholder])
+    )
+    own = mass[visual][: medium.rows].view(-1, medium.tokens_per_frame).sum(1)
+    frames = {item.frame: item.weight for item in answer.evidence}
+    found = torch.tensor([frames[frame] for frame in range(0, FRAMES, medium.unit)])
+    torch.testing.assert_close(found, own.float() / own.sum().float(), atol=1e-7, rtol=0)
