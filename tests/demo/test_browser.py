@@ -197,15 +197,70 @@ def test_dark_follows_the_system_until_the_switch_is_pressed(open_page):
     page.wait_for_function(f"() => {ground} === '{light}'")
 
 
-def test_the_estimate_follows_the_slider(open_page, film):
+def tokens(text: str) -> str:
+    return re.search(r"([\d,]+)\stokens", text)[1]
+
+
+def test_the_estimate_is_what_the_answer_says_afterwards(open_page, film):
     page = open_page()
     upload(page, film)
-    page.wait_for_selector(".lv-estimate:has-text('1,304 tokens')")  # 6 x 4 and room for text
+    page.fill("#lv-question textarea", "what is shown?")
+    few = page.inner_text(".lv-estimate")
     page.fill("#lv-frames input[type=number]", "20")
     page.press("#lv-frames input[type=number]", "Enter")
-    page.wait_for_selector(".lv-estimate:has-text('1,360 tokens')")
+    page.wait_for_function(
+        "few => document.querySelector('.lv-estimate').innerText !== few", arg=few
+    )
+    page.wait_for_timeout(1000)  # the last of the estimates under way
+    told = tokens(page.inner_text(".lv-estimate"))
     ask(page, "what is shown?")
     assert page.inner_text(".lv-watched").startswith("Watched 20 frames")
+    assert tokens(page.inner_text(".lv-facts")) == told
+
+
+def test_a_part_of_a_film_is_watched_and_a_wrong_time_is_said(open_page, film):
+    page = open_page()
+    upload(page, film)
+    page.get_by_label("From").fill("x")
+    page.wait_for_selector(".lv-too-much")
+    page.get_by_label("From").fill("2")
+    page.get_by_label("To").fill("0:04")
+    page.wait_for_selector(".lv-estimate:not(.lv-too-much)")
+    ask(page, "what is shown?")
+    assert page.inner_text(".lv-watched").startswith("Watched 2 frames")
+
+
+def test_a_reload_keeps_the_conversation_and_another_tab_has_its_own(open_page, film):
+    page, other = open_page(), open_page()
+    upload(page, film)
+    ask(page, "what is shown?")
+    page.wait_for_function("() => document.getElementById('lv-live').textContent")
+    said = page.inner_text(".lv-answer")
+    read_out = page.eval_on_selector("#lv-live", "e => e.textContent")
+    assert read_out == "Answer: " + page.eval_on_selector(".lv-answer", "e => e.textContent")
+    page.reload()
+    page.wait_for_selector(".lv-done")
+    page.wait_for_selector("#lv-player")
+    assert page.inner_text(".lv-answer") == said and page.locator(".lv-lit").count() == 3
+    ask(page, "and then?")
+    assert "nothing watched again" in page.inner_text(".lv-turn >> nth=1")
+    other.reload()
+    other.wait_for_selector(".lv-card")
+    assert other.locator(".lv-turn").count() == 0
+
+
+def test_a_reload_in_the_middle_of_an_answer_follows_it(open_page, demo, film):
+    page = open_page()
+    upload(page, film)
+    demo.hold(after=6)
+    page.fill("#lv-question textarea", "what is shown?")
+    page.click("#lv-go")
+    page.wait_for_selector(".lv-answering .lv-answer")
+    page.reload()
+    page.wait_for_selector(".lv-answering .lv-answer")
+    demo.release()
+    page.wait_for_selector(".lv-done")
+    page.wait_for_selector("#lv-go", state="visible")
 
 
 def test_what_cannot_be_shown_or_asked_is_said(open_page, tmp_path):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import sys
 import threading
@@ -15,6 +16,8 @@ from PIL import Image
 from longva.demo import asking
 from longva.demo.api_call import client_code, request_of
 from longva.demo.ask_tab import record_vote
+from longva.demo.estimate import estimate as estimate_of
+from longva.demo.estimate import watching_of
 from longva.demo.examples import FILM_SECONDS, NEEDLE_SECOND, make_examples
 from longva.demo.medium import STRIP_PICTURES, open_medium
 from longva.demo.needle_map import NeedleMap, draw_map, even_grid
@@ -22,6 +25,7 @@ from longva.demo.parts import draw
 from longva.demo.speed import Speed
 from longva.demo.timeline import timeline
 from longva.demo.visitor import Visitor
+from longva.errors import LongVAError
 from longva.media.medium import open_media
 from longva.media.sampling import ONE_A_SECOND, FrameSampling
 from longva.model.random_model import random_longva
@@ -56,7 +60,7 @@ def conversation(turns) -> str:
 
 
 def estimate(plan, seconds) -> str:
-    return draw("estimate", plan=plan, seconds=seconds)
+    return draw("estimate", plan=plan, tokens=9, seconds=seconds)
 
 
 def stage(medium) -> str:
@@ -270,14 +274,49 @@ def test_the_estimate_says_whether_it_fits(longva):
     assert "lv-too-much" in estimate(many, 1) and "lv-too-much" not in estimate(few, 1)
 
 
-def test_seconds_come_from_the_longest_watching(longva):
+def test_seconds_are_those_of_the_nearest_watching(longva):
     speed, short, long = Speed(1.0), longva.plan(10), longva.plan(100)
     speed.learn(short, 2.0)
     assert speed.seconds(short) == pytest.approx(2)
     speed.learn(long, 5.0)
-    speed.learn(short, 100.0)
-    assert speed.seconds(long) == pytest.approx(5)
+    speed.learn(short, 1.0)  # the latest counts
+    assert speed.seconds(long) == pytest.approx(5) and speed.seconds(short) == pytest.approx(1)
+    more = longva.plan(101)
+    assert 5 < speed.seconds(more) < 5.2
     assert Speed.of(longva).flops_per_second > 0
+
+
+def counted(setting, visitor, watching, question, remember=True) -> int:
+    drawn = estimate_of(setting, visitor, watching, question, remember)
+    return int(re.search(r"<b>([\d,]+)</b> tokens", drawn)[1].replace(",", ""))
+
+
+def test_the_estimate_counts_what_will_be_asked(setting, video):
+    visitor = a_visitor(setting, video)
+    for how in ((6,), (20,), (6, 2.0), (6, None, "1", "0:04.5")):
+        watching = watching_of(visitor.medium, *how)
+        for question in ("what is shown?", "and then, after that?"):  # the second one follows up
+            want = counted(setting, visitor, watching, question)
+            turn = ask(setting, visitor, question, watching=watching)
+            assert turn.answer.prompt_tokens == want
+        visitor.forget_conversation()
+    drawn = estimate_of(setting, visitor, watching, "what?", True)
+    assert "under 1 s" in drawn  # it has been watched
+
+
+def test_the_controls_make_a_rule(setting, video):
+    medium = a_visitor(setting, video).medium
+    assert watching_of(medium, 6).sampling == ONE_A_SECOND
+    assert watching_of(medium, 7).sampling == FrameSampling(num_frames=7)
+    assert watching_of(medium, 6, 2.5).sampling == FrameSampling(fps=2.5)
+    part = watching_of(medium, 6, None, " 0:01 ", "3.5").sampling
+    assert part == FrameSampling(fps=1.0, start=1.0, end=3.5)
+    for wrong in (("x", ""), ("5", "2"), ("100", "")):
+        with pytest.raises(LongVAError):
+            watching_of(medium, 6, None, *wrong)
+    asked = Question(text="What?")
+    body = request_of("nano", medium, asked, watching_of(medium, 6, None, "1", "3.5"), 3)
+    assert body["longva"] == {"evidence": 3, "fps": 1.0, "start": 1.0, "end": 3.5}
 
 
 # examples

@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+import signal
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -94,6 +97,13 @@ def test_a_name_that_resolves_to_this_machine_is_not_the_demos(get):
     assert get("/", headers={"Host": f"evil.example:{port}"}).status_code == 403
     assert get("/", headers={"Host": f"localhost:{port}"}).status_code == 200
     assert get("/", headers={"Host": f"[::1]:{port}"}).status_code == 200
+
+
+def test_a_person_who_is_lost_gets_a_page(get):
+    page = get("/nowhere", headers={"Accept": "text/html,*/*"})
+    assert page.status_code == 404 and 'href="/"' in page.text
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert get("/nowhere").json() == {"detail": "Not Found"}  # programs as before
 
 
 def test_an_upload_says_how_long_it_is(demo):
@@ -240,3 +250,20 @@ def test_a_page_that_was_closed_holds_nothing(setting, video):
     state.delete_callback(visitor)
     assert len(setting.engine.store) == 0
     assert 3600 < state.time_to_live <= 24 * 3600  # who comes back from lunch goes on
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_command_and_deletes_its_folder(tmp_path):
+    command = [sys.executable, "-m", "longva", "demo", "--port", "0", "--device", "cpu"]
+    where = {**os.environ, "TMPDIR": str(tmp_path)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=where) as process:
+        assert process.stdout is not None and process.stderr is not None
+        address = process.stdout.readline().split()[3]
+        with httpx.stream("GET", f"{address}longva-alive", timeout=60) as page:
+            lines = page.iter_lines()
+            assert next(lines) == ": here"
+            process.send_signal(signal.SIGINT)
+            assert "event: end" in list(lines)
+        assert "uploads are deleted" in process.stderr.read()
+    assert process.returncode == 0 and list(tmp_path.glob("longva-demo-*")) == []

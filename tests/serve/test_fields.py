@@ -33,18 +33,14 @@ def test_a_field_of_vllm_does_what_it_does_in_python(server, longva, name):
 
 
 REFUSED = {
-    "structured_outputs": {"choice": ["a"]},
-    "guided_json": {"type": "object"},
-    "guided_choice": ["yes", "no"],
     "regex": "a+",
+    "guided_grammar": "root ::= 'a'",
     "bad_words": ["train"],
     "prompt_logprobs": 1,
     "best_of": 2,
     "echo": True,
-    "continue_final_message": True,
     "chat_template_kwargs": {"enable_thinking": False},
     "mm_processor_kwargs": {"fps": 2},
-    "media_io_kwargs": {"video": {"num_frames": 4}},
     "logit_bias": {"5": 10},
     "reasoning_effort": "high",
     "allowed_token_ids": [1],

@@ -143,7 +143,7 @@ def test_who_hangs_up_is_not_worked_for(server, slow, video, stream):
     with braked(slow) as brake:
         with post(server, **body(video, stream=stream)):
             assert brake.reached.wait(30)
-            (task,) = worker._current
+            (task,) = worker._begun
         assert task.cancelled.wait(30)
     answer = server.client().chat.completions.create(**_openai(body(video, "Still there?")))
     want = slow.watch(video, frames=4).ask("Still there?", max_new_tokens=4)
@@ -166,7 +166,7 @@ def test_who_waits_when_the_server_ends_is_told(slow, tmp_path, video):
             )
             asking.start()
             assert brake.reached.wait(30)
-            given_up = server.engine.worker._current[0].cancelled
+            given_up = server.engine.worker._begun[0].cancelled
             threading.Thread(target=lambda: given_up.wait(60) and brake.release.set()).start()
         asking.join()
     (answer,) = answers
@@ -204,3 +204,26 @@ def test_who_comes_too_late_is_told_when_to_come_back(server, slow, video):
     for thread in threads:
         thread.join()
     assert len({a.choices[0].message.content for a in answers}) == 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_is_cut_at_shutdown_says_so(slow, tmp_path, video, stream):
+    begun, lines = threading.Event(), []
+
+    def read(server, brake):
+        with post(server, **body(video, stream=stream)) as answer:
+            for line in answer.iter_lines():
+                lines.append(line)
+                begun.set()
+        brake.release.set()
+
+    with braked(slow) as brake:
+        with serving(slow, tmp_path, keep_alive=0.05) as server:
+            reading = threading.Thread(target=read, args=(server, brake))
+            reading.start()
+            assert begun.wait(60)
+        reading.join(60)
+    last = [line for line in lines if line and not line.startswith(":")][-1]
+    assert last.startswith("data: ") == stream
+    told = json.loads(last.removeprefix("data: "))["error"]
+    assert told["message"] == "the server is shutting down." and told["type"] == "server_error"

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from longva.errors import DeviceMemoryError, VideoError
-from longva.media.medium import open_media
+from longva.media.medium import Media, open_media
 from longva.media.sampling import FrameSampling
 from longva.watching.engine import Engine, Question
 from longva.watching.events import EventStream, Failed, Finished, Progress, Text, Watched
-from longva.watching.store import Watching
+from longva.watching.store import SessionStore, Watching, _kv_bytes
 
 QUESTION = Question(text="What?", max_new_tokens=4, evidence=None)
 
@@ -162,3 +162,112 @@ def test_a_question_about_a_watched_film_goes_between_the_steps_of_watching_anot
     finally:
         hook.remove()
     assert order == [("quick", want[0]), ("slow", want[1].text)]
+
+
+class SlowFilm:
+    """A film whose frames are decoded when it is let go."""
+
+    def __init__(self, path, monkeypatch):
+        self.begun, self.free = threading.Event(), threading.Event()
+        self.digest = open_media(path).fingerprint()
+        plain = Media.stream
+
+        def stream(media, *args, **options):
+            if media.fingerprint() == self.digest:
+                self.begun.set()
+                assert self.free.wait(60)
+            yield from plain(media, *args, **options)
+
+        monkeypatch.setattr(Media, "stream", stream)
+
+
+@pytest.fixture
+def films(tmp_path):
+    """Three films of the same length."""
+    paths = []
+    for level in (0, 100, 200):
+        pictures = [Image.new("RGB", (64, 48), (level, 10 * n, 0)) for n in range(6)]
+        paths.append(tmp_path / f"{level}.gif")
+        pictures[0].save(paths[-1], save_all=True, append_images=pictures[1:], duration=500)
+    return paths
+
+
+def test_while_one_film_is_decoded_others_are_watched_and_asked_about(engine, films, monkeypatch):
+    slow_film, *others = films
+    alone = Engine(engine.longva, max_bytes=2**30, max_waiting=4, max_waiting_per_client=4)
+    alone.worker.start()
+    want = {path: ask(alone, path)[-1].result.text for path in films}
+    alone.worker.stop()
+    slow, order = SlowFilm(slow_film, monkeypatch), []
+
+    async def finish(path):
+        stream = EventStream(engine.worker, path.name)
+        await engine.answer(QUESTION, four_frames(path), lambda: [open_media(path)], stream)
+        events = [event async for batch in stream.batches(pause=0) for event in batch]
+        assert events[-1].result.text == want[path]
+        order.append(path)
+
+    async def all_of_them():
+        first = asyncio.create_task(finish(slow_film))
+        assert await asyncio.to_thread(slow.begun.wait, 60)
+        for path in (*others, others[0]):  # two are watched, one is asked about again
+            await finish(path)
+        slow.free.set()
+        await first
+
+    asyncio.run(all_of_them())
+    assert order == [*others, others[0], slow_film]
+
+
+def test_two_questions_about_a_film_that_is_being_watched_watch_it_once(engine, films, monkeypatch):
+    slow, reused = SlowFilm(films[0], monkeypatch), []
+
+    async def finish():
+        stream = EventStream(engine.worker, "ann")
+        how = four_frames(films[0])
+        await engine.answer(QUESTION, how, lambda: [open_media(films[0])], stream)
+        events = [event async for batch in stream.batches(pause=0) for event in batch]
+        reused.extend(event.reused for event in events if isinstance(event, Watched))
+
+    async def both():
+        first = asyncio.create_task(finish())
+        assert await asyncio.to_thread(slow.begun.wait, 60)
+        second = asyncio.create_task(finish())
+        while not engine.worker.waiting:
+            await asyncio.sleep(0)
+        slow.free.set()
+        await asyncio.gather(first, second)
+
+    asyncio.run(both())
+    assert reused == [False, True]
+
+
+def test_a_film_waits_until_its_cache_fits_beside_those_that_are_being_watched(longva, films):
+    one = longva.plan(4)
+    store = SessionStore(longva, max_bytes=int(1.5 * _kv_bytes(one)))
+    media = [[open_media(path)] for path in films]
+    assert store.may_begin(four_frames(films[0]), media[0])
+    seen = []
+
+    def look(*_):
+        seen.append(store.may_begin(four_frames(films[1]), media[1]))
+        seen.append(store.may_begin(four_frames(films[0]), media[0]))
+
+    store.session(four_frames(films[0]), media[0], look)
+    assert set(seen) == {False}
+    assert store.may_begin(four_frames(films[1]), media[1])
+
+
+def test_decoding_has_a_bound(longva, films, monkeypatch):
+    slow = SlowFilm(films[0], monkeypatch)
+    options = {"max_bytes": 2**30, "max_waiting": 4, "max_waiting_per_client": 4}
+    engine = Engine(longva, **options, decode_seconds=0.05)
+    engine.worker.start()
+    failed = ask(engine, films[0])[-1]
+    slow.free.set()
+    assert isinstance(failed, Failed) and isinstance(failed.error, VideoError)
+    assert "more than 0.05 seconds to decode. Take fewer frames" in str(failed.error)
+    monkeypatch.undo()
+    engine.decode_seconds = None
+    assert isinstance(ask(engine, films[0])[-1], Finished)
+    engine.worker.stop()

@@ -1,10 +1,11 @@
 """The queue before the model: fair, bounded, and rid of what nobody waits for."""
 
 import threading
+from concurrent.futures import Future
 
 import pytest
 
-from longva.watching.worker import ModelWorker, QueueFullError
+from longva.watching.worker import ModelWorker, QueueFullError, TaskCancelledError
 
 
 class Held:
@@ -123,9 +124,11 @@ def test_stop_gives_up_what_waits_and_what_is_done(worker, held):
 
 
 def test_short_tasks_go_between_the_steps_of_a_long_one_in_turn(worker):
-    done, ready, ended = [], threading.Event(), threading.Event()
+    done = []
+    begun, ready, ended = threading.Event(), threading.Event(), threading.Event()
 
     def long(task):
+        begun.set()
         assert ready.wait(30)
         for step in range(4):
             done.append(step)
@@ -139,6 +142,7 @@ def test_short_tasks_go_between_the_steps_of_a_long_one_in_turn(worker):
         worker.submit(worker.reserve(name[0]), work, is_short=lambda: True)
 
     submit(worker, "first", long)
+    assert begun.wait(30)
     short("a1")
     short("a2")
     submit(worker, "b", lambda task: done.append("another long one"))
@@ -147,3 +151,86 @@ def test_short_tasks_go_between_the_steps_of_a_long_one_in_turn(worker):
     ready.set()
     assert ended.wait(30)
     assert done == [0, "a1", 1, "c1", 2, "a2", 3, "another long one"]
+
+
+def waits_for(worker, future, done, name):
+    """A task that is away until a future is done."""
+
+    def work(task):
+        done.append(f"{name} begins")
+        try:
+            worker.away(future)
+            done.append(f"{name} goes on")
+        except TaskCancelledError:
+            done.append(f"{name} was given up")
+            raise
+
+    return work
+
+
+def test_others_have_the_model_while_a_task_is_away(worker):
+    future, done, ended = Future(), [], threading.Event()
+    submit(worker, "a", waits_for(worker, future, done, "a"))
+
+    def long(task):
+        done.append("b")
+        future.set_result(None)
+        worker.between()  # a has it back, and ends, before b goes on
+        done.append("b ends")
+        ended.set()
+
+    submit(worker, "b", long)
+    assert ended.wait(30)
+    assert done == ["a begins", "b", "a goes on", "b ends"]
+
+
+def test_a_task_that_is_away_can_be_given_up(worker):
+    done, ended = [], threading.Event()
+    begun = threading.Event()
+    work = waits_for(worker, Future(), done, "a")
+    task = submit(worker, "a", lambda task: (begun.set(), work(task)))
+    assert begun.wait(30)
+    worker.cancel(task)
+    submit(worker, "b", lambda task: ended.set())
+    assert ended.wait(30)
+    worker.stop()
+    assert done == ["a begins", "a was given up"]
+
+
+def test_so_many_are_begun_and_none_that_may_not_is_overtaken(worker):
+    futures, done, ended = [Future(), Future()], [], threading.Event()
+    begun = threading.Semaphore(0)
+
+    def away(number):
+        def work(task):
+            done.append(number)
+            begun.release()
+            worker.away(futures[number])
+
+        return work
+
+    submit(worker, "a", away(0))
+    assert begun.acquire(timeout=30)
+    place = worker.reserve("b")
+    worker.submit(place, lambda task: done.append("big"), may_begin=lambda: False)
+    submit(worker, "c", lambda task: done.append("small"))
+    place = worker.reserve("d")
+    worker.submit(place, lambda task: ended.set(), is_short=lambda: True)
+    assert ended.wait(30)  # it goes between, and c not before b
+    assert done == [0]
+    ended.clear()
+    futures[0].set_result(None)
+    submit(worker, "e", lambda task: ended.set())
+    assert ended.wait(30)
+    assert done == [0, "big", "small"]
+
+
+def test_waiting_for_a_decoder_has_a_bound(worker):
+    seconds, ended = [], threading.Event()
+
+    def work(task):
+        seconds.append(worker.away(Future(), 0.01))
+        ended.set()
+
+    submit(worker, "a", work)
+    assert ended.wait(30) and seconds[0] >= 0.01

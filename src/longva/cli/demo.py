@@ -1,6 +1,8 @@
 """`longva demo`: watch and ask in the browser."""
 
+import os
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -66,3 +68,5 @@ def demo(
             signal.pause()
     except KeyboardInterrupt:
         err.print("Ended; uploads are deleted.")
+        sys.stdout.flush()
+        os._exit(0)  # Python would wait for threads that decode, and tidy up for seconds

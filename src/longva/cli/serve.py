@@ -51,6 +51,9 @@ def serve(
     max_media_mb: Annotated[int, typer.Option(help="Size of one medium, in MB.")] = 2000,
     max_body_mb: Annotated[int, typer.Option(help="Size of one request, in MB.")] = 128,
     max_seconds: Annotated[float, typer.Option(help="Length of one video.")] = 4 * 3600,
+    max_decode_seconds: Annotated[
+        float, typer.Option(help="Time that decoding for one question may take.")
+    ] = 1800.0,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 4096,
     max_waiting: Annotated[int, typer.Option(help="Requests that may wait.")] = 64,
     keep_media: Annotated[
@@ -86,6 +89,7 @@ def serve(
         kept_bytes=int(keep_media * GIB),
         body_bytes=max_body_mb * 10**6,
         media_seconds=max_seconds,
+        decode_seconds=max_decode_seconds,
         new_tokens=max_new_tokens,
         waiting=max_waiting,
         waiting_per_client=max(1, max_waiting // 2),

@@ -43,6 +43,8 @@ def request_of(
     if not medium.is_image:
         rule = watching.sampling
         ours |= {"frames": rule.num_frames} if rule.fps is None else {"fps": rule.fps}
+        times = {"start": rule.start, "end": rule.end}
+        ours |= {name: value for name, value in times.items() if value is not None}
     return body | {"longva": ours}
 
 

@@ -10,6 +10,8 @@
 Until a medium is chosen, the drop zone and the examples stand in place of the stage.
 """
 
+from typing import Any
+
 import gradio as gr
 
 from longva.demo.parts import draw
@@ -73,6 +75,13 @@ class AskLayout:
             self.frames = gr.Slider(
                 1, 2, 1, step=1, label="Frames to watch", elem_id="lv-frames", buttons=[]
             )
+            with gr.Row(elem_id="lv-part"):
+                few: Any = {"scale": 1, "min_width": 88}
+                self.start = gr.Textbox(label="From", placeholder="0:00", max_lines=1, **few)
+                self.end = gr.Textbox(label="To", placeholder="the end", max_lines=1, **few)
+                self.fps = gr.Number(
+                    None, label="Frames a second", minimum=0, placeholder="by number", **few
+                )
             self.estimate = gr.HTML(elem_id="lv-estimate")
         with gr.Accordion("Settings", open=False, elem_id="lv-settings"):
             self.remember = gr.Checkbox(True, label="Follow up: remember earlier questions")

@@ -23,6 +23,7 @@ import gradio as gr
 from longva.demo import asking
 from longva.demo.api_call import client_code, request_of
 from longva.demo.ask_layout import AskLayout, CallPanel
+from longva.demo.estimate import estimate, watching_of
 from longva.demo.medium import Medium, open_medium
 from longva.demo.parts import draw
 from longva.demo.timeline import timeline
@@ -30,11 +31,10 @@ from longva.demo.visitor import Setting, Turn, Visitor
 from longva.errors import LongVAError
 from longva.files.writing import append_line
 from longva.finite import to_json
-from longva.media.sampling import ONE_A_SECOND, FrameSampling
+from longva.media.sampling import ONE_A_SECOND
 from longva.prompts.decoding import Sampling
 from longva.watching.answer import check_question
 from longva.watching.engine import Question
-from longva.watching.store import Watching
 
 IDLE_SECONDS = 24 * 3600
 """So long after the last question a visitor is dropped, with any work in progress, and the upload
@@ -80,11 +80,12 @@ class AskTab(AskLayout):
         page = [
             *(self.visitor, self.welcome, self.watch, self.file, self.stage, self.timeline),
             *(self.about, self.planned, self.frames, self.estimate, self.talk, self.question),
+            *(self.start, self.end, self.fps),
             *(self.ask, self.stop, call.body, call.code, call.answer),
         ]
         options = [
-            *(self.frames, self.remember, self.evidence, self.max_new_tokens),
-            *(self.temperature, self.top_p, self.seed),
+            *(self.frames, self.fps, self.start, self.end, self.remember, self.evidence),
+            *(self.max_new_tokens, self.temperature, self.top_p, self.seed),
         ]
         # Programs may name any key; whoever can name a visitor's is that visitor.
         blocks.load(self.reopen, [*visitor, self.key], page, js=OWN_KEY, **BESIDE_OTHERS).success(
@@ -93,8 +94,15 @@ class AskTab(AskLayout):
         self.file.upload(self.show_upload, [*visitor, self.file], page, **FOR_THE_PAGE)
         self.cards.select(self.show_example, visitor, page, **QUIET)
         self.change.click(self.clear, visitor, page, **AT_ONCE)
-        self.frames.input(
-            self.plan, [self.frames], [self.estimate], trigger_mode="always_last", **AT_ONCE
+        told = [self.frames.input, self.fps.change, self.start.change, self.end.change]
+        planned = [self.frames, self.fps, self.start, self.end]
+        gr.on(
+            [*told, self.question.change, self.remember.input],
+            self.plan,
+            [*visitor, self.question, self.remember, *planned],
+            [self.estimate],
+            trigger_mode="always_last",
+            **AT_ONCE,
         )
         self.forget.click(self.forget_conversation, visitor, page, **AT_ONCE)
         asked = [self.ask.click, self.question.submit]
@@ -115,7 +123,10 @@ class AskTab(AskLayout):
     async def show_example(self, visitor: Visitor, event: gr.EventData) -> dict:
         """Put an example on the stage, its question into the box."""
         example = self.setting.examples[int(event.example)]
-        return await self.show(visitor, example.path) | {self.question: example.question}
+        shown = await self.show(visitor, example.path)
+        assert visitor.medium is not None
+        planned = self.plan(visitor, example.question, True, visitor.medium.suggested)
+        return shown | {self.question: example.question, self.estimate: planned}
 
     async def show(self, visitor: Visitor, path: Path) -> dict:
         """Put a file on the stage."""
@@ -143,14 +154,20 @@ class AskTab(AskLayout):
     def _stage(self, visitor: Visitor, medium: Medium) -> dict:
         """Draw the page of a visitor who has a medium."""
         most = self.engine.plan(medium.suggested).max_frames
-        start = max(1, min(medium.suggested, most))
+        number, rule = max(1, min(medium.suggested, most)), ONE_A_SECOND
         for turn in visitor.turns[-1:]:
-            start = turn.watching.sampling.num_frames or start
+            rule = turn.watching.sampling
+            number = rule.num_frames or number
         frames = gr.Slider(
             maximum=max(2, min(medium.frames, 2 * most)),
-            value=start,
+            value=number,
             visible=not medium.is_image and medium.frames > 1,
         )
+        fps = None if rule.fps == ONE_A_SECOND.fps else rule.fps
+        part = {
+            self.start: "" if rule.start is None else f"{rule.start:g}",
+            self.end: "" if rule.end is None else f"{rule.end:g}",
+        }
         return {
             self.welcome: gr.Column(visible=False),
             self.watch: gr.Column(visible=True),
@@ -159,7 +176,12 @@ class AskTab(AskLayout):
             self.about: draw("about", medium=medium),
             self.planned: gr.Column(visible=True),
             self.frames: frames,
-            self.estimate: self.plan(start),
+            self.fps: gr.Number(fps, visible=medium.media.kind != "image"),
+            **{
+                box: gr.Textbox(value, visible=medium.media.has_clock)
+                for box, value in part.items()
+            },
+            self.estimate: self.plan(visitor, "", True, number, fps, *part.values()),
             **self._talk(visitor),
         }
 
@@ -176,10 +198,15 @@ class AskTab(AskLayout):
             **self._talk(visitor),
         }
 
-    def plan(self, frames: int) -> str:
-        """Say what watching so many frames takes."""
-        planned = self.engine.plan(int(frames))
-        return draw("estimate", plan=planned, seconds=self.setting.speed.seconds(planned))
+    def plan(self, visitor: Visitor, question: str, remember: bool, *how: Any) -> str:
+        """Say what a question takes, as far as it is typed."""
+        if visitor.medium is None:
+            return ""
+        try:
+            watching = watching_of(visitor.medium, *how)
+        except LongVAError as error:
+            return draw("cannot", problem=error.message)
+        return estimate(self.setting, visitor, watching, question, remember)
 
     async def forget_conversation(self, visitor: Visitor) -> dict:
         """Start a new conversation about the same medium."""
@@ -226,7 +253,7 @@ class AskTab(AskLayout):
         final: dict[Any, Any] = self._talk(visitor)
         if turn.answer is not None and turn in visitor.turns:
             final[self.timeline] = _timeline(visitor, medium)
-            final[self.estimate] = self.plan(turn.answer.frames)
+            final[self.estimate] = estimate(self.setting, visitor, turn.watching, "", turn.remember)
             said = turn.answer.to_json() | {"media": medium.path.name}
             final[self.call.answer] = to_json(said, indent=2, ensure_ascii=False)
         yield final
@@ -273,8 +300,8 @@ def _timeline(visitor: Visitor, medium: Medium) -> str:
 
 def _turn(visitor: Visitor, medium: Medium, question: str, values: Sequence[Any]) -> Turn:
     """Make a turn of a question and the values of the page's controls, in their order there."""
-    frames, remember, evidence, max_new_tokens, temperature, top_p, seed = values
-    by_clock = medium.is_image or int(frames) == medium.suggested
+    frames, fps, start, end, *values = values
+    remember, evidence, max_new_tokens, temperature, top_p, seed = values
     return Turn(
         question=Question(
             text=question,
@@ -283,10 +310,7 @@ def _turn(visitor: Visitor, medium: Medium, question: str, values: Sequence[Any]
             max_new_tokens=int(max_new_tokens),
             evidence=None,  # the timeline shows the attention on every frame
         ),
-        watching=Watching(
-            digests=(medium.digest,),
-            sampling=ONE_A_SECOND if by_clock else FrameSampling(num_frames=int(frames)),
-        ),
+        watching=watching_of(medium, frames, fps, start, end),
         evidence=int(evidence),
         remember=remember,
     )

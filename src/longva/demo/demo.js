@@ -77,10 +77,24 @@ function light_up() {
   bring_into_sight(document.querySelector(`.lv-frame[data-frame="${best}"]`) ?? lit);
 }
 
+// Whoever hears the page is told an answer once, when it is whole.
+let announced = "";
+function announce() {
+  const turn = document.querySelector(".lv-turn:last-child:is(.lv-done, .lv-failed, .lv-stopped)");
+  const said = turn?.querySelector(".lv-answer, .lv-problem")?.textContent ?? "";
+  const which = turn ? `${document.querySelectorAll(".lv-turn").length} ${said}` : "";
+  if (which && which !== announced) {
+    document.getElementById("lv-live").textContent =
+      turn.matches(".lv-stopped") ? `Stopped. ${said}` : `Answer: ${said}`;
+  }
+  announced = which;
+}
+
 new MutationObserver((changes) => {
   const changed = (id) => changes.some((change) => change.target.closest?.(id));
   if (changed("#lv-strip")) light_up();  // what the new answer looked at most comes into sight
   const talk = document.getElementById("lv-talk");
+  if (changed("#lv-talk")) announce();
   if (changed("#lv-talk") && following) talk.scrollTop = talk.scrollHeight;
 }).observe(document.body, { childList: true, subtree: true });
 

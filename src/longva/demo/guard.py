@@ -10,10 +10,11 @@ import asyncio
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from html import escape
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADERS = {
@@ -168,8 +169,16 @@ class Guard:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
 
+        lost = False  # a person at an address where there is nothing
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal lost
+            if lost:
+                return
             if message["type"] == "http.response.start":
+                lost = message["status"] == 404 and _is_page(scope)
+                if lost:
+                    return await _nothing_here(scope)(scope, receive, send)
                 added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
                 message["headers"] = [*message.get("headers", []), *added]
             await send(message)
@@ -222,6 +231,20 @@ class Guard:
     def _is_own(self, origin: str, host: str) -> bool:
         page = urlsplit(origin).netloc.lower()
         return page == host.lower() != "" or _name(origin) in self.origins
+
+
+def _is_page(scope: Scope) -> bool:
+    accepted = [value for name, value in scope["headers"] if name.lower() == b"accept"]
+    return scope["method"] == "GET" and any(b"text/html" in value for value in accepted)
+
+
+def _nothing_here(scope: Scope) -> Response:
+    home = escape(f"{scope.get('root_path', '')}/")
+    page = f"""<!doctype html><html lang="en"><meta charset="utf-8">
+<title>LongVA: nothing here</title>
+<body style="font: 1rem/1.5 sans-serif; margin: 15vh auto; max-width: 40ch">
+<h1>Nothing here</h1><p>The demo has one page: <a href="{home}">watch and ask</a>.</p>"""
+    return HTMLResponse(page, status_code=404, headers=HEADERS)
 
 
 _FULL = PlainTextResponse("The demo holds as many uploads as it may. Try later.", status_code=507)

@@ -1,10 +1,11 @@
 """How long watching takes on this machine.
 
 Seconds need a rate in FLOP/s. Before anything was watched it is the rate of a matrix product times
-the share of it that the planner assumes; afterwards it is the rate that the longest watching so far
-reached.
+the share of it that the planner assumes; afterwards it is that of the measured watching whose size
+is the nearest, so that the same again is estimated as what it took.
 """
 
+import math
 import time
 
 import torch
@@ -26,7 +27,7 @@ class Speed:
 
     def __init__(self, flops_per_second: float):
         self.flops_per_second = flops_per_second
-        self._longest = 0.0  # FLOP of the watching that the rate comes from
+        self._measured: dict[float, float] = {}  # FLOP of a watching: seconds that it took
 
     @classmethod
     def of(cls, longva: LongVA) -> "Speed":
@@ -40,12 +41,15 @@ class Speed:
         return cls(UTILISATION * 2 * side**3 / (time.perf_counter() - started))
 
     def learn(self, plan: Plan, seconds: float) -> None:
-        """Take the rate of a watching, unless a longer one is known."""
-        flops = plan.prefill_flops
-        if flops is not None and flops >= self._longest and seconds > 0:
-            self._longest = flops
-            self.flops_per_second = flops / seconds
+        """Remember how long a watching took; the latest of a size counts."""
+        if plan.prefill_flops and seconds > 0:
+            self._measured[plan.prefill_flops] = seconds
 
     def seconds(self, plan: Plan) -> float | None:
         """Estimate how long a watching takes; None where the model's operations are not known."""
-        return None if plan.prefill_flops is None else plan.prefill_flops / self.flops_per_second
+        if not (flops := plan.prefill_flops):
+            return None
+        if not self._measured:
+            return flops / self.flops_per_second
+        nearest = min(self._measured, key=lambda known: abs(math.log(known / flops)))
+        return self._measured[nearest] * flops / nearest

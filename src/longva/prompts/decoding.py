@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from longva.errors import LongVAError
+from longva.prompts.constraint import Constraint, ConstraintProcessor
 from longva.prompts.kv_cache import SymbolSequence, most_probable
 from longva.prompts.reader import PromptReader
 
@@ -52,6 +53,12 @@ class Sampling:
     ignore_eos: bool = False
     """What ends a text or a turn does not end the answer."""
 
+    constraint: Constraint | None = None
+    """The form that the answer has."""
+
+    logprobs: int | None = None
+    """How many of the most probable tokens to report beside each that is chosen; None: nothing."""
+
     def __post_init__(self) -> None:
         warm = self.temperature == 0 or 1e-3 <= self.temperature <= 1e3
         shares = 0 < self.top_p <= 1 and 0 <= self.min_p <= 1
@@ -63,6 +70,21 @@ class Sampling:
                 "a repetition_penalty of 0.01 to 100, top_k, min_tokens and stop_token_ids of at "
                 f"least 0, and a seed from 0 to 2^63 - 1, got {self}"
             )
+        if self.constraint is not None and (self.min_tokens or self.ignore_eos):
+            raise LongVAError(
+                "an answer of a given form ends where the form does: leave min_tokens and "
+                "ignore_eos out."
+            )
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token of an answer, and how probable it was to the model, whatever was asked of it."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    """The most probable tokens in its place."""
 
 
 def chooser(
@@ -70,6 +92,9 @@ def chooser(
     device: torch.device,
     sampling: Sampling | None = None,
     prompt: Tensor | None = None,
+    *,
+    tokenizer: Any = None,
+    told: list[TokenLogprob] | None = None,
 ) -> Callable[[Tensor], Tensor]:
     """Return the function that chooses an answer's next token, [1], of logits [1, V].
 
@@ -78,6 +103,8 @@ def chooser(
         device: of the logits.
         sampling: default: the most probable token.
         prompt: [n] its token ids, which `repetition_penalty` counts.
+        tokenizer: of the model, for a `constraint`.
+        told: to which `logprobs` are appended.
     """
     sampling = sampling or Sampling()
     ids = torch.empty(1, 0, dtype=torch.long) if prompt is None else prompt[None]
@@ -93,6 +120,9 @@ def chooser(
         )
     if generation is not None and generation.suppress_tokens:
         steps.append(SuppressTokensLogitsProcessor(generation.suppress_tokens, device=str(device)))
+    if sampling.constraint is not None:
+        ends = stop_tokens(generation, sampling)
+        steps.append(ConstraintProcessor(sampling.constraint, tokenizer, [*ends], ids.shape[1]))
     if sampling.temperature > 0:
         # Callers may give a whole number; transformers insists on a float.
         steps.append(TemperatureLogitsWarper(float(sampling.temperature)))
@@ -106,15 +136,23 @@ def chooser(
 
     def choose(logits: Tensor) -> Tensor:
         nonlocal ids
-        logits = steps(ids, logits)  # pyright: ignore  # [1, V]
+        left = steps(ids, logits)  # pyright: ignore  # [1, V]
         if sampling.temperature == 0:
-            token = most_probable(logits)
+            token = most_probable(left)
         else:
-            token = torch.multinomial(logits.softmax(-1), 1, generator=generator)[0]
+            token = torch.multinomial(left.softmax(-1), 1, generator=generator)[0]
+        if told is not None and sampling.logprobs is not None:
+            told.append(_logprob(logits[0].log_softmax(-1), int(token), sampling.logprobs))
         ids = torch.cat([ids, token[None]], dim=1)
         return token
 
     return choose
+
+
+def _logprob(logprobs: Tensor, token: int, count: int) -> TokenLogprob:
+    values, tokens = logprobs.topk(min(count, len(logprobs)))
+    top = tuple(zip(tokens.tolist(), values.tolist(), strict=True))
+    return TokenLogprob(token, float(logprobs[token]), top)
 
 
 def decode(
@@ -162,6 +200,7 @@ class AnswerText:
         ids: tokens so far, without the one that ends the answer.
         text: of the whole answer, once it is there.
         finish_reason: `stop`, or `length` of an answer that was cut.
+        logprobs: of the tokens chosen, the one that ends the answer included; empty if not wanted.
     """
 
     def __init__(
@@ -177,7 +216,10 @@ class AnswerText:
     ):
         generation: Any = model.generation_config
         sampling = sampling or Sampling()
-        self.choose = chooser(generation, model.device, sampling, prompt)
+        self.logprobs: list[TokenLogprob] = []
+        self.choose = chooser(
+            generation, model.device, sampling, prompt, tokenizer=tokenizer, told=self.logprobs
+        )
         self.limit = min(max_new_tokens, room)
         self._tokenizer, self._stop = tokenizer, stop
         self._stops = stop_tokens(generation, sampling)

@@ -7,12 +7,15 @@ from functools import partial
 
 from longva.media.medium import Media
 from longva.serve.errors import ApiError, as_api_error
-from longva.serve.media.check import open_within
+from longva.serve.media.check import FrameList, open_within
 from longva.serve.media.fetch import MediaFetcher
 from longva.serve.media.kept import StoredMedium
 from longva.watching.engine import Engine, Question
 from longva.watching.events import EventStream, Failed, Progress
 from longva.watching.store import Watching
+
+EVERY_FRAME = 1000.0
+"""Frames a second that no list of pictures exceeds."""
 
 
 class Answering(EventStream):
@@ -25,6 +28,7 @@ class Answering(EventStream):
         question: what to answer.
         urls: of the media.
         watching: how to watch them; their digests are not known yet.
+        times: of the pictures of videos that are given as lists of pictures.
 
     Raises:
         QueueFullError: too many requests wait already.
@@ -38,8 +42,10 @@ class Answering(EventStream):
         question: Question,
         urls: Sequence[str],
         watching: Watching,
+        times: FrameList | None = None,
     ):
         super().__init__(engine.worker, client)
+        self._times = times or FrameList()
         self._engine, self._fetcher, self._limits = engine, fetcher, fetcher.limits
         self._stored: list[StoredMedium] = []
         self._preparing = asyncio.create_task(self._prepare(question, urls, watching))
@@ -67,10 +73,17 @@ class Answering(EventStream):
             if urls:
                 most = self._engine.store.max_frames
                 most = min(self._limits.frames or most, most) // len(urls)
+                rule = watching.sampling
+                listed = any(medium.frames for medium in self._stored)
+                if listed and rule.num_frames is None and rule.fps is None:
+                    # Whoever lists frames has chosen them: every one is taken, once.
+                    rule = replace(rule, fps=EVERY_FRAME, max_frames=rule.max_frames or most)
+                else:
+                    rule = rule.or_default(most)
                 watching = replace(
                     watching,
-                    sampling=watching.sampling.or_default(most),
-                    digests=tuple(medium.digest for medium in self._stored),
+                    sampling=rule,
+                    digests=tuple(map(self._identity, self._stored)),
                 )
             else:
                 watching = Watching()
@@ -79,12 +92,16 @@ class Answering(EventStream):
         except Exception as error:
             self.emit(Failed(error))
 
+    def _identity(self, medium: StoredMedium) -> str:
+        """What a session finds a medium by: its content, and the times that a list is given."""
+        return f"{medium.digest} {self._times}" if medium.frames else medium.digest
+
     def _report(self, done: int, total: int) -> None:
         self.emit(Progress("fetch", done, total))
 
     def _open(self, watching: Watching) -> list[Media]:
         media = [
-            open_within(medium.file, self._limits, f"medium {number}")
+            open_within(medium.file, self._limits, f"medium {number}", medium.frames, self._times)
             for number, medium in enumerate(self._stored, start=1)
         ]
         longva, most = self._engine.longva, self._limits.frames

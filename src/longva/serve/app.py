@@ -1,7 +1,6 @@
 """The API: chat completions, models, health and metrics."""
 
 import asyncio
-import secrets
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -10,28 +9,27 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from longva import __version__
-from longva.media.sampling import FrameSampling
-from longva.prompts.decoding import Sampling
-from longva.serve import schema
+from longva.serve import replies, schema
 from longva.serve.answering import Answering
-from longva.serve.conversation import encodable, read_conversation
+from longva.serve.conversation import encodable
 from longva.serve.errors import ApiError, as_api_error
+from longva.serve.forms import ChatForm, ResponsesForm, TextForm
 from longva.serve.gate import RequestGuard
 from longva.serve.json_body import BoundedRoute
-from longva.serve.limits import Limits
 from longva.serve.media.fetch import MediaFetcher
 from longva.serve.metrics import Metrics
+from longva.serve.question import frame_list_of, question_of, watching_of
 from longva.serve.reply import Reply
-from longva.watching.engine import Engine, Question
-from longva.watching.features import FrameSettings
-from longva.watching.store import Watching
+from longva.serve.responses import ResponseAnswer, ResponsesRequest
+from longva.watching.engine import Engine
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schema.ErrorBody, "description": words}
+    status: {"model": replies.ErrorBody, "description": words}
     for status, words in {
         400: "The request, or one of its media, cannot be used.",
         401: "No valid API key.",
@@ -95,11 +93,16 @@ def create_app(
         )
     app.router.route_class = BoundedRoute
     _add_error_handlers(app)
-    text_config = engine.longva.model.config.text_config
-    card = schema.ModelCard(
-        id=model_name, created=int(time.time()), max_model_len=text_config.max_position_embeddings
+    config = engine.longva.model.config.get_text_config(decoder=True)
+    card = replies.ModelCard(
+        id=model_name, created=int(time.time()), max_model_len=config.max_position_embeddings
     )
 
+    @app.get("/version")
+    async def version() -> dict[str, str]:
+        return {"version": __version__}
+
+    @app.get("/health", responses={503: ERRORS[503]})
     @app.get("/healthz", responses={503: ERRORS[503]})
     async def health() -> dict[str, str]:
         if not engine.worker.alive:
@@ -111,36 +114,49 @@ def create_app(
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models", responses={401: ERRORS[401]})
-    async def models() -> schema.ModelList:
-        return schema.ModelList(data=[card])
+    async def models() -> replies.ModelList:
+        return replies.ModelList(data=[card])
 
     @app.get("/v1/models/{name:path}", responses={n: ERRORS[n] for n in (400, 401, 404)})
-    async def model(name: str) -> schema.ModelCard:
+    async def model(name: str) -> replies.ModelCard:
         _check_model(name, model_name)
         return card
 
     @app.post(
         "/v1/chat/completions",
-        response_model=schema.ChatAnswer,
+        response_model=replies.ChatAnswer,
         responses={200: {"content": {"text/event-stream": {}}}, **ERRORS},
     )
     async def chat_completions(body: schema.ChatRequest, request: Request) -> Response:
+        return await ask(body, request, ChatForm)
+
+    @app.post(
+        "/v1/completions",
+        response_model=replies.CompletionAnswer,
+        responses={200: {"content": {"text/event-stream": {}}}, **ERRORS},
+    )
+    async def completions(body: schema.CompletionRequest, request: Request) -> Response:
+        return await ask(body, request, TextForm)
+
+    @app.post(
+        "/v1/responses",
+        response_model=ResponseAnswer,
+        responses={200: {"content": {"text/event-stream": {}}}, **ERRORS},
+    )
+    async def responses(body: ResponsesRequest, request: Request) -> Response:
+        try:
+            chat = body.chat()
+        except ValidationError as error:
+            raise RequestValidationError(error.errors()) from error
+        return await ask(chat, request, ResponsesForm)
+
+    async def ask(body: schema.ChatRequest, request: Request, form: type[ChatForm]) -> Response:
         _check_model(body.model, model_name)
-        question, urls = _question(body, fetcher.limits)
-        how = body.longva
-        watching = Watching(
-            sampling=FrameSampling(
-                num_frames=how.frames,
-                fps=how.fps,
-                max_frames=how.max_frames,
-                start=how.start,
-                end=how.end,
-            ),
-            settings=FrameSettings(fit=how.fit, named=False),  # media are their content
-        )
-        answering = Answering(engine, fetcher, request.state.client, question, urls, watching)
-        reply = Reply(answering, body, model_name, metrics, keep_alive)
-        return await reply.respond(request)
+        question, urls = await asyncio.to_thread(question_of, body, fetcher.limits)
+        media = urls, watching_of(body), frame_list_of(body)
+        answering = Answering(engine, fetcher, request.state.client, question, *media)
+        told = form(body, engine.longva.processor.tokenizer)
+        return await Reply(answering, told, metrics, keep_alive).respond(request)
 
     return app
 
@@ -149,55 +165,6 @@ def _check_model(name: str, served: str) -> None:
     if name != served:
         message = f"this server has one model: {served!r}."
         raise ApiError(message, status=404, code="model_not_found", param="model")
-
-
-def _question(body: schema.ChatRequest, limits: Limits) -> tuple[Question, Sequence[str]]:
-    """Check what can be checked before anything is fetched; return the question and media URLs.
-
-    Raises:
-        ApiError: beyond a limit.
-        LongVAError: a chat that the session cannot answer.
-    """
-    characters = sum(len(message.text()) for message in body.messages)
-    if characters > limits.prompt_characters:
-        raise ApiError(
-            f"the messages have {characters:,} characters, {limits.prompt_characters:,} are "
-            "allowed.",
-            code="context_length_exceeded",
-            param="messages",
-        )
-    conversation = read_conversation(body.messages)
-    if len(conversation.media) > limits.media:
-        raise ApiError(
-            f"a conversation may have {limits.media} media, got {len(conversation.media)}.",
-            code="too_many_media",
-            param="messages",
-        )
-    tokens = [t for t in (body.max_completion_tokens, body.max_tokens) if t is not None]
-    most = min([*tokens[:1], limits.new_tokens])
-    if (body.min_tokens or 0) > most:
-        message = f"min_tokens is {body.min_tokens}, but the answer may have {most} tokens."
-        raise ApiError(message, param="min_tokens")
-    temperature = body.temperature or 0.0
-    question = Question(
-        text=conversation.question,
-        history=conversation.history,
-        sampling=Sampling(
-            temperature=0.0 if temperature < 1e-3 else temperature,
-            top_p=1.0 if body.top_p is None else max(body.top_p, 1e-6),
-            top_k=max(0, body.top_k or 0),
-            min_p=body.min_p or 0.0,
-            repetition_penalty=body.repetition_penalty or 1.0,
-            min_tokens=body.min_tokens or 0,
-            stop_token_ids=tuple(body.stop_token_ids or ()),
-            ignore_eos=bool(body.ignore_eos),
-            seed=secrets.randbits(63) if body.seed is None else body.seed % 2**63,
-        ),
-        max_new_tokens=most,
-        evidence=body.longva.evidence,
-        stop=tuple(body.stops()),
-    )
-    return question, conversation.media
 
 
 def _add_error_handlers(app: FastAPI) -> None:

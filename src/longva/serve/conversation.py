@@ -33,13 +33,16 @@ class Conversation:
     """Earlier messages: `role` (`user` or `assistant`) and `content`, which is text."""
 
     question: str
+    begins: str = ""
+    """How the answer begins."""
 
 
-def read_conversation(messages: Sequence[ChatMessage]) -> Conversation:
+def read_conversation(messages: Sequence[ChatMessage], *, goes_on: bool = False) -> Conversation:
     """Put a chat into the order in which a session takes it.
 
     Args:
         messages: as sent.
+        goes_on: the last message is the assistant's, and is to be gone on with.
 
     Raises:
         LongVAError: the chat does not begin (after the system) and end with the user, somebody else
@@ -47,6 +50,13 @@ def read_conversation(messages: Sequence[ChatMessage]) -> Conversation:
     """
     system = [m.text() for m in messages if m.role in ("system", "developer")]
     spoken = [m for m in messages if m.role in ("user", "assistant")]
+    begins = ""
+    if goes_on:
+        if not spoken or spoken[-1].role != "assistant":
+            raise LongVAError(
+                "continue_final_message needs a last message of the assistant, to go on with."
+            )
+        begins = encodable(spoken.pop().text())
     if not spoken or spoken[0].role != "user" or spoken[-1].role != "user":
         raise LongVAError("messages must begin (after any system message) and end with a user's.")
     if any(m.media() for m in messages if m.role != "user"):
@@ -66,7 +76,9 @@ def read_conversation(messages: Sequence[ChatMessage]) -> Conversation:
             check_question(words)
         turns.append({"role": "user", "content": "\n\n".join(said)})
     *history, last = turns
-    return Conversation(media=tuple(media), history=tuple(history), question=last["content"])
+    return Conversation(
+        media=tuple(media), history=tuple(history), question=last["content"], begins=begins
+    )
 
 
 def encodable(text: str) -> str:

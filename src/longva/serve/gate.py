@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from longva.finite import to_json
 from longva.serve.errors import ApiError
 from longva.serve.limits import Limits
 from longva.serve.metrics import Metrics
@@ -19,7 +20,10 @@ from longva.serve.metrics import Metrics
 BODIES_HELD = 4
 """Bodies of the largest size that may be held at a time."""
 
-PATHS = ("/v1/chat/completions", "/v1/models", "/healthz", "/metrics", "/openapi.json")
+PATHS = (
+    *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/models"),
+    *("/healthz", "/health", "/version", "/metrics", "/openapi.json"),
+)
 
 
 class RequestGuard:
@@ -51,20 +55,29 @@ class RequestGuard:
         """Let a request through, or answer it."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        status = 0
+        status, streams, ended = 0, False, False
 
         async def counting(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
+            nonlocal status, streams, ended
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                kinds = [value for name, value in message["headers"] if name == b"content-type"]
+                streams = any(kind.startswith(b"text/event-stream") for kind in kinds)
+            elif not message.get("more_body", False):
+                ended = True
             await send(message)
 
         with self.metrics.in_flight.track_inprogress():
             try:
                 await self._pass(scope, receive, counting)
             except asyncio.CancelledError:  # the server ends, and has waited long enough
+                error = ApiError("the server is shutting down.", status=503, retry_after=10)
                 if not status:
-                    error = ApiError("the server is shutting down.", status=503, retry_after=10)
                     await _response(error)(scope, receive, counting)
+                elif not ended:  # the status has been sent: the error comes where the answer would
+                    told = to_json(error.body())
+                    body = (f"data: {told}\n\n" if streams else told).encode()
+                    await counting({"type": "http.response.body", "body": body})
             finally:
                 path = next((path for path in PATHS if scope["path"].startswith(path)), "other")
                 self.metrics.requests.labels(path, str(status or "none")).inc()

@@ -76,6 +76,7 @@ def run(
             max_bytes=session_bytes,
             max_waiting=limits.waiting,
             max_waiting_per_client=limits.waiting_per_client,
+            decode_seconds=limits.decode_seconds,
         )
         app = create_app(engine, fetcher, **serving)
         uvicorn.run(

@@ -48,8 +48,14 @@ class Limits:
     animation_bytes: int = 32 * 2**20
     """Of their files: a GIF tells how many pictures it holds only when all of it is read."""
 
+    listed_frames: int = 4096
+    """Pictures of a video that is given as a list of them."""
+
     frames: int | None = None
     """Watched frames of one conversation; None leaves the model's context and memory as limits."""
+
+    decode_seconds: float = 1800.0
+    """That one question may wait for its media to be decoded; others are answered meanwhile."""
 
     fetch_seconds: float = 300.0
     """To download one medium, or for a request to arrive."""

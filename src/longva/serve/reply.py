@@ -9,41 +9,35 @@ An answer may take minutes to begin. What a client receives meanwhile:
 """
 
 import asyncio
-import secrets
 import time
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from longva.finite import to_json
-from longva.serve import schema
 from longva.serve.answering import Answering
+from longva.serve.errors import ApiError
+from longva.serve.forms import ChatForm, usage_of
 from longva.serve.metrics import Metrics
 from longva.watching.answer import Answer
 from longva.watching.events import Event, Failed, Finished, Progress, Text, Watched
 
 
 class Reply:
-    """Turns the events of a question into an HTTP response."""
+    """Turns the events of a question into an HTTP response.
 
-    def __init__(
-        self,
-        answering: Answering,
-        body: schema.ChatRequest,
-        model_name: str,
-        metrics: Metrics,
-        keep_alive: float,
-    ):
-        self._answering, self._body, self._metrics = answering, body, metrics
-        self._keep_alive = keep_alive
+    Args:
+        answering: the events.
+        form: what they are written as.
+        metrics: count tokens and seconds.
+        keep_alive: see above.
+    """
+
+    def __init__(self, answering: Answering, form: ChatForm, metrics: Metrics, keep_alive: float):
+        self._answering, self._form, self._metrics = answering, form, metrics
+        self._body, self._keep_alive = form.body, keep_alive
         self._reused = False
-        self._head = {
-            "id": f"chatcmpl-{secrets.token_hex(12)}",
-            "created": int(time.time()),
-            "model": model_name,
-        }
 
     async def respond(self, request: Request) -> Response:
         """Respond with the first event that the client is told; end if it has disconnected."""
@@ -59,7 +53,7 @@ class Reply:
                 raise event.error
             if isinstance(event, Finished) and not self._body.stream:
                 self._answering.close()
-                return JSONResponse(self._completion(event.result))
+                return JSONResponse(self._form.whole(*self._told(event.result)))
             return self._started(event)
         except BaseException:
             self._answering.close()
@@ -104,81 +98,58 @@ class Reply:
                     yield to_json(event.error.body())
                     return
                 if isinstance(event, Finished):
-                    yield to_json(self._completion(event.result))
+                    yield to_json(self._form.whole(*self._told(event.result)))
                     return
         finally:
             self._answering.close()
 
     async def _stream(self, event: Event | None) -> AsyncIterator[str]:
         """Server-sent events: chunks, and comments while there is nothing to chunk."""
+        form = self._form
         try:
-            yield self._chunk({"role": "assistant", "content": ""})
+            for chunk in form.begin():
+                yield chunk
             while True:
+                chunks: Iterator[str] = iter(())
                 if event is None:
                     yield ": waiting\n\n"
                 elif isinstance(event, Progress):
                     yield f": {event.stage} {event.done}/{event.total}\n\n"
                     if self._body.longva.progress:
-                        yield self._chunk({}, longva={"progress": vars(event)})
-                elif isinstance(event, Text):
-                    if event.text:
-                        yield self._chunk({"content": event.text})
+                        chunks = form.progress(vars(event))
+                elif isinstance(event, Text) and event.text:
+                    chunks = form.text(event.text, event.number)
                 elif isinstance(event, Failed):
-                    yield f"data: {to_json(event.error.body())}\n\n"
-                    return
+                    assert isinstance(event.error, ApiError)
+                    chunks = form.failed(event.error)
                 elif isinstance(event, Finished):
-                    answer = event.result
-                    yield self._chunk({}, answer.finish_reason, longva=self._about(answer))
-                    options = self._body.stream_options
-                    if options and options.include_usage:
-                        yield self._chunk(None, usage=_usage(answer))
-                    yield "data: [DONE]\n\n"
+                    chunks = form.end(*self._told(event.result))
+                for chunk in chunks:
+                    yield chunk
+                if isinstance(event, Failed | Finished):
                     return
                 event = await self._next(begun=True)
         finally:
             self._answering.close()
 
-    def _chunk(self, delta: dict | None, finish_reason: str | None = None, **more: Any) -> str:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        choices = [] if delta is None else [choice]
-        chunk = {**self._head, "object": "chat.completion.chunk", "choices": choices, **more}
-        return f"data: {to_json(chunk)}\n\n"
-
-    def _completion(self, answer: Answer) -> dict:
-        message = {"role": "assistant", "content": answer.text, "refusal": None}
-        ended = {"logprobs": None, "finish_reason": answer.finish_reason}
-        return {
-            **self._head,
-            "object": "chat.completion",
-            "choices": [{"index": 0, "message": message, **ended}],
-            "usage": _usage(answer),
-            "longva": self._about(answer),
-        }
-
-    def _about(self, answer: Answer) -> dict:
-        """Return the `longva` object of an answer, and count the answer in the metrics."""
-        self._metrics.tokens.labels("prompt").inc(answer.prompt_tokens)
-        self._metrics.tokens.labels("answer").inc(answer.answer_tokens)
-        for stage, seconds in answer.timings.items():
+    def _told(self, first: Answer) -> tuple[list[Answer], dict, dict]:
+        """Return answers, usage and the `longva` object; count the answers in the metrics."""
+        answers = [first, *first.alternatives]
+        self._metrics.tokens.labels("prompt").inc(first.prompt_tokens)
+        self._metrics.tokens.labels("answer").inc(sum(one.answer_tokens for one in answers))
+        for stage, seconds in first.timings.items():
             if stage == "answer" or not self._reused:
                 self._metrics.stages.labels(stage).observe(seconds)
-        return {
-            "evidence": answer.to_json()["evidence"],
-            "frames": answer.frames,
-            "notes": answer.notes,
+        about = {
+            "evidence": first.to_json()["evidence"],
+            "frames": first.frames,
+            "notes": first.notes,
             "reused": self._reused,
-            "timings": answer.timings,
+            "timings": first.timings,
         }
+        return answers, usage_of(answers, reused=self._reused), about
 
 
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _usage(answer: Answer) -> dict[str, int]:
-    return {
-        "prompt_tokens": answer.prompt_tokens,
-        "completion_tokens": answer.answer_tokens,
-        "total_tokens": answer.prompt_tokens + answer.answer_tokens,
-    }

@@ -2,20 +2,23 @@
 
 A field that is not served is refused by its name, so that no answer is taken for what it is not.
 Let through are null, what is known never to change an answer (`user`, `store`, `metadata` ...), and
-values that are what is done anyway (`tools: []`, `logprobs: false` ...).
+values that are what is done anyway (`tools: []`, `presence_penalty: 0` ...).
 """
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from longva.watching.answer import Evidence
+from longva.errors import LongVAError
+from longva.prompts.constraint import Constraint
 
 Roles = Literal["system", "developer", "user", "assistant"]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 PartTime = Annotated[Number, Field(ge=0)] | Annotated[str, Field(max_length=32)]
+MOST_ANSWERS = 8
 StopText = Annotated[str, Field(max_length=1000)]
 """Bounded: after every token the answer's end is compared with each of its beginnings."""
 
@@ -35,11 +38,12 @@ class Known(BaseModel):
     def _leave_out_what_changes_nothing(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
+        served = {info.alias or name for name, info in cls.model_fields.items()}
         for name, value in data.items():
-            known = name in cls.model_fields or name in cls.ignored
+            known = name in served or name in cls.ignored
             if not known and value is not None and value not in cls.neutral.get(name, ()):
                 raise ValueError(f"{name[:100]} is not supported by this server: leave it out")
-        return {name: value for name, value in data.items() if name in cls.model_fields}
+        return {name: value for name, value in data.items() if name in served}
 
 
 class TextPart(Known):
@@ -149,6 +153,82 @@ class StreamOptions(Known):
     include_usage: bool | None = None
 
 
+class JsonSchema(Known):
+    """A schema by a name, as OpenAI has it."""
+
+    ignored = frozenset({"name", "description", "strict"})
+
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(Known):
+    """What form the answer has."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    def constraint(self) -> Constraint | None:
+        """Return the form; None for any text."""
+        if self.type == "json_schema":
+            if self.json_schema is None:
+                raise LongVAError("a response_format of the type json_schema needs a json_schema.")
+            return Constraint.json(self.json_schema.schema_)
+        return Constraint.json({"type": "object"}) if self.type == "json_object" else None
+
+
+class StructuredOutputs(Known):
+    """The same as vLLM has it: one of these."""
+
+    neutral = {"disable_any_whitespace": (True, False), "disable_fallback": (True, False)}
+
+    json_: dict[str, Any] | Annotated[str, Field(max_length=100_000)] | None = Field(
+        default=None, alias="json"
+    )
+    regex: str | None = Field(default=None, max_length=10_000)
+    choice: list[str] | None = Field(default=None, max_length=1024)
+    json_object: bool | None = None
+
+    def constraints(self) -> list[Constraint]:
+        """Return what is given."""
+        given: list[Constraint] = []
+        if self.json_ is not None:
+            given.append(Constraint.json(_object(self.json_)))
+        if self.regex is not None:
+            given.append(Constraint.regex(self.regex))
+        if self.choice is not None:
+            given.append(Constraint.choice(self.choice))
+        return given + ([Constraint.json({"type": "object"})] if self.json_object else [])
+
+
+def _object(given: dict[str, Any] | str) -> dict[str, Any]:
+    """Read a schema that may be given as its text."""
+    try:
+        value = json.loads(given) if isinstance(given, str) else given
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise LongVAError("a JSON schema is an object, or the text of one.")
+    return value
+
+
+class VideoIo(Known):
+    """How videos are read, as vLLM has it; for a list of frames, which frames these are."""
+
+    ignored = frozenset({"total_num_frames", "duration", "do_sample_frames", "video_backend"})
+
+    num_frames: int | None = Field(default=None, ge=1, le=1_000_000)
+    fps: Number | None = Field(default=None, gt=0, le=1000)
+    frames_indices: list[Annotated[int, Field(ge=0, lt=2**31)]] | None = None
+
+
+class MediaIo(Known):
+    """How media are read."""
+
+    neutral = {"image": ({},)}
+
+    video: VideoIo = Field(default_factory=VideoIo)
+
+
 class ChatRequest(Known):
     """The body of POST /v1/chat/completions."""
 
@@ -160,12 +240,11 @@ class ChatRequest(Known):
         }
     )
     neutral = {
-        "add_generation_prompt": (True,),
+        "add_generation_prompt": (True, False),  # False goes with `continue_final_message`
         "add_special_tokens": (False,),
         "bad_words": ([],),
         "best_of": (1,),
         "chat_template_kwargs": ({},),
-        "continue_final_message": (False,),
         "documents": ([],),
         "echo": (False,),
         "frequency_penalty": (0,),
@@ -174,20 +253,16 @@ class ChatRequest(Known):
         "include_stop_str_in_output": (False,),
         "length_penalty": (1,),
         "logit_bias": ({},),
-        "logprobs": (False,),
-        "media_io_kwargs": ({},),
         "mm_processor_kwargs": ({},),
         "modalities": (["text"],),
         "presence_penalty": (0,),
         "reasoning_effort": ("none",),
-        "response_format": ({"type": "text"},),
         "return_token_ids": (False,),
         "return_tokens_as_token_ids": (False,),
         "skip_special_tokens": (True,),
         "spaces_between_special_tokens": (True,),
         "tool_choice": ("none", "auto"),
         "tools": ([],),
-        "top_logprobs": (0,),
         "use_beam_search": (False,),
         "verbosity": ("medium",),
         "vllm_xargs": ({},),
@@ -213,8 +288,36 @@ class ChatRequest(Known):
     max_completion_tokens: int | None = Field(default=None, ge=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None
-    n: Literal[1] | None = None
+    n: int | None = Field(default=None, ge=1, le=MOST_ANSWERS)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    """As in vLLM's API, like the next three, its older names of the same."""
+
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = Field(default=None, max_length=10_000)
+    guided_choice: list[str] | None = Field(default=None, max_length=1024)
+    continue_final_message: bool | None = None
+    """Go on with the last message, which is the assistant's."""
+
+    media_io_kwargs: MediaIo = Field(default_factory=MediaIo)
     longva: LongVAOptions = Field(default_factory=LongVAOptions)
+
+    def constraint(self) -> Constraint | None:
+        """Return the form of the answer.
+
+        Raises:
+            LongVAError: it cannot be used, or several are given.
+        """
+        older = {"json": self.guided_json, "regex": self.guided_regex, "choice": self.guided_choice}
+        given = StructuredOutputs.model_validate(older).constraints()
+        given += self.structured_outputs.constraints() if self.structured_outputs else []
+        if self.response_format and (form := self.response_format.constraint()):
+            given.append(form)
+        if len(given) > 1:
+            raise LongVAError("an answer has one form: give one of response_format and the others.")
+        return next(iter(given), None)
 
     def stops(self) -> list[str]:
         """Texts that end the answer."""
@@ -222,62 +325,21 @@ class ChatRequest(Known):
         return [text for text in given if text]
 
 
-class ErrorDetail(BaseModel):
-    """What is wrong."""
+class CompletionRequest(ChatRequest):
+    """The body of POST /v1/completions: a text that the model goes on with."""
 
-    message: str
-    type: str
-    param: str | None
-    code: str | None
+    ignored = ChatRequest.ignored
+    neutral = {**ChatRequest.neutral, "suffix": ("",), "add_special_tokens": (True,)}
 
+    messages: list[ChatMessage] = Field(default=[], max_length=0)
+    prompt: (
+        Annotated[str, Field(min_length=1)]
+        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=1)]
+    )
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None  # pyright: ignore
+    max_tokens: int | None = Field(default=16, ge=1)
 
-class ErrorBody(BaseModel):
-    """An error, as in OpenAI's API."""
-
-    error: ErrorDetail
-
-
-class LongVAAnswer(BaseModel):
-    """What the answer rests on."""
-
-    evidence: list[Evidence]
-    frames: int
-    """Frames, and grids of images, watched."""
-
-    notes: list[str]
-    """What of the media was not watched, such as the further pages of a TIFF."""
-
-    reused: bool
-    """Whether the media had been watched before and were not watched again."""
-
-    timings: dict[str, float]
-    """Seconds that watching took (`decode`, `encode`, `prefill`) and the `answer`."""
-
-
-class ChatAnswer(BaseModel):
-    """A completion; `model_extra` of OpenAI's client gives `longva`."""
-
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: str
-    choices: list[dict[str, Any]]
-    usage: dict[str, Any]
-    longva: LongVAAnswer
-
-
-class ModelCard(BaseModel):
-    """A model that is served."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "longva"
-    max_model_len: int
-
-
-class ModelList(BaseModel):
-    """The list of models: one."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelCard]
+    @property
+    def text(self) -> str:
+        """The prompt."""
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from longva.errors import LongVAError
+from longva.prompts.decoding import TokenLogprob
 from longva.watching.features import WatchedFrames
 
 NOTHING = "nothing I know is shown: this is a guess"
@@ -54,6 +55,15 @@ class Answer:
 
     known: bool | None = None
     """Of a model that knows a small world only: whether what was asked about seems to be shown."""
+
+    cached_tokens: int = 0
+    """Of the prompt's, those that were in the KV cache when the question came."""
+
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    """Of its tokens, if they were asked for."""
+
+    alternatives: list["Answer"] = field(default_factory=list)
+    """Further answers to the question, if several were asked for."""
 
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds: `decode` and `encode` (they overlap), `prefill` of the media, `answer`."""

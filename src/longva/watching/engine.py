@@ -1,26 +1,28 @@
 """Answer questions about media: open them, wait for the model, watch them, answer.
 
-any thread      open_media      (waits)
-model's thread                  queue -> watch, or find the session -> prefill -> answer
-                                         (questions about watched media go between the steps)
+any thread      open_media      (waits)         decode ... decode ...
+with the model                  queue -> watch, or find the session -> prefill -> answer
+                                         (others have it between the steps, and while decoding)
 events          Progress("queue")        Progress ... Watched                     Text ...
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from longva.errors import is_out_of_memory
+from longva.errors import VideoError, is_out_of_memory
 from longva.media.medium import Media
 from longva.planning.planner import Plan
 from longva.prompts.decoding import Sampling
 from longva.watching.answer import Answer
 from longva.watching.assistant import LongVA
 from longva.watching.events import EventStream, Failed, Progress, Text, Watched
+from longva.watching.features import elsewhere, wait
 from longva.watching.store import SessionStore, Watching
 from longva.watching.worker import ModelWorker
 
@@ -39,6 +41,14 @@ class Question:
     """Evidence frames to report; None reports every frame."""
 
     stop: tuple[str, ...] = ()
+    begins: str = ""
+    """How the answer begins; what is generated goes on from there."""
+
+    raw: bool = False
+    """Whether the text is all of the prompt; see `Session.stream`."""
+
+    count: int = 1
+    """Answers, each drawn with a seed of its own."""
 
 
 class Engine:
@@ -49,12 +59,19 @@ class Engine:
         max_bytes: of all sessions' KV caches together.
         max_waiting: places in the queue.
         max_waiting_per_client: of them, places of one client.
+        decode_seconds: that one question may wait for its media to be decoded; None: any time.
     """
 
     def __init__(
-        self, longva: LongVA, *, max_bytes: int, max_waiting: int, max_waiting_per_client: int
+        self,
+        longva: LongVA,
+        *,
+        max_bytes: int,
+        max_waiting: int,
+        max_waiting_per_client: int,
+        decode_seconds: float | None = None,
     ):
-        self.longva = longva
+        self.longva, self.decode_seconds = longva, decode_seconds
         self.store = SessionStore(longva, max_bytes=max_bytes)
         self.worker = ModelWorker(
             max_waiting=max_waiting, max_waiting_per_client=max_waiting_per_client
@@ -90,10 +107,11 @@ class Engine:
         events.submit(
             partial(self._answer, question, watching, media, open_media, events),
             is_short=lambda: watching in self.store or not watching.digests,
+            may_begin=lambda: media is not None and self.store.may_begin(watching, media),
         )
 
     def _answer(self, question, watching, media, open_media, events) -> Answer:
-        """Watch and answer, in the model's thread."""
+        """Watch and answer, in this question's turn."""
 
         def progress(stage: str, done: int, total: int) -> None:
             events.tell(Progress(stage, done, total))
@@ -104,32 +122,66 @@ class Engine:
 
         started = time.perf_counter()
         reused = watching in self.store
-        if not reused and media is None:  # dropped while this question waited
-            media = open_media()
         try:
-            session = self.store.session(watching, media or [], watched)
+            with self._sharing():
+                if not reused and media is None:  # dropped while this question waited
+                    media = elsewhere(open_media)
+                session = self.store.session(watching, media or [], watched)
             seconds = time.perf_counter() - started
             events.tell(Watched(frames=session.frames, seconds=seconds, reused=reused))
             session.history = [dict(message) for message in question.history]
-            stream = session.stream(
-                question.text,
-                max_new_tokens=question.max_new_tokens,
-                sampling=question.sampling,
-                evidence=session.frames if question.evidence is None else question.evidence,
-                keep=True,
-                stop=question.stop,
-                progress=progress,
-            )
-            with closing(iter(stream)) as pieces:
-                for piece in pieces:
-                    events.tell(Text(piece))
+            answers = [
+                self._one(question, number, session, progress, events)
+                for number in range(question.count)
+            ]
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 self.store.clear()
             raise
         finally:
             self.store.settle(watching)
-        assert stream.answer is not None
         left_out = enumerate((medium.left_out for medium in session.media), start=1)
         notes = [f"medium {number}: {what}" for number, what in left_out if what]
-        return replace(stream.answer, notes=notes)
+        return replace(answers[0], notes=notes, alternatives=answers[1:])
+
+    @staticmethod
+    def _one(question, number, session, progress, events) -> Answer:
+        """Give one of the answers."""
+        sampling = replace(question.sampling, seed=(question.sampling.seed + number) % 2**63)
+        stream = session.stream(
+            question.text,
+            max_new_tokens=question.max_new_tokens,
+            sampling=sampling,
+            evidence=session.frames if question.evidence is None else question.evidence,
+            keep=number == question.count - 1,
+            stop=question.stop,
+            begins=question.begins,
+            raw=question.raw,
+            progress=progress,
+        )
+        with closing(iter(stream)) as pieces:
+            for piece in pieces:
+                events.tell(Text(piece, number))
+        assert stream.answer is not None
+        return stream.answer
+
+    @contextmanager
+    def _sharing(self) -> Iterator[None]:
+        """Let others have the model while what is decoded elsewhere is waited for."""
+        left = self.decode_seconds
+
+        def away(future: Future) -> None:
+            nonlocal left
+            waited = self.worker.away(future, left)
+            left = None if left is None else left - waited
+            if not future.done():
+                raise VideoError(
+                    f"the media took more than {self.decode_seconds:g} seconds to decode. Take "
+                    "fewer frames, or a shorter or smaller video."
+                )
+
+        token = wait.set(away)
+        try:
+            yield
+        finally:
+            wait.reset(token)

@@ -38,9 +38,11 @@ class Watched:
 
 @dataclass(frozen=True)
 class Text:
-    """A piece of the answer."""
+    """A piece of an answer."""
 
     text: str
+    number: int = 0
+    """Of the answer, where several are given."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,14 @@ class EventStream:
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._closed = False
 
-    def submit(self, work: Callable[[], Any], is_short: Callable[[], bool] = lambda: False) -> None:
-        """Have the work done in the model's thread, and its result or error told."""
-        self._worker.submit(self._task, partial(self._do, work), is_short)
+    def submit(self, work: Callable[[], Any], **when: Callable[[], bool]) -> None:
+        """Have the work done in its turn, and its result or error told.
+
+        Args:
+            work: gives the result.
+            **when: see `ModelWorker.submit`.
+        """
+        self._worker.submit(self._task, partial(self._do, work), **when)
 
     async def next_event(self, timeout: float) -> Event | None:
         """Wait for the next event; None if none came for `timeout` seconds."""

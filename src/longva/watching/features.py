@@ -9,13 +9,15 @@ one batch.
 Shapes: F frames (or grids of an image), T tokens a frame, D hidden size, S pixels a side.
 """
 
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +35,12 @@ FEATURES = "its features of frames"
 
 BATCHES_AHEAD = 4
 """So that decoding goes on while the language model reads a chunk, which spans a few batches."""
+
+wait: ContextVar[Callable[[Future], object]] = ContextVar("wait", default=lambda _: None)
+"""Called in the thread that watches, before it waits for what is decoded in another: an engine lets
+others have the model meanwhile."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +277,9 @@ def encode_frames(
         **geometry: see `Media.stream`.
     """
     finite = torch.ones((), dtype=torch.bool)
-    with closing(_decoded_ahead(media.stream(indices, **geometry), timings)) as decoded:
+    size = geometry.pop("batch")
+    frames = media.stream(indices, **geometry, batch=1)
+    with closing(_decoded_ahead(frames, size, timings)) as decoded:
         for pixels in decoded:
             started = time.perf_counter()
             with torch.inference_mode():
@@ -285,7 +295,11 @@ def encode_frames(
 def _encode_image(model, processor, media, timings) -> Tensor:
     """Encode one image: a grid is a frame (AnyRes: the whole image is one)."""
     started = time.perf_counter()
-    inputs = processor.image_processor(Image.fromarray(next(media.pictures([0]))))
+
+    def decode() -> Mapping[str, Tensor]:
+        return processor.image_processor(Image.fromarray(next(media.pictures([0]))))
+
+    inputs = elsewhere(decode)
     decoded = time.perf_counter()
     with torch.inference_mode():
         (tokens,) = model.model.encode_media(**inputs)["image"]
@@ -297,20 +311,41 @@ def _encode_image(model, processor, media, timings) -> Tensor:
     return tokens.unflatten(0, (-1, model.config.tokens_per_grid()))
 
 
-def _decoded_ahead(batches: Iterator[Tensor], timings: dict[str, float]) -> Generator[Tensor]:
-    """Decode the next few batches in a thread while the caller uses this one."""
+def _decoded_ahead(
+    frames: Iterator[Tensor], size: int, timings: dict[str, float]
+) -> Generator[Tensor]:
+    """Decode the next few batches of `size` frames in a thread while the caller uses this one."""
+    given_up = threading.Event()
 
     def decode() -> Tensor | None:
-        started = time.perf_counter()
-        batch = next(batches, None)
+        started, batch = time.perf_counter(), []
+        while len(batch) < size and not given_up.is_set():
+            if (frame := next(frames, None)) is None:
+                break
+            batch.append(frame)
         timings["decode"] += time.perf_counter() - started
-        return batch
+        return torch.cat(batch) if batch else None
 
     pool = ThreadPoolExecutor(max_workers=1)
     try:
         pending = deque(pool.submit(decode) for _ in range(BATCHES_AHEAD))
-        while (batch := pending.popleft().result()) is not None:
+        while (batch := _result(pending.popleft())) is not None:
             pending.append(pool.submit(decode))
             yield batch
     finally:
-        pool.shutdown(cancel_futures=True)
+        given_up.set()
+        pool.shutdown(wait=False, cancel_futures=True)  # it ends after the frame that it is at
+
+
+def elsewhere(work: Callable[[], T]) -> T:
+    """Do work in a thread of its own, and wait for its result; see `wait`."""
+    pool = ThreadPoolExecutor(max_workers=1)
+    future = pool.submit(work)
+    pool.shutdown(wait=False)
+    return _result(future)
+
+
+def _result(future: Future[T]) -> T:
+    if not future.done():
+        wait.get()(future)
+    return future.result()

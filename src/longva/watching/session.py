@@ -9,14 +9,16 @@ common is never computed again, which makes follow-up questions (`keep=True`) th
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from longva.attention.evidence import EvidenceCollector
 from longva.errors import LongVAError
 from longva.media.sampling import FrameSampling
+from longva.model.chat_format import beginning, text_ids
 from longva.prompts.branches import answer_together
 from longva.prompts.decoding import AnswerText, Sampling, TextStream
 from longva.reporting.progress import Progress
@@ -103,6 +105,8 @@ class Session(Watched, Tasks):
         evidence: int = 5,
         keep: bool = False,
         stop: Sequence[str] = (),
+        begins: str = "",
+        raw: bool = False,
         progress: Progress | None = None,
     ) -> AnswerStream:
         """Answer one question piece by piece. Abandoning the stream rolls everything back.
@@ -114,6 +118,9 @@ class Session(Watched, Tasks):
             evidence: how many evidence frames to report.
             keep: make question and answer part of the conversation that later questions see.
             stop: texts that end the answer; they are not part of it.
+            begins: how the answer begins; what is generated goes on from there.
+            raw: the question is all of the prompt, without a chat around it, and what spells a
+                control token in it is one. Of a session without media.
             progress: called with ("prefill", tokens done, tokens) while the question is read.
 
         Raises:
@@ -124,7 +131,15 @@ class Session(Watched, Tasks):
         self._check(question, max_new_tokens, evidence)
         return AnswerStream(
             self._answer(
-                question, max_new_tokens, sampling or Sampling(), evidence, keep, stop, progress
+                question,
+                max_new_tokens,
+                sampling or Sampling(),
+                evidence,
+                keep,
+                stop,
+                begins,
+                raw,
+                progress,
             )
         )
 
@@ -201,10 +216,11 @@ class Session(Watched, Tasks):
                 f"and {evidence}."
             )
 
-    def _answer(self, question, max_new_tokens, sampling, top_k, keep, stop, progress):
+    def _answer(self, question, max_new_tokens, sampling, top_k, keep, stop, begins, raw, progress):
         started = time.perf_counter()
         mine = self._asking = object()
-        prompt = self._symbols([*self.history, self._turn(question)], self.media)
+        prompt = self._prompt(question, begins, raw)
+        cached = min(self._reader.share(prompt), len(prompt) - 1)
         collector = EvidenceCollector(self.watcher.family.evidence_heads)
         reader, settled = self._reader, self._settled
         try:
@@ -233,8 +249,10 @@ class Session(Watched, Tasks):
                 self._settled = settled
                 reader.crop(settled)
         if keep:
-            self.history += [self._turn(question), {"role": "assistant", "content": reply.text}]
-        return self._answered(question, prompt, reply, attention, top_k, started, known)
+            said = {"role": "assistant", "content": begins + reply.text}
+            self.history += [self._turn(question), said]
+        answer = self._answered(question, prompt, reply, attention, top_k, started, known)
+        return replace(answer, cached_tokens=cached)
 
     def _answered(self, question, prompt, reply, attention, top_k, started, known=None) -> Answer:
         return Answer(
@@ -249,8 +267,17 @@ class Session(Watched, Tasks):
             answer_tokens=len(reply.ids),
             finish_reason=reply.finish_reason,
             known=known,
+            logprobs=reply.logprobs,
             timings={**self.timings, "answer": time.perf_counter() - started},
         )
+
+    def _prompt(self, question: str, begins: str, raw: bool) -> Tensor:
+        tokenizer = self.processor.tokenizer
+        if raw:
+            text = text_ids(tokenizer, question, control_tokens=True)
+            return torch.tensor([*beginning(tokenizer), *text])
+        prompt = self._symbols([*self.history, self._turn(question)], self.media)
+        return torch.cat([prompt, torch.tensor(text_ids(tokenizer, begins), dtype=prompt.dtype)])
 
     def _turn(self, question: str) -> dict:
         return {"role": "user", "content": question}

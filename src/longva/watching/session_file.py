@@ -123,5 +123,6 @@ def _watched(plain: dict[str, Any]) -> WatchedFrames:
         "indices": np.array(plain["indices"], np.int64),
         "names": tuple(plain["names"]),
         "before": tuple(plain.get("before", ())),
+        "size": plain["size"] and tuple(plain["size"]),
     }
     return WatchedFrames(**plain | arrays)

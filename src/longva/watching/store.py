@@ -4,8 +4,8 @@
     value     a session: keys and values of the media, in the KV cache
     budget    bytes; before media are watched, the sessions unused for longest are dropped
 
-Everybody who asks about the same content shares its session. Sessions are made and used in one
-thread, the model's; any thread may look, or drop one.
+Everybody who asks about the same content shares its session. Sessions are made and used by whoever
+has the model; any thread may look, or drop one.
 """
 
 import threading
@@ -50,10 +50,12 @@ class SessionStore:
         self.hits = self.misses = self.evictions = 0
         # Least recently used first: a session, and its bytes when they were measured.
         self._sessions: dict[Watching, tuple[Session, int]] = {}
+        self._coming: dict[Watching, int] = {}  # being watched: bytes that they will take
         self._lock = threading.Lock()
-        none, one = longva.plan(0), longva.plan(1)
+        unit = longva.family.unit
+        none, some = longva.plan(0), longva.plan(unit)
         left = max_bytes - _kv_bytes(none)
-        self.max_frames = min(one.max_frames, left // (one.kv_cache - none.kv_cache))
+        self.max_frames = min(some.max_frames, unit * left // (some.kv_cache - none.kv_cache))
         """Frames that one session may hold, by the budget and by what fits when the store is made.
         It does not change, so what is watched by default has the same key every time."""
 
@@ -68,6 +70,22 @@ class SessionStore:
         """Bytes of all sessions."""
         with self._lock:
             return sum(size for _, size in self._sessions.values())
+
+    def may_begin(self, watching: Watching, media: Sequence[Media]) -> bool:
+        """Say whether media could be watched now, beside those that are being watched.
+
+        Args:
+            watching: what and how.
+            media: opened.
+        """
+        with self._lock:
+            coming = sum(self._coming.values())
+            if watching in self._coming:
+                return False
+        plan = self.longva.plan(
+            self.longva.num_frames(media, watching.sampling), reclaimable=self.used_bytes
+        )
+        return plan.fits and coming + _kv_bytes(plan) <= self.max_bytes
 
     def session(
         self, watching: Watching, media: Sequence[Media], progress: Progress | None = None
@@ -96,7 +114,15 @@ class SessionStore:
             plan.check()
         self._make_room(_kv_bytes(plan))
         self.make_room_for(frames).check()
-        session = self.longva.watch(media, sampling=sampling, settings=settings, progress=progress)
+        with self._lock:
+            self._coming[watching] = _kv_bytes(plan)
+        try:
+            session = self.longva.watch(
+                media, sampling=sampling, settings=settings, progress=progress
+            )
+        finally:
+            with self._lock:
+                del self._coming[watching]
         with self._lock:
             self._sessions[watching] = session, session.kv_bytes
         self._make_room(0)
@@ -125,6 +151,8 @@ class SessionStore:
                 f"watching this takes {wanted / GIB:.2f} GiB of KV cache, but sessions may take "
                 f"{self.max_bytes / GIB:.2f} GiB together. Take fewer frames."
             )
+        with self._lock:
+            wanted += sum(self._coming.values())
         while self._sessions and self.used_bytes + wanted > self.max_bytes:
             self._drop_oldest()
 

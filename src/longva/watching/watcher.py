@@ -30,7 +30,7 @@ class Watcher:
         processor: of the model.
         name: of the model, for answers.
         kv: precision of the KV cache: `model`, `int8` or `int4`.
-        chunk_tokens: tokens prefilled at a time.
+        chunk_tokens: tokens prefilled at a time; None: as the plan says, by the free memory.
         cache_dir: keep encoded media in this folder.
         cache_bytes: of them at most; what was used least recently is deleted. None: no bound.
         notice: something a user should know about the model before believing it, which knows a
@@ -44,7 +44,7 @@ class Watcher:
         *,
         name: str,
         kv: Precision,
-        chunk_tokens: int,
+        chunk_tokens: int | None,
         cache_dir: Path | None,
         cache_bytes: int | None = None,
         notice: str | None = None,
@@ -57,17 +57,26 @@ class Watcher:
         self.one_at_a_time = Lock()
         """Held while a question is answered in a thread of its own."""
 
-        self.chunk_tokens = chunk_tokens
+        self._chunk_tokens = chunk_tokens
+        self._chunk_tokens = self.chunk_tokens = self.plan(1).chunk_tokens
         self.cache = FeatureCache(cache_dir, cache_bytes) if cache_dir is not None else None
         self._fingerprints: dict[tuple, str] = {}
 
-    def plan(self, frames: int, *, reclaimable: int = 0, told_tokens: int = 0) -> Plan:
+    def plan(
+        self,
+        frames: int,
+        *,
+        reclaimable: int = 0,
+        told_tokens: int = 0,
+        media: Sequence[Media] = (),
+    ) -> Plan:
         """Return what watching `frames` frames takes on this model's device.
 
         Args:
             frames: to watch.
             reclaimable: bytes in use that would be freed for it.
             told_tokens: of the text between the frames, see `turns.py`.
+            media: of which they are, if they are open.
         """
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         free = usable_memory(self.model.device)
@@ -77,10 +86,10 @@ class Watcher:
             dtype=self.model.dtype,
             kv=self.kv,
             text_tokens=TEXT_TOKENS + told_tokens,
-            chunk_tokens=self.chunk_tokens,
+            chunk_tokens=self._chunk_tokens,
             weight_bytes=weights,
             device_memory=None if free is None else free + weights + reclaimable,
-            shape=self.family.shape,
+            shape=self.family.shape(media),
         )
 
     def num_frames(self, media: Sequence[Media], sampling: FrameSampling) -> int:
@@ -154,7 +163,8 @@ class Watcher:
 
     def fingerprint(self, of: Callable[[LongVAForConditionalGeneration], str]) -> str:
         """Hash the model by a function, once as long as its pooling stays."""
-        key = of, self.model.config.pool_stride, self.model.config.pool_mode
+        config = self.model.config
+        key = of, *(getattr(config, name, None) for name in ("pool_stride", "pool_mode"))
         if key not in self._fingerprints:
             self._fingerprints[key] = of(self.model)
         return self._fingerprints[key]

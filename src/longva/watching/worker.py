@@ -1,8 +1,13 @@
-"""The model's thread and the fair queue before it.
+"""The queue before the model: whose turn it is, and who gives it away.
 
     waiting     client A: a1 a2 a3      client B: b1      client C: c1 c2
     done        a1 b1 c1 a2 c2 a3       every client in turn, each in its own order
                 a1 c1 a1 a2 a1 ...      short tasks go between the steps of a long one
+                a1 c1 c1 a1 c1 ...      another long one, while the first waits for its decoder
+
+One task at a time has the model. A long one gives its turn away after every step (`between`), and
+while it waits for what is done elsewhere (`away`). So a task runs in a thread of its own, and
+whatever it does with the model, it does in its turn.
 
 The queue is bounded, in all and per client; the error of a full one says when to try again. A place
 is reserved on arrival, before anything is downloaded. Work that its client gave up leaves the
@@ -14,6 +19,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
 
 from longva.errors import LongVAError
 
@@ -21,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 FIRST_GUESS_SECONDS = 5.0
 """How long a task takes, before one was seen."""
+
+MOST_BEGUN = 2
+"""Long tasks that are begun at a time; each has a decoder at work."""
 
 
 class QueueFullError(LongVAError):
@@ -42,7 +53,10 @@ class Task:
         self.client = client
         self.work: Callable[[Task], None] | None = None
         self.is_short: Callable[[], bool] = lambda: False
-        """Whether it may be done now, between two steps of a long task."""
+        """Whether it may be done between two steps of another task."""
+
+        self.may_begin: Callable[[], bool] = lambda: True
+        """Whether it may begin beside what is begun, while nobody else wants the model."""
 
         self.cancelled = threading.Event()
 
@@ -53,10 +67,10 @@ class Task:
 
 
 class ModelWorker:
-    """Does tasks one after another in a thread of its own.
+    """Does tasks, of which one at a time has the model.
 
     Args:
-        max_waiting: places in the queue, the task in work not counted.
+        max_waiting: places in the queue, the tasks that are begun not counted.
         max_waiting_per_client: of one client.
     """
 
@@ -65,34 +79,43 @@ class ModelWorker:
         self._changed = threading.Condition()
         self._reserved: set[Task] = set()
         self._clients: dict[str, deque[Task]] = {}  # first in line first; none is empty
-        self._current: list[Task] = []  # the one in work, and a short one between its steps
+        self._begun: list[Task] = []
+        self._turn: Task | None = None  # has the model
+        self._away: dict[Task, Future] = {}  # begun, and wait for something else
+        self._back: deque[Task] = deque()  # begun, and want the model again
+        self._was_short = False  # whether the turn before was a short task's
         self._seconds = FIRST_GUESS_SECONDS
         self._stopping = False
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
         """Begin to work, or go on after `stop`."""
-        if not self.alive:
+        if not any(thread.is_alive() for thread in self._threads):
             self._stopping = False
-            self._thread = threading.Thread(target=self._work, name="longva-model", daemon=True)
-            self._thread.start()
+            self._threads = [
+                threading.Thread(target=self._work, name="longva-model", daemon=True)
+                for _ in range(MOST_BEGUN + 1)
+            ]
+            for thread in self._threads:
+                thread.start()
 
     def stop(self, patience: float = 10) -> None:
-        """Give up all tasks and end; wait so many seconds for the one in work to notice."""
+        """Give up all tasks and end; wait so many seconds for those in work to notice."""
         with self._changed:
             self._stopping = True
-            for task in [*self._current, *self._places()]:
+            for task in [*self._begun, *self._places()]:
                 task.cancelled.set()
             self._clients.clear()
             self._reserved.clear()
-            self._changed.notify()
-        if self._thread is not None:
-            self._thread.join(timeout=patience)
+            self._changed.notify_all()
+        deadline = time.monotonic() + patience
+        for thread in self._threads:
+            thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
     @property
     def alive(self) -> bool:
         """Whether tasks are being done."""
-        return self._thread is not None and self._thread.is_alive()
+        return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
 
     @property
     def waiting(self) -> int:
@@ -124,20 +147,22 @@ class ModelWorker:
         task: Task,
         work: Callable[[Task], None],
         is_short: Callable[[], bool] = lambda: False,
+        may_begin: Callable[[], bool] = lambda: True,
     ) -> None:
         """Stand in the client's line.
 
         Args:
             task: a reserved place; if it was cancelled meanwhile nothing happens.
-            work: called in the model's thread; handles its own errors.
-            is_short: asked in the model's thread: whether it may be done now, see `between`.
+            work: called in its turn, in a thread of this worker; handles its own errors.
+            is_short: see `Task`; asked in any thread.
+            may_begin: see `Task`; asked in any thread.
         """
         with self._changed:
             if task in self._reserved:
                 self._reserved.remove(task)
-                task.work, task.is_short = work, is_short
+                task.work, task.is_short, task.may_begin = work, is_short, may_begin
                 self._clients.setdefault(task.client, deque()).append(task)
-                self._changed.notify()
+                self._changed.notify_all()
 
     def cancel(self, task: Task) -> None:
         """Take a task out of the queue, or make its next `check` raise."""
@@ -149,43 +174,107 @@ class ModelWorker:
                 line.remove(task)
                 if not line:
                     del self._clients[task.client]
+            self._changed.notify_all()  # it may be away
 
     def between(self) -> None:
-        """Do one short task, if one waits: called by a long task, between two of its steps."""
+        """Let others have a turn: called by the task that has it, between two of its steps."""
         with self._changed:
-            if len(self._current) != 1 or self._stopping:
-                return  # a short task has no others between its steps
-            task = self._take(lambda task: task.is_short())
-        if task is not None:
-            try:
-                self._do(task)
-            finally:
-                self._current.remove(task)
+            if not self._was_short:  # a short task has no others between its steps
+                self._take_back(self._give_away())
+
+    def away(self, future: Future[Any], seconds: float | None = None) -> float:
+        """Let others have the model until a future is done; called by the task that has it.
+
+        Args:
+            future: what the task waits for.
+            seconds: to wait at most.
+
+        Returns:
+            The seconds that it was waited for.
+
+        Raises:
+            TaskCancelledError: the task was given up meanwhile.
+        """
+        with self._changed:
+            task, started = self._give_away(), time.perf_counter()
+            self._away[task] = future
+        future.add_done_callback(partial(self._is_done, task))
+        with self._changed:
+            self._changed.wait_for(lambda: future.done() or task.cancelled.is_set(), seconds)
+            waited = time.perf_counter() - started
+            del self._away[task]
+            self._take_back(task)
+        task.check()
+        return waited
+
+    def _is_done(self, task: Task, future: Future[Any]) -> None:
+        with self._changed:
+            if self._away.get(task) is future:
+                self._back.append(task)  # before those who want the model later
+            self._changed.notify_all()
+
+    def _give_away(self) -> Task:
+        task, self._turn = self._turn, None
+        assert task is not None
+        self._changed.notify_all()
+        return task
+
+    def _take_back(self, task: Task) -> None:
+        if task not in self._back:
+            self._back.append(task)
+        self._changed.wait_for(lambda: self._next() is task)
+        self._back.remove(task)
+        self._turn, self._was_short = task, False
+        self._changed.notify_all()
 
     def _next(self) -> Task | None:
-        """Wait for work; take the first task of the first client, who then stands last."""
-        with self._changed:
-            self._current.clear()
-            self._changed.wait_for(lambda: self._clients or self._stopping)
-            return None if self._stopping else self._take(lambda _: True)
-
-    def _take(self, wanted: Callable[[Task], bool]) -> Task | None:
-        """Take the first such task at the head of a client's line; the client then stands last."""
-        for client, line in self._clients.items():
-            if wanted(line[0]):
-                task = line.popleft()
-                del self._clients[client]
-                if line:
-                    self._clients[client] = line
-                self._current.append(task)
-                return task
+        """Whose turn it is now, of those who are to begin or want it back."""
+        if self._turn is not None:
+            return None
+        heads = [] if self._stopping else [line[0] for line in self._clients.values()]
+        if not self._begun:
+            return next(iter(heads), None)
+        short = next((task for task in heads if task.is_short()), None)
+        if short is not None and not (self._was_short and self._back):
+            return short
+        if self._back:
+            return self._back[0]
+        if len(self._begun) < MOST_BEGUN and heads and heads[0].may_begin():
+            return heads[0]  # never one behind it, or it might wait for ever
         return None
 
+    def _begin(self) -> Task | None:
+        """Wait for a task whose turn it is to begin; its client then stands last."""
+        with self._changed:
+            task: Task | None = None
+
+            def comes() -> bool:
+                nonlocal task
+                task = self._next()
+                return self._stopping or (task is not None and task not in self._begun)
+
+            self._changed.wait_for(comes)
+            if self._stopping or task is None:
+                return None
+            self._was_short = task.is_short()
+            line = self._clients.pop(task.client)
+            line.popleft()
+            if line:
+                self._clients[task.client] = line
+            self._turn = task
+            self._begun.append(task)
+            return task
+
     def _work(self) -> None:
-        while (task := self._next()) is not None:
+        while (task := self._begin()) is not None:
             started = time.perf_counter()
-            if self._do(task):
-                self._seconds += 0.2 * (time.perf_counter() - started - self._seconds)
+            was_done = self._do(task)
+            with self._changed:
+                if was_done:
+                    self._seconds += 0.2 * (time.perf_counter() - started - self._seconds)
+                self._begun.remove(task)
+                self._turn = None
+                self._changed.notify_all()
 
     @staticmethod
     def _do(task: Task) -> bool:

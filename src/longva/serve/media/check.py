@@ -4,14 +4,16 @@ What the work depends on is read from headers and packets, and checked before an
 """
 
 import logging
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from longva.errors import VideoError
 from longva.media.bounds import Bounds
-from longva.media.file import HeldFile, file_name
+from longva.media.file import HeldFile, file_name, open_file
 from longva.media.frames import video_media
 from longva.media.medium import MAX_ANIMATION_PIXELS, Media, open_media
 from longva.media.source import is_animation, open_image
@@ -21,19 +23,41 @@ from longva.serve.limits import Limits
 logger = logging.getLogger("longva.serve")
 
 
-def open_within(file: Path | HeldFile, limits: Limits, name: str) -> Media:
+@dataclass(frozen=True, kw_only=True)
+class FrameList:
+    """When the pictures of a video were shown that is given as a list of them."""
+
+    fps: float | None = None
+    """Frames a second of the video, or of the list; without, they have no times."""
+
+    indices: tuple[int, ...] = ()
+    """Numbers of the pictures in the video; without, they are all of it."""
+
+
+def open_within(
+    file: Path | HeldFile,
+    limits: Limits,
+    name: str,
+    frames: Sequence[int] = (),
+    times: FrameList | None = None,
+) -> Media:
     """Open an untrusted medium.
 
     Args:
         file: to open.
         limits: of pixels, frames and seconds.
         name: what messages call it; they never name the path.
+        frames: bytes of each picture, if the file is a list of pictures.
+        times: of such pictures.
 
     Raises:
         VideoError: not a video or image, broken, or beyond the limits.
     """
     try:
-        media = _open(file, limits, name)
+        if frames:
+            media = _open_list(file, frames, times or FrameList(), limits)
+        else:
+            media = _open(file, limits, name)
     except VideoError as error:
         raise VideoError(error.message.replace(file_name(file), name), **error.remedies) from error
     except Exception as error:  # any failure of a decoder is taken as a fault of the medium
@@ -41,6 +65,19 @@ def open_within(file: Path | HeldFile, limits: Limits, name: str) -> Media:
         raise VideoError(f"{name} is not a video or image that can be read.") from error
     video = media.video and replace(media.video, name=name)
     return replace(media, name=name, video=video)
+
+
+def _open_list(file: Path | HeldFile, sizes: Sequence[int], times: FrameList, limits) -> Media:
+    with open_file(file) as opened:
+        pictures = [opened.read(size) for size in sizes]
+    if times.indices and len(times.indices) != len(pictures):
+        raise VideoError(
+            f"frames_indices are {len(times.indices)} numbers for {len(pictures)} frames: one each."
+        )
+    if times.fps is None:
+        return open_media(pictures, max_pixels=limits.pixels)
+    seconds = np.array(times.indices or range(len(pictures))) / times.fps
+    return open_media(pictures, seconds=seconds, max_pixels=limits.pixels)
 
 
 def _open(file: Path | HeldFile, limits: Limits, name: str) -> Media:

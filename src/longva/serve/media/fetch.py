@@ -13,6 +13,7 @@ import asyncio
 import hashlib
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -79,8 +80,14 @@ class MediaFetcher:
         """
         scheme = url[:8].partition(":")[0].lower()
         if scheme == "data":
-            content = await asyncio.to_thread(self._decode, url)
-            return await self._spool(_one(content), len(content), report)
+            pictures = await asyncio.to_thread(self._decode, url)
+            content = b"".join(pictures)
+            medium = await self._spool(_one(content), len(content), report)
+            if not is_frame_list(url):
+                return medium
+            sizes = tuple(map(len, pictures))
+            digest = hashlib.sha256(f"{medium.digest} {sizes}".encode()).hexdigest()
+            return replace(medium, digest=digest, frames=sizes)
         if scheme == "file":
             return await asyncio.to_thread(self._shared.find, url, self._check_size)
         if scheme in ("http", "https"):
@@ -169,12 +176,29 @@ class MediaFetcher:
             message = "too many media are being read at this moment. Try again later."
             raise MediaError(message, code="server_busy", status=429, retry_after=10)
 
-    def _decode(self, url: str) -> bytes:
+    def _decode(self, url: str) -> list[bytes]:
+        """Return the bytes of a data: URI; of a list of frames, those of each."""
         self._check_size((len(url) - url.find(",")) * 3 // 4 - 2)
+        header, _, body = url.partition(",")
+        parts = body.split(",") if is_frame_list(url) else [body]
+        if len(parts) > self.limits.listed_frames:
+            raise MediaError(
+                f"a list may have {self.limits.listed_frames:,} frames, got {len(parts):,}.",
+                code="too_many_frames",
+            )
         try:
-            return data_of(url)
+            return [data_of(f"{header},{part}") for part in parts]
         except VideoError as error:
             raise MediaError(error.message) from error
+
+
+def is_frame_list(url: str) -> bool:
+    """Whether an address is a video given as its pictures, as vLLM takes them.
+
+    >>> is_frame_list("data:video/jpeg;base64,AAAA,AAAA"), is_frame_list("data:video/mp4;base64,AA")
+    (True, False)
+    """
+    return url[:15].lower() == "data:video/jpeg"
 
 
 async def _one(chunk: bytes) -> AsyncIterator[bytes]:

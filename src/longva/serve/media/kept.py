@@ -39,6 +39,9 @@ class StoredMedium:
     temporary_bytes: int = 0
     """Its size, if it is to be deleted when nobody holds it any more."""
 
+    frames: tuple[int, ...] = ()
+    """Bytes of each picture, if the file is a list of pictures, one after another."""
+
     held: HeldFile | None = None
     """The open file, if its path may name another one later."""
 

@@ -1,0 +1,124 @@
+"""Answers of a form: JSON of a schema, a regular expression, one of several texts.
+
+    logits [1, V]  ->  -inf wherever a token would leave the form  ->  the next token is chosen
+
+Which tokens those are, llguidance tells (https://github.com/guidance-ai/llguidance); an answer ends
+where its form may end.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longva.errors import LongVAError, install_command, needing
+from longva.finite import to_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constraint:
+    """A form of answers; make it by `json`, `regex` or `choice`."""
+
+    kind: Literal["json", "regex"]
+    text: str
+    """A JSON schema, or a regular expression."""
+
+    @classmethod
+    def json(cls, schema: dict[str, Any]) -> "Constraint":
+        """JSON that a schema describes, written without blanks to spare.
+
+        Raises:
+            LongVAError: the schema is none, or has what is not supported.
+        """
+        return cls(kind="json", text=to_json(schema))
+
+    @classmethod
+    def regex(cls, pattern: str) -> "Constraint":
+        """A text that a regular expression matches as a whole; without looking around.
+
+        Raises:
+            LongVAError: the expression is none, or has what is not supported.
+        """
+        return cls(kind="regex", text=pattern)
+
+    @classmethod
+    def choice(cls, texts: Sequence[str]) -> "Constraint":
+        """One of several texts."""
+        if not texts or not all(texts):
+            raise LongVAError("a choice needs texts to choose among, none of them empty.")
+        return cls(kind="regex", text="|".join(re.escape(text) for text in texts))
+
+    def __post_init__(self) -> None:
+        try:
+            problem = _library().LLMatcher.validate_grammar(self.grammar)
+        except (ValueError, TypeError) as error:  # a text that is none, for example
+            problem = str(error)
+        if problem:
+            what = "JSON schema" if self.kind == "json" else "regular expression"
+            raise LongVAError(f"this {what} cannot be used: {' '.join(problem.split())[:300]}")
+
+    @property
+    def grammar(self) -> str:
+        """The form as llguidance has it."""
+        matcher = _library().LLMatcher
+        if self.kind == "json":
+            return matcher.grammar_from_json_schema(self.text, {"whitespace_flexible": False})
+        return matcher.grammar_from_regex(self.text)
+
+
+class ConstraintProcessor:
+    """A step of transformers' logits processors: it follows one answer.
+
+    Args:
+        constraint: the form of the answer.
+        tokenizer: of the model.
+        ends: ids of the tokens that end an answer.
+        prompt_length: ids before the answer.
+
+    Raises:
+        LongVAError: the model's tokens are no bytes, so that nobody knows what they spell.
+    """
+
+    def __init__(
+        self, constraint: Constraint, tokenizer: Any, ends: Sequence[int], prompt_length: int
+    ):
+        self._constraint, self._tokenizer, self._ends = constraint, tokenizer, tuple(sorted(ends))
+        self._read = prompt_length
+        self._matcher: Any = None
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        """Take what is not allowed out of the logits [1, V], given the ids [1, n] before."""
+        if self._matcher is None:
+            tokens = _tokens(self._tokenizer, scores.shape[-1], self._ends)
+            self._matcher = _library().LLMatcher(tokens, self._constraint.grammar)
+        new = ids[0, self._read :].tolist()
+        self._read = ids.shape[1]
+        self._matcher.consume_tokens(new)
+        if problem := self._matcher.get_error():
+            raise LongVAError(f"the form of the answer cannot be kept: {problem[:300]}")
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        allowed = np.unpackbits(bits, bitorder="little")[: scores.shape[-1]].astype(bool)
+        return scores.masked_fill(~torch.from_numpy(allowed).to(scores.device), -torch.inf)
+
+
+def _library() -> Any:
+    with needing("answers of a given form", install_command("serve")):
+        import llguidance
+        import llguidance.hf
+    return llguidance
+
+
+@lru_cache(maxsize=4)
+def _tokens(tokenizer: Any, size: int, ends: tuple[int, ...]) -> Any:
+    try:
+        return _library().hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=[*ends])
+    except ValueError as error:
+        raise LongVAError(
+            "this model's tokenizer has words for tokens, not bytes, so its answers cannot be held "
+            "to a form. Take another model."
+        ) from error

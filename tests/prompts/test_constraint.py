@@ -1,0 +1,108 @@
+"""Answers of a form, by a model that writes any bytes."""
+
+import json
+import re
+
+import pytest
+
+from longva.errors import LongVAError
+from longva.model.random_model import random_longva
+from longva.prompts.constraint import Constraint
+from longva.prompts.decoding import Sampling
+from longva.watching.assistant import LongVA
+
+pytest.importorskip("llguidance", reason="answers of a form need it: pip install llguidance")
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "seen": {"type": "boolean"},
+        "colour": {"enum": ["red", "green", "blue"]},
+        "times": {"type": "array", "items": {"type": "integer", "maximum": 999}, "maxItems": 3},
+        "note": {"type": "string", "maxLength": 8},
+    },
+    "required": ["seen", "colour", "times", "note"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def session():
+    return LongVA(*random_longva(), name="random").watch([])
+
+
+def ask(session, constraint, **sampling):
+    how = Sampling(constraint=constraint, **sampling)
+    return session.ask("What?", max_new_tokens=300, sampling=how)
+
+
+def is_right(value) -> bool:
+    return (
+        value.keys() == SCHEMA["properties"].keys()
+        and isinstance(value["seen"], bool)
+        and value["colour"] in ("red", "green", "blue")
+        and len(value["times"]) <= 3
+        and all(type(n) is int and n <= 999 for n in value["times"])
+        and len(value["note"]) <= 8
+    )
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_json_is_of_its_schema(session, seed):
+    answer = ask(session, Constraint.json(SCHEMA), temperature=1, seed=seed)
+    assert answer.finish_reason == "stop" and is_right(json.loads(answer.text))
+
+
+@pytest.mark.parametrize("warm", [{}, {"temperature": 2, "top_k": 5, "repetition_penalty": 1.5}])
+def test_a_text_matches_its_expression_or_is_one_of_the_choices(session, warm):
+    answer = ask(session, Constraint.regex(r"[a-c]{3}-\d{2}"), **warm)
+    assert re.fullmatch(r"[a-c]{3}-\d{2}", answer.text) and answer.finish_reason == "stop"
+    assert ask(session, Constraint.choice(["yes.", "no (2+2)"]), **warm).text in (
+        "yes.",
+        "no (2+2)",
+    )
+
+
+def test_logprobs_are_the_models_own(session):
+    free = session.ask("What?", max_new_tokens=4, sampling=Sampling(logprobs=3))
+    assert [one.token for one in free.logprobs[: free.answer_tokens]] == [
+        one.top[0][0] for one in free.logprobs[: free.answer_tokens]
+    ]
+    first = free.logprobs[0]
+    assert first.logprob == first.top[0][1] < 0 and len(first.top) == 3
+    held = ask(session, Constraint.choice(["yes"]), logprobs=3).logprobs[0]
+    assert held.top == first.top  # what is allowed does not change what is probable
+    assert held.logprob <= first.logprob
+
+
+def test_an_answer_goes_on_from_its_beginning(session):
+    whole = session.ask("What?", max_new_tokens=8)
+    ids = session.processor.tokenizer(whole.text, add_special_tokens=False)["input_ids"]
+    held = ask(session, Constraint.regex("abcdef"))
+    assert held.text == "abcdef" and whole.answer_tokens == 8 and ids
+    rest = session.stream(
+        "What?", begins="abc", sampling=Sampling(constraint=Constraint.regex("def"))
+    )
+    assert "".join(rest) == "def"
+    assert rest.answer.prompt_tokens == whole.prompt_tokens + 3
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Constraint.json({"type": "objec"}), lambda: Constraint.regex("(a")]
+)
+def test_a_form_that_is_none_is_refused(make):
+    with pytest.raises(LongVAError, match="cannot be used: .*(objec|unclosed)"):
+        make()
+    with pytest.raises(LongVAError, match="choose among"):
+        Constraint.choice([])
+
+
+def test_what_contradicts_a_form_is_refused():
+    with pytest.raises(LongVAError, match="leave min_tokens and ignore_eos out"):
+        Sampling(constraint=Constraint.choice(["a"]), min_tokens=2)
+
+
+def test_a_model_of_words_cannot_be_held_to_a_form():
+    nano = LongVA.from_pretrained("nano", device="cpu").watch([])
+    with pytest.raises(LongVAError, match="words for tokens"):
+        ask(nano, Constraint.choice(["red"]))
