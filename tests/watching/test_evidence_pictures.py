@@ -69,7 +69,7 @@ def test_evidence_is_plotted_over_time_a_panel_a_medium(video, image, longva):
     question = "Does it cost $5 or $6?"  # no formula
     answer = longva.watch([video, image, video], frames=3).ask(question, max_new_tokens=1)
     figure = answer.plot()
-    figure.savefig(BytesIO())
+    assert Image.open(BytesIO(figure._repr_png_())).size == (700, 360)  # in a notebook
     assert [ax.get_title("left") for ax in figure.axes] == ["scenes.mp4"] * 2
     with pytest.raises(LongVAError, match="has no times"):
         longva.watch(image).ask("What?", max_new_tokens=1).plot()

@@ -104,6 +104,13 @@ def evidence_figure(answer: Any) -> Any:
         plain_axes(ax)
     panels[0, 0].set_ylabel("evidence")
     figure.suptitle(f"{answer.question}  {answer.text}", fontsize="medium", parse_math=False)
+
+    def png() -> bytes:
+        written = io.BytesIO()
+        figure.savefig(written, format="png", dpi=100)
+        return written.getvalue()
+
+    figure._repr_png_ = png  # notebooks draw figures of pyplot only
     return figure
 
 
