@@ -8,9 +8,10 @@ INSTALLED_EVAL := $(VENV)/.installed-eval
 MIXINS := $(VENV)/mixins
 VLLM := .venv-vllm
 INSTALLED_VLLM := $(VLLM)/.installed
+BENCH := .venv-bench
 EXAMPLE := out/hour.mp4
 
-.PHONY: ask test test-slow test-eval test-mixins test-vllm lint clean
+.PHONY: ask test test-slow test-eval test-mixins test-vllm bench lint clean
 
 ask: $(INSTALLED)  ## Write an hour of film that shows an anchor for one second, and ask about it.
 	$(BIN)/python -m longva.nano.film $(EXAMPLE) --hide anchor
@@ -31,6 +32,9 @@ test-mixins: $(MIXINS)/.fetched  ## transformers' own tests of a model and its p
 
 test-vllm: $(INSTALLED_DEV) $(INSTALLED_VLLM)  ## vLLM on this CPU gives our prompts, tokens and log-probabilities.
 	$(BIN)/python -m pytest -m vllm tests/vllm
+
+bench: $(INSTALLED_DEV) $(BENCH)/.installed  ## Against what users would pick instead: about 15 CPU-minutes.
+	$(BIN)/python benchmarks/peers.py
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
@@ -82,5 +86,12 @@ $(INSTALLED_VLLM): constraints.txt
 	$(call install,--requirement $(VLLM)/wanted.txt,$(VLLM)/bin)
 	touch $@
 
+# Packages that are peers only, beside the environment and without what they ask for: torch is there.
+# torchcodec 0.13 is its last build for CPUs on the registry; those after it ask for CUDA's libraries.
+$(BENCH)/.installed: constraints.txt
+	$(call install,--no-deps --upgrade --target $(BENCH) --constraint constraints.txt torchcodec==0.13.0 \
+	    liger-kernel==0.8.5 decord opencv-python-headless)
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VLLM) out
+	rm -rf $(VENV) $(VLLM) $(BENCH) out

@@ -21,6 +21,11 @@ from pathlib import Path
 
 from process_memory import memory, reset_peak
 
+WIDE = {
+    **{"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12, "head_dim": 64},
+    **{"num_attention_heads": 8, "num_key_value_heads": 8, "max_position_embeddings": 100_000},
+}
+MROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 8, 8]}
 SETTINGS = {
     "KV cache: 1,000 frames of 16 tokens": {
         "frames": 1000,
@@ -38,11 +43,36 @@ SETTINGS = {
         "model": {"grid_size": 112, "hidden_size": 768, "num_layers": 10, "num_heads": 12,
                   "num_key_value_heads": 12},
     },
+    "Qwen3-VL: 200 frames in pairs, 49 tokens a pair": {
+        "family": "qwen3_vl",
+        "frames": 200,
+        "model": {
+            "text": WIDE | {"rope_parameters": MROPE},
+            "vision": {"patch_size": 16, "hidden_size": 384, "intermediate_size": 1536,
+                       "depth": 6, "num_heads": 6, "out_hidden_size": 512,
+                       "num_position_embeddings": 256},
+            "pixels": 224 * 224, "patch": 16, "frames": 200,
+        },
+    },
+    "InternVL: 160 frames of 64 tokens": {
+        "family": "internvl",
+        "frames": 160,
+        "model": {
+            "text": WIDE,
+            "vision": {"patch_size": [14, 14], "image_size": [224, 224], "hidden_size": 384,
+                       "intermediate_size": 1536, "num_hidden_layers": 6,
+                       "num_attention_heads": 6},
+            "pixels": 224 * 224, "image_tokens": 64,
+        },
+    },
 }  # fmt: skip
 
 
 def measure(setting: dict, video: str) -> None:
     """Run one setting and print planned and measured bytes as JSON."""
+    import torch
+
+    from longva.media.medium import open_media
     from longva.model.random_model import random_longva
     from longva.watching.assistant import LongVA
 
@@ -51,7 +81,13 @@ def measure(setting: dict, video: str) -> None:
     del small
     reset_peak()
     before = memory("VmRSS")
-    model, processor = random_longva(max_position_embeddings=100_000, **setting["model"])
+    if "family" in setting:
+        sys.path.insert(0, str(Path(__file__).parents[1]))
+        from tests.watching import families
+
+        model, processor = families.make(setting["family"], torch.float32, **setting["model"])
+    else:
+        model, processor = random_longva(max_position_embeddings=100_000, **setting["model"])
     longva = LongVA(
         model,
         processor,
@@ -59,14 +95,16 @@ def measure(setting: dict, video: str) -> None:
         kv=setting.get("kv", "model"),
         chunk_tokens=setting.get("chunk_tokens", 4096),
     )
-    longva.watch(video, frames=setting["frames"]).ask("What happens?", max_new_tokens=8)
-    planned = longva.plan(setting["frames"]).peak
+    media = open_media(video)
+    longva.watch(media, frames=setting["frames"]).ask("What happens?", max_new_tokens=8)
+    planned = longva.plan(setting["frames"], media=[media]).peak
     print(json.dumps({"planned": planned, "measured": memory("VmHWM") - before}))
 
 
 def main() -> None:
     """Run every setting in a process of its own and print the table."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--only", default="", help="settings whose name has this in it")
     parser.add_argument("--child", nargs=2, metavar=("SETTING", "VIDEO"))
     args = parser.parse_args()
     if args.child:
@@ -83,6 +121,8 @@ def main() -> None:
         picture = draw_scene(random_scene(random.Random(0)))
         write_video(video, [picture] * 1000, Fraction(25))
         for name in SETTINGS:
+            if args.only not in name:
+                continue
             command = [sys.executable, __file__, "--child", name, str(video)]
             # glibc keeps freed blocks resident up to a threshold that grows to 32 MiB; held at 1
             # MiB, resident memory is what is allocated.

@@ -42,11 +42,11 @@ class Square(NamedTuple):
     needle: int
 
 
-def depth_grid() -> list[Square]:
+def depth_grid(lengths: range = LENGTHS) -> list[Square]:
     """The paper's: the needle at the same fraction of every haystack."""
     return [
         Square(length, int(depth * length), needle)
-        for length in LENGTHS
+        for length in lengths
         for depth in DEPTHS
         for needle in range(NEEDLES)
     ]
@@ -64,9 +64,9 @@ def absolute_grid() -> list[Square]:
 
 
 def prompts_of(squares: list[Square], tokens_per_frame: int) -> list[Prompt]:
-    t = tokens_per_frame
-    frames = -1 - torch.arange((LENGTHS[-1] + NEEDLES) * t)  # the haystack's, then the needles'
-    haystack, needles = frames[: LENGTHS[-1] * t], frames[LENGTHS[-1] * t :].split(t)
+    t, longest = tokens_per_frame, max(square.length for square in squares)
+    frames = -1 - torch.arange((longest + NEEDLES) * t)  # the haystack's, then the needles'
+    haystack, needles = frames[: longest * t], frames[longest * t :].split(t)
     system = torch.arange(SYSTEM)
     questions = [torch.arange(QUESTION).roll(needle + 1) for needle in range(NEEDLES)]
     return [

@@ -164,4 +164,8 @@ def test_siglip_towers_give_their_patches(kind):
             assert not isinstance(tower, CLIPVisionModel)
             states = tower(pixels, output_hidden_states=True).hidden_states[-2]
         want = pool_patches(model.model.multi_modal_projector(states), 2, "average")
+        ran = []
+        for layer in tower.encoder.layers:
+            layer.register_forward_hook(lambda *_: ran.append(True))
         torch.testing.assert_close(model.model.encode_grids(pixels), want, **CLOSE)
+        assert len(ran) == 2  # the last of three layers is not computed in vain

@@ -1,3 +1,4 @@
+import copy
 import json
 
 import pytest
@@ -12,6 +13,7 @@ from longva.model.random_model import random_longva
 from longva.planning.devices import DEVICES, GIB, usable_bytes
 from longva.planning.planner import plan
 from longva.prompts.kv_cache import CachedSequence
+from longva.watching.assistant import LongVA
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,29 @@ def test_max_frames_is_the_last_number_that_fits(longva_7b):
     most = plan(longva_7b, frames=1, device_memory=memory).max_frames
     assert plan(longva_7b, frames=most, device_memory=memory).peak <= memory
     assert plan(longva_7b, frames=most + 1, device_memory=memory).peak > memory
+
+
+def test_a_smaller_chunk_is_planned_only_where_it_makes_room_for_frames(longva_7b):
+    config = copy.deepcopy(longva_7b)
+    config.text_config.max_position_embeddings = 440_000  # so that memory is the limit
+    options = {"frames": 2900, "weights": "int8", "kv": "int8"}
+    card = usable_bytes(DEVICES["rtx4090"][0])
+    assert not plan(config, **options, device_memory=card, chunk_tokens=4096).fits
+    fitting = plan(config, **options, device_memory=card)
+    assert fitting.fits and fitting.chunk_tokens < 4096 and fitting.peak <= card
+    roomy = plan(config, **options, device_memory=usable_bytes(DEVICES["h100"][0]))
+    assert roomy.chunk_tokens == plan(config, **options).chunk_tokens == 4096
+    assert LongVA(*random_longva(), name="random").chunk_tokens == 4096
+
+
+def test_three_thousand_frames_of_the_7b_model_fit_a_card_of_24_gb(longva_7b):
+    """Their 433,280 tokens are beyond its context; at 8 x 8 tokens a frame they are within."""
+    card = usable_bytes(DEVICES["rtx4090"][0])
+    result = plan(longva_7b, frames=3000, weights="int8", kv="int4", device_memory=card)
+    assert result.peak <= card and result.prompt_tokens > result.context_length
+    pooled = copy.deepcopy(longva_7b)
+    pooled.set_pooling(3)
+    assert plan(pooled, frames=3000, kv="int8", device_memory=card).fits
 
 
 def test_too_many_frames_for_the_memory_are_refused_with_the_numbers(longva_7b):

@@ -134,15 +134,31 @@ def tokenizer(**names: str) -> PreTrainedTokenizerFast:
     return made
 
 
-def make_processor(name: str, words: PreTrainedTokenizerFast, pixels: int = 16 * 16):
-    """The family's own class of processor, for frames of about so many pixels."""
+def make_processor(
+    name: str,
+    words: PreTrainedTokenizerFast,
+    pixels: int = 16 * 16,
+    patch: int = 4,
+    frames: int = 24,
+    image_tokens: int = 4,
+):
+    """The family's own class of processor.
+
+    Args:
+        name: of the family.
+        words: the tokenizer.
+        pixels: of a frame, at most.
+        patch: pixels a side of a patch.
+        frames: that share a budget of `pixels` a frame, where the family shares it.
+        image_tokens: of a frame, where the processor is told.
+    """
     kind, picture, film = PROCESSORS[name]
-    side = 28 if name.startswith("llava") else 16
+    side = 28 if name.startswith("llava") else int(pixels**0.5)
     sizes: dict[str, Any] = {"height": side, "width": side}
     if "qwen" in name or "glm" in name:
-        shared = 1 if name.startswith("qwen2") else 24
+        shared = 1 if name.startswith("qwen2") else frames
         sizes = {"shortest_edge": 64, "longest_edge": pixels * shared}
-        cut = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2}
+        cut = {"patch_size": patch, "temporal_patch_size": 2, "merge_size": 2}
     else:
         cut = {}
     extra: dict[str, Any] = {}
@@ -158,7 +174,7 @@ def make_processor(name: str, words: PreTrainedTokenizerFast, pixels: int = 16 *
     own: dict[str, Any] = {
         "llava_onevision": {"num_image_tokens": 16},
         "llava_next_video": {"patch_size": 7, "vision_feature_select_strategy": "default"},
-        "internvl": {"image_seq_length": 4},
+        "internvl": {"image_seq_length": image_tokens},
         "smolvlm": {"image_seq_len": 4},
         "gemma3": {"image_seq_length": 4},
     }.get(name, {})
@@ -176,12 +192,30 @@ def make_processor(name: str, words: PreTrainedTokenizerFast, pixels: int = 16 *
     return processor
 
 
-def make(name: str, dtype: torch.dtype = torch.float64, seed: int = 0, **text: Any):
-    """A tiny random model of a family, and its processor."""
+def make(
+    name: str,
+    dtype: torch.dtype = torch.float64,
+    *,
+    seed: int = 0,
+    text: dict[str, Any] | None = None,
+    vision: dict[str, Any] | None = None,
+    **settings: Any,
+):
+    """A tiny random model of a family, and its processor.
+
+    Args:
+        name: of the family.
+        dtype: of the weights.
+        seed: of the weights.
+        text: changes of the language model's config.
+        vision: changes of the vision tower's.
+        settings: see `make_processor`.
+    """
     words = tokenizer(**({"video_token": "<video>"} if name == "smolvlm" else {}))
     ids = {mark: words.convert_tokens_to_ids(mark) for mark in SPECIAL}
     about = {**CONFIGS[name]}
-    about["text_config"] = about["text_config"] | text
+    about["text_config"] = about["text_config"] | (text or {})
+    about["vision_config"] = about["vision_config"] | (vision or {})
     about |= {"image_token_id": ids[TOKENS[0]], "video_token_id": ids[TOKENS[1]]}
     about |= {"vision_start_token_id": ids[TOKENS[2]], "vision_end_token_id": ids[TOKENS[3]]}
     for number, mark in enumerate(("video_start", "video_end", "image_start", "image_end")):
@@ -203,4 +237,4 @@ def make(name: str, dtype: torch.dtype = torch.float64, seed: int = 0, **text: A
             size = 1 if "embed_tokens" in key else weight[0].numel() ** -0.5
             weight.data.normal_(0, size)
     model.generation_config.eos_token_id = None
-    return model.to(dtype), make_processor(name, words)
+    return model.to(dtype), make_processor(name, words, **settings)

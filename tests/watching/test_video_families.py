@@ -5,25 +5,27 @@ logits of `generate` are rounded to float32.
 """
 
 import importlib.util
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-import families
-
-from longva.errors import LongVAError
+from longva.errors import LongVAError, VideoError
 from longva.media.medium import open_media
 from longva.watching.assistant import LongVA
+from tests.watching import families
 
 QUESTIONS = ["What?", "Who arrives, and when?"]
 FRAMES = 12
-SPELT_OUT = pytest.mark.skipif(not importlib.util.find_spec("num2words"), reason="num2words")
+NEEDS = {
+    "smolvlm": [pytest.mark.skipif(not importlib.util.find_spec("num2words"), reason="num2words")]
+}
+FAST = ("qwen2_5_vl", "qwen3_vl", "internvl", "llava_onevision", "gemma3")
+"""What differs most; the others run with the slow tests."""
+
 EVERY = [
-    pytest.param(name, marks=SPELT_OUT) if name == "smolvlm" else name for name in families.FAMILIES
+    name if name in FAST else pytest.param(name, marks=[pytest.mark.slow, *NEEDS.get(name, ())])
+    for name in families.FAMILIES
 ]
 
 
@@ -137,3 +139,35 @@ def test_evidence_is_the_attention_of_an_eager_forward(family):
     frames = {item.frame: item.weight for item in answer.evidence}
     found = torch.tensor([frames[frame] for frame in range(0, FRAMES, medium.unit)])
     torch.testing.assert_close(found, own.float() / own.sum().float(), atol=1e-7, rtol=0)
+
+
+def test_one_frame_is_no_beginning_for_a_model_that_encodes_pairs():
+    model, processor = families.make("qwen2_5_vl")
+    session = LongVA(model, processor, name="pairs").watch(film()[:1])
+    assert session.frames == 1 and session.ask(QUESTIONS[0], max_new_tokens=2).text
+    with pytest.raises(VideoError, match="encodes frames in pairs, and one was watched"):
+        session.extend(film())
+
+
+def test_a_frame_waits_for_the_other_of_its_pair():
+    model, processor = families.make("qwen2_5_vl")
+    session = LongVA(model, processor, name="pairs").watch(film()[:4])
+    assert session.extend(film()[:5]) == 0
+    assert session.extend(film()[:7]) == 2 and session.frames == 6
+
+
+@pytest.mark.parametrize("policy", ["stop", "newest", "thin"])
+def test_policies_forget_frames_that_are_encoded_singly(policy):
+    session = LongVA(*families.make("internvl"), name="singly").watch(
+        film()[:4], policy=policy, max_frames=6
+    )
+    session.extend(film())
+    (medium,) = session.media
+    assert len(medium) <= 6 and session.notes
+    chosen = film()[medium.indices.tolist()]
+    again = session.watcher.watch(open_media(chosen, seconds=medium.indices.tolist()))
+    asked = {"max_new_tokens": 10}
+    assert session.ask("What?", **asked).text == again.ask("What?", **asked).text
+    pairs = LongVA(*families.make("qwen2_vl"), name="pairs")
+    with pytest.raises(LongVAError, match="encodes 2 frames together"):
+        pairs.watch(film(), policy=policy)

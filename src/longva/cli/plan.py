@@ -29,7 +29,9 @@ def plan(
     dtype: Annotated[Dtype, typer.Option(help="Of weights and activations.")] = "bfloat16",
     weights: Weights = "model",
     kv: Kv = "model",
-    chunk_tokens: Annotated[int, typer.Option(help="Tokens prefilled at a time.")] = 4096,
+    chunk_tokens: Annotated[
+        int | None, typer.Option(help="Tokens prefilled at a time; default: by the memory.")
+    ] = None,
     pool_stride: PoolStride = None,
     as_json: Json = False,
 ) -> None:
@@ -41,7 +43,6 @@ def plan(
     """
     import torch
 
-    from longva.checkpoints.published import load_config
     from longva.planning.devices import DEVICES, UTILISATION, usable_bytes
     from longva.planning.planner import plan as make_plan
 
@@ -53,8 +54,7 @@ def plan(
         raise LongVAError(f"--memory needs GiB greater than 0, got {memory}.")
     gib, rate = DEVICES[device] if device else (None, None)
     gib = memory or gib
-    config = load_config(model)
-    config.set_pooling(pool_stride)
+    config, shape = model_of(model, pool_stride)
     result = make_plan(
         config,
         frames=frames,
@@ -64,6 +64,7 @@ def plan(
         chunk_tokens=chunk_tokens,
         device_memory=None if gib is None else usable_bytes(gib),
         flops_per_second=rate and rate * UTILISATION,
+        shape=shape,
     )
     if as_json:
         typer.echo(to_json({**asdict(result), "fits": result.fits}, indent=2))
@@ -71,6 +72,23 @@ def plan(
         print_plan(model, result)
     if not result.fits:
         raise typer.Exit(1)
+
+
+def model_of(model: str, pool_stride: int | None) -> tuple:
+    """Return the config of LongVA or of another model, and what plans are made of it."""
+    from longva.checkpoints.names import HUB_IDS
+    from longva.checkpoints.published import load_config
+    from longva.checkpoints.settings import OURS, find_checkpoint
+    from longva.planning.planner import Shape
+    from longva.watching.video_family import planned
+
+    if model.lower() not in HUB_IDS:
+        folder, values = find_checkpoint(model)
+        if values.get("model_type") not in OURS:
+            return planned(folder)
+    config = load_config(model)
+    config.set_pooling(pool_stride)
+    return config, Shape
 
 
 def print_plan(model: str, plan) -> None:

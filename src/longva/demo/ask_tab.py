@@ -124,8 +124,7 @@ class AskTab(AskLayout):
         """Put an example on the stage, its question into the box."""
         example = self.setting.examples[int(event.example)]
         shown = await self.show(visitor, example.path)
-        planned = self.plan(visitor, example.question, True, visitor.medium.suggested)
-        return shown | {self.question: example.question, self.estimate: planned}
+        return shown | {self.question: example.question}  # whose change has the estimate drawn
 
     async def show(self, visitor: Visitor, path: Path) -> dict:
         """Put a file on the stage."""

@@ -79,7 +79,9 @@ def _parts(media: Media, longva: LongVA) -> tuple[list[str], int]:
     """Draw the parts of an image that the model sees; return them and how many stand in a row."""
     processor = longva.processor.image_processor
     image = Image.fromarray(next(media.pictures([0])))
-    if processor.packing != "unires":  # the whole image is one frame, however it is cut
+    if (
+        getattr(processor, "packing", None) != "unires"
+    ):  # the whole image is one frame, however it is cut
         return [picture(np.asarray(image))], 1
     grids, (_, columns) = image_to_grids(
         image, processor.grid_of, grid_size=processor.grid_size, packing=processor.packing

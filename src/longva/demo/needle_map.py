@@ -18,7 +18,7 @@ from longva.niah.cells import Grid
 from longva.niah.heatmap import COLOURS
 from longva.niah.log import read_rows
 from longva.niah.needles import NeedleRecipe
-from longva.niah.tree_model import TreeModel
+from longva.niah.video_tree_model import tree_model
 from longva.niah.visual import VisualRecipe, run_visual
 from longva.watching.engine import Engine
 from longva.watching.events import EventStream, Failed, Finished, Progress
@@ -105,7 +105,13 @@ class NeedleMap:
         recipe, longva = self.recipe, self.engine.longva
         self.engine.store.make_room_for(max(recipe.grid.all_lengths))
         try:
-            model = TreeModel.of(longva, max_new_tokens=recipe.max_new_tokens)
+            grid, fps = recipe.grid, recipe.haystack.fps
+            model = tree_model(
+                longva,
+                longest=grid.all_lengths[-1],
+                fps=fps,
+                max_new_tokens=recipe.max_new_tokens,
+            )
             return run_visual(recipe, self._progress, model=model, **own_pictures(recipe))
         finally:
             # Features are large, and the next map does not use them.

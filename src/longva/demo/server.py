@@ -25,6 +25,9 @@ from longva.watching.engine import Engine
 
 ASSETS = Path(__file__).parent
 
+GRID_SIZE = 336
+"""Pixels a side of the pictures in an example, for models that cut no image into grids."""
+
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 MAX_THREADS = 40
@@ -67,7 +70,7 @@ def running(
             max_waiting=max_waiting,
             max_waiting_per_client=max_waiting,
         )
-        grid_size = longva.processor.image_processor.grid_size
+        grid_size = getattr(longva.processor.image_processor, "grid_size", GRID_SIZE)
         setting = Setting(
             engine=engine,
             speed=Speed.of(longva),

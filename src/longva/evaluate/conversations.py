@@ -24,6 +24,7 @@ from torch import Tensor
 from longva.errors import LongVAError
 from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling
+from longva.model import LongVAForConditionalGeneration
 from longva.model.chat_format import text_ids
 from longva.planning.planner import plan
 from longva.prompts.decoding import TextStream
@@ -117,6 +118,10 @@ class Reader:
         settings: FrameSettings | None = None,
         reuse: bool = True,
     ):
+        if not isinstance(longva.model, LongVAForConditionalGeneration):
+            raise LongVAError(
+                f"{longva.name} is evaluated by lmms-eval's own models; this one is LongVA's."
+            )
         fits = plan(longva.model.config, frames=1).max_frames  # no limit of memory
         self.longva, self.reuse = longva, reuse
         self.sampling = (sampling or FrameSampling()).or_default(fits)

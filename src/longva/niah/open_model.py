@@ -9,7 +9,7 @@ from longva.niah.model import Model
 from longva.niah.recipe import MeasurementRecipe
 from longva.niah.remote import ImageTextModel, ServedModel
 from longva.niah.ring_model import RingModel
-from longva.niah.tree_model import TreeModel
+from longva.niah.video_tree_model import from_recipe
 from longva.parallel import parallel_mesh
 
 
@@ -29,7 +29,7 @@ def open_model(recipe: MeasurementRecipe, *, video: bool) -> Iterator[Model]:
     elif recipe.adapter == "huggingface":
         yield ImageTextModel.from_recipe(recipe)
     elif not recipe.ring:
-        yield TreeModel.from_recipe(recipe, video=video)
+        yield from_recipe(recipe, video=video)
     elif "WORLD_SIZE" in os.environ:
         with parallel_mesh(ring=int(os.environ["WORLD_SIZE"])):
             yield RingModel.from_recipe(recipe, video=video)

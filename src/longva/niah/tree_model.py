@@ -29,7 +29,7 @@ from longva.checkpoints.fingerprint import vision_fingerprint, weights_fingerpri
 from longva.errors import RecipeError
 from longva.files.writing import read_json
 from longva.finite import check_finite, to_json
-from longva.model import LongVAVideoProcessor
+from longva.model import LongVAForConditionalGeneration, LongVAVideoProcessor
 from longva.model.chat_format import template_ids, text_ids
 from longva.model.unires import normalize_pixels
 from longva.niah.cells import Key, Row
@@ -118,7 +118,15 @@ class TreeModel(Model):
 
     @classmethod
     def of(cls, longva: LongVA, **settings: Any) -> "TreeModel":
-        """Take a loaded LongVA, with its own settings unless others are given."""
+        """Take a loaded LongVA, with its own settings unless others are given.
+
+        Raises:
+            RecipeError: it is another model, whose prompts only `video_tree_model.py` writes.
+        """
+        if not isinstance(longva.model, LongVAForConditionalGeneration):
+            raise RecipeError(
+                f"{longva.name} is no LongVA: measure one prompt a device.", ring=False
+            )
         processor = longva.processor
         own = {"name": longva.name, "kv": longva.kv, "chunk_tokens": longva.chunk_tokens}
         frames = processor.video_processor
@@ -150,7 +158,7 @@ class TreeModel(Model):
     def _features(self, pictures: Pictures, cache: FeatureCache) -> Tensor:
         """Encode one set: [pictures, T, D], on the CPU, where a long haystack has room."""
         about = [pictures.fingerprint, len(pictures), self.frame_size, str(self.model.dtype)]
-        parts = to_json([*about, vision_fingerprint(self.model)])
+        parts = to_json([*about, self.encoder_fingerprint()])
         key = hashlib.sha256(parts.encode()).hexdigest()
         tokens = cache.load(key, torch.device("cpu"))
         if tokens is None:
@@ -282,10 +290,17 @@ class TreeModel(Model):
         if self.rope_type:
             whole = RecomputedSequence(self.model, allow_beyond_context=True)
             return score_alone(whole, prompts, **options)
-        sequence = CachedSequence(
+        return walk(self.sequence(), prompts, **options)
+
+    def sequence(self) -> CachedSequence:
+        """Return what holds the prompts of a walk, one after another."""
+        return CachedSequence(
             self.model, chunk_tokens=self.chunk_tokens, kv_dtype=self.kv, allow_beyond_context=True
         )
-        return walk(sequence, prompts, **options)
+
+    def encoder_fingerprint(self) -> str:
+        """Hash what the features of pictures depend on."""
+        return vision_fingerprint(self.model)
 
     def _scored(self, row: Row, scored: Scored, prompt_tokens: int) -> Row:
         """Write into a row what the model made of its prompt."""

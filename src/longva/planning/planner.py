@@ -29,6 +29,9 @@ WEIGHT_BYTES = {"int8": 1.01, "int4": 0.5625}
 """Bytes a quantised weight, scales included: one a row (int8), float32 for 64 weights (int4)."""
 
 
+CHUNK_TOKENS = (4096, 2048, 1024, 512)
+"""Sizes of a prefill chunk to choose from: smaller ones take less memory and a little more time."""
+
 TEXT_TOKENS = 1280
 """Tokens reserved for the prompt's text and the answer."""
 
@@ -54,6 +57,9 @@ class Plan:
 
     prefill_flops: float | None
     """None where the decoder's operations are not known."""
+
+    chunk_tokens: int
+    """Tokens prefilled at a time."""
 
     seconds: float | None
     """Rough time to encode and prefill; None without a device rate or operations."""
@@ -176,7 +182,7 @@ class Shape:
         width = vision.hidden_size
         tower = 2 * patches * (4 * width**2 + 2 * width * vision.intermediate_size)
         tower += 4 * patches**2 * width
-        projector = 2 * patches * text.hidden_size * (width + text.hidden_size)
+        projector = 2 * (patches - 1) * text.hidden_size * (width + text.hidden_size)
         layers = self.config.vision_feature_layer % (vision.num_hidden_layers + 1)
         encode = frames * (layers * tower + projector)
         flops = Flops.of(self.config)
@@ -191,7 +197,7 @@ def plan(
     weights: Precision = "model",
     kv: Precision = "model",
     text_tokens: int = TEXT_TOKENS,
-    chunk_tokens: int = 4096,
+    chunk_tokens: int | None = None,
     weight_bytes: int | None = None,
     device_memory: int | None = None,
     flops_per_second: float | None = None,
@@ -206,12 +212,33 @@ def plan(
         weights: `int8` or `int4` when the language model's layers are quantised.
         kv: `int8` or `int4` when the KV cache is quantised.
         text_tokens: room for the prompt's text and the answer.
-        chunk_tokens: tokens prefilled at a time.
+        chunk_tokens: tokens prefilled at a time; None for the most of `CHUNK_TOKENS` with which
+            hardly fewer frames fit than with the least.
         weight_bytes: of the weights, when they are loaded already and need not be computed.
         device_memory: bytes that may be used; None leaves only the context as a limit.
         flops_per_second: rate for the time estimate.
         shape: makes the numbers of a config; another for models other than LongVA.
     """
+    if chunk_tokens is None:
+        if weight_bytes is None:
+            weight_bytes = _Shape(config, dtype.itemsize, weights, kv, 1).weight_bytes()
+        plans = [
+            plan(
+                config,
+                frames=frames,
+                dtype=dtype,
+                weights=weights,
+                kv=kv,
+                text_tokens=text_tokens,
+                chunk_tokens=tokens,
+                weight_bytes=weight_bytes,
+                device_memory=device_memory,
+                flops_per_second=flops_per_second,
+            )
+            for tokens in CHUNK_TOKENS
+        ]
+        enough = 0.99 * max(p.max_frames for p in plans)
+        return next(p for p in plans if p.max_frames >= enough)
     if frames < 0 or chunk_tokens < 1:
         raise LongVAError(
             f"a plan needs frames of 0 or more and chunk_tokens of 1 or more, got {frames} and "
@@ -252,6 +279,7 @@ def plan(
         weights=weight_bytes,
         logits=logits,
         device_memory=device_memory,
+        chunk_tokens=chunk_tokens,
         max_frames=max_frames,
         prefill_flops=flops,
         seconds=flops / flops_per_second if flops and flops_per_second else None,

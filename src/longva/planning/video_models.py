@@ -26,9 +26,6 @@ class VideoShape(Shape):
     frames: Any = None
     """What knows the processor's sizes: `VideoPrompts`."""
 
-    row_width: int = 0
-    """Width of a row of features; 0 for the model's."""
-
     picture: tuple[int, int] = PICTURE
 
     def tokens(self, frames: int) -> int:
@@ -36,6 +33,12 @@ class VideoShape(Shape):
         size = self.frames.frame_size(*self.picture, max(1, frames))
         a_unit = self.frames.tokens(size) + self.frames.text_tokens(size)
         return -(-frames // self.frames.unit) * a_unit
+
+    @property
+    def row_width(self) -> int:
+        """Width of a row of features, those of deepstack beside the first."""
+        deep = getattr(self.config.vision_config, "deepstack_visual_indexes", None) or ()
+        return (1 + len(deep)) * self.text.hidden_size
 
     def weight_bytes(self) -> int:
         """Bytes of the weights, of a model without any."""
@@ -63,7 +66,7 @@ class VideoShape(Shape):
         hidden = getattr(vision, "embed_dim", None) or vision.hidden_size
         inner = getattr(vision, "intermediate_size", None) or 4 * hidden
         values = patches * (3 * hidden + max(4 * hidden, 3 * inner))
-        values += units * self.frames.tokens(size) * (self.row_width or self.text.hidden_size)
+        values += units * self.frames.tokens(size) * self.row_width
         pixels = min(BATCH, max(1, frames)) * 3 * height * width
         return values * self.dtype_bytes + 2 * pixels * 4
 
@@ -71,7 +74,7 @@ class VideoShape(Shape):
         """Rows that are less than a chunk yet, and the batch that has come last."""
         size = self.frames.frame_size(*self.picture, BATCH)
         rows = min(tokens, self.chunk_tokens + 2 * BATCH * self.frames.tokens(size))
-        return rows * (self.row_width or self.text.hidden_size) * self.dtype_bytes
+        return rows * self.row_width * self.dtype_bytes
 
     def prefill_flops(self, frames: int, tokens: int) -> float | None:
         """None: an encoder's operations are not counted."""

@@ -153,7 +153,7 @@ class ModelReader(PromptReader):
             "position_ids": positions if len(positions) > 1 else positions[0],
         }
         if bool((chunk < 0).any()):
-            layers = self._rows(chunk, embeddings).to(device).split(inputs.width, dim=1)
+            layers = self._rows(chunk, embeddings).split(inputs.width, dim=1)
             layers = [x[None] if inputs.batched else [x] for x in layers]
             features = Features(pooler_output=layers[0], deepstack_features=layers[1:])
             arguments["mm_encoder_outputs"] = {inputs.kind: features}
@@ -174,4 +174,4 @@ class ModelReader(PromptReader):
         parts = [] if table is None else [table[numbers[~closing].to(table.device)]]
         if self._inputs.closing is not None and closing.any():
             parts.append(self._inputs.closing.expand(int(closing.sum()), -1))
-        return torch.cat(parts)
+        return torch.cat([part.to(self.model.device) for part in parts])

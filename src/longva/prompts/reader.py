@@ -89,7 +89,7 @@ class PromptReader(CachedSequence):
         """
         self.crop(self.share(prompt))
         self._check_append(len(prompt) - self.length, 0)
-        where = (prompt < 0).nonzero().flatten()
+        where = (prompt < 0).nonzero().flatten().int()  # half as long as the prompt itself
         self._first_row = came = self.rows_held
         hidden, ready = None, self.length
         try:

@@ -93,9 +93,9 @@ def create_app(
         )
     app.router.route_class = BoundedRoute
     _add_error_handlers(app)
-    text_config = engine.longva.model.config.text_config
+    config = engine.longva.model.config.get_text_config(decoder=True)
     card = replies.ModelCard(
-        id=model_name, created=int(time.time()), max_model_len=text_config.max_position_embeddings
+        id=model_name, created=int(time.time()), max_model_len=config.max_position_embeddings
     )
 
     @app.get("/version")

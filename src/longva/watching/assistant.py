@@ -47,6 +47,7 @@ class LongVA(Watcher):
         name: of the model, for answers.
         kv: precision of the KV cache: `model`, `int8` or `int4`.
         chunk_tokens: tokens prefilled at a time; memory grows with it, results do not change.
+            Default: as the plan says, by the memory that is free.
         cache_dir: keep encoded media in this folder.
         cache_bytes: of them at most; what was used least recently is deleted. None: no bound.
         notice: something a user should know about the model before believing it.
@@ -59,7 +60,7 @@ class LongVA(Watcher):
         *,
         name: str,
         kv: Precision = "model",
-        chunk_tokens: int = 4096,
+        chunk_tokens: int | None = None,
         cache_dir: Path | None = None,
         cache_bytes: int | None = None,
         notice: str | None = None,
@@ -87,7 +88,7 @@ class LongVA(Watcher):
         dtype: torch.dtype | str | None = None,
         quantization: Precision = "model",
         kv: Precision = "model",
-        chunk_tokens: int = 4096,
+        chunk_tokens: int | None = None,
         cache_dir: Path | None = None,
         self_test: bool = True,
         cache_bytes: int | None = None,
@@ -103,7 +104,7 @@ class LongVA(Watcher):
             dtype: default: bfloat16 on a GPU, float32 on a CPU.
             quantization: precision of the language model's weights.
             kv: precision of the KV cache.
-            chunk_tokens: tokens prefilled at a time.
+            chunk_tokens: tokens prefilled at a time; default: as the plan says.
             cache_dir: keep encoded media in this folder.
             self_test: compare a model other than LongVA with its own plain forward, in seconds.
             cache_bytes: of them at most.
@@ -226,7 +227,7 @@ class LongVA(Watcher):
                 session.watch(progress)
             return session
         sampling = asked.or_default(self._frames_that_fit(opened))
-        self.plan(self.num_frames(opened, sampling)).check()
+        self.plan(self.num_frames(opened, sampling), media=opened).check()
         usual = None
         if sampling is not asked and asked.max_frames is None:
             usual = replace(asked, fps=ONE_A_SECOND.fps)
@@ -245,7 +246,7 @@ class LongVA(Watcher):
 
     def _frames_that_fit(self, opened: list[Media]) -> int:
         """Frames that each video may take when no number was asked for."""
-        least = self.plan(1)
+        least = self.plan(1, media=opened)
         least.check()
         images = [medium for medium in opened if medium.kind == "image"]
         taken = self.num_frames(images, ONE_A_SECOND)

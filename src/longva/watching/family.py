@@ -97,17 +97,16 @@ class Family:
         """
         return PromptReader(self.model, **options)
 
-    def plain_logits(self, symbols: Tensor, media: Media, frames: WatchedFrames) -> Tensor:
-        """What a self-test compares with; LongVA's own tests are in its suite."""
-        raise NotImplementedError
-
     def whole(self, frames: WatchedFrames) -> WatchedFrames:
         """Leave out frames that cannot be encoded before others have come; none of LongVA's."""
         return frames
 
-    @property
-    def shape(self) -> Callable[..., Shape]:
-        """What a plan is made of; see `plan`."""
+    def shape(self, media: Sequence[Media] = ()) -> Callable[..., Shape]:
+        """Return what a plan is made of; see `plan`.
+
+        Args:
+            media: that are to be watched, if they are open.
+        """
         return Shape
 
     def _image_tokens(self, media: Media) -> int:

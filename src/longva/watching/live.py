@@ -50,7 +50,7 @@ def follow(
         VideoError: the source cannot be read.
     """
     due = every
-    batch = longva.model.config.vision_batch_size
+    batch = longva.family.batch
     while (waiting := source.next(batch, POLL_SECONDS)) is not None:
         if not waiting:
             yield session, False

@@ -7,12 +7,12 @@ It stands in place of a list of models that are known to work.
 """
 
 import torch
-from torch import Tensor
 
 from longva.errors import LongVAError, reason
 from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling
 from longva.watching.features import FrameSettings
+from longva.watching.video_family import VideoFamily
 from longva.watching.watcher import Watcher
 
 FRAMES = 8
@@ -51,11 +51,15 @@ def run_self_test(watcher: Watcher) -> None:
 def differences(watcher: Watcher) -> list[float]:
     """How far logits from the cache are from those of the plain forward, for each question."""
     family = watcher.family
+    assert isinstance(family, VideoFamily)
     pixels = torch.randint(
         0, 256, (FRAMES, 3, *PICTURE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     media = open_media(pixels)
     frames = watcher.describe(media, FrameSampling(num_frames=FRAMES))
+    assert frames.size is not None
+    size = family.prompts.geometry(frames.size)
+    resized = media.frames_at(range(FRAMES), size=size).pixels
     reader = family.reader(lambda: [frames], chunk_tokens=CHUNK_TOKENS, kv_dtype=watcher.kv)
     found = []
     for question in QUESTIONS:
@@ -68,6 +72,6 @@ def differences(watcher: Watcher) -> list[float]:
             for _ in reader.read_stream(prompt[: int(where[-1]) + 1], rows):
                 pass
         ours = reader.logits(reader.read(prompt))
-        plain: Tensor = family.plain_logits(prompt, media, frames)
+        plain = family.plain_logits(prompt, resized, frames)
         found.append(float((ours - plain).abs().max() / plain.abs().max()))
     return found

@@ -52,9 +52,10 @@ class SessionStore:
         self._sessions: dict[Watching, tuple[Session, int]] = {}
         self._coming: dict[Watching, int] = {}  # being watched: bytes that they will take
         self._lock = threading.Lock()
-        none, one = longva.plan(0), longva.plan(1)
+        unit = longva.family.unit
+        none, some = longva.plan(0), longva.plan(unit)
         left = max_bytes - _kv_bytes(none)
-        self.max_frames = min(one.max_frames, left // (one.kv_cache - none.kv_cache))
+        self.max_frames = min(some.max_frames, unit * left // (some.kv_cache - none.kv_cache))
         """Frames that one session may hold, by the budget and by what fits when the store is made.
         It does not change, so what is watched by default has the same key every time."""
 

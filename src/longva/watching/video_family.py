@@ -8,19 +8,23 @@ that encodes frames in pairs is given whole pairs; a picture is a film of one fr
 """
 
 import inspect
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import AutoConfig
 
-from longva.errors import LongVAError
+from longva.checkpoints.video_models import load_processor
+from longva.errors import LongVAError, loading
 from longva.media.medium import Media
 from longva.media.sampling import FrameSampling
 from longva.planning.planner import Shape
-from longva.planning.video_models import VideoShape
+from longva.planning.video_models import PICTURE, VideoShape
 from longva.prompts.model_reader import Inputs, ModelReader
 from longva.watching.family import Family
 from longva.watching.features import FrameSettings, WatchedFrames, encode_frames
@@ -90,7 +94,8 @@ class VideoFamily(Family):
         """Frames to take of a medium, in whole pairs."""
         if media.kind == "image":
             return np.arange(1)
-        return self._whole(media.choose(sampling))
+        indices = media.choose(sampling)
+        return indices[: max(1, len(indices) - len(indices) % self.unit)]
 
     def describe(
         self, media: Media, indices: np.ndarray, before: WatchedFrames | None = None
@@ -109,7 +114,7 @@ class VideoFamily(Family):
             seconds=seconds,
             indices=indices,
             names=tuple(media.names[index] for index in indices) if media.names else (),
-            left_out=media.left_out,
+            left_out="; ".join(filter(None, (media.left_out, self.prompts.budget_note(size)))),
             unit=self.prompts.unit,
             size=size,
             step=step,
@@ -160,28 +165,23 @@ class VideoFamily(Family):
 
     def whole(self, frames: WatchedFrames) -> WatchedFrames:
         """Leave out a last frame that waits for the other of its pair."""
-        return frames.part(0, len(self._whole(frames.indices)))
+        return frames.part(0, len(frames) - len(frames) % self.unit)
 
-    @property
-    def shape(self) -> Callable[..., Shape]:
+    def shape(self, media: Sequence[Media] = ()) -> Callable[..., Shape]:
         """See `Family.shape`."""
-        return partial(VideoShape, frames=self.prompts, row_width=self._row_width)
+        pictures = [(medium.height, medium.width) for medium in media] or [PICTURE]
+        return partial(VideoShape, frames=self.prompts, picture=max(pictures, key=math.prod))
 
-    def _whole(self, indices: np.ndarray) -> np.ndarray:
-        unit = self.prompts.unit
-        return indices[: len(indices) - len(indices) % unit] if len(indices) >= unit else indices
-
-    def plain_logits(self, symbols: Tensor, media: Media, frames: WatchedFrames) -> Tensor:
+    @torch.inference_mode()
+    def plain_logits(self, symbols: Tensor, pixels: Tensor, frames: WatchedFrames) -> Tensor:
         """Logits after a prompt, [1, V], by the model's plain forward over all of it.
 
         Args:
             symbols: [L]
-            media: of which all frames are watched.
-            frames: of the medium.
+            pixels: [F, 3, H, W] uint8, the frames that stand in it.
+            frames: these.
         """
-        assert frames.size is not None
-        size = self.prompts.geometry(frames.size)
-        made = self._made(media.frames_at(range(len(frames)), size=size).pixels)
+        made = self._made(pixels)
         placed = self.prompts.place(symbols, [frames], None)
         assert placed.types is not None
         ids, types = (x[None].to(self.model.device) for x in (placed.tokens, placed.types))
@@ -209,6 +209,18 @@ class VideoFamily(Family):
         layers = [out.pooler_output, *(getattr(out, "deepstack_features", None) or [])]
         rows = [torch.cat([part.flatten(0, -2) for part in layer]) for layer in layers]
         return torch.cat(rows, dim=-1), isinstance(out.pooler_output, Tensor)
+
+
+def planned(folder: Path) -> tuple[Any, Callable[..., Shape]]:
+    """Return the config of a folder's model, and what a plan is made of; no weights are loaded.
+
+    Raises:
+        CheckpointError: see `load_processor`.
+    """
+    with loading(f"{folder} cannot be planned with"):
+        config = AutoConfig.from_pretrained(folder)
+        prompts = VideoPrompts(load_processor(folder, config.model_type), config)
+    return config, partial(VideoShape, frames=prompts)
 
 
 def _call(function: Callable, return_dict: bool | None = None, **arguments: Any) -> Any:

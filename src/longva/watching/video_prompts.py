@@ -69,8 +69,7 @@ class VideoPrompts:
         patch, merge = (getattr(self.frames, f"{n}_size", None) for n in ("patch", "merge"))
         if patch and merge and sizes.get("longest_edge"):
             least, most = sizes["shortest_edge"], sizes["longest_edge"]
-            kind = getattr(self.frames, "kind", None) or type(self.frames).__name__
-            share = frames if kind in SHARED_BUDGETS else 1
+            share = frames if self.shares_budget else 1
             return fitted(height, width, patch * merge, least / share, most / share)
         if getattr(self.frames, "do_center_crop", None) and self.frames.crop_size:
             sizes = self.frames.crop_size
@@ -78,6 +77,18 @@ class VideoPrompts:
             sizes = self.frames.max_image_size
         side = sizes.get("shortest_edge") or sizes.get("longest_edge")
         return sizes.get("height") or side, sizes.get("width") or side
+
+    @property
+    def shares_budget(self) -> bool:
+        """Whether the processor would make frames smaller the more there are of them."""
+        kind = getattr(self.frames, "kind", None) or type(self.frames).__name__
+        return kind in SHARED_BUDGETS
+
+    def budget_note(self, size: tuple[int, int]) -> str:
+        """Say how large frames are that share a budget; nothing of others."""
+        height, width = size
+        pixels = f"every frame is {width} x {height} pixels, chosen once for the film"
+        return pixels if self.shares_budget else ""
 
     def geometry(self, size: tuple[int, int]) -> Size:
         """How frames of that size are made: the centre of the picture, or all of it, stretched."""

@@ -139,6 +139,10 @@ class Watched:
         known = self._everything()
         if not known or known[-1].kind == "image":
             raise VideoError("there is no video to go on with. Watch one first.")
+        if len(known[-1]) % self.watcher.family.unit:  # one frame, which stands for a pair
+            raise VideoError(
+                f"{self.name} encodes frames in pairs, and one was watched. Watch again."
+            )
         more, ahead = more if isinstance(more, Media) else open_media(more), self._ahead.copy()
         stay = ahead.follow(more, self.media)
         if ahead.policy is None:
@@ -153,8 +157,7 @@ class Watched:
         started, waited = time.perf_counter(), [0.0]
         media = self._everything()
         prompt = self._symbols([first_turn("", media)], media)
-        where = (prompt < 0).nonzero().flatten()[: sum(medium.rows for medium in media)]
-        prompt = prompt[: int(where[-1]) + 1] if len(where) else prompt[:0]
+        prompt = prompt[: end_of_rows(prompt, sum(medium.rows for medium in media))]
         self._forget_after(self._watched)
         if self._reader.share(prompt) < self._watched:
             self._ahead.parts = []
@@ -197,9 +200,7 @@ class Watched:
 
     def _end_of_media(self) -> int:
         """Tokens in the cache up to the last frame watched."""
-        rows = sum(medium.rows for medium in self.media)
-        where = (self._reader.held < 0).nonzero().flatten()
-        return int(where[rows - 1]) + 1 if rows else 0
+        return end_of_rows(self._reader.held, sum(medium.rows for medium in self.media))
 
     def _room(self) -> int:
         """Frames that may be held."""
@@ -210,6 +211,12 @@ class Watched:
         """Keep only the beginning of the cache; an answer that is being given ends."""
         self._asking, self._settled = None, length
         self._reader.crop(min(length, self._reader.length))
+
+
+def end_of_rows(symbols: Tensor, rows: int | None = None) -> int:
+    """Count the symbols up to and with the last row, or the last of so many; 0 without any."""
+    where = (symbols < 0).nonzero()[:rows]
+    return int(where[-1]) + 1 if len(where) else 0
 
 
 def first_turn(question: str, media: Sequence[WatchedFrames]) -> dict:

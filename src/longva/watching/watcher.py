@@ -29,7 +29,7 @@ class Watcher:
         processor: of the model.
         name: of the model, for answers.
         kv: precision of the KV cache: `model`, `int8` or `int4`.
-        chunk_tokens: tokens prefilled at a time.
+        chunk_tokens: tokens prefilled at a time; None: as the plan says, by the free memory.
         cache_dir: keep encoded media in this folder.
         cache_bytes: of them at most; what was used least recently is deleted. None: no bound.
     """
@@ -41,7 +41,7 @@ class Watcher:
         *,
         name: str,
         kv: Precision,
-        chunk_tokens: int,
+        chunk_tokens: int | None,
         cache_dir: Path | None,
         cache_bytes: int | None = None,
     ):
@@ -49,16 +49,18 @@ class Watcher:
         own = isinstance(model, LongVAForConditionalGeneration)
         self.family = Family(model, processor) if own else VideoFamily(model, processor)
         self.kv: Precision = kv
-        self.chunk_tokens = chunk_tokens
+        self._chunk_tokens = chunk_tokens
+        self._chunk_tokens = self.chunk_tokens = self.plan(1).chunk_tokens
         self.cache = FeatureCache(cache_dir, cache_bytes) if cache_dir is not None else None
         self._fingerprints: dict[tuple, str] = {}
 
-    def plan(self, frames: int, *, reclaimable: int = 0) -> Plan:
+    def plan(self, frames: int, *, reclaimable: int = 0, media: Sequence[Media] = ()) -> Plan:
         """Return what watching `frames` frames takes on this model's device.
 
         Args:
             frames: to watch.
             reclaimable: bytes in use that would be freed for it.
+            media: of which they are, if they are open.
         """
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         free = usable_memory(self.model.device)
@@ -67,10 +69,10 @@ class Watcher:
             frames=frames,
             dtype=self.model.dtype,
             kv=self.kv,
-            chunk_tokens=self.chunk_tokens,
+            chunk_tokens=self._chunk_tokens,
             weight_bytes=weights,
             device_memory=None if free is None else free + weights + reclaimable,
-            shape=self.family.shape,
+            shape=self.family.shape(media),
         )
 
     def num_frames(self, media: Sequence[Media], sampling: FrameSampling) -> int:
@@ -144,7 +146,8 @@ class Watcher:
 
     def fingerprint(self, of: Callable[[LongVAForConditionalGeneration], str]) -> str:
         """Hash the model by a function, once as long as its pooling stays."""
-        key = of, self.model.config.pool_stride, self.model.config.pool_mode
+        config = self.model.config
+        key = of, *(getattr(config, name, None) for name in ("pool_stride", "pool_mode"))
         if key not in self._fingerprints:
             self._fingerprints[key] = of(self.model)
         return self._fingerprints[key]

@@ -1,0 +1,160 @@
+"""Video models of transformers from a folder: loaded, tested, refused, and asked by command."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+from typer.testing import CliRunner
+
+from longva.cli import app
+from longva.errors import CheckpointError, LongVAError
+from longva.watching.assistant import LongVA
+from longva.watching.self_test import run_self_test
+from tests.watching import families
+
+RUN = CliRunner()
+
+
+@pytest.fixture(
+    scope="module", params=["qwen3_vl", pytest.param("internvl", marks=pytest.mark.slow)]
+)
+def folder(request, tmp_path_factory) -> Path:
+    model, processor = families.make(request.param, torch.float32)
+    path = tmp_path_factory.mktemp(request.param)
+    model.save_pretrained(path)
+    processor.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory) -> Path:
+    """Six seconds, ten frames a second."""
+    from fractions import Fraction
+
+    from PIL import Image
+
+    from longva.media.write import write_video
+
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    pictures = [Image.effect_noise((160, 96), 60).convert("RGB") for _ in range(60)]
+    write_video(path, pictures, Fraction(10))
+    return path
+
+
+def run(*arguments) -> str:
+    result = RUN.invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def answers(folder, film) -> list[dict]:
+    questions = ["What is shown?", "When?"]
+    options = ["--model", folder, "--max-new-tokens", 6, "--json"]
+    return json.loads(run("ask", film, *questions, *options))
+
+
+def test_a_folder_is_asked_by_command_as_by_transformers(folder, film):
+    found = answers(folder, film)
+    longva = LongVA.from_pretrained(folder, self_test=False)
+    with longva.watch(film) as session:
+        assert found[0]["frames"] == session.frames == 6
+        for question, answer in zip(("What is shown?", "When?"), found, strict=True):
+            content = [{"type": "video"}, {"type": "text", "text": question}]
+            talk = [{"role": "user", "content": content}]
+            prompt = longva.family.symbols(talk, session.media)
+            assert answer["prompt_tokens"] == len(prompt)
+            assert answer["answer"] == session.ask(question, max_new_tokens=6).text
+
+
+def test_a_plan_counts_the_tokens_of_the_processor(folder, film):
+    longva = LongVA.from_pretrained(folder, self_test=False)
+    media = longva.watch(film, now=False)
+    prompt = longva.family.symbols(
+        [{"role": "user", "content": [{"type": "video"}]}], media._everything()
+    )
+    planned = json.loads(run("plan", folder, "--frames", 6, "--json"))
+    assert 0 <= planned["prompt_tokens"] - 1280 - len(prompt) + 40 <= 60
+    assert planned["fits"]
+
+
+def test_a_batch_gives_the_answers_of_ask(folder, film, tmp_path):
+    table = tmp_path / "questions.jsonl"
+    table.write_text(json.dumps({"question": "What is shown?"}))
+    out = tmp_path / "answers.jsonl"
+    options = ["--model", folder, "--max-new-tokens", 6, "--out", out]
+    run("batch", table, "--media", film, *options)
+    (row,) = [json.loads(line) for line in out.read_text().splitlines()]
+    assert row["answer"] == answers(folder, film)[0]["answer"]
+
+
+def test_a_session_goes_on_from_its_file(folder, film, tmp_path):
+    longva = LongVA.from_pretrained(folder, self_test=False)
+    session = longva.watch(film)
+    session.save(tmp_path / "session.safetensors")
+    again = longva.resume(tmp_path / "session.safetensors")
+    assert again.ask("When?", max_new_tokens=6).text == session.ask("When?", max_new_tokens=6).text
+
+
+def test_several_questions_are_answered_as_one_by_one(folder, film):
+    session = LongVA.from_pretrained(folder, self_test=False).watch(film)
+    together = session.ask_all(["What?", "When?"], max_new_tokens=6)
+    assert [a.text for a in together] == [
+        session.ask(question, max_new_tokens=6).text for question in ("What?", "When?")
+    ]
+
+
+def test_what_is_for_longva_alone_is_refused(folder, film, tmp_path):
+    with pytest.raises(LongVAError, match="weights: this is for LongVA"):
+        LongVA.from_pretrained(folder, quantization="int8")
+    with pytest.raises(LongVAError, match="cache: this is for LongVA"):
+        LongVA.from_pretrained(folder, cache_dir=tmp_path)
+
+
+def test_a_model_whose_cache_answers_otherwise_is_refused_with_the_figures(monkeypatch):
+    model, processor = families.make("qwen2_vl", torch.float32)
+    longva = LongVA(model, processor, name="mine")
+    place = longva.family.prompts.place
+
+    def twice_as_far(symbols, media, find):
+        placed = place(symbols, media, find)
+        return placed if find is None else replace(placed, positions=2 * placed.positions)
+
+    monkeypatch.setattr(longva.family.prompts, "place", twice_as_far)
+    figures = r"mine cannot be watched with: .* by 0\.\d+ and 0\.\d+ of the largest"
+    with pytest.raises(LongVAError, match=figures) as found:
+        run_self_test(longva)
+    assert found.value.remedies == {"self_test": False}
+
+
+def save_t5(path: Path) -> Path:
+    size = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    T5ForConditionalGeneration(T5Config(vocab_size=300, **size)).save_pretrained(path)
+    families.tokenizer().save_pretrained(path)
+    return path
+
+
+def test_a_model_that_reads_no_pictures_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="is a t5, which does not read films"):
+        LongVA.from_pretrained(save_t5(tmp_path / "t5"))
+
+
+def test_a_model_that_looks_at_pictures_by_cross_attention_is_refused():
+    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "vocab_size": 300}
+    text |= {"num_attention_heads": 2, "num_key_value_heads": 2, "cross_attention_layers": [1]}
+    text |= {"pad_token_id": 0}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    vision |= {"num_global_layers": 1, "attention_heads": 2, "image_size": 28, "patch_size": 14}
+    vision |= {"vision_output_dim": 32, "intermediate_layers_indices": [0]}
+    config = AutoConfig.for_model("mllama", text_config=text, vision_config=vision)
+    model = AutoModelForImageTextToText.from_config(config)
+    _, processor = families.make("gemma3")
+    with pytest.raises(LongVAError, match="reads pictures in a way that cannot be continued here"):
+        LongVA(model, processor, name="mllama")
