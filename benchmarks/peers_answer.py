@@ -17,7 +17,7 @@ from longva.watching.assistant import LongVA
 
 SIZES: dict[bool, tuple[int, dict[str, Any]]] = {
     False: (
-        16,
+        8,
         {
             **{"grid_size": 224, "vision_width": 384, "vision_layers": 12},
             **{"hidden_size": 1024, "num_layers": 24, "num_heads": 16, "num_key_value_heads": 4},
@@ -45,7 +45,7 @@ class Plain:
 
     def first(self) -> str:
         """Load, process, generate."""
-        indices = np.linspace(0, NUMBERED - 1, self.frames).round().astype(int)
+        indices = np.linspace(0, NUMBERED - 1, self.frames, dtype=int)
         pictures, _ = load_video(self.path, sample_indices_fn=lambda **_: indices)
         inputs = self.processor(
             text=self.prompt(FIRST),
@@ -109,10 +109,10 @@ def answer(quick: bool) -> Rows:
         tokens = session.ask(FIRST, max_new_tokens=1).prompt_tokens
         of = f"{frames} frames, {tokens:,} tokens, {count:.0f} M weights"
         sides: dict[str, Callable] = {"longva": ours, "transformers, generate": plain.first}
-        yield f"file to answer: {of}", in_turns(sides, same=equal, patience=60)
+        yield f"file to answer: {of}", in_turns(sides, rounds=2, same=equal, patience=60)
         sides = {
             "longva": lambda: session.ask(SECOND, max_new_tokens=TOKENS).text,
             "transformers, generate": plain.again,
             "transformers, its cache cropped by hand": plain.cropped,
         }
-        yield f"a second question: {of}", in_turns(sides, same=equal, patience=60)
+        yield f"a second question: {of}", in_turns(sides, rounds=2, same=equal, patience=60)

@@ -131,7 +131,7 @@ def timed(readers: dict, path: Path, indices: np.ndarray, rounds: int) -> dict:
 
 
 def video(quick: bool) -> Rows:
-    rounds = 1 if quick else 3
+    rounds = 1 if quick else 2
     with tempfile.TemporaryDirectory() as folder:
         short, film, long = (Path(folder) / f"{name}.mp4" for name in ("short", "film", "long"))
         write(short, WIDTH, HEIGHT, NUMBERED, GROUP)

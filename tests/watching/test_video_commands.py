@@ -158,3 +158,36 @@ def test_a_model_that_looks_at_pictures_by_cross_attention_is_refused():
     _, processor = families.make("gemma3")
     with pytest.raises(LongVAError, match="reads pictures in a way that cannot be continued here"):
         LongVA(model, processor, name="mllama")
+
+
+def published(folder: Path, name: str, files: dict) -> Path:
+    """A folder as most are published: settings in a file each, named by the fast classes."""
+    model, processor = families.make(name, torch.float32)
+    model.save_pretrained(folder)
+    processor.tokenizer.save_pretrained(folder)
+    normal = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    for file, values in files.items():
+        (folder / f"{file}.json").write_text(json.dumps(normal | values))
+    template = {"chat_template": processor.chat_template.replace("m.content", "m['content']")}
+    (folder / "chat_template.json").write_text(json.dumps(template))
+    return folder
+
+
+def test_folders_as_they_are_published_need_no_torchvision(tmp_path):
+    cut = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2}
+    qwen = {
+        "image_processor_type": "Qwen2VLImageProcessorFast",
+        "processor_class": "Qwen2_5_VLProcessor",
+    }
+    files = {"preprocessor_config": {"min_pixels": 64, "max_pixels": 256, **cut, **qwen}}
+    longva = LongVA.from_pretrained(published(tmp_path / "qwen", "qwen2_5_vl", files))
+    film = torch.zeros(4, 3, 20, 30, dtype=torch.uint8)
+    assert longva.watch(film).media[0].size == (8, 16)
+    square = {"size": {"height": 16, "width": 16}}
+    files = {
+        "preprocessor_config": {"image_processor_type": "GotOcr2ImageProcessorFast", **square},
+        "video_preprocessor_config": {"video_processor_type": "InternVLVideoProcessor", **square},
+        "processor_config": {"image_seq_length": 4, "processor_class": "InternVLProcessor"},
+    }
+    longva = LongVA.from_pretrained(published(tmp_path / "internvl", "internvl", files))
+    assert longva.watch(film).media[0].size == (16, 16)

@@ -9,8 +9,10 @@ is then read as the letters that it is made of.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import GenerationConfig
 
 from longva.model.processing_longva import LongVAProcessor
@@ -130,7 +132,8 @@ def turn_end(processor: LongVAProcessor) -> str | None:
         said = [[{"type": "text", "text": text}] if parts else text for text in ("?", MARK)]
         talk = [{"role": r, "content": c} for r, c in zip(("user", "assistant"), said, strict=True)]
         if MARK not in written:
-            written = processor.apply_chat_template(talk, tokenize=False)
+            with suppress(TemplateError, TypeError):
+                written = processor.apply_chat_template(talk, tokenize=False)
     after = written.rpartition(MARK)[2]
     found = {after.find(token): token for token in control_tokens(processor.tokenizer)}
     found.pop(-1, None)

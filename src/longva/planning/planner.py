@@ -221,7 +221,7 @@ def plan(
     """
     if chunk_tokens is None:
         if weight_bytes is None:
-            weight_bytes = _Shape(config, dtype.itemsize, weights, kv, 1).weight_bytes()
+            weight_bytes = shape(config, dtype.itemsize, weights, kv, 1).weight_bytes()
         plans = [
             plan(
                 config,
@@ -234,6 +234,7 @@ def plan(
                 weight_bytes=weight_bytes,
                 device_memory=device_memory,
                 flops_per_second=flops_per_second,
+                shape=shape,
             )
             for tokens in CHUNK_TOKENS
         ]

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
+from torch import Tensor
+
 from longva.errors import LongVAError, VideoError
 from longva.media.address import Source
 from longva.media.frames import MisnumberedError
