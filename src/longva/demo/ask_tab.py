@@ -262,8 +262,11 @@ class AskTab(AskLayout):
         return self._talk(visitor)
 
     def _drawn(self, visitor: Visitor) -> str:
-        turns = visitor.turns
-        return draw("conversation", turns=turns) if turns else draw("nothing_asked")
+        turns, medium = visitor.turns, visitor.medium
+        if not turns:
+            return draw("nothing_asked")
+        duration = medium.media.duration if medium and not medium.is_image else None
+        return draw("conversation", turns=turns, duration=duration)
 
     def _talk(self, visitor: Visitor) -> dict:
         """Keep the visitor; draw the conversation and the one button that applies: ask, or stop."""
