@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 FRAMES = 1000
 THINGS = [
@@ -26,7 +27,12 @@ QUESTIONS = [
     ("What number is with the {}?", "What color is behind the {}?")[n % 2].format(thing)
     for n, thing in enumerate(THINGS)
 ]
-RANDOM = {"hidden_size": 768, "num_layers": 20, "num_heads": 12, "num_key_value_heads": 2}
+RANDOM: dict[str, Any] = {
+    "hidden_size": 768,
+    "num_layers": 20,
+    "num_heads": 12,
+    "num_key_value_heads": 2,
+}
 
 
 def nano_session(folder: Path):

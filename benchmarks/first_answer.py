@@ -55,7 +55,7 @@ def write_film(path: Path, minutes: int) -> None:
                 out = out or container.add_stream_from_template(stream)
                 begin = None
                 for packet in source.demux(stream):
-                    if packet.dts is None:
+                    if packet.dts is None or packet.pts is None:
                         continue
                     begin = packet.dts if begin is None else begin
                     shift = number * 60 * 90_000 - begin

@@ -92,6 +92,7 @@ GRID = ["--set", "grid.lengths=[8,16]", "--set", "grid.depths=[0.5]"]
 SMALLER = {
     "ask": ["--max-new-tokens", "2"],
     "batch": ["--max-new-tokens", "2"],
+    "summarize": ["--max-new-tokens", "2"],
     "watch": ["--max-new-tokens", "2", "--idle", "0.1"],
     "niah visual": [*GRID, "--set", "needles.count=2"],
     "niah text": ["--set", "grid.lengths=[100,200]", "--set", "trials=2"],

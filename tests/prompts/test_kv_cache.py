@@ -31,6 +31,7 @@ from transformers import (
 from longva.attention.evidence import EvidenceCollector
 from longva.errors import ContextLengthError, LongVAError, NonFiniteError
 from longva.niah.loading import prepare
+from longva.prompts.excerpt import Excerpt
 from longva.prompts.kv_cache import CachedSequence
 from longva.prompts.kv_layers import CAPACITY_STEP, dequantise, quantise
 from longva.prompts.recomputed import RecomputedSequence
@@ -73,6 +74,29 @@ def logits_of_one_forward(model, symbols, table):
         if symbol < 0:
             x[position] = table[-1 - symbol]
     return model(inputs_embeds=x[None]).logits[0]
+
+
+@torch.no_grad()
+def test_an_excerpt_answers_as_if_what_is_left_out_could_not_be_seen_any_more():
+    model = tiny_model(attn_implementation="sdpa")
+    symbols, _ = symbols_and_table()
+    symbols, question = symbols[17:].abs(), torch.tensor([3, 14, 15, 9, 2, 6])
+    sequence = CachedSequence(model)
+    sequence.append(symbols)
+    excerpt = Excerpt(sequence, [(0, 4), (9, 13)])
+    states = [excerpt.append(question[:4], keep=4), excerpt.append(question[4:], keep=2)]
+
+    everything = torch.cat([symbols[:13], question])  # what came later never mattered
+    sees = torch.ones(19, 19, dtype=torch.bool).tril()
+    sees[13:, 4:9] = False
+    mask = torch.zeros(1, 1, 19, 19, dtype=torch.float64).masked_fill(~sees, -torch.inf)
+    want = model(input_ids=everything[None], attention_mask=mask).logits[0, 13:]
+    torch.testing.assert_close(excerpt.logits(torch.cat(states)), want, atol=SAME, rtol=0)
+
+    before = CachedSequence(model)
+    before.append(symbols)
+    again = [s.append(question[:1]) for s in (sequence, before)]  # the whole is as it was
+    torch.testing.assert_close(*again, atol=SAME, rtol=0)
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"])

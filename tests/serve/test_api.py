@@ -22,6 +22,7 @@ from longva.serve.errors import as_api_error
 from longva.serve.limits import Limits
 from longva.serve.media.check import open_within
 from longva.watching.assistant import LongVA
+from longva.watching.features import FrameSettings
 from tests.hard_videos import truncate, write_video
 from tests.serve.conftest import data_uri, film, picture, serving, user
 
@@ -67,7 +68,9 @@ def test_an_image_as_data_uri_is_answered_as_offline(server, longva, image):
 
 def test_what_a_medium_is_its_content_says(server, longva, image, video):
     wrong_names = [picture(data_uri(video, "image/png")), film(data_uri(image))]
-    want = longva.watch([video, image], frames=4).ask("Both?", max_new_tokens=8)
+    by_content = FrameSettings(named=False)
+    watched = longva.watch([video, image], frames=4, settings=by_content)
+    want = watched.ask("Both?", max_new_tokens=8)
     assert text_of(ask(server, [user("Both?", *wrong_names)])) == want.text
 
 

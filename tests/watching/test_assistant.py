@@ -59,7 +59,7 @@ def test_answer_about_an_image_is_that_of_generate(longva, image):
 
 
 def test_several_media_stand_in_one_prompt(longva, video, image):
-    session = longva.watch([image, video], frames=4)
+    session = longva.watch([image, video], frames=4, settings=FrameSettings(named=False))
     answer = session.ask(QUESTION, max_new_tokens=12)
     expected = generated_text(
         longva,
@@ -498,7 +498,8 @@ def test_a_damaged_cache_entry_is_made_again(longva, video, tmp_path):
 
 def test_two_media_share_what_fits_when_no_number_was_asked_for(video):
     model, processor = random_longva(max_position_embeddings=1312)  # 8 frames beside the text
-    session = LongVA(model, processor, name="short").watch([video, video])
+    unnamed = FrameSettings(named=False)  # names take tokens, too
+    session = LongVA(model, processor, name="short").watch([video, video], settings=unnamed)
     assert [len(medium) for medium in session.media] == [4, 4]
 
 

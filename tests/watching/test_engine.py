@@ -10,7 +10,7 @@ from PIL import Image
 from longva.errors import DeviceMemoryError, VideoError
 from longva.media.medium import Media, open_media
 from longva.media.sampling import FrameSampling
-from longva.watching.engine import Engine, Question, with_media
+from longva.watching.engine import Engine, Question
 from longva.watching.events import EventStream, Failed, Finished, Progress, Text, Watched
 from longva.watching.store import SessionStore, Watching, _kv_bytes
 
@@ -127,18 +127,6 @@ def test_a_plan_counts_what_sessions_would_give_back(engine, video, monkeypatch)
     ask(engine, video)
     monkeypatch.setattr("longva.watching.watcher.usable_memory", lambda _: 0)
     assert engine.plan(4).device_memory == before + engine.store.used_bytes > before
-
-
-def test_media_stand_before_the_words_of_the_first_message():
-    history = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
-    assert with_media(history, ["video", "image"]) == [
-        {
-            "role": "user",
-            "content": [{"type": "video"}, {"type": "image"}, {"type": "text", "text": "Hello"}],
-        },
-        {"role": "assistant", "content": "Hi"},
-    ]
-    assert history[0]["content"] == "Hello" and with_media([], ["video"]) == []
 
 
 def test_a_question_about_a_watched_film_goes_between_the_steps_of_watching_another(

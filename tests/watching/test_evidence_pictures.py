@@ -1,3 +1,6 @@
+import asyncio
+from io import BytesIO
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -60,3 +63,24 @@ def test_models_and_sessions_say_what_they_are_and_a_session_can_be_closed(video
     assert session.kv_bytes == 0
     with pytest.raises(LongVAError, match="session is closed"):
         session.ask("What?")
+
+
+def test_evidence_is_plotted_over_time_a_panel_a_medium(video, image, longva):
+    question = "Does it cost $5 or $6?"  # no formula
+    answer = longva.watch([video, image, video], frames=3).ask(question, max_new_tokens=1)
+    figure = answer.plot()
+    assert Image.open(BytesIO(figure._repr_png_())).size == (700, 360)  # in a notebook
+    assert [ax.get_title("left") for ax in figure.axes] == ["scenes.mp4"] * 2
+    with pytest.raises(LongVAError, match="has no times"):
+        longva.watch(image).ask("What?", max_new_tokens=1).plot()
+
+
+def test_questions_can_be_awaited_together_and_are_answered_one_after_the_other(video, longva):
+    sessions = [longva.watch(video, frames=n) for n in (2, 3)]
+    want = [s.ask(q, max_new_tokens=4).text for s in sessions for q in ("What?", "Why?")]
+
+    async def all_of_them():
+        asked = (s.aask(q, max_new_tokens=4) for s in sessions for q in ("What?", "Why?"))
+        return [answer.text for answer in await asyncio.gather(*asked)]
+
+    assert asyncio.run(all_of_them()) == want

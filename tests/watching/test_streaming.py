@@ -93,7 +93,8 @@ def test_what_lies_between_tower_and_cache_does_not_grow_with_the_film(parts):
 
 def test_after_an_interrupt_questions_are_about_what_was_watched_and_it_goes_on(parts, pictures):
     longva = longva_of(parts, chunk_tokens=32)
-    session = longva.watch([pictures, pictures], fps=2, now=False)
+    by_content = FrameSettings(named=False)
+    session = longva.watch([pictures, pictures], fps=2, now=False, settings=by_content)
     assert session.frames == 0 and session.watched_until is None
 
     def interrupt(stage, done, total):
@@ -107,14 +108,15 @@ def test_after_an_interrupt_questions_are_about_what_was_watched_and_it_goes_on(
     assert session.watched_until == (session.frames - 41) / 2
     second = pictures.choose(FrameSampling(fps=2))[: session.frames - 40]
     until = open_media([pictures.files[i] for i in second], seconds=np.arange(len(second)) / 2)
-    assert asked(session)[0] == asked(longva.watch([pictures, until], fps=2))[0]
+    watched = longva.watch([pictures, until], fps=2, settings=by_content)
+    assert asked(session)[0] == asked(watched)[0]
 
     session.ask("Who?", max_new_tokens=3, keep=True)
     told = []
     session.watch(lambda *progress: told.append(progress))
     assert session.frames == 80 and told[-1][1] == told[-1][2] < 40
     session.history.clear()
-    fresh = longva.watch([pictures, pictures], fps=2)
+    fresh = longva.watch([pictures, pictures], fps=2, settings=by_content)
     torch.testing.assert_close(held(session), held(fresh))
     assert asked(session)[0] == asked(fresh)[0]
     session.watch()  # there is nothing left

@@ -5,6 +5,7 @@ logits of `generate` are rounded to float32.
 """
 
 import importlib.util
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -171,3 +172,14 @@ def test_policies_forget_frames_that_are_encoded_singly(policy):
     pairs = LongVA(*families.make("qwen2_vl"), name="pairs")
     with pytest.raises(LongVAError, match="encodes 2 frames together"):
         pairs.watch(film(), policy=policy)
+
+
+def test_what_stands_elsewhere_is_read_again():
+    model, processor = families.make("qwen2_vl")
+    session = LongVA(model, processor, name="q").watch(film())
+    reader, prompt = session._reader, session._reader.held
+    assert reader.share(prompt) == reader.share(prompt) == len(prompt)
+    place = reader._place
+    reader._place = lambda symbols: replace(place(symbols), positions=place(symbols).positions + 1)
+    reader._placed = replace(reader._placed, symbols=prompt[:0])
+    assert reader.share(prompt) == reader.share(prompt) == 0

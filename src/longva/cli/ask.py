@@ -42,7 +42,6 @@ def watch(
     `partly`: Ctrl-C ends the watching.
     """
     from longva.watching.answer import check_question
-    from longva.watching.features import FrameSettings
 
     longva = loading.load(pool_stride=made.pool_stride, pool_mode=made.pool_mode)
     for question in questions:
@@ -51,8 +50,7 @@ def watch(
         session = longva.resume(media)
         watch_on(session, quiet=quiet, partly=partly)
         return noted(session)
-    settings = FrameSettings(fit=made.fit, resize=made.resize)
-    session = longva.watch(media, sampling=sampling, settings=settings, now=False)
+    session = longva.watch(media, sampling=sampling, settings=made.settings(), now=False)
     watch_on(session, quiet=quiet, partly=partly)
     return noted(session)
 
@@ -117,6 +115,8 @@ def say(session, question: str, **options):
         full = answer.answer_tokens < options["max_new_tokens"]
         why = "the model's context is full" if full else "raise --max-new-tokens"
         out.print(f"   (cut at {answer.answer_tokens} tokens: {why})")
+    if answer.doubt:
+        out.print(f"   ({answer.doubt})")
     return answer
 
 
@@ -192,7 +192,8 @@ def print_evidence(answer, notes: Sequence[str] = ()) -> None:
     """Print what an answer rests on, notes of it, and what it took."""
     for item in answer.shown_evidence:
         when = place(item)
-        of = f"medium {item.medium + 1}  " if len(answer.media) > 1 else ""
+        name = printable(Path(answer.media[item.medium]).name)
+        of = f"{name}  " if len(answer.media) > 1 else ""
         out.print(f"   {when:>10}  {of}frame {item.frame}  weight {item.weight:.3f}")
     if answer.evidence and not answer.shown_evidence:
         out.print("   no frame stands out: each has less than 0.001 of the attention on frames")

@@ -49,12 +49,11 @@ def batch(
     longva batch questions.csv --media 'films/*.mp4' --out answers.jsonl
     """
     from longva.watching.batch import answer_all, read_questions
-    from longva.watching.features import FrameSettings
 
     asked = read_questions(questions, named(media or []))
     part, sampling = shard_of(shard), taken.rule()
     longva = loading.load(pool_stride=made.pool_stride, pool_mode=made.pool_mode)
-    settings = FrameSettings(fit=made.fit, resize=made.resize)
+    settings = made.settings()
     with progress_bar() as progress:
 
         def watch(medium: str):

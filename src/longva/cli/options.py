@@ -130,6 +130,10 @@ class OpeningOptions:
     track: Annotated[
         int | None, typer.Option(help="Which video track of the first medium, from 1.")
     ] = None
+    subtitles: Annotated[
+        str | None,
+        typer.Option(help="Of the first medium: .srt, .vtt, .ass, or `own` for its text track."),
+    ] = None
 
     def open(self, media: list[str], *, standard_input: bool = True) -> list[Any]:
         """Open media, `-` from standard input: what cannot be read is found before a model loads.
@@ -153,13 +157,18 @@ class OpeningOptions:
 
         # It loads torch, which a misspelt name need not wait for.
         from longva.media.medium import open_media, with_rate
+        from longva.media.subtitles import with_subtitles
 
         tracks = [self.track] + [None] * (len(files) - 1)
         opened = [
             open_media(file, allow_truncated=self.allow_truncated, track=track)
             for file, track in zip(files, tracks, strict=True)
         ]
-        return opened if self.frames_fps is None else with_rate(opened, self.frames_fps)
+        if self.frames_fps is not None:
+            opened = with_rate(opened, self.frames_fps)
+        if self.subtitles is not None:
+            opened[0] = with_subtitles(opened[0], self.subtitles)
+        return opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +212,15 @@ class FrameOptions:
     pool_mode: Annotated[
         Literal["average", "max"] | None, typer.Option(help="How they are pooled.")
     ] = None
+    time_tokens: Annotated[
+        float | None, typer.Option(help="Write the time between frames every so many seconds.")
+    ] = None
+
+    def settings(self) -> Any:
+        """Return them as `FrameSettings`; pooling is the model's."""
+        from longva.watching.features import FrameSettings
+
+        return FrameSettings(fit=self.fit, resize=self.resize, time_tokens=self.time_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)

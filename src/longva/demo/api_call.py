@@ -8,7 +8,7 @@ from typing import Any
 
 from longva.demo.medium import Medium
 from longva.finite import to_json
-from longva.watching.engine import Question, with_media
+from longva.watching.engine import Question
 from longva.watching.store import Watching
 
 
@@ -27,8 +27,8 @@ def request_of(
     part = "image_url" if medium.is_image else "video_url"
     first = {"type": part, part: {"url": f"file:///path/to/{medium.path.name}"}}
     turns = [*question.history, {"role": "user", "content": question.text}]
-    messages = with_media(turns, ["image" if medium.is_image else "video"])
-    messages[0]["content"][0] = first
+    messages = [dict(turn) for turn in turns]
+    messages[0]["content"] = [first, {"type": "text", "text": messages[0]["content"]}]
     sampling = question.sampling
     body: dict[str, Any] = {
         "model": model,

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from longva.errors import VideoError
 from longva.media.bounds import Bounds
+from longva.media.cue import Cue
 from longva.media.file import Version, file_version
 from longva.media.pixels import Picture
 from longva.media.resize import Fit, Geometry, Resize, Size, resize_picture, working_pixels
@@ -76,6 +77,9 @@ class Media:
 
     others: str = ""
     """What is there besides the frames: other files of a folder, more pages of a picture."""
+
+    subtitles: tuple[Cue, ...] = field(default=(), repr=False)
+    """What is said when; see `with_subtitles`."""
 
     max_pixels: int = MAX_PIXELS
     files: tuple[Still, ...] = field(repr=False)
@@ -363,7 +367,8 @@ def _indexed_by_decoding(media: Media, mismatch: IndexMismatch) -> Media:
         exact=True,
         bounds=Bounds(pixels=most),
     )
-    exact = replace(video_media(video, most), versions=media.versions)
+    kept = {"versions": media.versions, "subtitles": media.subtitles}
+    exact = replace(video_media(video, most), **kept)
     if not np.array_equal(exact.pts_seconds, media.pts_seconds):
         raise MisnumberedError(
             f"{media.name}: its container lists {len(media)} frames, but decoding gives "

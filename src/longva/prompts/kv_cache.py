@@ -180,6 +180,7 @@ class CachedSequence(SymbolSequence):
         bits = {"model": None, "int8": 8, "int4": 4}[kv_dtype]
         self.chunk_tokens = chunk_tokens
         self.progress = progress
+        self.kv_dtype: Precision = kv_dtype
         self._layers = [BufferedLayer(bits) for _ in range(self.num_layers)]
         self._cache = Cache(layers=list(self._layers))
 

@@ -109,16 +109,17 @@ class ModelReader(PromptReader):
         self._place, self._inputs = place, inputs
         none = torch.empty(0, dtype=torch.long)
         self._placed = Placed(none, none, none[None])
+        self._positions = none[None]  # [P, L] of what is held, and perhaps of more
         self._slices = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def share(self, prompt: Tensor) -> int:
         """Count the first tokens that are held already; plan to read the others."""
-        placed = self._place(prompt)
+        if not torch.equal(self._placed.symbols, prompt):
+            self._placed = self._place(prompt)
         n = common_prefix(self.held, prompt)
-        had, has = self._placed.positions[:, :n], placed.positions[:, :n]
+        had, has = self._positions[:, :n], self._placed.positions[:, :n]
         if had.shape == has.shape and (differs := (had != has).any(0)).any():
             n = int(differs.byte().argmax())
-        self._placed = placed
         return n
 
     def append(self, symbols: Tensor, **kwargs) -> Tensor:
@@ -130,7 +131,9 @@ class ModelReader(PromptReader):
                 self._placed = self._placed.then(start, symbols)
             else:
                 self._placed = self._place(torch.cat([self.held, symbols]))
-        return super().append(symbols, **kwargs)
+        hidden = super().append(symbols, **kwargs)
+        self._positions = self._placed.positions[:, : self.length]
+        return hidden
 
     def chunk_end(self, symbols: Tensor, start: int) -> int:
         """See `CachedSequence.chunk_end`; frames that attend to all of themselves are not cut."""

@@ -94,7 +94,8 @@ def watching_of(body: schema.ChatRequest) -> Watching:
     rule = FrameSampling(
         num_frames=frames, fps=fps, max_frames=how.max_frames, start=how.start, end=how.end
     )
-    return Watching(sampling=rule, settings=FrameSettings(fit=how.fit))
+    settings = FrameSettings(fit=how.fit, named=False)  # media are their content
+    return Watching(sampling=rule, settings=settings)
 
 
 def frame_list_of(body: schema.ChatRequest) -> FrameList:

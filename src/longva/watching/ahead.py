@@ -44,6 +44,9 @@ class Part:
     places: np.ndarray | None = None
     """[F] which of the later frames they are, where a policy chose."""
 
+    label: str = ""
+    """What the prompt calls the medium that begins with them."""
+
     def pick(self, where: np.ndarray) -> "Part":
         """Return some of the frames."""
         rows, places = (None if x is None else x[where] for x in (self.rows, self.places))
@@ -82,6 +85,7 @@ class Ahead:
     Args:
         watcher: the model.
         sampling: which frames of videos to take.
+        settings: how they are made, and what stands between them.
         usual: a rule that takes more; what is left out by `sampling` is noted.
         policy: what is forgotten where the context is full; without, that is refused elsewhere.
         room: returns how many frames may be held.
@@ -91,11 +95,13 @@ class Ahead:
         self,
         watcher: Watcher,
         sampling: FrameSampling,
+        settings: FrameSettings,
         usual: FrameSampling | None,
         policy: Policy | None,
         room: Callable[[], int],
     ):
         self._watcher, self._sampling, self._usual = watcher, sampling, usual
+        self._settings = settings
         self.policy: Policy | None = policy
         self._room = room
         self.parts: list[Part] = []
@@ -117,9 +123,18 @@ class Ahead:
         """Return the media as they will be when all is watched."""
         return joined(media, [(part.frames, part.begins) for part in self.parts])
 
-    def begin(self, media: Media, watched: list[WatchedFrames]) -> list[WatchedFrames]:
-        """Add a medium; return what stays of what was watched."""
-        frames = self._watcher.describe(media, self._sampling)
+    def _describe(
+        self, media: Media, before: WatchedFrames | None = None, label: str = ""
+    ) -> WatchedFrames:
+        """Say which frames are watched, and what stands between them."""
+        frames = self._watcher.describe(media, self._sampling, before)
+        return self._watcher.family.told(frames, media, self._settings, label)
+
+    def begin(
+        self, media: Media, watched: list[WatchedFrames], label: str = ""
+    ) -> list[WatchedFrames]:
+        """Add a medium, which the prompt calls so; return what stays of what was watched."""
+        frames = self._describe(media, label=label)
         image = media.kind == "image"
         usual = 0 if self._usual is None or image else len(media.choose(self._usual))
         if len(frames) < usual:
@@ -128,7 +143,7 @@ class Ahead:
             frames = replace(frames, left_out="; ".join(filter(None, (frames.left_out, note))))
         self._offered, self._features = 0, []
         self._numbers = self._numbers[:0]
-        return self._offer(Part(media, None, frames, True), watched)
+        return self._offer(Part(media, None, frames, True, label=label), watched)
 
     def follow(self, media: Media, watched: list[WatchedFrames]) -> list[WatchedFrames]:
         """Add those frames that are later than all before; return what stays of those watched.
@@ -137,7 +152,7 @@ class Ahead:
             VideoError: the frames do not continue the last medium.
         """
         last = self._last or self.everything(watched)[-1]
-        later = last.what_follows(self._watcher.describe(media, self._sampling, last))
+        later = last.what_follows(self._describe(media, last))
         later = self._watcher.family.whole(later)
         return self._offer(Part(media, None, later, False, after=last), watched)
 
@@ -235,7 +250,8 @@ class Ahead:
         for number, part in enumerate(self.parts):
             if part.media is None or part.media.files != exact.files:
                 continue
-            frames = self._watcher.describe(exact, self._sampling, part.after)
+            label = part.label if part.after is None else ""
+            frames = self._describe(exact, part.after, label)
             frames = frames if part.after is None else part.after.what_follows(frames)
             places = part.places
             if places is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +10,9 @@ from torch import Tensor
 from longva.errors import LongVAError
 from longva.prompts.decoding import TokenLogprob
 from longva.watching.features import WatchedFrames
+
+NOTHING = "nothing I know is shown: this is a guess"
+"""Noted with an answer of a model whose small world the film is not of; see `known.py`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +53,9 @@ class Answer:
     notes: list[str] = field(default_factory=list)
     """What of the media was not watched, in words."""
 
+    known: bool | None = None
+    """Of a model that knows a small world only: whether what was asked about seems to be shown."""
+
     cached_tokens: int = 0
     """Of the prompt's, those that were in the KV cache when the question came."""
 
@@ -66,6 +73,11 @@ class Answer:
         """Evidence that is worth a person's eye: of a weight that is not 0.000 in print."""
         return [item for item in self.evidence if round(item.weight, 3) > 0]
 
+    @property
+    def doubt(self) -> str:
+        """What a reader should know of an answer whose subject does not seem to be shown."""
+        return NOTHING if self.known is False else ""
+
     def to_json(self) -> dict:
         """Return the object that `longva ask --json` prints."""
         return {
@@ -74,12 +86,23 @@ class Answer:
             "model": self.model,
             "media": self.media[0] if len(self.media) == 1 else self.media,
             "frames": self.frames,
-            "notes": self.notes,
+            "notes": self.notes + ([self.doubt] if self.doubt else []),
             "prompt_tokens": self.prompt_tokens,
             "evidence": [asdict(item) for item in self.evidence],
             "timings": self.timings,
             "finish_reason": self.finish_reason,
+            **({} if self.known is None else {"known": self.known}),
         }
+
+    def plot(self) -> Any:
+        """Draw when the evidence is shown, a stem a frame, as a matplotlib figure.
+
+        Raises:
+            LongVAError: none of it has a time.
+        """
+        from longva.watching.evidence_pictures import evidence_figure
+
+        return evidence_figure(self)
 
     def _repr_html_(self) -> str:
         """Show answer, times and frames in a notebook."""
@@ -100,32 +123,39 @@ class AnswerStream:
         self.answer = answer or self.answer  # a second pass over a finished stream is empty
 
 
-def evidence_of(
-    prompt: Tensor, attention: Tensor, media: Sequence[WatchedFrames]
-) -> list[Evidence]:
-    """Sum attention over the tokens of each frame: every frame, that which got most first.
+def frame_shares(prompt: Tensor, attention: Tensor, media: Sequence[WatchedFrames]) -> Tensor:
+    """Sum attention over the tokens of each frame, as shares of that on all frames.
 
     Args:
         prompt: [L] symbols.
         attention: [L or more], on each token.
         media: whose rows stand in the prompt, in order.
+
+    Returns:
+        [U], frames of all media in order, or the units that a model encodes together.
     """
     visual = (prompt < 0).nonzero().flatten().to(attention.device)
     shares = attention[visual[: sum(medium.rows for medium in media)]]  # [R], in order
     shares = shares / shares.sum().clamp_min(torch.finfo(shares.dtype).tiny)
-    found, row = [], 0
+    parts = shares.split([medium.rows for medium in media])
+    frames = [p.view(-1, m.tokens_per_frame).sum(1) for p, m in zip(parts, media, strict=True)]
+    return torch.cat([shares[:0], *frames])
+
+
+def evidence_of(
+    prompt: Tensor, attention: Tensor, media: Sequence[WatchedFrames]
+) -> list[Evidence]:
+    """Return what `frame_shares` gives every frame, that which got most first."""
+    weights = iter(frame_shares(prompt, attention, media).tolist())
+    found = []
     for number, medium in enumerate(media):
-        own = shares[row : row + medium.rows].view(-1, medium.tokens_per_frame)
-        weights = own.sum(1).tolist()
-        row += medium.rows
-        for number_of_unit, weight in enumerate(weights):
-            frame = number_of_unit * medium.unit
+        for frame in range(0, len(medium), medium.unit):
             seconds = None if medium.seconds is None else float(medium.seconds[frame])
             found.append(
                 Evidence(
                     frame=int(medium.indices[frame]),
                     seconds=seconds,
-                    weight=weight,
+                    weight=next(weights),
                     medium=number,
                     file=medium.names[frame] or None if medium.names else None,
                 )

@@ -9,6 +9,7 @@
 cache and answers.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from longva.checkpoints.checkpoint import load_pretrained
 from longva.checkpoints.names import EMBEDDED_MODEL, NOTICE
 from longva.checkpoints.settings import OURS, find_checkpoint
 from longva.checkpoints.video_models import load_video_model
-from longva.errors import LongVAError
+from longva.errors import LongVAError, VideoError
 from longva.errors import loading as loading_errors
 from longva.media.address import Source
+from longva.media.cue import Cue
 from longva.media.medium import Media, open_media, with_rate
 from longva.media.sampling import ONE_A_SECOND, FrameSampling, Time
+from longva.media.subtitles import with_subtitles
 from longva.model.chat_format import stop_at_turn_end
 from longva.parallel.ranks import default_dtype, own_device
 from longva.prompts.kv_cache import check_cacheable, context_length
@@ -34,6 +37,8 @@ from longva.watching.features import FrameSettings
 from longva.watching.policies import Policy, check_policy
 from longva.watching.self_test import run_self_test
 from longva.watching.session import Session
+from longva.watching.summarize import Summary, summarize, windows
+from longva.watching.turns import told_tokens
 from longva.watching.watcher import Watcher
 
 
@@ -50,7 +55,7 @@ class LongVA(Watcher):
             Default: as the plan says, by the memory that is free.
         cache_dir: keep encoded media in this folder.
         cache_bytes: of them at most; what was used least recently is deleted. None: no bound.
-        notice: something a user should know about the model before believing it.
+        notice: something a user should know about the model before believing it; see `Watcher`.
     """
 
     def __init__(
@@ -76,8 +81,8 @@ class LongVA(Watcher):
             chunk_tokens=chunk_tokens,
             cache_dir=cache_dir,
             cache_bytes=cache_bytes,
+            notice=notice,
         )
-        self.notice = notice
 
     @classmethod
     def from_pretrained(
@@ -159,6 +164,7 @@ class LongVA(Watcher):
         end: Time | None = None,
         frames_fps: float | None = None,
         allow_truncated: bool = False,
+        subtitles: str | Path | Sequence[Cue] | None = None,
         settings: FrameSettings | None = None,
         policy: Policy | None = None,
         now: bool = True,
@@ -180,6 +186,8 @@ class LongVA(Watcher):
                 but pictures is then the frames of one medium.
             allow_truncated: take what can be decoded of a broken video, or of a folder or list
                 with broken pictures.
+            subtitles: of the first medium: a file, `own` for its text track, or `Cue`s. They stand
+                between the frames, at their times.
             settings: how frames are made.
             policy: what to do when a film that goes on (`Session.extend`) is longer than the
                 context or the memory: `stop`, keep the first and the `newest` frames, or `thin`
@@ -218,6 +226,9 @@ class LongVA(Watcher):
             opened = with_rate(opened, frames_fps)
         if opened and all(medium.kind == "image" for medium in opened):
             opened[0].choose(asked)  # refuses a part of what has no times
+        if subtitles is not None and opened:
+            opened[0] = with_subtitles(opened[0], subtitles)
+        told = told_tokens(opened, settings, self.processor.tokenizer, asked.part)
         check_policy(policy, self.family.unit)
         if policy is not None:
             rule, most = sampling or asked.or_default(1), asked.max_frames
@@ -226,8 +237,9 @@ class LongVA(Watcher):
             if now:
                 session.watch(progress)
             return session
-        sampling = asked.or_default(self._frames_that_fit(opened))
-        self.plan(self.num_frames(opened, sampling), media=opened).check()
+        sampling = asked.or_default(self._frames_that_fit(opened, told))
+        frames = self.num_frames(opened, sampling)
+        self.plan(frames, told_tokens=told, media=opened).check()
         usual = None
         if sampling is not asked and asked.max_frames is None:
             usual = replace(asked, fps=ONE_A_SECOND.fps)
@@ -244,9 +256,66 @@ class LongVA(Watcher):
         """
         return Session.resume(self, Path(path))
 
-    def _frames_that_fit(self, opened: list[Media]) -> int:
+    def summarize(
+        self,
+        media: Source | Media | Any,
+        *,
+        chapter: float | None = None,
+        sampling: FrameSampling | None = None,
+        settings: FrameSettings | None = None,
+        subtitles: str | Path | Sequence[Cue] | None = None,
+        max_new_tokens: int = 512,
+        progress: Progress | None = None,
+    ) -> Summary:
+        """Tell the chapters of a film, and what they come to; see `summarize.py`.
+
+        Args:
+            media: a video, an animation or frames with times.
+            chapter: seconds of a chapter; default: a tenth of the film, 30 seconds at least, and no
+                more than fits the model's context at a frame a second.
+            sampling: which frames of each chapter to take; default: one a second.
+            settings: how frames are made.
+            subtitles: see `watch`.
+            max_new_tokens: longest answer to each question, in tokens.
+            progress: called with ("chapters", done, chapters).
+
+        Raises:
+            VideoError: it has no times, or a frame cannot be decoded.
+            LongVAError: see `summarize.py`.
+        """
+        film = media if isinstance(media, Media) else open_media(media)
+        if film.kind == "image" or not film.has_clock:
+            raise VideoError(f"{film.name} has no times, which chapters need.", frames_fps=1)
+        if subtitles is not None:
+            film = with_subtitles(film, subtitles)
+        sampling = sampling or FrameSampling()
+        start, end = max(0.0, sampling.part[0]), min(film.duration, sampling.part[1])
+        if chapter is None:
+            chapter = min(max(30.0, (end - start) / 10), float(self._frames_that_fit([film], 0)))
+
+        def watch(start: float, end: float) -> Session:
+            return self.watch(
+                film, sampling=replace(sampling, start=start, end=end), settings=settings
+            )
+
+        def fits(question: str) -> bool:
+            prompt = self.family.symbols([{"role": "user", "content": question}], [])
+            most = context_length(self.model.config)
+            return most is None or len(prompt) + max_new_tokens <= most
+
+        return summarize(
+            watch,
+            windows(start, end, chapter),
+            film=film.name,
+            talk=lambda: self.watch([]),
+            fits=fits,
+            progress=progress,
+            max_new_tokens=max_new_tokens,
+        )
+
+    def _frames_that_fit(self, opened: list[Media], told: int) -> int:
         """Frames that each video may take when no number was asked for."""
-        least = self.plan(1, media=opened)
+        least = self.plan(1, told_tokens=told, media=opened)
         least.check()
         images = [medium for medium in opened if medium.kind == "image"]
         taken = self.num_frames(images, ONE_A_SECOND)

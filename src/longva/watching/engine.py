@@ -33,7 +33,7 @@ class Question:
 
     text: str
     history: Sequence[dict[str, Any]] = ()
-    """Earlier messages, the user's first, as `with_media` takes them."""
+    """Earlier messages, the user's first: `role` and `content`, a text."""
 
     sampling: Sampling = field(default_factory=Sampling)
     max_new_tokens: int = 1024
@@ -129,8 +129,7 @@ class Engine:
                 session = self.store.session(watching, media or [], watched)
             seconds = time.perf_counter() - started
             events.tell(Watched(frames=session.frames, seconds=seconds, reused=reused))
-            kinds = [medium.kind for medium in session.media]
-            session.history = with_media(question.history, kinds)
+            session.history = [dict(message) for message in question.history]
             answers = [
                 self._one(question, number, session, progress, events)
                 for number in range(question.count)
@@ -186,20 +185,3 @@ class Engine:
             yield
         finally:
             wait.reset(token)
-
-
-def with_media(history: Sequence[dict[str, Any]], kinds: Sequence[str]) -> list[dict[str, Any]]:
-    """Put media before the text of the first message, as a chat template takes them.
-
-    Args:
-        history: messages, `role` and `content`, whose contents are texts.
-        kinds: `video` or `image` of each medium.
-
-    >>> with_media([{"role": "user", "content": "Who?"}], ["video"])
-    [{'role': 'user', 'content': [{'type': 'video'}, {'type': 'text', 'text': 'Who?'}]}]
-    """
-    messages = [dict(message) for message in history]
-    for first in messages[:1]:
-        text = {"type": "text", "text": first["content"]}
-        first["content"] = [*({"type": kind} for kind in kinds), text]
-    return messages

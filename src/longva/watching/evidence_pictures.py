@@ -16,6 +16,7 @@ from longva.errors import LongVAError
 from longva.files.writing import write_whole
 from longva.media.frames import Media
 from longva.media.medium import open_media
+from longva.reporting.figure import new_figure, plain_axes
 from longva.reporting.page import data_uri, page_template
 
 THUMBNAIL = 160
@@ -79,10 +80,38 @@ def evidence_page(answer: Any) -> str:
             image.thumbnail((THUMBNAIL, THUMBNAIL))
         uri = image and data_uri(jpeg(image), "image/jpeg")
         where = item.file or f"grid {item.frame}" if item.seconds is None else clock(item.seconds)
+        if len(answer.media) > 1:
+            where = f"{Path(answer.media[item.medium]).name} {where}"
         rows.append({"where": where, "weight": item.weight, "seconds": item.seconds, "uri": uri})
     page = page_template(Path(__file__).with_name("answer.html.jinja"))
     end = max((row["seconds"] or 0.0 for row in rows), default=0.0) or 1.0
     return page.render(answer=answer, rows=rows, end=end)
+
+
+def evidence_figure(answer: Any) -> Any:
+    """Draw an answer's evidence over time, a panel a medium; see `Answer.plot`."""
+    timed = [item for item in answer.evidence if item.seconds is not None]
+    if not timed:
+        raise LongVAError("there is nothing to plot: the answer's evidence has no times.")
+    media = sorted({item.medium for item in timed})
+    figure, panels = new_figure(7, 0.8 + 1.4 * len(media), len(media), squeeze=False)
+    for number, ax in zip(media, panels[:, 0], strict=True):
+        own = [item for item in timed if item.medium == number]
+        ax.stem([item.seconds for item in own], [item.weight for item in own], basefmt=" ")
+        ax.set_ylim(0)
+        ax.set_title(Path(answer.media[number]).name, loc="left", fontsize="small")
+        ax.xaxis.set_major_formatter(lambda seconds, _: clock(max(0.0, seconds)).partition(".")[0])
+        plain_axes(ax)
+    panels[0, 0].set_ylabel("evidence")
+    figure.suptitle(f"{answer.question}  {answer.text}", fontsize="medium", parse_math=False)
+
+    def png() -> bytes:
+        written = io.BytesIO()
+        figure.savefig(written, format="png", dpi=100)
+        return written.getvalue()
+
+    figure._repr_png_ = png  # notebooks draw figures of pyplot only
+    return figure
 
 
 def jpeg(image: Image.Image) -> bytes:

@@ -21,6 +21,7 @@ from longva.planning.planner import Shape
 from longva.prompts.reader import PromptReader
 from longva.prompts.symbols import chat_symbols
 from longva.watching.features import FrameSettings, WatchedFrames, describe, encode
+from longva.watching.turns import told_between, with_media
 
 
 class Family:
@@ -71,6 +72,12 @@ class Family:
         tokens = self._image_tokens(media) if media.kind == "image" else None
         return describe(media, indices, self.model.config, tokens)
 
+    def told(
+        self, frames: WatchedFrames, media: Media, settings: FrameSettings, label: str = ""
+    ) -> WatchedFrames:
+        """Say what stands between frames; see `told_between`."""
+        return told_between(frames, media, settings, label=label)
+
     def encode(
         self,
         media: Media,
@@ -86,7 +93,7 @@ class Family:
         self, messages: Sequence[Mapping[str, Any]], media: Sequence[WatchedFrames]
     ) -> Tensor:
         """Tokenise a conversation and put rows of features where its media stand."""
-        return chat_symbols(self.processor, messages, [medium.rows for medium in media])
+        return chat_symbols(self.processor, *with_media(messages, media))
 
     def reader(self, media: Callable[[], list[WatchedFrames]], **options: Any) -> PromptReader:
         """Return what reads prompts.

@@ -6,7 +6,6 @@ import re
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +47,8 @@ class FeatureCache:
         """Name of an entry: content of the medium, frames taken, settings, processor, model."""
         content = [media.kind, media.fingerprint(), indices.tolist()]
         visual = (processor.image_processor, processor.video_processor)
-        made = [asdict(settings), *(part.to_json_string() for part in visual)]
+        pixels = {"fit": settings.fit, "resize": settings.resize}
+        made = [pixels, *(part.to_json_string() for part in visual)]
         parts = [*content, *made, model_fingerprint]
         return hashlib.blake2b(to_json(parts).encode(), digest_size=20).hexdigest()
 

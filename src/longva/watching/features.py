@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from longva.errors import NonFiniteError, VideoError
+from longva.errors import LongVAError, NonFiniteError, VideoError
 from longva.finite import check_finite
 from longva.media.medium import Media
 from longva.media.resize import Fit, Resize
@@ -53,6 +53,16 @@ class FrameSettings:
     resize: Resize = "torch"
     """`torch` is fast and within 2 of 255 levels of `pil`, which is bit-exact."""
 
+    time_tokens: float | None = None
+    """Write the time into the prompt every so many seconds. The released weights never saw that."""
+
+    named: bool = True
+    """Write the names of several media before each. One alone is not named."""
+
+    def __post_init__(self) -> None:
+        if self.time_tokens is not None and not 0 < self.time_tokens < float("inf"):
+            raise LongVAError(f"time_tokens needs more than 0 seconds, got {self.time_tokens}.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class WatchedFrames:
@@ -77,6 +87,12 @@ class WatchedFrames:
     left_out: str = ""
     """What of the medium is not watched, in words; see `Media.left_out`."""
 
+    before: tuple[str, ...] = ()
+    """[F] what stands before each frame in the prompt, or nothing; see `turns.py`."""
+
+    after: str = ""
+    """What stands after the last one."""
+
     offset: int = 0
     """By how much `indices` exceed the numbers in the file or array that holds these frames."""
 
@@ -98,17 +114,36 @@ class WatchedFrames:
         """Tokens of all frames."""
         return -(-len(self) // self.unit) * self.tokens_per_frame
 
+    def shown_from(self, frame: int) -> float | None:
+        """Seconds from which a frame is shown, and of frame F, which is not there, the end of all.
+
+        That end is as far from the last frame as usual from one to the next.
+        """
+        if self.seconds is None:
+            return None
+        if frame < len(self):
+            return float(self.seconds[frame])
+        usual = float(np.median(np.diff(self.seconds))) if len(self) > 1 else 0.0
+        return float(self.seconds[-1]) + usual
+
     def part(self, start: int, stop: int | None = None) -> "WatchedFrames":
         """Return some of the frames."""
         seconds = None if self.seconds is None else self.seconds[start:stop]
-        indices, names = self.indices[start:stop], self.names[start:stop]
-        return replace(self, seconds=seconds, indices=indices, names=names)
+        return replace(
+            self,
+            seconds=seconds,
+            indices=self.indices[start:stop],
+            names=self.names[start:stop],
+            before=self.before[start:stop],
+            after=self.after if stop is None or stop >= len(self) else "",
+        )
 
     def pick(self, where: np.ndarray) -> "WatchedFrames":
         """Return the frames of these numbers."""
         seconds = None if self.seconds is None else self.seconds[where]
-        names = tuple(self.names[n] for n in where) if self.names else ()
-        return replace(self, seconds=seconds, indices=self.indices[where], names=names)
+        names, before = (tuple(t[n] for n in where) if t else () for t in (self.names, self.before))
+        indices = self.indices[where]
+        return replace(self, seconds=seconds, indices=indices, names=names, before=before, after="")
 
     def followed_by(self, more: "WatchedFrames") -> "WatchedFrames":
         """Return these frames and then the others, as of one medium."""
@@ -119,7 +154,11 @@ class WatchedFrames:
             seconds=None if seconds is None else np.append(seconds, later),
             indices=np.append(self.indices, more.indices),
             names=self.names + more.names,
+            before=texts if any(texts := self._texts() + more._texts()) else (),
         )
+
+    def _texts(self) -> tuple[str, ...]:
+        return self.before or ("",) * len(self)
 
     def what_follows(self, more: "WatchedFrames") -> "WatchedFrames":
         """Return those of other frames that are later than these; numbers go on from here.

@@ -25,11 +25,12 @@ from longva.reporting.progress import Progress
 from longva.watching import session_file
 from longva.watching.answer import Answer, AnswerStream, check_question, evidence_of
 from longva.watching.features import FrameSettings
-from longva.watching.watched import Watched, first_turn
+from longva.watching.tasks import Tasks
+from longva.watching.watched import Watched
 from longva.watching.watcher import Watcher
 
 
-class Session(Watched):
+class Session(Watched, Tasks):
     """Watched media, held in the KV cache, ready for questions. One question at a time.
 
     `watch` watches what is opened; until it is done, questions are about what has been watched. It
@@ -90,18 +91,10 @@ class Session(Watched):
             session._settled = len(prompt)
             session._reader.restore_prompt(prompt, tensors, names)
             session.timings["prefill"] = time.perf_counter() - started
-        again = session._symbols([first_turn("", session.media)], session.media)
+        again = session._question("")
         if not torch.equal(again[: session._watched], prompt[: session._watched]):
             raise LongVAError(f"{path} was written with another chat template or tokenizer.")
         return session
-
-    def ask(self, question: str, **options) -> Answer:
-        """Answer one question; see `stream` for the options."""
-        stream = self.stream(question, **options)
-        for _ in stream:
-            pass
-        assert stream.answer is not None
-        return stream.answer
 
     def stream(
         self,
@@ -207,19 +200,16 @@ class Session(Watched):
         ]
         try:
             answer_together(self._reader, prompts, replies, collectors)
+            known = [self._known(prompt) for prompt in prompts]
         finally:
             self._reader.crop(min(settled, self._reader.length))
-        return [
-            self._answered(question, prompt, reply, collector.weights(), evidence, started)
-            for question, prompt, reply, collector in zip(
-                questions, prompts, replies, collectors, strict=True
-            )
-        ]
+        weights = (collector.weights() for collector in collectors)
+        told = zip(questions, prompts, replies, weights, known, strict=True)
+        return [self._answered(q, p, r, w, evidence, started, k) for q, p, r, w, k in told]
 
     def _check(self, question: str, max_new_tokens: int, evidence: int) -> None:
         check_question(question)
-        if self._closed:
-            raise LongVAError("this session is closed: its media are forgotten. Watch them again.")
+        self._check_open()
         if max_new_tokens < 1 or evidence < 0:
             raise LongVAError(
                 f"max_new_tokens must be at least 1 and evidence at least 0, got {max_new_tokens} "
@@ -234,9 +224,11 @@ class Session(Watched):
         collector = EvidenceCollector(self.watcher.family.evidence_heads)
         reader, settled = self._reader, self._settled
         try:
+            hidden = reader.read(prompt, progress, evidence=collector)
+            known = self._known(prompt, hidden)
             reply = TextStream(
                 reader,
-                reader.read(prompt, progress, evidence=collector),
+                hidden,
                 self.processor.tokenizer,
                 max_new_tokens=max_new_tokens,
                 sampling=sampling,
@@ -259,10 +251,10 @@ class Session(Watched):
         if keep:
             said = {"role": "assistant", "content": begins + reply.text}
             self.history += [self._turn(question), said]
-        answer = self._answered(question, prompt, reply, attention, top_k, started)
+        answer = self._answered(question, prompt, reply, attention, top_k, started, known)
         return replace(answer, cached_tokens=cached)
 
-    def _answered(self, question, prompt, reply, attention, top_k, started) -> Answer:
+    def _answered(self, question, prompt, reply, attention, top_k, started, known=None) -> Answer:
         return Answer(
             question=question,
             text=reply.text,
@@ -274,6 +266,7 @@ class Session(Watched):
             prompt_tokens=len(prompt),
             answer_tokens=len(reply.ids),
             finish_reason=reply.finish_reason,
+            known=known,
             logprobs=reply.logprobs,
             timings={**self.timings, "answer": time.perf_counter() - started},
         )
@@ -287,6 +280,4 @@ class Session(Watched):
         return torch.cat([prompt, torch.tensor(text_ids(tokenizer, begins), dtype=prompt.dtype)])
 
     def _turn(self, question: str) -> dict:
-        if self.history:
-            return {"role": "user", "content": question}
-        return first_turn(question, self.media)
+        return {"role": "user", "content": question}

@@ -122,6 +122,7 @@ def _watched(plain: dict[str, Any]) -> WatchedFrames:
         "seconds": None if plain["seconds"] is None else np.array(plain["seconds"]),
         "indices": np.array(plain["indices"], np.int64),
         "names": tuple(plain["names"]),
+        "before": tuple(plain.get("before", ())),
         "size": plain["size"] and tuple(plain["size"]),
     }
     return WatchedFrames(**plain | arrays)

@@ -120,6 +120,21 @@ class VideoFamily(Family):
             step=step,
         )
 
+    def told(
+        self, frames: WatchedFrames, media: Media, settings: FrameSettings, label: str = ""
+    ) -> WatchedFrames:
+        """Return the frames: what stands between them, this model's processor writes.
+
+        Raises:
+            LongVAError: subtitles or times of ours are asked for.
+        """
+        if media.subtitles or settings.time_tokens is not None:
+            raise LongVAError(
+                "subtitles and time_tokens are for LongVA: what stands between the frames of "
+                f"{type(self.model).__name__} is written by its own processor."
+            )
+        return frames
+
     def encode(
         self,
         media: Media,

@@ -26,6 +26,7 @@ from longva.model.chat_format import MARK, apply_template, template_ids
 from longva.prompts.model_reader import CLOSING, Placed
 from longva.prompts.symbols import insert_rows
 from longva.watching.features import WatchedFrames
+from longva.watching.turns import with_media
 
 SHARED_BUDGETS = {
     *("Qwen3VLVideoProcessor", "Glm4vVideoProcessor", "Glm46VVideoProcessor"),
@@ -122,6 +123,7 @@ class VideoPrompts:
         Raises:
             LongVAError: the processor writes another number of tokens than the frames have.
         """
+        messages, _ = with_media(messages, media)
         ahead = iter(media)
         said = [{**m, "content": self._parts(m["content"], ahead)} for m in messages]
         text = apply_template(self.processor, said, add_generation_prompt=True)

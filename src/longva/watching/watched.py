@@ -24,6 +24,7 @@ from longva.reporting.progress import Progress
 from longva.watching.ahead import Ahead
 from longva.watching.features import FrameSettings, WatchedFrames, joined
 from longva.watching.policies import Policy
+from longva.watching.turns import labels, told_tokens
 from longva.watching.watcher import Watcher
 
 NO_MORE = "says before the frames how many follow: watch the longer film as a whole."
@@ -66,9 +67,10 @@ class Watched:
         self._reader = watcher.family.reader(self._everything, **reader)
         self._symbols = watcher.family.symbols
         self._max_frames = max_frames
-        self._ahead = Ahead(watcher, self.sampling, usual, policy, self._room)
-        for medium in media:
-            self._ahead.begin(medium, self.media)
+        rules = self.sampling, self.settings, usual
+        self._ahead = Ahead(watcher, *rules, policy, self._room)
+        for medium, label in zip(media, labels(media, self.settings), strict=True):
+            self._ahead.begin(medium, self.media, label)
         self._watched = self._settled = 0
         """Tokens that stay: the media; and with them, the conversation that was kept."""
 
@@ -149,7 +151,8 @@ class Watched:
         stay = ahead.follow(more, self.media)
         if ahead.policy is None:
             frames = sum(len(medium) for medium in ahead.everything(stay))
-            self.watcher.plan(frames, reclaimable=self.kv_bytes).check()
+            told = told_tokens([more], self.settings, self.processor.tokenizer)
+            self.watcher.plan(frames, reclaimable=self.kv_bytes, told_tokens=told).check()
         self.media, self._ahead, added = stay, ahead, ahead.undecoded
         self._watched = self._end_of_media()
         self.watch(progress)
@@ -158,7 +161,7 @@ class Watched:
     def _watch(self, progress: Progress | None) -> None:
         started, waited = time.perf_counter(), [0.0]
         media = self._everything()
-        prompt = self._symbols([first_turn("", media)], media)
+        prompt = self._symbols([{"role": "user", "content": ""}], media)
         prompt = prompt[: end_of_rows(prompt, sum(medium.rows for medium in media))]
         self._forget_after(self._watched)
         if self._reader.share(prompt) < self._watched:
@@ -219,9 +222,3 @@ def end_of_rows(symbols: Tensor, rows: int | None = None) -> int:
     """Count the symbols up to and with the last row, or the last of so many; 0 without any."""
     where = (symbols < 0).nonzero()[:rows]
     return int(where[-1]) + 1 if len(where) else 0
-
-
-def first_turn(question: str, media: Sequence[WatchedFrames]) -> dict:
-    """Return the turn that media and a first question make."""
-    content = [*({"type": medium.kind} for medium in media), {"type": "text", "text": question}]
-    return {"role": "user", "content": content}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from longva.media.medium import Media
 from longva.media.sampling import FrameSampling
 from longva.model import LongVAForConditionalGeneration
 from longva.planning.devices import usable_memory
-from longva.planning.planner import Plan, plan
+from longva.planning.planner import TEXT_TOKENS, Plan, plan
 from longva.watching.family import Family
 from longva.watching.feature_cache import FeatureCache
 from longva.watching.features import FrameSettings, WatchedFrames
@@ -32,6 +33,8 @@ class Watcher:
         chunk_tokens: tokens prefilled at a time; None: as the plan says, by the free memory.
         cache_dir: keep encoded media in this folder.
         cache_bytes: of them at most; what was used least recently is deleted. None: no bound.
+        notice: something a user should know about the model before believing it, which knows a
+            small world only.
     """
 
     def __init__(
@@ -44,22 +47,35 @@ class Watcher:
         chunk_tokens: int | None,
         cache_dir: Path | None,
         cache_bytes: int | None = None,
+        notice: str | None = None,
     ):
         self.model, self.processor, self.name = model, processor, name
         own = isinstance(model, LongVAForConditionalGeneration)
         self.family = Family(model, processor) if own else VideoFamily(model, processor)
         self.kv: Precision = kv
+        self.notice = notice
+        self.one_at_a_time = Lock()
+        """Held while a question is answered in a thread of its own."""
+
         self._chunk_tokens = chunk_tokens
         self._chunk_tokens = self.chunk_tokens = self.plan(1).chunk_tokens
         self.cache = FeatureCache(cache_dir, cache_bytes) if cache_dir is not None else None
         self._fingerprints: dict[tuple, str] = {}
 
-    def plan(self, frames: int, *, reclaimable: int = 0, media: Sequence[Media] = ()) -> Plan:
+    def plan(
+        self,
+        frames: int,
+        *,
+        reclaimable: int = 0,
+        told_tokens: int = 0,
+        media: Sequence[Media] = (),
+    ) -> Plan:
         """Return what watching `frames` frames takes on this model's device.
 
         Args:
             frames: to watch.
             reclaimable: bytes in use that would be freed for it.
+            told_tokens: of the text between the frames, see `turns.py`.
             media: of which they are, if they are open.
         """
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
@@ -69,6 +85,7 @@ class Watcher:
             frames=frames,
             dtype=self.model.dtype,
             kv=self.kv,
+            text_tokens=TEXT_TOKENS + told_tokens,
             chunk_tokens=self._chunk_tokens,
             weight_bytes=weights,
             device_memory=None if free is None else free + weights + reclaimable,

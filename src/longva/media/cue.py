@@ -1,0 +1,34 @@
+"""A text of subtitles."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cue:
+    """A text, and from when to when it is shown, in seconds."""
+
+    start: float
+    end: float
+    text: str
+
+
+def srt(cues: Sequence[Cue]) -> str:
+    """Write subtitles as a SubRip file.
+
+    >>> print(srt([Cue(61.5, 3600, "Hello")]))
+    1
+    00:01:01,500 --> 01:00:00,000
+    Hello
+    <BLANKLINE>
+    """
+
+    def stamp(seconds: float) -> str:
+        whole, thousandths = divmod(round(seconds * 1000), 1000)
+        return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02},{thousandths:03}"
+
+    blocks = (
+        f"{number}\n{stamp(cue.start)} --> {stamp(cue.end)}\n{cue.text}\n"
+        for number, cue in enumerate(cues, start=1)
+    )
+    return "\n".join(blocks)

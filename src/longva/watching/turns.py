@@ -1,0 +1,137 @@
+"""What stands around and between frames in a prompt: names of media, times, subtitles.
+
+    system . user . a.mp4: 0:00:00 . frame . frame . "Hello" 0:00:10 . frame . frame . question
+                    [before 0    ]                   [before 2     ]
+
+A conversation is kept as texts; its media are put before the first one whenever a prompt is made of
+it, because media that are watched on have more parts then. The words are in prompts.yaml.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from longva.errors import LongVAError
+from longva.media.medium import Media
+from longva.model.chat_format import text_ids
+from longva.watching.evidence_pictures import clock
+from longva.watching.features import FrameSettings, WatchedFrames
+from longva.watching.phrases import phrases
+
+
+def with_media(
+    messages: Sequence[Mapping[str, Any]], media: Sequence[WatchedFrames]
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """Put media before the text of the first message.
+
+    Args:
+        messages: `role` and `content`; media that a content holds are replaced.
+        media: that were watched.
+
+    Returns:
+        Messages as a chat template takes them, and the rows of each of their parts that is frames.
+    """
+    content, rows = [], []
+    for medium in media:
+        for text, frames in _pieces(medium):
+            if text:
+                content.append({"type": "text", "text": text})
+            if frames:
+                content.append({"type": medium.kind})
+                rows.append(frames * medium.tokens_per_frame)
+    first = dict(messages[0])
+    told = first["content"]
+    if not isinstance(told, str):
+        told = "".join(part["text"] for part in told if part["type"] == "text")
+    first["content"] = [*content, {"type": "text", "text": told}]
+    return [first, *map(dict, messages[1:])], rows
+
+
+def _pieces(medium: WatchedFrames) -> list[tuple[str, int]]:
+    """Texts and the frames that follow each, in order; the last text has none."""
+    texts = medium.before or ("",) * len(medium)
+    cuts = [0, *(n for n in range(1, len(medium)) if texts[n]), len(medium)]
+    pieces = [(texts[a], b - a) for a, b in zip(cuts[:-1], cuts[1:], strict=True) if a < b]
+    return [*pieces, (medium.after, 0)]
+
+
+def labels(media: Sequence[Media], settings: FrameSettings) -> list[str]:
+    """Name several media by their files, equal names numbered; one alone needs no name."""
+    if len(media) < 2 or not settings.named:
+        return [""] * len(media)
+    names = [Path(medium.name).name or medium.name for medium in media]
+    return [
+        f"{name} ({names[: number + 1].count(name)})" if names.count(name) > 1 else name
+        for number, name in enumerate(names)
+    ]
+
+
+def told_between(
+    frames: WatchedFrames, media: Media, settings: FrameSettings, *, label: str = ""
+) -> WatchedFrames:
+    """Say what stands before and between frames: a medium's name, its subtitles, times.
+
+    A subtitle stands after the frame that is on screen when it begins; a time before the first
+    frame at or after each multiple of `settings.time_tokens` seconds.
+
+    Raises:
+        LongVAError: times or subtitles are asked for, and the frames have no times.
+    """
+    words, every = phrases()["between_frames"], settings.time_tokens
+    before: list[list[str]] = [[] for _ in range(len(frames) + 1)]
+    if label:
+        before[0].append(words["label"].format(name=label))
+    if frames.kind == "image" or not len(frames):
+        every, cues = None, ()
+    else:
+        cues = media.subtitles
+    if (every is not None or cues) and frames.seconds is None:
+        raise LongVAError(
+            f"{media.name} has no times, which subtitles and times in the prompt need.",
+            frames_fps=1,
+        )
+    seconds = frames.seconds if frames.seconds is not None else np.array([])
+    end = frames.shown_from(len(frames))
+    for cue in cues:
+        if cue.end > seconds[0] and cue.start < (end or 0.0):
+            place = int(np.searchsorted(seconds, cue.start, side="right"))
+            before[place].append(words["subtitle"].format(text=cue.text))
+    due = -math.inf
+    for number, time in enumerate(seconds if every is not None else ()):
+        if time >= due:
+            before[number].append(words["time"].format(time=clock(float(time)).removesuffix(".0")))
+            due = (math.floor(time / every) + 1) * every
+    texts = tuple("\n".join(lines) for lines in before)
+    if not any(texts):
+        return frames
+    return replace(frames, before=texts[:-1], after=texts[-1])
+
+
+def told_tokens(
+    media: Sequence[Media],
+    settings: FrameSettings,
+    tokenizer: Any,
+    part: tuple[float, float] = (0.0, math.inf),
+) -> int:
+    """Count the tokens that names, subtitles and times may take, whichever frames are chosen.
+
+    Args:
+        media: that are watched.
+        settings: of the frames.
+        tokenizer: of the model.
+        part: seconds of videos from which frames are taken.
+    """
+    words, texts, (start, end) = phrases()["between_frames"], [], part
+    for medium, label in zip(media, labels(media, settings), strict=True):
+        texts += [words["label"].format(name=label)] if label else []
+        cues = [cue for cue in medium.subtitles if cue.start < end and start < cue.end]
+        texts += [words["subtitle"].format(text=cue.text) for cue in cues]
+        if settings.time_tokens is not None and medium.kind != "image":
+            seconds = max(0.0, min(medium.duration, end) - max(0.0, start))
+            marks = math.ceil(seconds / settings.time_tokens) + 1
+            texts += [words["time"].format(time="0:00:00.0")] * min(marks, len(medium))
+    return len(text_ids(tokenizer, "\n".join(["", *texts])))

@@ -1,0 +1,59 @@
+import json
+import random
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from longva.cli import app
+from longva.media.medium import open_media
+from longva.nano.film import draw_frame
+from longva.nano.world import Layout, random_scene
+from longva.watching.answer import NOTHING
+from longva.watching.assistant import LongVA
+from tests import hard_videos
+
+
+@pytest.fixture(scope="module")
+def nano() -> LongVA:
+    return LongVA.from_pretrained("nano")
+
+
+def drawn(names):
+    """Pictures of four seconds of each object."""
+    rng = random.Random(0)
+    scenes = [random_scene(rng, [name]) for name in names]
+    return [np.array(draw_frame(scene, Layout())) for scene in scenes for _ in range(4)]
+
+
+def test_nano_says_when_nothing_that_it_knows_is_shown(nano, h264):
+    session = nano.watch(open_media(drawn(["cat", "anchor", "key"]), fps=1))
+    for question in ("What number is with the anchor?", "What is beside the key?"):
+        answer = session.ask(question)
+        assert answer.known is True and NOTHING not in answer.to_json()["notes"]
+    absent = session.ask("What number is with the skull?")
+    assert absent.known is False and absent.text
+    real = nano.watch(h264, fps=5).ask("Who arrives?")  # a film that nobody drew for it
+    assert real.known is False and real.to_json()["known"] is False
+    assert NOTHING in real.to_json()["notes"] and f"({NOTHING})" in real._repr_html_()
+
+
+def test_the_check_changes_no_answer_and_other_models_are_not_checked(nano, longva, video):
+    free = LongVA(nano.model, nano.processor, name="nano")  # without its notice
+    for keep in (False, True):
+        checked, plain = nano.watch(video), free.watch(video)
+        for question in ("What number is with the cup?", "What is beside the cup?"):
+            a, b = (s.ask(question, keep=keep) for s in (checked, plain))
+            assert (a.text, a.evidence, a.prompt_tokens) == (b.text, b.evidence, b.prompt_tokens)
+            assert b.known is None and "known" not in b.to_json()
+    assert longva.watch(video).ask("What?", max_new_tokens=1).known is None
+    assert nano.watch([]).ask("What?", max_new_tokens=1).known is None  # there is nothing to see
+
+
+def test_the_command_says_so_before_and_after_the_answer(tmp_path):
+    path = hard_videos.write_video(tmp_path / "film.mp4", 30)
+    told = CliRunner().invoke(app, ["ask", str(path), "Who arrives?"])
+    assert "nano is an example" in told.stderr and f"   ({NOTHING})\n" in told.stdout
+    told = CliRunner().invoke(app, ["ask", str(path), "Who arrives?", "--json"])
+    (answer,) = json.loads(told.stdout)
+    assert answer["known"] is False and answer["notes"] == [NOTHING]

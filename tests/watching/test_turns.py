@@ -1,0 +1,155 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from longva.errors import LongVAError, VideoError
+from longva.media.cue import Cue
+from longva.media.medium import open_media
+from longva.media.subtitles import with_subtitles
+from longva.watching.assistant import LongVA
+from longva.watching.features import FrameSettings, WatchedFrames
+from longva.watching.turns import told_between, with_media
+
+FRAMES = WatchedFrames(
+    kind="video",
+    source="film.mp4",
+    tokens_per_frame=4,
+    seconds=np.arange(6.0),
+    indices=np.arange(6),
+)
+CUES = [Cue(0.5, 2.0, "Hello"), Cue(3.0, 3.5, "there"), Cue(3.2, 9.0, "you"), Cue(7.0, 8.0, "late")]
+
+
+@pytest.fixture
+def film(video):
+    return open_media(video)
+
+
+def test_media_stand_before_the_words_of_the_first_message():
+    history = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+    image = replace(FRAMES, kind="image", seconds=None)
+    assert with_media(history, [FRAMES, image]) == (
+        [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "video"},
+                    {"type": "image"},
+                    {"type": "text", "text": "Hello"},
+                ],
+            },
+            {"role": "assistant", "content": "Hi"},
+        ],
+        [24, 24],
+    )
+    assert history[0]["content"] == "Hello"
+
+
+def test_subtitles_stand_after_the_frame_that_is_on_screen_when_they_begin(film):
+    told = told_between(FRAMES, with_subtitles(film, CUES), FrameSettings(), label="a.mp4")
+    assert told.before == ("a.mp4:", '"Hello"', "", "", '"there"\n"you"', "") and told.after == ""
+    (first,), rows = with_media([{"role": "user", "content": "What?"}], [told])
+    assert rows == [4, 12, 8]
+    assert [part.get("text", "*") for part in first["content"]] == [
+        *("a.mp4:", "*", '"Hello"', "*", '"there"\n"you"', "*", "What?")
+    ]
+    # What is shown of the film only: "Hello" is over, "late" not yet said.
+    later = told_between(FRAMES.part(3), with_subtitles(film, CUES), FrameSettings())
+    assert later.before == ("", '"there"\n"you"', "")
+    assert told_between(FRAMES, film, FrameSettings()) is FRAMES
+
+
+def test_times_stand_before_the_first_frame_of_each_so_many_seconds(film):
+    told = told_between(FRAMES, film, FrameSettings(time_tokens=2))
+    assert told.before == ("0:00:00", "", "0:00:02", "", "0:00:04", "")
+    sparse = replace(FRAMES, seconds=FRAMES.seconds * 2.5)
+    told = told_between(sparse, film, FrameSettings(time_tokens=4))
+    assert told.before == ("0:00:00", "", "0:00:05", "", "0:00:10", "0:00:12.5")
+
+
+def test_a_part_of_frames_keeps_its_texts_and_frames_that_follow_bring_theirs(film):
+    told = told_between(FRAMES, with_subtitles(film, CUES), FrameSettings(time_tokens=3))
+    again = told.part(0, 4).followed_by(told.part(4))
+    assert (again.before, again.after) == (told.before, told.after)
+    assert told.part(0, 1).followed_by(FRAMES.part(1)).before == ("0:00:00", *[""] * 5)
+
+
+@pytest.mark.parametrize("time_tokens", [0, -1, float("nan"), float("inf")])
+def test_times_need_a_distance(time_tokens):
+    with pytest.raises(LongVAError, match="time_tokens needs more than 0 seconds"):
+        FrameSettings(time_tokens=time_tokens)
+
+
+def test_what_has_no_times_has_no_subtitles(image, longva):
+    with pytest.raises(VideoError, match="no times, which subtitles need"):
+        with_subtitles(open_media(image), CUES)
+    pictures = [np.zeros((8, 8, 3), np.uint8)] * 2
+    with pytest.raises(LongVAError, match="no times, which subtitles and times") as caught:
+        longva.watch([pictures], settings=FrameSettings(time_tokens=1))
+    assert caught.value.remedies == {"frames_fps": 1}
+    longva.watch([pictures], settings=FrameSettings(time_tokens=1), frames_fps=1)
+
+
+def words(session) -> str:
+    """What a prompt says: its text, and `*` for each run of frames."""
+    prompt = session._question("What?")
+    changes = torch.cat([torch.tensor([True]), (prompt[1:] < 0) != (prompt[:-1] < 0)])
+    starts = changes.nonzero().flatten().tolist()
+    runs = [prompt[a:b] for a, b in zip(starts, [*starts[1:], len(prompt)], strict=True)]
+    decode = session.processor.tokenizer.decode
+    return "".join("*" if run[0] < 0 else decode(run) for run in runs)
+
+
+def test_the_prompt_says_subtitles_and_times_and_evidence_is_that_of_the_frames(longva, film):
+    settings = FrameSettings(time_tokens=3)
+    session = longva.watch(with_subtitles(film, CUES[:2]), settings=settings)
+    assert '0:00:00*\n"Hello"*\n0:00:03*\n"there"*\nWhat?' in words(session)
+    answer = session.ask("What?", max_new_tokens=2, evidence=9, keep=True)
+    assert sorted(item.seconds for item in answer.evidence) == [0, 1, 2, 3, 4, 5]
+    assert sum(item.weight for item in answer.evidence) == pytest.approx(1)
+    assert answer.prompt_tokens == len(session._question("What?"))
+    again = session.ask("And?", max_new_tokens=2)
+    assert again.prompt_tokens > answer.prompt_tokens
+
+
+def test_a_film_with_subtitles_can_be_watched_on_saved_and_gone_on_with(longva, film, tmp_path):
+    told = with_subtitles(film, CUES)
+    whole = longva.watch(told)
+    session = longva.watch(told, end=2.5)
+    assert session.extend(told) == 0  # its rule ends there
+    session.save(tmp_path / "session")
+    resumed = longva.resume(tmp_path / "session")
+    assert words(resumed) == words(session) and '"Hello"' in words(session)
+    assert '"there"' not in words(session)
+    asked = [s.ask("What?", max_new_tokens=4).text for s in (session, resumed)]
+    assert asked[0] == asked[1]
+    growing = LongVA(longva.model, longva.processor, name="random")
+    later = growing.watch(told, now=False)
+    later.watch()
+    assert words(later) == words(whole)
+
+
+def test_several_media_are_named_and_one_is_not(longva, video, image, tmp_path):
+    copy = tmp_path / "other.mp4"
+    copy.write_bytes(video.read_bytes())
+    session = longva.watch([video, image, copy], frames=2)
+    assert "scenes.mp4:*\nimage.png:*\nother.mp4:*\nWhat?" in words(session)
+    assert ".mp4" not in words(longva.watch(video, frames=2))
+    twice = longva.watch([video, video], frames=2)
+    assert "scenes.mp4 (1):*\nscenes.mp4 (2):*\n" in words(twice)
+    answer = session.ask("What?", max_new_tokens=1, evidence=2)
+    assert "other.mp4" in answer.media[2]
+
+
+def test_the_plan_counts_what_is_said(longva, film):
+    much = with_subtitles(film, [Cue(n / 10, n / 10 + 1, "word " * 100) for n in range(50)])
+    small = LongVA(longva.model, longva.processor, name="random")
+    small.model.config.text_config.max_position_embeddings = 8192
+    try:
+        with pytest.raises(LongVAError, match="model's context is 8,192"):
+            small.watch(much, frames=2)
+        assert small.watch(with_subtitles(film, CUES), frames=2).frames == 2
+    finally:
+        small.model.config.text_config.max_position_embeddings = 32_768
