@@ -80,7 +80,9 @@ def test_evidence_is_plotted_over_time_a_panel_a_medium(video, image, longva, tm
     assert [ax.get_title("left") for ax in figure.axes] == ["scenes.mp4", "short.mp4"]
     assert [ax.get_xlim() for ax in figure.axes] == [(0, 6)] * 2  # as long as the longest
     assert answer.durations == [6, 0, pytest.approx(3, abs=1 / 8)]
-    lines = re.findall(r'width="([\d.]+)%" height="2"', answer._repr_html_())
+    page = answer._repr_html_()
+    assert re.findall("<small>(.*?)</small>  <svg", page) == ["scenes.mp4", "short.mp4"]
+    lines = re.findall(r'width="([\d.]+)%" height="2"', page)
     assert list(map(float, lines)) == pytest.approx([98, 98 * answer.durations[2] / 6], abs=0.01)
     with pytest.raises(LongVAError, match="has no times"):
         longva.watch(image).ask("What?", max_new_tokens=1).plot()

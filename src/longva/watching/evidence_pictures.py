@@ -85,7 +85,9 @@ def evidence_page(answer: Any) -> str:
         rows.append({"where": where, "item": item, "uri": uri})
     page = page_template(Path(__file__).with_name("answer.html.jinja"))
     # A line for each medium that lasts, all of one scale.
-    lines = [(number, seconds) for number, seconds in enumerate(answer.durations) if seconds]
+    names = [Path(name).name for name in answer.media]
+    lasting = enumerate(zip(names, answer.durations, strict=False))
+    lines = [(number, name, seconds) for number, (name, seconds) in lasting if seconds]
     return page.render(answer=answer, rows=rows, lines=lines, end=_end(answer))
 
 
