@@ -74,6 +74,7 @@ STAND_INS = {
         "./longva-7b",
         "Qwen/Qwen2-7B-Instruct",
         "Qwen/Qwen2-7B",
+        "Qwen/Qwen3-VL-8B-Instruct",
     )
 }
 """Checkpoints that are not here."""

@@ -80,15 +80,20 @@ def test_logprobs(server, longva):
     want = longva.watch([]).ask("What?", max_new_tokens=8, sampling=Sampling(logprobs=2))
     choice = ask(server, logprobs=True, top_logprobs=2).choices[0]
     told = choice.logprobs.content
-    assert [one.logprob for one in told] == [one.logprob for one in want.logprobs[:8]]
+    assert logprobs_of(told) == pytest.approx(logprobs_of(want.logprobs[:8]), rel=1e-12)  # float64
     assert all(len(one.top_logprobs) == 2 and one.logprob <= 0 for one in told)
     assert told[0].top_logprobs[0].logprob == told[0].logprob
     plain = [one for one in told if one.bytes is not None]
     assert all(bytes(one.bytes).decode() == one.token for one in plain)
     chunks = list(ask(server, logprobs=True, top_logprobs=2, stream=True))
     streamed = [x for c in chunks if c.choices[0].logprobs for x in c.choices[0].logprobs.content]
-    assert streamed == told
+    assert [one.bytes for one in streamed] == [one.bytes for one in told]
+    assert logprobs_of(streamed) == pytest.approx(logprobs_of(told), rel=1e-12)
     assert ask(server).choices[0].logprobs is None
+
+
+def logprobs_of(tokens):
+    return [one.logprob for one in tokens]
 
 
 @pytest.mark.parametrize("stream", [False, True])
