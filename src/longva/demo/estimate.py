@@ -6,7 +6,6 @@ from longva.demo.medium import Medium
 from longva.demo.parts import draw
 from longva.demo.visitor import Setting, Visitor
 from longva.media.sampling import ONE_A_SECOND, FrameSampling
-from longva.watching.engine import with_media
 from longva.watching.store import Watching
 
 
@@ -49,7 +48,7 @@ def estimate(
     frames = [longva.describe(visitor.medium.media, watching.sampling)]
     history = visitor.history if remember else []
     messages = [*history, {"role": "user", "content": question.strip()}]
-    prompt = longva.family.symbols(with_media(messages, [frames[0].kind]), frames)
+    prompt = longva.family.symbols(messages, frames)
     planned = setting.engine.plan(len(frames[0]))
     seconds = 0.0 if watching in setting.engine.store else setting.speed.seconds(planned)
     return draw("estimate", plan=planned, tokens=len(prompt), seconds=seconds)
