@@ -182,3 +182,21 @@ def truncate(source: Path, path: Path, share: float) -> Path:
     data = source.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     return path
+
+
+def add_subtitles(film: Path, text: str, path: Path) -> Path:
+    """Copy a film and give it a text track."""
+    subtitles = path.with_suffix(".srt")
+    subtitles.write_text(text, encoding="utf-8")
+    with (
+        av.open(str(film)) as old,
+        av.open(str(subtitles)) as said,
+        av.open(str(path), "w") as new,
+    ):
+        copies = [(c, new.add_stream_from_template(c.streams[0])) for c in (old, said)]
+        for container, copy in copies:
+            for packet in container.demux():
+                if packet.dts is not None and packet.size:
+                    packet.stream = copy
+                    new.mux(packet)
+    return path

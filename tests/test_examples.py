@@ -218,6 +218,7 @@ def folder(tmp_path_factory) -> Path:
         write_video(folder / "films" / f"{name}.mp4", scene_frames(scenes, frames_each=1))
     write_film(str(folder / "recording.ts"), scene_frames(scenes, frames_each=2))
     write_whole(folder / "questions.csv", "question,media\nWhat is shown?,\nWhy?,films/b.mp4\n")
+    write_whole(folder / "films" / "a.srt", "1\n00:00:01,000 --> 00:00:02,000\nHello\n")
     first.save(folder / "map.png")
     (folder / "frames").mkdir()
     for number, picture in enumerate([first, *others]):

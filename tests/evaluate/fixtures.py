@@ -92,7 +92,12 @@ def name_configs(folder: Path, splits: dict[str, Sequence[str]]) -> None:
 
 
 def video_mme(data: Path, videos: int = 3, seconds: int = 3, fps: int = 4) -> None:
-    """Video-MME: three questions a video; one video of each duration."""
+    """Video-MME: three questions a video; one video of each duration; the first has subtitles."""
+    said = data / "videomme/subtitle/film0.srt"
+    said.parent.mkdir(parents=True)
+    font = '<font color="white" size=".72c">{}</font>'  # without it lmms-eval leaves a text out
+    lines = ["1", "00:00:01,000 --> 00:00:02,000", font.format("An anchor, I think."), ""]
+    said.write_text("\n".join(lines))
     rows = []
     for number in range(videos):
         name = f"film{number}"

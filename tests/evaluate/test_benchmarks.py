@@ -37,7 +37,7 @@ def tasks_of(data) -> list[str]:
 
 def test_complete_data_pass(data):
     tasks = tasks_of(data)
-    assert len(tasks) == 13
+    assert len(tasks) == 14
     check_data(tasks, data)
 
 
@@ -45,6 +45,7 @@ def test_one_error_lists_everything_that_is_missing(data):
     shutil.rmtree(data / "questions/sy1998/MLVU_dev")
     (data / "questions/lmms-eval/NExTQA/OE/test-00000-of-00001.parquet").unlink()
     (data / "videomme/data/film1.mp4").unlink()
+    shutil.rmtree(data / "videomme/subtitle")
     chart = data / "questions/lmms-lab-encoder/ChartQA/data/test-00000-of-00001.parquet"
     parquet.write_table(parquet.read_table(chart).drop_columns(["type", "image"]), chart)
     with pytest.raises(LongVAError) as error:
@@ -52,6 +53,7 @@ def test_one_error_lists_everything_that_is_missing(data):
     missing = str(error.value).splitlines()[1:-1]
     assert [line.strip() for line in missing] == [
         "videomme: 1 of 3 videos: videomme/data/film1",
+        "videomme_w_subtitle: no folder videomme/subtitle, which may be empty",
         "nextqa_oe_test: lmms-eval/NExTQA has no split test of OE",
         "chartqa: lmms-lab-encoder/ChartQA, split test, has no column type, image",
         "mlvu_dev: no folder questions/sy1998/MLVU_dev",

@@ -19,7 +19,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from longva.cli import app
 from longva.evaluate.benchmarks import BENCHMARKS, GROUPS, QUESTIONS, dataset_files, read_rows
 from longva.evaluate.local_judge import local_judge_server
 from longva.evaluate.results import read_runs
@@ -43,6 +45,7 @@ JUDGED_RIGHT = 5.0
 
 SCORES = {
     "videomme": {"videomme_perception_score": 100 * 5 / 9},
+    "videomme_w_subtitle": {"videomme_perception_score": 100 * 5 / 9},
     "mlvu_dev": {"mlvu_percetion_score": 100 * 4 / 7},
     "mlvu_test": {"mlvu_percetion_score": 100 * 5 / 9},
     "nextqa_mc_test": {"exact_match": 2 / 4},
@@ -218,6 +221,17 @@ def test_every_benchmark_runs_and_counts_right(data, tmp_path):
     assert theirs.items() <= ours.items()
 
     check_scores(evaluation, cache, data)  # 3: scores counted by hand
+
+
+def test_subtitles_are_told_with_the_question_where_a_film_has_some(data, tmp_path):
+    command = ["eval", "videomme_w_subtitle", "--data", str(data), "--model", "nano"]
+    done = CliRunner().invoke(app, [*command, "--frames", "8", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    (log,) = (tmp_path / "out").rglob("*_samples_videomme_w_subtitle.jsonl")
+    asked = [json.loads(line)["input"] for line in log.read_text().splitlines()]
+    listed = "This video's subtitles are listed below: \n"
+    told = [prompt.partition(listed)[2].partition("\n")[0] for prompt in asked]
+    assert told == ["An anchor, I think."] * 3 + ["No subtitles available"] * 6
 
 
 def instance(kind: str, *arguments):

@@ -1,12 +1,10 @@
-from pathlib import Path
-
-import av
 import pytest
 
 from longva.errors import VideoError
 from longva.media.cue import Cue, srt
 from longva.media.medium import open_media
 from longva.media.subtitles import own_subtitles, read_subtitles
+from tests.hard_videos import add_subtitles
 
 SRT = """1
 00:00:01,000 --> 00:00:02,500
@@ -35,24 +33,6 @@ Dialogue: 0,0:00:03.00,0:00:04.00,Default,,0,0,0,,Bye & more
 Dialogue: 0,0:00:01.00,0:00:02.50,Default,,0,0,0,,{\\i1}Hello{\\i0} there,\\Nsecond line
 """
 CUES = [Cue(1.0, 2.5, "Hello there, second line"), Cue(3.0, 4.0, "Bye & more")]
-
-
-def add_subtitles(film: Path, text: str, path: Path) -> Path:
-    """Copy a film and give it a text track."""
-    subtitles = path.with_suffix(".srt")
-    subtitles.write_text(text, encoding="utf-8")
-    with (
-        av.open(str(film)) as old,
-        av.open(str(subtitles)) as said,
-        av.open(str(path), "w") as new,
-    ):
-        copies = [(c, new.add_stream_from_template(c.streams[0])) for c in (old, said)]
-        for container, copy in copies:
-            for packet in container.demux():
-                if packet.dts is not None and packet.size:
-                    packet.stream = copy
-                    new.mux(packet)
-    return path
 
 
 @pytest.mark.parametrize(("suffix", "text"), [("srt", SRT), ("vtt", VTT), ("ass", ASS)])

@@ -1,4 +1,5 @@
 import asyncio
+import re
 from io import BytesIO
 
 import numpy as np
@@ -8,6 +9,7 @@ from typer.testing import CliRunner
 
 from longva.cli import app
 from longva.errors import LongVAError
+from longva.media.clips import write_clip
 from longva.media.medium import open_media
 from longva.watching.evidence_pictures import write_evidence
 
@@ -46,6 +48,9 @@ def test_a_notebook_shows_answer_times_and_frames_and_escapes_words(video, longv
     page = answer._repr_html_()
     assert "Is &lt;script&gt; shown?" in page and "<script>" not in page and "<b>.mp4" not in page
     assert page.count('<img src="data:image/jpeg;base64,') == page.count("<circle") == 3
+    assert answer.durations == [6.0]  # and the time line ends there, not at the last evidence
+    places = {f"{98 * item.seconds / 6 + 1:.2f}%" for item in answer.evidence}
+    assert set(re.findall('cx="([^"]*)"', page)) == places and 'width="98.00%"' in page
     copy.unlink()  # what is gone is named without pictures
     page = answer._repr_html_()
     assert page.count("<figcaption>0:00:0") == 3 and "<img" not in page
@@ -65,12 +70,18 @@ def test_models_and_sessions_say_what_they_are_and_a_session_can_be_closed(video
         session.ask("What?")
 
 
-def test_evidence_is_plotted_over_time_a_panel_a_medium(video, image, longva):
+def test_evidence_is_plotted_over_time_a_panel_a_medium(video, image, longva, tmp_path):
     question = "Does it cost $5 or $6?"  # no formula
-    answer = longva.watch([video, image, video], frames=3).ask(question, max_new_tokens=1)
+    write_clip(open_media(video), 0, 3, tmp_path / "short.mp4")
+    media = [video, image, tmp_path / "short.mp4"]
+    answer = longva.watch(media, frames=3).ask(question, max_new_tokens=1, evidence=99)
     figure = answer.plot()
     assert Image.open(BytesIO(figure._repr_png_())).size == (700, 360)  # in a notebook
-    assert [ax.get_title("left") for ax in figure.axes] == ["scenes.mp4"] * 2
+    assert [ax.get_title("left") for ax in figure.axes] == ["scenes.mp4", "short.mp4"]
+    assert [ax.get_xlim() for ax in figure.axes] == [(0, 6)] * 2  # as long as the longest
+    assert answer.durations == [6, 0, pytest.approx(3, abs=1 / 8)]
+    lines = re.findall(r'width="([\d.]+)%" height="2"', answer._repr_html_())
+    assert list(map(float, lines)) == pytest.approx([98, 98 * answer.durations[2] / 6], abs=0.01)
     with pytest.raises(LongVAError, match="has no times"):
         longva.watch(image).ask("What?", max_new_tokens=1).plot()
 

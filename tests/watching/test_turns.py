@@ -1,16 +1,20 @@
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from longva.cli import app
 from longva.errors import LongVAError, VideoError
-from longva.media.cue import Cue
+from longva.media.cue import Cue, srt
 from longva.media.medium import open_media
 from longva.media.subtitles import with_subtitles
 from longva.watching.assistant import LongVA
 from longva.watching.features import FrameSettings, WatchedFrames
 from longva.watching.turns import told_between, with_media
+from tests.hard_videos import add_subtitles
 
 FRAMES = WatchedFrames(
     kind="video",
@@ -59,6 +63,24 @@ def test_subtitles_stand_after_the_frame_that_is_on_screen_when_they_begin(film)
     later = told_between(FRAMES.part(3), with_subtitles(film, CUES), FrameSettings())
     assert later.before == ("", '"there"\n"you"', "")
     assert told_between(FRAMES, film, FrameSettings()) is FRAMES
+
+
+def test_the_command_reads_a_file_of_subtitles_or_the_film_s_own_track(video, tmp_path):
+    own = add_subtitles(video, srt(CUES), tmp_path / "film.mkv")
+
+    def told(film, *options) -> dict:
+        words = ["ask", str(film), "What?", "--max-new-tokens", "1", "--json", *map(str, options)]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)[0]
+
+    plain = told(video)["prompt_tokens"]
+    for options in (["--subtitles", "own"], ["--subtitles", own.with_suffix(".srt")]):
+        assert told(own, *options)["prompt_tokens"] > plain
+    assert told(own)["prompt_tokens"] == plain
+    refused = CliRunner().invoke(app, ["ask", str(video), "What?", "--subtitles", "own"])
+    assert isinstance(refused.exception, VideoError)
+    assert str(refused.exception).endswith("0 text tracks. Give a file of subtitles.")
 
 
 def test_times_stand_before_the_first_frame_of_each_so_many_seconds(film):

@@ -118,6 +118,27 @@ def test_what_is_for_longva_alone_is_refused(folder, film, tmp_path):
         LongVA.from_pretrained(folder, cache_dir=tmp_path)
 
 
+def test_words_between_frames_and_parts_of_the_cache_are_longva_s_own(folder, film, tmp_path):
+    said = tmp_path / "film.srt"
+    said.write_text("1\n00:00:01,000 --> 00:00:02,000\nHello\n")
+
+    def refused(*words) -> str:
+        result = RUN.invoke(app, [str(word) for word in words])
+        assert isinstance(result.exception, LongVAError) and not result.stdout, result.output
+        return str(result.exception)
+
+    of_model = ["--model", folder, "--max-new-tokens", 2]
+    for option in (["--subtitles", said], ["--time-tokens", 2]):
+        told = refused("ask", film, "What?", *of_model, *option)
+        assert told.startswith("subtitles and time_tokens are for LongVA: what stands between")
+        assert told.endswith("is written by its own processor. Leave them out.")
+    assert run("ask", film, "What?", *of_model)
+    told = refused("find", film, "a car", "--model", folder)
+    assert told.startswith("find asks about parts of a film in its cache, which a model that")
+    assert told.endswith("Take a LongVA.")
+    run("find", film, "a car", "--model", "nano")
+
+
 def test_a_model_whose_cache_answers_otherwise_is_refused_with_the_figures(monkeypatch):
     model, processor = families.make("qwen2_vl", torch.float32)
     longva = LongVA(model, processor, name="mine")

@@ -53,6 +53,9 @@ class Answer:
     notes: list[str] = field(default_factory=list)
     """What of the media was not watched, in words."""
 
+    durations: list[float] = field(default_factory=list)
+    """Seconds that each medium lasts, watched whole or not; 0 of what has no times."""
+
     known: bool | None = None
     """Of a model that knows a small world only: whether what was asked about seems to be shown."""
 
@@ -96,6 +99,8 @@ class Answer:
 
     def plot(self) -> Any:
         """Draw when the evidence is shown, a stem a frame, as a matplotlib figure.
+
+        Each medium has a panel; all have the time axis of the longest.
 
         Raises:
             LongVAError: none of it has a time.

@@ -82,10 +82,17 @@ def evidence_page(answer: Any) -> str:
         where = item.file or f"grid {item.frame}" if item.seconds is None else clock(item.seconds)
         if len(answer.media) > 1:
             where = f"{Path(answer.media[item.medium]).name} {where}"
-        rows.append({"where": where, "weight": item.weight, "seconds": item.seconds, "uri": uri})
+        rows.append({"where": where, "item": item, "uri": uri})
     page = page_template(Path(__file__).with_name("answer.html.jinja"))
-    end = max((row["seconds"] or 0.0 for row in rows), default=0.0) or 1.0
-    return page.render(answer=answer, rows=rows, end=end)
+    # A line for each medium that lasts, all of one scale.
+    lines = [(number, seconds) for number, seconds in enumerate(answer.durations) if seconds]
+    return page.render(answer=answer, rows=rows, lines=lines, end=_end(answer))
+
+
+def _end(answer: Any) -> float:
+    """Seconds at which the longest medium of an answer ends."""
+    seconds = (item.seconds or 0.0 for item in answer.evidence)
+    return max([0.0, *answer.durations, *seconds]) or 1.0
 
 
 def evidence_figure(answer: Any) -> Any:
@@ -94,10 +101,11 @@ def evidence_figure(answer: Any) -> Any:
     if not timed:
         raise LongVAError("there is nothing to plot: the answer's evidence has no times.")
     media = sorted({item.medium for item in timed})
-    figure, panels = new_figure(7, 0.8 + 1.4 * len(media), len(media), squeeze=False)
+    figure, panels = new_figure(7, 0.8 + 1.4 * len(media), len(media), squeeze=False, sharex=True)
     for number, ax in zip(media, panels[:, 0], strict=True):
         own = [item for item in timed if item.medium == number]
         ax.stem([item.seconds for item in own], [item.weight for item in own], basefmt=" ")
+        ax.set_xlim(0, _end(answer))
         ax.set_ylim(0)
         ax.set_title(Path(answer.media[number]).name, loc="left", fontsize="small")
         ax.xaxis.set_major_formatter(lambda seconds, _: clock(max(0.0, seconds)).partition(".")[0])

@@ -102,6 +102,9 @@ class WatchedFrames:
     size: tuple[int, int] | None = None
     """Height and width of the frames, where they are chosen for a film; else the model's."""
 
+    duration: float = 0.0
+    """Seconds until the last frame of the whole medium leaves the screen; 0 without a clock."""
+
     step: float = 1.0
     """Seconds between frames, of models that are told one rate for a film."""
 
@@ -211,6 +214,7 @@ def describe(
         indices=indices,
         names=tuple(media.names[index] for index in indices) if media.names else (),
         left_out=media.left_out,
+        duration=media.duration if media.has_clock else 0.0,
     )
 
 

@@ -261,6 +261,7 @@ class Session(Watched, Tasks):
             evidence=evidence_of(prompt, attention, self.media)[:top_k],
             model=self.name,
             media=[medium.source for medium in self.media],
+            durations=[medium.duration for medium in self.media],
             notes=self.notes,
             frames=self.frames,
             prompt_tokens=len(prompt),

@@ -116,6 +116,7 @@ class VideoFamily(Family):
             names=tuple(media.names[index] for index in indices) if media.names else (),
             left_out="; ".join(filter(None, (media.left_out, self.prompts.budget_note(size)))),
             unit=self.prompts.unit,
+            duration=media.duration if media.has_clock else 0.0,
             size=size,
             step=step,
         )
@@ -131,7 +132,7 @@ class VideoFamily(Family):
         if media.subtitles or settings.time_tokens is not None:
             raise LongVAError(
                 "subtitles and time_tokens are for LongVA: what stands between the frames of "
-                f"{type(self.model).__name__} is written by its own processor."
+                f"{type(self.model).__name__} is written by its own processor. Leave them out."
             )
         return frames
 
