@@ -24,14 +24,11 @@ from longva.errors import LongVAError, loading
 from longva.media.medium import Media
 from longva.media.sampling import FrameSampling
 from longva.planning.planner import Shape
-from longva.planning.video_models import PICTURE, VideoShape
+from longva.planning.video_models import BATCH, PICTURE, VideoShape
 from longva.prompts.model_reader import Inputs, ModelReader
 from longva.watching.family import Family
 from longva.watching.features import FrameSettings, WatchedFrames, encode_frames
 from longva.watching.video_prompts import VideoPrompts
-
-BATCH = 16
-"""Frames encoded at a time, whole pairs."""
 
 
 class VideoFamily(Family):
