@@ -61,7 +61,6 @@ def watch(
     from longva.media.frames import SPARE_PIXELS
     from longva.media.live import LiveSource
     from longva.watching.answer import check_question
-    from longva.watching.features import FrameSettings
     from longva.watching.live import follow
 
     for question in questions or ():
@@ -108,7 +107,7 @@ def watch(
             policy=policy,
             max_frames=max_frames,
             every=float("inf") if every is None else every,
-            settings=FrameSettings(fit=made.fit, resize=made.resize),
+            settings=made.settings(),
             session=session,
         )
         for session, is_due in steps:

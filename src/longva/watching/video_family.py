@@ -118,7 +118,12 @@ class VideoFamily(Family):
         )
 
     def told(
-        self, frames: WatchedFrames, media: Media, settings: FrameSettings, label: str = ""
+        self,
+        frames: WatchedFrames,
+        media: Media,
+        settings: FrameSettings,
+        label: str = "",
+        before: WatchedFrames | None = None,
     ) -> WatchedFrames:
         """Return the frames: what stands between them, this model's processor writes.
 
