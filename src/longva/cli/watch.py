@@ -119,6 +119,10 @@ def watch(
                     ask(session, question)
     except KeyboardInterrupt:
         err.print("Stopped.")
+    except LongVAError:  # a camera that broke off, for example
+        if save_session is not None and session is not None and session.frames:
+            keep(session, save_session)
+        raise
     frames.stop()
     if session is None or not session.frames:
         raise LongVAError(f"nothing of {source} was watched.")
@@ -131,8 +135,13 @@ def watch(
     notes = "".join(f" {printable(note)}." for note in session.notes)
     err.print(f"Watched until {_until(session)}: {session.frames:,} frames are known{lost}.{notes}")
     if save_session is not None:
-        session.save(save_session)
-        err.print(f"Wrote {save_session}. Ask about it: longva ask {save_session} ...")
+        keep(session, save_session)
+
+
+def keep(session: Any, file: Path) -> None:
+    """Write what was watched, and say what can be done with it."""
+    session.save(file)
+    err.print(f"Wrote {file}. Ask about it: longva ask {file} ...")
 
 
 def _opened(source: str):

@@ -81,8 +81,8 @@ def told_between(
     """Say what stands before and between frames: a medium's name, its subtitles, times.
 
     A subtitle stands after the frame that is on screen when it begins; a time before the first
-    frame at or after each multiple of `settings.time_tokens` seconds. Of frames that go on after those
-    `before`, times stand where they would in the whole.
+    frame at or after each multiple of `settings.time_tokens` seconds. Of frames that go on after
+    those `before`, times stand where they would in the whole.
 
     Raises:
         LongVAError: times or subtitles are asked for, and the frames have no times.
