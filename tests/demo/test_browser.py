@@ -221,10 +221,10 @@ def test_the_estimate_is_what_the_answer_says_afterwards(open_page, film):
 def test_a_part_of_a_film_is_watched_and_a_wrong_time_is_said(open_page, film):
     page = open_page()
     upload(page, film)
-    page.get_by_label("From").fill("x")
+    page.get_by_role("textbox", name="From").fill("x")
     page.wait_for_selector(".lv-too-much")
-    page.get_by_label("From").fill("2")
-    page.get_by_label("To").fill("0:04")
+    page.get_by_role("textbox", name="From").fill("2")
+    page.get_by_role("textbox", name="To").fill("0:04")
     page.wait_for_selector(".lv-estimate:not(.lv-too-much)")
     ask(page, "what is shown?")
     assert page.inner_text(".lv-watched").startswith("Watched 2 frames")

@@ -267,6 +267,25 @@ def test_a_turn_shows_how_far_it_is():
     assert 'data-seconds="1.000"' in done
 
 
+def test_times_in_an_answer_jump_there(setting, video):
+    def times(text, duration=3700.0):
+        turn = a_turn(state="done", text=text, answer=an_answer(evidence=[]))
+        drawn = draw("conversation", turns=[turn], duration=duration)
+        return re.findall(r'lv-time" data-seconds="([\d.]+)">([^<]+)<', drawn)
+
+    assert times("at 1:01:05, 0:07 and after 12.5 seconds") == [
+        ("3665", "1:01:05"),
+        ("7", "0:07"),
+        ("12.5", "12.5"),
+    ]
+    assert times("9:99:00 is none, nor 2:03:04 of a shorter film, nor 5 men", 60) == []
+    assert times("0:07", None) == []
+    drawn = draw(
+        "conversation", turns=[a_turn(state="done", text="<b>0:07", answer=None)], duration=60
+    )
+    assert "&lt;b&gt;<button" in drawn
+
+
 def test_the_estimate_says_whether_it_fits(longva):
     few, many = longva.plan(10), longva.plan(1_000_000)
     assert "fits; up to" in estimate(few, 0.1) and "under 1 s" in estimate(few, 0.1)

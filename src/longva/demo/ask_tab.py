@@ -125,9 +125,7 @@ class AskTab(AskLayout):
         """Put an example on the stage, its question into the box."""
         example = self.setting.examples[int(event.example)]
         shown = await self.show(visitor, example.path)
-        assert visitor.medium is not None
-        planned = self.plan(visitor, example.question, True, visitor.medium.suggested)
-        return shown | {self.question: example.question, self.estimate: planned}
+        return shown | {self.question: example.question}  # whose change has the estimate drawn
 
     async def show(self, visitor: Visitor, path: Path) -> dict:
         """Put a file on the stage."""
@@ -266,8 +264,11 @@ class AskTab(AskLayout):
         return self._talk(visitor)
 
     def _drawn(self, visitor: Visitor) -> str:
-        turns = visitor.turns
-        return draw("conversation", turns=turns) if turns else draw("nothing_asked")
+        turns, medium = visitor.turns, visitor.medium
+        if not turns:
+            return draw("nothing_asked")
+        duration = medium.media.duration if medium and not medium.is_image else None
+        return draw("conversation", turns=turns, duration=duration)
 
     def _talk(self, visitor: Visitor) -> dict:
         """Keep the visitor; draw the conversation and the one button that applies: ask, or stop."""

@@ -3,8 +3,11 @@
 Every value is escaped (`autoescape`): questions, answers and names of files are text, never markup.
 """
 
+import re
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup, escape
 
 from longva.planning.devices import GIB
 from longva.reporting.page import page_template
@@ -53,6 +56,41 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+TIME = re.compile(
+    r"(?<![\d:.])(?:(?:(\d+):)?(\d{1,2}):(\d{2})(?![\d:])"
+    r"|(\d+(?:\.\d+)?)(?= ?(?:s|sec|seconds?)\b))"
+)
+"""1:02:03, 2:03, or a number of seconds, in an answer."""
+
+
+def with_times(text: str, duration: float | None) -> Markup:
+    """Make the times in an answer buttons that jump there, as far as the film goes.
+
+    Args:
+        text: plain.
+        duration: of the film, in seconds; None without a clock.
+
+    >>> str(with_times("<b> at 9:00", 60)), "0:05</button>" in with_times("at 0:05", 60)
+    ('&lt;b&gt; at 9:00', True)
+    """
+    drawn, end = Markup(), 0
+    for found in TIME.finditer(text):
+        hours, minutes, rest, plain = found.groups()
+        clock = int(hours or 0) * 3600 + int(minutes or 0) * 60 + int(rest or 0)
+        seconds = float(plain) if plain else clock
+        if duration is None or seconds > duration:
+            continue
+        drawn += escape(text[end : found.start()])
+        button = '<button type="button" class="lv-time" data-seconds="{:g}">{}</button>'
+        drawn += Markup(button).format(seconds, found[0])
+        end = found.end()
+    return drawn + escape(text[end:])
+
+
 _TEMPLATE = page_template(
-    Path(__file__).with_name("parts.html.jinja"), size=size, duration=duration, clock=clock
+    Path(__file__).with_name("parts.html.jinja"),
+    size=size,
+    duration=duration,
+    clock=clock,
+    with_times=with_times,
 )
