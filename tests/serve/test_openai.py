@@ -64,6 +64,8 @@ def test_forms_as_vllm_has_them(server, form):
         ({"guided_regex": "(a"}, "regular expression cannot be used"),
         ({"guided_json": {"type": "objec"}}, "JSON schema cannot be used"),
         ({"guided_json": "{"}, "an object, or the text of one"),
+        ({"guided_json": " " * 100_001}, "may have 100,000 characters, got 100,001"),
+        ({"guided_choice": ["a" * 100_001]}, "may have 100,000 characters, got 100,001"),
         ({"guided_regex": "a", "guided_choice": ["a"]}, "one form"),
         ({"guided_choice": ["a"], "min_tokens": 2}, "leave min_tokens"),
         ({"top_logprobs": 2}, "needs logprobs"),
@@ -269,6 +271,6 @@ def test_responses_take_instructions_earlier_turns_and_a_form(server):
     for refused in ({"previous_response_id": "resp_1"}, {"tools": [{"type": "web_search"}]}):
         with pytest.raises(openai.BadRequestError, match="not supported"):
             server.client().responses.create(model="random", input="What?", extra_body=refused)
-    with pytest.raises(openai.BadRequestError, match="url"):
+    with pytest.raises(openai.BadRequestError, match="image_url is missing, which input_image"):
         bad = [{"role": "user", "content": [{"type": "input_image"}]}]
         server.client().responses.create(model="random", input=bad)
