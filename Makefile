@@ -33,7 +33,7 @@ test-mixins: $(MIXINS)/.fetched  ## transformers' own tests of a model and its p
 test-vllm: $(INSTALLED_DEV) $(INSTALLED_VLLM)  ## vLLM on this CPU gives our prompts, tokens and log-probabilities.
 	$(BIN)/python -m pytest -m vllm tests/vllm
 
-bench: $(INSTALLED_DEV) $(BENCH)/.installed  ## Against what users would pick instead: about 15 CPU-minutes.
+bench: $(INSTALLED_DEV) $(BENCH)/.installed $(INSTALLED_VLLM)  ## Against what users would pick instead: about 20 CPU-minutes.
 	$(BIN)/python benchmarks/peers.py
 
 lint: $(INSTALLED_DEV)

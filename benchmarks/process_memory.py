@@ -1,18 +1,18 @@
-"""Memory of this process, as Linux and its C library count it."""
+"""Memory of a process, this one if no other is named, as Linux and its C library count it."""
 
 import ctypes
 from pathlib import Path
 
 
-def memory(field: str) -> int:
-    """Bytes of VmRSS (now) or VmHWM (peak) of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+def memory(field: str, pid: int | str = "self") -> int:
+    """Bytes of VmRSS (now) or VmHWM (peak)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
-def reset_peak() -> None:
+def reset_peak(pid: int | str = "self") -> None:
     """Let VmHWM begin anew."""
-    Path("/proc/self/clear_refs").write_text("5")
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 class _Mallinfo(ctypes.Structure):

@@ -1,6 +1,8 @@
 """The comparison with peers: turns, reasons, verdicts; and what is committed is explained."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import peers
@@ -46,6 +48,24 @@ def test_results_are_compared_with_ours():
     same = "{} and {}".format
     rows = in_turns({"ours": lambda: 1, "theirs": lambda: 2}, rounds=0, same=same)
     assert [row["result"] for row in rows.values()] == ["1 and 1", "1 and 2"]
+
+
+def test_a_side_in_another_process_is_measured_there():
+    fills = "for line in iter(input, ''): x = b'x' * 2**26; sum(range(10**7)); print(flush=True)"
+    command = [sys.executable, "-c", fills]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdin and process.stdout
+        given, said = process.stdin, process.stdout
+
+        def ask() -> None:
+            given.write("fill\n")
+            said.readline()
+
+        rows = in_turns({"theirs": ask}, rounds=1, pids={"theirs": process.pid})
+        given.write("\n")
+    assert rows["theirs"]["peak_mib"] == pytest.approx(64, abs=4)
+    assert rows["theirs"]["cpu"] > 0.01  # ours only waits
 
 
 @pytest.mark.parametrize(("cpu", "word"), [(1.06, "ahead"), (0.96, "level"), (0.94, "behind")])

@@ -3,11 +3,13 @@
 import asyncio
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -79,7 +81,7 @@ def test_an_upload_that_is_too_large_is_refused(demo):
 
 
 @pytest.mark.parametrize(
-    "origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://localhost"]
+    "origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://localhost", "http://["]
 )
 def test_another_page_may_not_use_the_demo(demo, origin):
     """Which a browser lets it send, though not read: an upload needs no preflight."""
@@ -112,6 +114,12 @@ def test_an_upload_says_how_long_it_is(demo):
 
     answer = httpx.post(f"{demo.address}gradio_api/upload", content=endless())
     assert answer.status_code == 411
+    with socket.create_connection(urlsplit(demo.address).netloc.split(":")) as client:
+        client.sendall(
+            b"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"
+        )
+        assert client.recv(99).split()[1] in (b"400", b"411")  # more might follow than it says
 
 
 def test_uploads_together_are_bounded_and_what_nobody_shows_makes_room(tmp_path):
@@ -182,6 +190,19 @@ def test_a_reloaded_page_finds_its_conversation_and_a_guess_finds_none(setting, 
         for guess in ("", "x", "f" * 32):
             stranger = Visitor()
             assert await tab.reopen(stranger, guess) == {tab.visitor: stranger}
+        await tab.clear(first)
+        assert (await tab.reopen(Visitor(), key))[tab.visitor] is first
+        asking.leave(setting, first)
+        await tab.show(first, video)
+        await answered(setting, first, "what?")
+        nameless = [Visitor(), Visitor()]  # their browsers keep nothing
+        for visitor in nameless:
+            await tab.reopen(visitor, "")
+            await tab.show(visitor, video)
+        assert len({visitor.key for visitor in (*nameless, first)}) == 3
+        assert (await tab.reopen(stranger := Visitor(), ""))[tab.visitor] is stranger
+        for visitor in nameless:
+            asking.leave(setting, visitor)
         asking.leave(setting, first)  # the page before the reload, an hour later
         assert len(setting.engine.store) == 1 and setting.visitors[key] is first
         asking.leave(setting, first)

@@ -98,3 +98,14 @@ def test_what_cannot_be_watched_is_refused(tmp_path):
         list(live_frames(str(playlist), fps=1, idle=0.1))
     with pytest.raises(LongVAError, match="fps and idle must be greater than 0, got 0 and 1"):
         LiveSource(str(text), fps=0, idle=1)
+
+
+def test_whatever_ends_the_reading_is_told(film, monkeypatch):
+    def broken(*_):
+        raise MemoryError("no room for a picture")
+
+    monkeypatch.setattr("longva.media.screen.Screen.shown_picture", broken)
+    source = LiveSource(str(film), fps=1, idle=0.1)
+    with pytest.raises(MemoryError, match="no room for a picture"):
+        source.next(1, 9.0)
+    assert source.next(1, 9.0) is None

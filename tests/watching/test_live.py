@@ -9,11 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from longva.cli import app
-from longva.errors import LongVAError
+from longva.errors import LongVAError, VideoError
 from longva.nano.film import draw_frame
 from longva.nano.world import haystack, random_layout, random_scene
 from longva.watching.answer import NOTHING
 from longva.watching.assistant import LongVA
+from longva.watching.features import FrameSettings
 from tests.live_films import growing, write_film
 
 QUESTION = "What number is with the anchor?"
@@ -105,6 +106,24 @@ def test_a_session_is_kept_gone_on_with_and_asked(film, nano, tmp_path):
     assert said(answers[0]) == said(fresh.ask(QUESTION).to_json())
 
 
+def test_what_was_watched_before_an_error_is_kept(film, nano, tmp_path, monkeypatch):
+    from longva.media.live import LiveSource
+
+    steps, come = [], LiveSource.next
+
+    def breaks_off(source, most, timeout):
+        steps.append(most)
+        if len(steps) > 1:
+            raise VideoError("the camera is gone.")
+        return come(source, most, 9.0)
+
+    monkeypatch.setattr(LiveSource, "next", breaks_off)
+    file = tmp_path / "session.safetensors"
+    with pytest.raises(VideoError, match="the camera is gone"):
+        run(film, "--save-session", file)
+    assert nano.resume(file).frames > 0
+
+
 def test_ask_keeps_a_session_too(film, nano, tmp_path):
     saved = tmp_path / "a.session"
     ask = ["ask", str(film), QUESTION, "--save-session", str(saved), "--json"]
@@ -121,6 +140,13 @@ def test_ask_keeps_a_session_too(film, nano, tmp_path):
 def test_a_film_from_standard_input(film):
     result = run("-", QUESTION, "--json", given=film.read_bytes())
     assert json.loads(result.stdout)["frames"] == 40
+
+
+def test_times_are_written_into_the_prompt_if_asked_for(film, nano):
+    result = run(film, QUESTION, "--time-tokens", 10, "--idle", 0.1, "--json")
+    session = nano.watch(film, fps=1, settings=FrameSettings(time_tokens=10))
+    want = session.ask(QUESTION, evidence=5)
+    assert json.loads(result.stdout)["prompt_tokens"] == want.prompt_tokens
 
 
 @pytest.mark.parametrize(

@@ -89,3 +89,14 @@ def test_sessions_of_other_models_and_what_is_no_session_are_refused(parts, pict
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(LongVAError, match="is no session of this version of longva. Watch again"):
         longva.resume(path)
+
+
+def test_a_closed_session_is_neither_saved_nor_watched_on(parts, pictures, tmp_path):
+    session = LongVA(*parts, name="random").watch(film(pictures, 8), fps=1)
+    session.close()
+    for again in (lambda: session.save(tmp_path / "a.safetensors"), session.watch):
+        with pytest.raises(LongVAError, match="this session is closed"):
+            again()
+    with pytest.raises(LongVAError, match="this session is closed"):
+        session.extend(film(pictures))
+    assert not list(tmp_path.iterdir())

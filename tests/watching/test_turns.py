@@ -153,6 +153,19 @@ def test_a_film_with_subtitles_can_be_watched_on_saved_and_gone_on_with(longva, 
     assert words(later) == words(whole)
 
 
+def test_a_film_that_goes_on_says_its_times_as_if_it_was_watched_whole(longva):
+    def shown(start: int, stop: int):
+        pictures = [np.full((30, 30, 3), 9 * n, np.uint8) for n in range(start, stop)]
+        return open_media(pictures, seconds=np.arange(start, stop))
+
+    settings = FrameSettings(time_tokens=3)
+    session = longva.watch(shown(0, 2), fps=1, settings=settings)
+    for start, stop in ((2, 3), (3, 4), (4, 8)):
+        session.extend(shown(start, stop))
+    whole = longva.watch(shown(0, 8), fps=1, settings=settings)
+    assert words(session) == words(whole) and words(whole).count("0:00:0") == 3
+
+
 def test_several_media_are_named_and_one_is_not(longva, video, image, tmp_path):
     copy = tmp_path / "other.mp4"
     copy.write_bytes(video.read_bytes())

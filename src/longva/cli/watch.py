@@ -61,7 +61,6 @@ def watch(
     from longva.media.frames import SPARE_PIXELS
     from longva.media.live import LiveSource
     from longva.watching.answer import check_question
-    from longva.watching.features import FrameSettings
     from longva.watching.live import follow
 
     for question in questions or ():
@@ -108,7 +107,7 @@ def watch(
             policy=policy,
             max_frames=max_frames,
             every=float("inf") if every is None else every,
-            settings=FrameSettings(fit=made.fit, resize=made.resize),
+            settings=made.settings(),
             session=session,
         )
         for session, is_due in steps:
@@ -120,6 +119,10 @@ def watch(
                     ask(session, question)
     except KeyboardInterrupt:
         err.print("Stopped.")
+    except LongVAError:  # a camera that broke off, for example
+        if save_session is not None and session is not None and session.frames:
+            keep(session, save_session)
+        raise
     frames.stop()
     if session is None or not session.frames:
         raise LongVAError(f"nothing of {source} was watched.")
@@ -132,8 +135,13 @@ def watch(
     notes = "".join(f" {printable(note)}." for note in session.notes)
     err.print(f"Watched until {_until(session)}: {session.frames:,} frames are known{lost}.{notes}")
     if save_session is not None:
-        session.save(save_session)
-        err.print(f"Wrote {save_session}. Ask about it: longva ask {save_session} ...")
+        keep(session, save_session)
+
+
+def keep(session: Any, file: Path) -> None:
+    """Write what was watched, and say what can be done with it."""
+    session.save(file)
+    err.print(f"Wrote {file}. Ask about it: longva ask {file} ...")
 
 
 def _opened(source: str):

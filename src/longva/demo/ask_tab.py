@@ -12,6 +12,7 @@ what `stop` drew, and Gradio would drop a question asked meanwhile.
 
 import asyncio
 import re
+import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -134,6 +135,7 @@ class AskTab(AskLayout):
             problem = error.message.replace(str(path), path.name)
             raise gr.Error(problem, print_exception=False) from None
         visitor.show(medium)
+        visitor.key = visitor.key or secrets.token_hex(16)  # of a page that keeps no key
         if visitor.key not in self.setting.visitors:
             self.setting.visitors[visitor.key] = visitor
             visitor.pages += 1
@@ -142,12 +144,12 @@ class AskTab(AskLayout):
     async def reopen(self, visitor: Visitor, key: str) -> dict:
         """Give a page that was reloaded what it showed; the key of a new one is its visitor's."""
         held = self.setting.visitors.get(key)
-        if held is None or held.medium is None:
-            if held is None and KEY.fullmatch(key or ""):
+        if held is None:
+            if not visitor.key and KEY.fullmatch(key or ""):
                 visitor.key = key
             return {self.visitor: visitor}
         held.pages += 1
-        return self._stage(held, held.medium)
+        return {self.visitor: held} if held.medium is None else self._stage(held, held.medium)
 
     def _stage(self, visitor: Visitor, medium: Medium) -> dict:
         """Draw the page of a visitor who has a medium."""

@@ -224,12 +224,13 @@ class Guard:
             return PlainTextResponse("Another page may not use this demo.", status_code=403)
         if path.startswith(REMOTE):
             return PlainTextResponse("This demo fetches nothing.", status_code=403)
-        if path == UPLOAD and not headers.get("content-length", "").isdecimal():
+        says = "transfer-encoding" not in headers and headers.get("content-length", "").isdecimal()
+        if path == UPLOAD and not says:
             return PlainTextResponse("An upload says how long it is.", status_code=411)
         return None
 
     def _is_own(self, origin: str, host: str) -> bool:
-        page = urlsplit(origin).netloc.lower()
+        page = _name(origin) and urlsplit(origin).netloc.lower()
         return page == host.lower() != "" or _name(origin) in self.origins
 
 

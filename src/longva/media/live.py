@@ -131,6 +131,8 @@ def _opened(
                 source = Path(source).open("rb", buffering=0)  # noqa: SIM115 - closed below
                 closing.append(source)
             container = av.open(_Pipe(source), "r", container_options=options, **TAGS)
+    except VideoError:
+        raise
     except (av.FFmpegError, OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise VideoError(
@@ -237,7 +239,7 @@ class LiveSource:
 
         self._waits = not (isinstance(source, str) and ADDRESS.match(source))
         self._stopped = threading.Event()
-        self._frames: queue.Queue[LiveFrame | LongVAError | None] = queue.Queue(FRAMES_AHEAD)
+        self._frames: queue.Queue[LiveFrame | Exception | None] = queue.Queue(FRAMES_AHEAD)
         self._ended = False
         options = {"fps": fps, "idle": idle, "after": after, "at_least": at_least}
         frames = live_frames(source, stopped=self._stopped, **options)
@@ -251,10 +253,10 @@ class LiveSource:
                 if self._stopped.is_set():
                     return
             self._put(None)
-        except LongVAError as error:
+        except Exception as error:  # whatever it is, the caller must not wait for ever
             self._put(error)
 
-    def _put(self, item: LiveFrame | LongVAError | None, wait: bool = True) -> bool:
+    def _put(self, item: LiveFrame | Exception | None, wait: bool = True) -> bool:
         while not self._stopped.is_set():
             try:
                 self._frames.put(item, timeout=0.1)
@@ -280,7 +282,7 @@ class LiveSource:
                 item = self._frames.get(block=not found, timeout=timeout)
             except queue.Empty:
                 return found
-            if isinstance(item, LongVAError):
+            if isinstance(item, Exception):
                 self._ended = True
                 raise item
             if item is None:

@@ -35,11 +35,17 @@ class HeadAttention:
         self.by_layer: dict[int, Tensor] = {}
 
     def observe(
-        self, layer: int, query: Tensor, key: Tensor, scaling: float, num_queries: int | None = None
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        scaling: float,
+        num_queries: int | None = None,
+        mask: Tensor | None = None,
     ) -> None:
         """Add one layer's attention; see `EvidenceCollector.observe`."""
         num_queries = min(self.num_queries if num_queries is None else num_queries, query.shape[2])
-        mean = last_attention(query, key, scaling, num_queries) / self.num_queries
+        mean = last_attention(query, key, scaling, num_queries, mask) / self.num_queries
         if (before := self.by_layer.get(layer)) is not None:
             mean[:, : before.shape[1]] += before
         self.by_layer[layer] = mean

@@ -16,7 +16,7 @@ PICTURE = 720, 1280
 """Height and width that are planned for."""
 
 BATCH = 16
-"""Frames encoded at a time."""
+"""Frames encoded at a time, whole pairs."""
 
 
 @dataclass(frozen=True)

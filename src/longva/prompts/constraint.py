@@ -19,6 +19,9 @@ from torch import Tensor
 from longva.errors import LongVAError, install_command, needing
 from longva.finite import to_json
 
+MOST_CHARACTERS = 100_000
+"""Of a form: longer ones take seconds to be read, or all memory."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Constraint:
@@ -54,6 +57,7 @@ class Constraint:
         return cls(kind="regex", text="|".join(re.escape(text) for text in texts))
 
     def __post_init__(self) -> None:
+        check_length(self.text)
         try:
             problem = _library().LLMatcher.validate_grammar(self.grammar)
         except (ValueError, TypeError) as error:  # a text that is none, for example
@@ -69,6 +73,18 @@ class Constraint:
         if self.kind == "json":
             return matcher.grammar_from_json_schema(self.text, {"whitespace_flexible": False})
         return matcher.grammar_from_regex(self.text)
+
+
+def check_length(text: str) -> None:
+    """Refuse a form of more than `MOST_CHARACTERS`.
+
+    Raises:
+        LongVAError: it is longer.
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise LongVAError(
+            f"the form of an answer may have {MOST_CHARACTERS:,} characters, got {len(text):,}."
+        )
 
 
 class ConstraintProcessor:

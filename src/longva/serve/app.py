@@ -147,7 +147,8 @@ def create_app(
         try:
             chat = body.chat()
         except ValidationError as error:
-            raise RequestValidationError(error.errors()) from error
+            told = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
+            raise RequestValidationError(told) from error
         return await ask(chat, request, ResponsesForm)
 
     async def ask(body: schema.ChatRequest, request: Request, form: type[ChatForm]) -> Response:

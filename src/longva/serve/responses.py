@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from longva.serve.replies import LongVAAnswer
 from longva.serve.schema import ChatRequest, Known, LongVAOptions, Number, Roles, StreamOptions
@@ -19,12 +19,21 @@ class InputPart(Known):
     video_url: str | None = None
     """Ours: OpenAI's API has no videos."""
 
+    @model_validator(mode="after")
+    def _has_what_its_type_names(self) -> "InputPart":
+        if not isinstance(getattr(self, self._field), str):
+            raise ValueError(f"{self._field} is missing, which {self.type} needs")
+        return self
+
+    @property
+    def _field(self) -> str:
+        is_text = self.type in ("input_text", "output_text")
+        return "text" if is_text else self.type.replace("input_", "") + "_url"
+
     def part(self) -> dict[str, Any]:
         """Return it as a part of a chat's message."""
-        if self.type in ("input_text", "output_text"):
-            return {"type": "text", "text": self.text}
-        kind = self.type.replace("input_", "") + "_url"
-        return {"type": kind, kind: {"url": getattr(self, kind)}}
+        kind, value = self._field, getattr(self, self._field)
+        return {"type": kind, kind: value if kind == "text" else {"url": value}}
 
 
 class InputMessage(Known):

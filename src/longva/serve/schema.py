@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from longva.errors import LongVAError
-from longva.prompts.constraint import Constraint
+from longva.prompts.constraint import Constraint, check_length
 
 Roles = Literal["system", "developer", "user", "assistant"]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
@@ -181,9 +181,7 @@ class StructuredOutputs(Known):
 
     neutral = {"disable_any_whitespace": (True, False), "disable_fallback": (True, False)}
 
-    json_: dict[str, Any] | Annotated[str, Field(max_length=100_000)] | None = Field(
-        default=None, alias="json"
-    )
+    json_: dict[str, Any] | str | None = Field(default=None, alias="json")
     regex: str | None = Field(default=None, max_length=10_000)
     choice: list[str] | None = Field(default=None, max_length=1024)
     json_object: bool | None = None
@@ -202,6 +200,8 @@ class StructuredOutputs(Known):
 
 def _object(given: dict[str, Any] | str) -> dict[str, Any]:
     """Read a schema that may be given as its text."""
+    if isinstance(given, str):
+        check_length(given)
     try:
         value = json.loads(given) if isinstance(given, str) else given
     except (ValueError, RecursionError):

@@ -128,7 +128,7 @@ class Ahead:
     ) -> WatchedFrames:
         """Say which frames are watched, and what stands between them."""
         frames = self._watcher.describe(media, self._sampling, before)
-        return self._watcher.family.told(frames, media, self._settings, label)
+        return self._watcher.family.told(frames, media, self._settings, label, before)
 
     def begin(
         self, media: Media, watched: list[WatchedFrames], label: str = ""

@@ -73,10 +73,15 @@ class Family:
         return describe(media, indices, self.model.config, tokens)
 
     def told(
-        self, frames: WatchedFrames, media: Media, settings: FrameSettings, label: str = ""
+        self,
+        frames: WatchedFrames,
+        media: Media,
+        settings: FrameSettings,
+        label: str = "",
+        before: WatchedFrames | None = None,
     ) -> WatchedFrames:
         """Say what stands between frames; see `told_between`."""
-        return told_between(frames, media, settings, label=label)
+        return told_between(frames, media, settings, label=label, before=before)
 
     def encode(
         self,

@@ -65,6 +65,7 @@ class Session(Watched, Tasks):
         Raises:
             LongVAError: the file cannot be written, because the disk is full for example.
         """
+        self._check_open()
         self._forget_after(self._settled)  # the cache may hold an answer that was not read on
         facts = {
             "watched": self._watched,

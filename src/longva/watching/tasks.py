@@ -5,7 +5,6 @@ from typing import Any
 
 from torch import Tensor
 
-from longva.errors import LongVAError
 from longva.prompts.reader import PromptReader
 from longva.reporting.progress import Progress
 from longva.watching.answer import Answer, AnswerStream
@@ -23,7 +22,6 @@ class Tasks:
     watcher: Watcher
     _reader: PromptReader
     _watched: int
-    _closed: bool
 
     def _symbols(self, messages: list[dict], media: list[WatchedFrames]) -> Tensor:
         raise NotImplementedError
@@ -35,8 +33,7 @@ class Tasks:
         raise NotImplementedError
 
     def _check_open(self) -> None:
-        if self._closed:
-            raise LongVAError("this session is closed: its media are forgotten. Watch them again.")
+        raise NotImplementedError
 
     def stream(self, question: str, **options: Any) -> AnswerStream:
         """See `Session.stream`."""

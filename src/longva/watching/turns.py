@@ -71,20 +71,26 @@ def labels(media: Sequence[Media], settings: FrameSettings) -> list[str]:
 
 
 def told_between(
-    frames: WatchedFrames, media: Media, settings: FrameSettings, *, label: str = ""
+    frames: WatchedFrames,
+    media: Media,
+    settings: FrameSettings,
+    *,
+    label: str = "",
+    before: WatchedFrames | None = None,
 ) -> WatchedFrames:
     """Say what stands before and between frames: a medium's name, its subtitles, times.
 
     A subtitle stands after the frame that is on screen when it begins; a time before the first
-    frame at or after each multiple of `settings.time_tokens` seconds.
+    frame at or after each multiple of `settings.time_tokens` seconds. Of frames that go on after
+    those `before`, times stand where they would in the whole.
 
     Raises:
         LongVAError: times or subtitles are asked for, and the frames have no times.
     """
     words, every = phrases()["between_frames"], settings.time_tokens
-    before: list[list[str]] = [[] for _ in range(len(frames) + 1)]
+    told: list[list[str]] = [[] for _ in range(len(frames) + 1)]
     if label:
-        before[0].append(words["label"].format(name=label))
+        told[0].append(words["label"].format(name=label))
     if frames.kind == "image" or not len(frames):
         every, cues = None, ()
     else:
@@ -99,13 +105,16 @@ def told_between(
     for cue in cues:
         if cue.end > seconds[0] and cue.start < (end or 0.0):
             place = int(np.searchsorted(seconds, cue.start, side="right"))
-            before[place].append(words["subtitle"].format(text=cue.text))
+            told[place].append(words["subtitle"].format(text=cue.text))
     due = -math.inf
+    last = None if before is None or before.seconds is None else float(before.seconds[-1])
+    if every is not None and last is not None and last < seconds[0]:
+        due = (math.floor(last / every) + 1) * every
     for number, time in enumerate(seconds if every is not None else ()):
         if time >= due:
-            before[number].append(words["time"].format(time=clock(float(time)).removesuffix(".0")))
+            told[number].append(words["time"].format(time=clock(float(time)).removesuffix(".0")))
             due = (math.floor(time / every) + 1) * every
-    texts = tuple("\n".join(lines) for lines in before)
+    texts = tuple("\n".join(lines) for lines in told)
     if not any(texts):
         return frames
     return replace(frames, before=texts[:-1], after=texts[-1])

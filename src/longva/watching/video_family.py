@@ -24,14 +24,11 @@ from longva.errors import LongVAError, loading
 from longva.media.medium import Media
 from longva.media.sampling import FrameSampling
 from longva.planning.planner import Shape
-from longva.planning.video_models import PICTURE, VideoShape
+from longva.planning.video_models import BATCH, PICTURE, VideoShape
 from longva.prompts.model_reader import Inputs, ModelReader
 from longva.watching.family import Family
 from longva.watching.features import FrameSettings, WatchedFrames, encode_frames
 from longva.watching.video_prompts import VideoPrompts
-
-BATCH = 16
-"""Frames encoded at a time, whole pairs."""
 
 
 class VideoFamily(Family):
@@ -122,7 +119,12 @@ class VideoFamily(Family):
         )
 
     def told(
-        self, frames: WatchedFrames, media: Media, settings: FrameSettings, label: str = ""
+        self,
+        frames: WatchedFrames,
+        media: Media,
+        settings: FrameSettings,
+        label: str = "",
+        before: WatchedFrames | None = None,
     ) -> WatchedFrames:
         """Return the frames: what stands between them, this model's processor writes.
 

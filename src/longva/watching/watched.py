@@ -115,6 +115,7 @@ class Watched:
             ContextLengthError: the frames exceed the model's context.
             NonFiniteError: the model computes NaN or infinity.
         """
+        self._check_open()
         before = self.media, self._ahead.copy(), self._watched
         try:
             self._watch(progress)
@@ -140,6 +141,7 @@ class Watched:
             VideoError: it cannot be read, or does not continue a video.
             ContextLengthError: the frames exceed the model's context or the device's memory.
         """
+        self._check_open()
         known = self._everything()
         if not known or known[-1].kind == "image":
             raise VideoError("there is no video to go on with. Watch one first.")
@@ -211,6 +213,10 @@ class Watched:
         """Frames that may be held."""
         fit = self.watcher.plan(1, reclaimable=self.kv_bytes).max_frames
         return fit if self._max_frames is None else min(fit, self._max_frames)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LongVAError("this session is closed: its media are forgotten. Watch them again.")
 
     def _forget_after(self, length: int) -> None:
         """Keep only the beginning of the cache; an answer that is being given ends."""

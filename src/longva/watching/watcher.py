@@ -156,7 +156,7 @@ class Watcher:
         key = self.cache.key(media, indices, settings, self.processor, model)
         held = self.cache.load(key, torch.device("cpu"))  # mapped, not read
         if held is not None:
-            parts = held.split(self.model.config.vision_batch_size)
+            parts = held.split(self.family.batch)
             return (part.to(self.model.device) for part in parts)
         shape = (len(frames), frames.tokens_per_frame, self.family.width)
         return self.cache.keep(key, media, batches, shape, self.model.dtype)

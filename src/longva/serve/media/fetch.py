@@ -180,12 +180,13 @@ class MediaFetcher:
         """Return the bytes of a data: URI; of a list of frames, those of each."""
         self._check_size((len(url) - url.find(",")) * 3 // 4 - 2)
         header, _, body = url.partition(",")
-        parts = body.split(",") if is_frame_list(url) else [body]
-        if len(parts) > self.limits.listed_frames:
+        count = body.count(",") + 1 if is_frame_list(url) else 1
+        if count > self.limits.listed_frames:
             raise MediaError(
-                f"a list may have {self.limits.listed_frames:,} frames, got {len(parts):,}.",
+                f"a list may have {self.limits.listed_frames:,} frames, got {count:,}.",
                 code="too_many_frames",
             )
+        parts = body.split(",", count - 1)
         try:
             return [data_of(f"{header},{part}") for part in parts]
         except VideoError as error:
