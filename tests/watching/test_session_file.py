@@ -100,3 +100,19 @@ def test_a_closed_session_is_neither_saved_nor_watched_on(parts, pictures, tmp_p
     with pytest.raises(LongVAError, match="this session is closed"):
         session.extend(film(pictures))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_an_interrupt_left_unwatched_is_not_forgotten_by_a_policy(parts, pictures, tmp_path):
+    longva = LongVA(*parts, name="random", chunk_tokens=16)
+    session = longva.watch(film(pictures, 4), policy="stop", max_frames=60, fps=2)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        session.extend(film(pictures * 2, 40), interrupt)
+    session.save(tmp_path / "a.safetensors")
+    resumed = longva.resume(tmp_path / "a.safetensors")
+    assert 4 <= resumed.frames < 40 and resumed.notes == []
+    resumed.extend(film(pictures * 2, 40))
+    assert resumed.frames == 40 and resumed.notes == []

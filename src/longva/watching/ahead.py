@@ -271,7 +271,11 @@ class Ahead:
         rows = torch.stack(kept) if kept else None
         ahead = sum(len(part.frames) for part in self.parts)
         numbers = self._numbers[: len(self._numbers) - ahead]
-        return PolicyState(self.policy, numbers, self._offered, self._last, rows)
+        offered, last = self._offered, self._last
+        if ahead and all(part.media is not None for part in self.parts):
+            # An interrupt left what is ahead unwatched, and it may come again.
+            offered, last = int(numbers[-1]) + 1 if len(numbers) else 0, None
+        return PolicyState(self.policy, numbers, offered, last, rows)
 
     def restore(self, state: "PolicyState") -> None:
         """Go on where `state` was taken."""
