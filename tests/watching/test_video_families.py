@@ -110,10 +110,17 @@ def test_chunks_change_nothing(family):
 
 def test_a_film_that_grows_is_answered_about_as_if_watched_at_once(family):
     session = family.longva.watch(film()[:3])  # of pairs, the last frame waits
-    session.ask(QUESTIONS[0], max_new_tokens=2)
+    said = session.ask(QUESTIONS[0], max_new_tokens=2).text
     if family.name == "smolvlm":  # its template begins with the number of frames
-        with pytest.raises(LongVAError, match="watch the longer film as a whole"):
-            session.extend(film())
+        for policy in (None, "newest"):
+            session = family.longva.watch(film()[:3], policy=policy, max_frames=policy and 4)
+            before = vars(session._ahead.copy())
+            with pytest.raises(LongVAError, match="watch the longer film as a whole"):
+                session.extend(film())
+            assert all(vars(session._ahead)[name] is before[name] for name in ("_numbers", "_last"))
+            assert vars(session._ahead)["_offered"] == before["_offered"]
+            assert session.frames == 3 and not session.notes
+            assert session.ask(QUESTIONS[0], max_new_tokens=2).text == said
         return
     for frames in (7, FRAMES):
         session.extend(film()[:frames])
