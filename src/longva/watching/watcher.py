@@ -11,6 +11,7 @@ from torch import Tensor
 
 from longva.checkpoints import Precision
 from longva.checkpoints.fingerprint import vision_fingerprint
+from longva.errors import LongVAError
 from longva.media.medium import Media
 from longva.media.sampling import FrameSampling
 from longva.model import LongVAForConditionalGeneration
@@ -35,6 +36,9 @@ class Watcher:
         cache_bytes: of them at most; what was used least recently is deleted. None: no bound.
         notice: something a user should know about the model before believing it, which knows a
             small world only.
+
+    Raises:
+        LongVAError: a cache for a model other than LongVA.
     """
 
     def __init__(
@@ -51,6 +55,8 @@ class Watcher:
     ):
         self.model, self.processor, self.name = model, processor, name
         own = isinstance(model, LongVAForConditionalGeneration)
+        if not own:
+            refuse_settings(cache_dir)
         self.family = Family(model, processor) if own else VideoFamily(model, processor)
         self.kv: Precision = kv
         self.notice = notice
@@ -168,3 +174,22 @@ class Watcher:
         if key not in self._fingerprints:
             self._fingerprints[key] = of(self.model)
         return self._fingerprints[key]
+
+
+def refuse_settings(cache_dir: Path | None, **settings: Any) -> None:
+    """Refuse what is understood of LongVA alone.
+
+    Raises:
+        LongVAError: naming it.
+    """
+    usual = {"quantization": "model"}
+    given = {
+        n: v for n, v in settings.items() if v is not None and v != usual.get(n) and n != "revision"
+    }
+    given |= {} if cache_dir is None else {"cache_dir": cache_dir}
+    if given:
+        names = {"cache_dir": "cache", "quantization": "weights"}
+        raise LongVAError(
+            f"{', '.join(names.get(name, name) for name in given)}: this is for LongVA, and has no "
+            "effect on other models. Leave it out."
+        )
