@@ -13,7 +13,9 @@ import torch
 
 from longva.errors import LongVAError, VideoError
 from longva.media.medium import open_media
+from longva.media.sampling import FrameSampling
 from longva.watching.assistant import LongVA
+from longva.watching.features import FrameSettings
 from tests.watching import families
 
 QUESTIONS = ["What?", "Who arrives, and when?"]
@@ -155,6 +157,15 @@ def test_one_frame_is_no_beginning_for_a_model_that_encodes_pairs():
     assert session.frames == 1 and session.ask(QUESTIONS[0], max_new_tokens=2).text
     with pytest.raises(VideoError, match="encodes frames in pairs, and one was watched"):
         session.extend(film())
+
+
+def test_the_features_of_a_film_are_one_a_pair():
+    longva = LongVA(*families.make("qwen2_5_vl"), name="pairs")
+    medium = open_media(film()[:4], seconds=range(4))
+    features = longva.encode(medium, FrameSampling(), FrameSettings())
+    frames = longva.describe(medium, FrameSampling())
+    (whole,) = longva.stream(medium, frames, FrameSettings())
+    assert len(features) == 2 and torch.equal(features, whole)
 
 
 def test_a_frame_waits_for_the_other_of_its_pair():

@@ -113,11 +113,16 @@ class Watcher:
         return self.family.describe(media, self.choose(media, sampling), before)
 
     def encode(self, media: Media, sampling: FrameSampling, settings: FrameSettings) -> Tensor:
-        """Encode one medium, or find it in the cache: [F, T, D], all in memory; see `stream`."""
+        """Encode one medium, or find it in the cache; see `stream`.
+
+        Returns:
+            [F, T, D], of a model that encodes pairs [ceil(F / 2), T, D], all in memory.
+        """
 
         def use(media: Media, _: np.ndarray) -> Tensor:
             frames = self.describe(media, sampling)
-            shape = (len(frames), frames.tokens_per_frame, self.family.width)
+            units = frames.rows // frames.tokens_per_frame
+            shape = (units, frames.tokens_per_frame, self.family.width)
             tokens = torch.empty(shape, dtype=self.model.dtype, device=self.model.device)
             done = 0
             for batch in self.stream(media, frames, settings):
