@@ -46,7 +46,8 @@ class Plain:
     def first(self) -> str:
         """Load, process, generate."""
         indices = np.linspace(0, NUMBERED - 1, self.frames, dtype=int)
-        pictures, _ = load_video(self.path, sample_indices_fn=lambda **_: indices)
+        path: Any = self.path  # it takes paths, too, which its types do not say
+        pictures, _ = load_video(path, sample_indices_fn=lambda **_: indices)
         inputs = self.processor(
             text=self.prompt(FIRST),
             **{"videos": [pictures], "do_sample_frames": False, "return_tensors": "pt"},

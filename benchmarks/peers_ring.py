@@ -1,23 +1,26 @@
 """Ring attention of two processes over gloo: ours against torch's context parallelism."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from peers_timing import Row, Rows, in_turns
 from torch import Tensor
-from torch.distributed.tensor.experimental._context_parallel import _attention as torch_ring
+from torch.distributed.tensor.experimental._context_parallel import _attention
 
 from longva.parallel.ring_attention import RingSequence, ring_attention
 from tests.distributed import run_distributed
 
 RANKS = 2
 aten = torch.ops.aten
+torch_ring: Any = _attention
+"""Its private parts are typed more narrowly than they are called here."""
 
 
 def ours(query: Tensor, key: Tensor, value: Tensor, grad: Tensor, ring: RingSequence):
     leaves = [t.detach().requires_grad_() for t in (query, key, value)]
-    out = ring_attention(*leaves, ring)
+    out = ring_attention(leaves[0], leaves[1], leaves[2], ring)
     return out.detach(), *torch.autograd.grad(out, leaves, grad)
 
 
@@ -56,10 +59,10 @@ def on_a_rank(rank: int, world_size: int, heads: int, keys: int, length: int, ro
     sides: dict[str, Callable] = {"longva": lambda: ours(query, key, value, grad, ring)}
     for method in torch_ring._RotateMethod:
 
-        def side(method: torch_ring._RotateMethod = method):
+        def side(method: Any = method):
             torch_ring.set_rotate_method(method.name.lower().replace("_", ""))
             repeated = [t.repeat_interleave(heads // keys, dim=1) for t in (key, value)]
-            out, dq, *dkv = theirs(query, *repeated, grad)
+            out, dq, *dkv = theirs(query, repeated[0], repeated[1], grad)
             return out, dq, *(d.unflatten(1, (keys, -1)).sum(2) for d in dkv)
 
         sides[f"torch, {method.name.lower()}"] = side

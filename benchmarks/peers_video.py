@@ -92,7 +92,8 @@ def transformers(backend: str) -> Callable[[str, np.ndarray], Pixels]:
     def read(path: str, indices: np.ndarray) -> Pixels:
         from transformers.video_utils import load_video
 
-        pictures, _ = load_video(path, sample_indices_fn=lambda **_: indices, backend=backend)
+        video: Any = path  # it takes paths, too, which its types do not say
+        pictures, _ = load_video(video, sample_indices_fn=lambda **_: indices, backend=backend)
         return resized(pictures.permute(0, 2, 3, 1) if backend == "torchcodec" else pictures)
 
     return read

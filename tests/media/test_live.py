@@ -1,6 +1,8 @@
 import socket
 import threading
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -87,6 +89,37 @@ def test_what_cannot_be_watched_is_refused(tmp_path):
         list(live_frames(str(playlist), fps=1, idle=0.1))
     with pytest.raises(LongVAError, match="fps and idle must be greater than 0, got 0 and 1"):
         LiveSource(str(text), fps=0, idle=1)
+
+
+def test_what_is_written_while_an_opening_fails_is_more_of_the_file(film, tmp_path, monkeypatch):
+    path, whole, really = tmp_path / "film", film.read_bytes(), av.open
+    path.write_bytes(whole[:10])
+
+    def fails_late(*args, **options):
+        try:
+            return really(*args, **options)
+        finally:
+            path.write_bytes(whole)
+
+    monkeypatch.setattr(av, "open", fails_late)
+    seconds, _ = taken(live_frames(str(path), fps=1, idle=0.1))
+    monkeypatch.undo()
+    assert seconds == taken(live_frames(str(film), fps=1, idle=0.1))[0]
+
+
+def test_a_file_that_cannot_be_watched_is_closed(tmp_path, monkeypatch):
+    opened, really = [], Path.open
+
+    def noted(self, *args, **options):
+        opened.append(really(self, *args, **options))
+        return opened[-1]
+
+    text = tmp_path / "a.txt"
+    text.write_text("no film" * 1000)
+    monkeypatch.setattr(Path, "open", noted)
+    with pytest.raises(VideoError, match="cannot be watched"):
+        list(live_frames(str(text), fps=1, idle=0.1))
+    assert [file.closed for file in opened] == [True]
 
 
 def test_whatever_ends_the_reading_is_told(film, monkeypatch):

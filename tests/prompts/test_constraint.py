@@ -4,10 +4,11 @@ import json
 import re
 
 import pytest
+import torch
 
 from longva.errors import LongVAError
 from longva.model.random_model import random_longva
-from longva.prompts.constraint import Constraint
+from longva.prompts.constraint import Constraint, ConstraintProcessor
 from longva.prompts.decoding import Sampling
 from longva.watching.assistant import LongVA
 
@@ -95,6 +96,15 @@ def test_a_form_that_is_none_is_refused(make):
         make()
     with pytest.raises(LongVAError, match="choose among"):
         Constraint.choice([])
+
+
+def test_what_leaves_a_form_is_told_in_a_line_without_the_state_of_the_library(session):
+    follow = ConstraintProcessor(Constraint.regex("abc"), session.processor.tokenizer, [1], 0)
+    size = session.model.config.get_text_config().vocab_size
+    other = session.processor.tokenizer("z", add_special_tokens=False)["input_ids"]
+    with pytest.raises(LongVAError, match="cannot be kept: .*grammar") as told:
+        follow(torch.tensor([other]), torch.zeros(1, size))
+    assert "\n" not in str(told.value) and "<state>" not in str(told.value)
 
 
 def test_what_contradicts_a_form_is_refused():

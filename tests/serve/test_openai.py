@@ -173,6 +173,17 @@ def test_vllms_way_to_say_how_videos_are_read(server, video):
     assert frames(media_io_kwargs={"video": {"num_frames": 7}}, longva={"frames": 3}) == 3
 
 
+def test_numbers_of_frames_are_for_a_list_of_frames(server, video):
+    with pytest.raises(openai.BadRequestError, match="frames_indices .*: leave it out") as told:
+        server.client().chat.completions.create(
+            model="random",
+            max_tokens=1,
+            messages=[user("What?", film(data_uri(video)))],
+            extra_body={"media_io_kwargs": {"video": {"frames_indices": [0, 1]}}},
+        )
+    assert told.value.param == "media_io_kwargs"
+
+
 def frame_list(pictures) -> str:
     encoded = []
     for picture in pictures:

@@ -10,13 +10,14 @@ from typer.testing import CliRunner
 
 from longva.cli import app
 from longva.errors import LongVAError
+from longva.media.cue import srt
 from longva.media.medium import open_media
 from longva.media.subtitles import read_subtitles
 from longva.nano.film import draw_frame, write_frames
 from longva.nano.world import Layout, random_scene
 from longva.watching.assistant import LongVA
 from longva.watching.find import Found, _Span, merged
-from longva.watching.found_files import cues, when, write_clips
+from longva.watching.found_files import cues, edl, when, write_clips
 from tests import hard_videos
 
 SHOTS = [(8, 16), (30, 36)]
@@ -159,6 +160,15 @@ def test_the_command_writes_clips_a_sheet_subtitles_and_a_cut_list(film, tmp_pat
     rows = json.loads(run("find", film, "the anchor", "--json").stdout)
     assert sorted((row["start"], row["end"]) for row in rows["ranges"]) == SHOTS
     assert {row["file"] for row in rows["ranges"]} == {str(film)}
+
+
+def test_a_query_of_several_lines_is_one_line_of_a_file(film):
+    query = "a cat\n\n2\n00:00:05,000 --> 00:00:06,000\na dog"
+    found = [Found(start=1, end=2, score=0.5, by="attention", frame=1, first=1, last=1)]
+    said = "a cat 2 00:00:05,000 -> 00:00:06,000 a dog (0.5)"
+    assert srt(cues(found, query)) == f"1\n00:00:01,000 --> 00:00:02,000\n{said}\n"
+    title = edl(found, [open_media(film)], query).splitlines()[:2]
+    assert title == [f"TITLE: {' '.join(query.split())}", "FCM: NON-DROP FRAME"]
 
 
 def test_clips_of_what_is_found_have_the_right_frames(tmp_path, longva):

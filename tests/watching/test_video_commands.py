@@ -116,9 +116,14 @@ def test_what_is_for_longva_alone_is_refused(folder, film, tmp_path):
         LongVA.from_pretrained(folder, quantization="int8")
     with pytest.raises(LongVAError, match="cache: this is for LongVA"):
         LongVA.from_pretrained(folder, cache_dir=tmp_path)
+    longva = LongVA.from_pretrained(folder, self_test=False)
+    with pytest.raises(LongVAError, match="cache: this is for LongVA"):
+        LongVA(longva.model, longva.processor, name="other", cache_dir=tmp_path)
 
 
-def test_words_between_frames_and_parts_of_the_cache_are_longva_s_own(folder, film, tmp_path):
+def test_words_between_frames_and_parts_of_the_cache_are_longva_s_own(
+    folder, film, tmp_path, monkeypatch
+):
     said = tmp_path / "film.srt"
     said.write_text("1\n00:00:01,000 --> 00:00:02,000\nHello\n")
 
@@ -133,7 +138,13 @@ def test_words_between_frames_and_parts_of_the_cache_are_longva_s_own(folder, fi
         assert told.startswith("subtitles and time_tokens are for LongVA: what stands between")
         assert told.endswith("is written by its own processor. Leave them out.")
     assert run("ask", film, "What?", *of_model)
+
+    def no_watching(*_):
+        raise AssertionError("the film is watched before it is refused")
+
+    monkeypatch.setattr("longva.watching.session.Session.watch", no_watching)
     told = refused("find", film, "a car", "--model", folder)
+    monkeypatch.undo()
     assert told.startswith("find asks about parts of a film in its cache, which a model that")
     assert told.endswith("Take a LongVA.")
     run("find", film, "a car", "--model", "nano")

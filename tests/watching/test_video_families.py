@@ -13,7 +13,9 @@ import torch
 
 from longva.errors import LongVAError, VideoError
 from longva.media.medium import open_media
+from longva.media.sampling import FrameSampling
 from longva.watching.assistant import LongVA
+from longva.watching.features import FrameSettings
 from tests.watching import families
 
 QUESTIONS = ["What?", "Who arrives, and when?"]
@@ -110,10 +112,17 @@ def test_chunks_change_nothing(family):
 
 def test_a_film_that_grows_is_answered_about_as_if_watched_at_once(family):
     session = family.longva.watch(film()[:3])  # of pairs, the last frame waits
-    session.ask(QUESTIONS[0], max_new_tokens=2)
+    said = session.ask(QUESTIONS[0], max_new_tokens=2).text
     if family.name == "smolvlm":  # its template begins with the number of frames
-        with pytest.raises(LongVAError, match="watch the longer film as a whole"):
-            session.extend(film())
+        for policy in (None, "newest"):
+            session = family.longva.watch(film()[:3], policy=policy, max_frames=policy and 4)
+            before = vars(session._ahead.copy())
+            with pytest.raises(LongVAError, match="watch the longer film as a whole"):
+                session.extend(film())
+            assert all(vars(session._ahead)[name] is before[name] for name in ("_numbers", "_last"))
+            assert vars(session._ahead)["_offered"] == before["_offered"]
+            assert session.frames == 3 and not session.notes
+            assert session.ask(QUESTIONS[0], max_new_tokens=2).text == said
         return
     for frames in (7, FRAMES):
         session.extend(film()[:frames])
@@ -148,6 +157,15 @@ def test_one_frame_is_no_beginning_for_a_model_that_encodes_pairs():
     assert session.frames == 1 and session.ask(QUESTIONS[0], max_new_tokens=2).text
     with pytest.raises(VideoError, match="encodes frames in pairs, and one was watched"):
         session.extend(film())
+
+
+def test_the_features_of_a_film_are_one_a_pair():
+    longva = LongVA(*families.make("qwen2_5_vl"), name="pairs")
+    medium = open_media(film()[:4], seconds=range(4))
+    features = longva.encode(medium, FrameSampling(), FrameSettings())
+    frames = longva.describe(medium, FrameSampling())
+    (whole,) = longva.stream(medium, frames, FrameSettings())
+    assert len(features) == 2 and torch.equal(features, whole)
 
 
 def test_a_frame_waits_for_the_other_of_its_pair():

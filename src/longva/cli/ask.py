@@ -1,7 +1,7 @@
 """`longva ask` and `longva chat`: watch once, ask many."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,10 +36,11 @@ def watch(
     quiet: bool = False,
     questions: Sequence[str] = (),
     partly: bool = False,
+    first: Callable[[Any], None] | None = None,
 ):
     """Load the model and watch opened media, or go on with a session; `ask` and `chat` share it.
 
-    `partly`: Ctrl-C ends the watching.
+    `partly`: Ctrl-C ends the watching. `first`: called with the session before it watches.
     """
     from longva.watching.answer import check_question
 
@@ -51,6 +52,8 @@ def watch(
         watch_on(session, quiet=quiet, partly=partly)
         return noted(session)
     session = longva.watch(media, sampling=sampling, settings=made.settings(), now=False)
+    if first is not None:
+        first(session)
     watch_on(session, quiet=quiet, partly=partly)
     return noted(session)
 

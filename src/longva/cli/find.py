@@ -52,7 +52,14 @@ def find(
 
     sampling = taken.rule()
     opened = given.open([media, *(also or [])])
-    session = watch(opened, loading, made, sampling, quiet=as_json, questions=[query])
+    session = watch(
+        opened,
+        loading,
+        made,
+        sampling,
+        quiet=as_json,
+        first=lambda session: session.check_find(query),
+    )
     with progress_bar(show=not as_json) as progress:
         found = session.find(query, least=least, progress=progress)[:most]
     if as_json:

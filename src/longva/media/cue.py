@@ -14,7 +14,7 @@ class Cue:
 
 
 def srt(cues: Sequence[Cue]) -> str:
-    """Write subtitles as a SubRip file.
+    """Write subtitles as a SubRip file, each text on one line and without the arrow of times.
 
     >>> print(srt([Cue(61.5, 3600, "Hello")]))
     1
@@ -27,8 +27,20 @@ def srt(cues: Sequence[Cue]) -> str:
         whole, thousandths = divmod(round(seconds * 1000), 1000)
         return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02},{thousandths:03}"
 
+    def text(cue: Cue) -> str:
+        return one_line(cue.text).replace("-->", "->")
+
     blocks = (
-        f"{number}\n{stamp(cue.start)} --> {stamp(cue.end)}\n{cue.text}\n"
+        f"{number}\n{stamp(cue.start)} --> {stamp(cue.end)}\n{text(cue)}\n"
         for number, cue in enumerate(cues, start=1)
     )
     return "\n".join(blocks)
+
+
+def one_line(text: str) -> str:
+    r"""Return a text for a file whose lines mean something.
+
+    >>> one_line("a cat\n\n on a wall ")
+    'a cat on a wall'
+    """
+    return " ".join(text.split())

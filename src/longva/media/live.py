@@ -16,10 +16,10 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import av
 import numpy as np
@@ -72,9 +72,9 @@ class _Growing:
             self._stopped.wait(0.05)
         return found
 
-    def wait_for_more(self) -> bool:
-        """Wait until there is more of it than now; False if nothing comes."""
-        self._file.seek(0, io.SEEK_END)
+    def wait_for_more(self, size: int) -> bool:
+        """Wait until there are more bytes of it than `size`; False if nothing comes."""
+        self._file.seek(size)
         self.following = True
         more = self.read(1)
         self.following = False
@@ -84,6 +84,7 @@ class _Growing:
 def _growing(file: _Growing, options: dict[str, str]) -> InputContainer:
     """Open a file that is being written, as soon as enough of it is there."""
     while True:
+        size = file.seek(0, io.SEEK_END)  # what is written from now on is more of it
         try:
             file.seek(0)
             container = av.open(file, "r", container_options=options, **TAGS)
@@ -93,10 +94,10 @@ def _growing(file: _Growing, options: dict[str, str]) -> InputContainer:
                 return container
             container.close()
         except av.FFmpegError:
-            if not file.wait_for_more():
+            if not file.wait_for_more(size):
                 raise
             continue
-        if not file.wait_for_more():
+        if not file.wait_for_more(size):
             raise ValueError("it has no video track")
 
 
@@ -111,40 +112,34 @@ class _Pipe:
 def _opened(
     source: str | IO[bytes], name: str, idle: float, stopped: threading.Event
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
-    closing: list[Any] = []
     options = {"format_whitelist": CONTAINERS}
-    try:
-        if isinstance(source, str) and ADDRESS.match(source):
-            options = {"format_whitelist": FORMATS, "protocol_whitelist": PROTOCOLS}
-            if source.lower().startswith("rtsp"):
-                options["rtsp_transport"] = "tcp"
-            wait = (idle, idle)
-            container = av.open(source, "r", container_options=options, timeout=wait, **TAGS)
-        elif isinstance(source, str) and stat.S_ISREG(Path(source).stat().st_mode):
-            file = Path(source).open("rb", buffering=0)  # noqa: SIM115 - closed below
-            closing.append(file)
-            container = _growing(_Growing(file, idle, stopped), options)
-        elif isinstance(source, str) and stat.S_ISCHR(Path(source).stat().st_mode):
-            container = _camera(source)
-        else:
-            if isinstance(source, str):
-                source = Path(source).open("rb", buffering=0)  # noqa: SIM115 - closed below
-                closing.append(source)
-            container = av.open(_Pipe(source), "r", container_options=options, **TAGS)
-    except VideoError:
-        raise
-    except (av.FFmpegError, OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise VideoError(
-            f"{name} cannot be watched: {why}. Give a file that is being written (.ts, .mkv), a "
-            "pipe, or an address such as rtsp://camera/stream."
-        ) from error
-    try:
-        with container:
-            yield container, the_track(container, name)
-    finally:
-        for file in closing:
-            file.close()
+    with ExitStack() as opened:
+        try:
+            if isinstance(source, str) and ADDRESS.match(source):
+                options = {"format_whitelist": FORMATS, "protocol_whitelist": PROTOCOLS}
+                if source.lower().startswith("rtsp"):
+                    options["rtsp_transport"] = "tcp"
+                wait = (idle, idle)
+                container = av.open(source, "r", container_options=options, timeout=wait, **TAGS)
+            elif isinstance(source, str) and stat.S_ISREG(Path(source).stat().st_mode):
+                file = opened.enter_context(Path(source).open("rb", buffering=0))
+                container = _growing(_Growing(file, idle, stopped), options)
+            elif isinstance(source, str) and stat.S_ISCHR(Path(source).stat().st_mode):
+                container = _camera(source)
+            else:
+                if isinstance(source, str):
+                    source = opened.enter_context(Path(source).open("rb", buffering=0))
+                container = av.open(_Pipe(source), "r", container_options=options, **TAGS)
+        except VideoError:
+            raise
+        except (av.FFmpegError, OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise VideoError(
+                f"{name} cannot be watched: {why}. Give a file that is being written (.ts, .mkv), "
+                "a pipe, or an address such as rtsp://camera/stream."
+            ) from error
+        opened.enter_context(container)
+        yield container, the_track(container, name)
 
 
 def _camera(source: str) -> InputContainer:

@@ -116,7 +116,8 @@ class ConstraintProcessor:
         self._read = ids.shape[1]
         self._matcher.consume_tokens(new)
         if problem := self._matcher.get_error():
-            raise LongVAError(f"the form of the answer cannot be kept: {problem[:300]}")
+            reason = problem.partition("\n")[0]  # what follows is the state of the matcher
+            raise LongVAError(f"the form of the answer cannot be kept: {reason[:300]}")
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         allowed = np.unpackbits(bits, bitorder="little")[: scores.shape[-1]].astype(bool)
         return scores.masked_fill(~torch.from_numpy(allowed).to(scores.device), -torch.inf)

@@ -85,10 +85,20 @@ def _logprobs(body: schema.ChatRequest) -> int | None:
 
 
 def watching_of(body: schema.ChatRequest) -> Watching:
-    """Say how media are watched; their digests are not known yet."""
+    """Say how media are watched; their digests are not known yet.
+
+    Raises:
+        ApiError: numbers of frames are given, and no list of frames.
+    """
     how, read = body.longva, body.media_io_kwargs.video
     frames, fps = how.frames, how.fps
     listed = any(is_frame_list(url) for message in body.messages for url in message.media())
+    if read.frames_indices and not listed:
+        raise ApiError(
+            "frames_indices says which frames a video that is sent as a list of frames has; no "
+            "video here is one: leave it out, and choose frames by longva.fps or longva.frames.",
+            param="media_io_kwargs",
+        )
     if frames is None and fps is None and not listed:  # of a list, they say what it is
         frames, fps = read.num_frames, read.fps
     rule = FrameSampling(

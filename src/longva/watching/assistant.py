@@ -39,7 +39,7 @@ from longva.watching.self_test import run_self_test
 from longva.watching.session import Session
 from longva.watching.summarize import Summary, summarize, windows
 from longva.watching.turns import told_tokens
-from longva.watching.watcher import Watcher
+from longva.watching.watcher import Watcher, refuse_settings
 
 
 class LongVA(Watcher):
@@ -127,7 +127,7 @@ class LongVA(Watcher):
         if own:
             model, processor = load_pretrained(name, **placed, quantization=quantization, **loading)
         else:
-            _refuse_settings(cache_dir, quantization=quantization, **loading)
+            refuse_settings(cache_dir, quantization=quantization, **loading)
             model, processor = load_video_model(folder, **placed)
         with loading_errors(f"{name} cannot be watched with"):
             longva = cls(
@@ -320,22 +320,3 @@ class LongVA(Watcher):
         images = [medium for medium in opened if medium.kind == "image"]
         taken = self.num_frames(images, ONE_A_SECOND)
         return max(1, (least.max_frames - taken) // max(1, len(opened) - len(images)))
-
-
-def _refuse_settings(cache_dir: Path | None, **settings: Any) -> None:
-    """Refuse what is understood of LongVA alone.
-
-    Raises:
-        LongVAError: naming it.
-    """
-    usual = {"quantization": "model"}
-    given = {
-        n: v for n, v in settings.items() if v is not None and v != usual.get(n) and n != "revision"
-    }
-    given |= {} if cache_dir is None else {"cache_dir": cache_dir}
-    if given:
-        names = {"cache_dir": "cache", "quantization": "weights"}
-        raise LongVAError(
-            f"{', '.join(names.get(name, name) for name in given)}: this is for LongVA, and has no "
-            "effect on other models. Leave it out."
-        )

@@ -132,14 +132,7 @@ def find(
         LongVAError: an empty query, no video was watched, or the model cannot be searched.
         ContextLengthError: a question does not fit the context any more.
     """
-    check_question(query)
-    if watched.reader.own_forward:
-        raise LongVAError(
-            "find asks about parts of a film in its cache, which a model that is read by its own "
-            "forward does not allow. Take a LongVA."
-        )
-    if not any(medium.kind == "video" for medium in watched.media):
-        raise LongVAError("only a video has times to find something at. Watch one first.")
+    check_find(watched.reader, watched.media, query)
     asked = [query] if query.rstrip().endswith("?") else phrases()["find"]["questions"]
     search = _Search(watched, [question.replace("{query}", query.strip()) for question in asked])
     probe = phrases()["find"]["probe"].replace("{query}", query.strip())
@@ -157,6 +150,22 @@ def find(
         if progress is not None:
             progress("find", done, len(spans) + len(windows))
     return sorted(map(search.describe, merged(found, search.begins)), key=lambda one: -one.score)
+
+
+def check_find(reader: PromptReader, media: Sequence[WatchedFrames], query: str) -> None:
+    """Refuse what `find` refuses, whether or not the media have been watched.
+
+    Raises:
+        LongVAError: see `find`.
+    """
+    check_question(query)
+    if reader.own_forward:
+        raise LongVAError(
+            "find asks about parts of a film in its cache, which a model that is read by its own "
+            "forward does not allow. Take a LongVA."
+        )
+    if not any(medium.kind == "video" for medium in media):
+        raise LongVAError("only a video has times to find something at. Watch one first.")
 
 
 def ranges(evidence: Tensor, begins: Sequence[int]) -> list[_Span]:

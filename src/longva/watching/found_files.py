@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from longva.errors import LongVAError
 from longva.media.clips import write_clip
-from longva.media.cue import Cue
+from longva.media.cue import Cue, one_line
 from longva.media.frames import Media
 from longva.watching.evidence_pictures import THUMBNAIL, clock
 from longva.watching.find import Found
@@ -91,7 +91,7 @@ def edl(found: Sequence[Found], media: Sequence[Media], title: str) -> str:
 
     Timecodes count a film's frames, at its rate rounded to whole frames a second, without drop.
     """
-    lines = [f"TITLE: {title}", "FCM: NON-DROP FRAME", ""]
+    lines = [f"TITLE: {one_line(title)}", "FCM: NON-DROP FRAME", ""]
     at = 0
     for number, (item, start, end) in enumerate(timed(found), start=1):
         medium = media[item.medium]
@@ -103,7 +103,7 @@ def edl(found: Sequence[Found], media: Sequence[Media], title: str) -> str:
         times = " ".join(timecode(frame, nominal) for frame in codes)
         lines += [
             f"{number:03}  AX       V     C        {times}",
-            f"* FROM CLIP NAME: {Path(medium.name).name}",
+            f"* FROM CLIP NAME: {one_line(Path(medium.name).name)}",
             f"* COMMENT: score {item.score:.3g}",
             "",
         ]

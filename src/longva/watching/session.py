@@ -54,7 +54,7 @@ class Session(Watched, Tasks):
 
     def close(self) -> None:
         """Free the KV cache; a closed session answers no more."""
-        self._reader = self.watcher.family.reader(self._everything)
+        self._reader = self._empty_reader()
         self._closed = True
 
     def save(self, path: str | Path) -> None:

@@ -9,7 +9,7 @@ from longva.prompts.reader import PromptReader
 from longva.reporting.progress import Progress
 from longva.watching.answer import Answer, AnswerStream
 from longva.watching.features import WatchedFrames
-from longva.watching.find import Found, Searched, find
+from longva.watching.find import Found, Searched, check_find, find
 from longva.watching.known import is_known
 from longva.watching.watcher import Watcher
 
@@ -30,6 +30,9 @@ class Tasks:
         raise NotImplementedError
 
     def _forget_after(self, length: int) -> None:
+        raise NotImplementedError
+
+    def _everything(self) -> list[WatchedFrames]:
         raise NotImplementedError
 
     def _check_open(self) -> None:
@@ -70,6 +73,15 @@ class Tasks:
             return None
         hidden = self._reader.read(prompt) if hidden is None else hidden
         return is_known(self._reader, prompt, hidden)
+
+    def check_find(self, query: str) -> None:
+        """Refuse what `find` refuses, of the media as they will be when they are watched.
+
+        Raises:
+            LongVAError: see `find`.
+        """
+        self._check_open()
+        check_find(self._reader, self._everything(), query)
 
     def find(
         self, query: str, *, least: float | None = None, progress: Progress | None = None

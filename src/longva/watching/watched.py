@@ -30,6 +30,10 @@ from longva.watching.watcher import Watcher
 NO_MORE = "says before the frames how many follow: watch the longer film as a whole."
 
 
+class _NoMoreError(LongVAError):
+    """What was watched cannot be gone on with; nothing of it has been changed."""
+
+
 class Watched:
     """Media that are watched into a KV cache; `Session` is what can be asked about them.
 
@@ -63,8 +67,7 @@ class Watched:
         """What has been watched."""
 
         self.timings: dict[str, float] = {"decode": 0.0, "encode": 0.0, "prefill": 0.0}
-        reader = {"chunk_tokens": watcher.chunk_tokens, "kv_dtype": watcher.kv}
-        self._reader = watcher.family.reader(self._everything, **reader)
+        self._reader = self._empty_reader()
         self._symbols = watcher.family.symbols
         self._max_frames = max_frames
         rules = self.sampling, self.settings, usual
@@ -140,6 +143,8 @@ class Watched:
         Raises:
             VideoError: it cannot be read, or does not continue a video.
             ContextLengthError: the frames exceed the model's context or the device's memory.
+            LongVAError: the model says before the frames how many follow; the session stays as it
+                was.
         """
         self._check_open()
         known = self._everything()
@@ -155,9 +160,14 @@ class Watched:
             frames = sum(len(medium) for medium in ahead.everything(stay))
             told = told_tokens([more], self.settings, self.processor.tokenizer)
             self.watcher.plan(frames, reclaimable=self.kv_bytes, told_tokens=told).check()
+        before = self.media, self._ahead, self._watched
         self.media, self._ahead, added = stay, ahead, ahead.undecoded
         self._watched = self._end_of_media()
-        self.watch(progress)
+        try:
+            self.watch(progress)
+        except _NoMoreError:
+            self.media, self._ahead, self._watched = before
+            raise
         return added
 
     def _watch(self, progress: Progress | None) -> None:
@@ -165,10 +175,9 @@ class Watched:
         media = self._everything()
         prompt = self._symbols([{"role": "user", "content": ""}], media)
         prompt = prompt[: end_of_rows(prompt, sum(medium.rows for medium in media))]
-        self._forget_after(self._watched)
         if self._reader.share(prompt) < self._watched:
-            self._ahead.parts = []
-            raise LongVAError(f"{self.name} {NO_MORE}")
+            raise _NoMoreError(f"{self.name} {NO_MORE}")
+        self._forget_after(self._watched)
         self._reader.reserve(len(prompt) + TEXT_TOKENS)
         frames = len(self._ahead)
         try:
@@ -200,6 +209,11 @@ class Watched:
         """Move the frames that are whole in the cache from what is ahead to what was watched."""
         rows = self._reader.rows_held - sum(medium.rows for medium in self.media)
         self.media = joined(self.media, self._ahead.take(rows))
+
+    def _empty_reader(self) -> Any:
+        """Return a reader that holds nothing yet."""
+        options = {"chunk_tokens": self.watcher.chunk_tokens, "kv_dtype": self.watcher.kv}
+        return self.watcher.family.reader(self._everything, **options)
 
     def _everything(self) -> list[WatchedFrames]:
         """The media as they will be when all is watched."""

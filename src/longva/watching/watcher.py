@@ -11,6 +11,7 @@ from torch import Tensor
 
 from longva.checkpoints import Precision
 from longva.checkpoints.fingerprint import vision_fingerprint
+from longva.errors import LongVAError
 from longva.media.medium import Media
 from longva.media.sampling import FrameSampling
 from longva.model import LongVAForConditionalGeneration
@@ -35,6 +36,9 @@ class Watcher:
         cache_bytes: of them at most; what was used least recently is deleted. None: no bound.
         notice: something a user should know about the model before believing it, which knows a
             small world only.
+
+    Raises:
+        LongVAError: a cache for a model other than LongVA.
     """
 
     def __init__(
@@ -51,6 +55,8 @@ class Watcher:
     ):
         self.model, self.processor, self.name = model, processor, name
         own = isinstance(model, LongVAForConditionalGeneration)
+        if not own:
+            refuse_settings(cache_dir)
         self.family = Family(model, processor) if own else VideoFamily(model, processor)
         self.kv: Precision = kv
         self.notice = notice
@@ -107,11 +113,16 @@ class Watcher:
         return self.family.describe(media, self.choose(media, sampling), before)
 
     def encode(self, media: Media, sampling: FrameSampling, settings: FrameSettings) -> Tensor:
-        """Encode one medium, or find it in the cache: [F, T, D], all in memory; see `stream`."""
+        """Encode one medium, or find it in the cache; see `stream`.
+
+        Returns:
+            [F, T, D], of a model that encodes pairs [ceil(F / 2), T, D], all in memory.
+        """
 
         def use(media: Media, _: np.ndarray) -> Tensor:
             frames = self.describe(media, sampling)
-            shape = (len(frames), frames.tokens_per_frame, self.family.width)
+            units = frames.rows // frames.tokens_per_frame
+            shape = (units, frames.tokens_per_frame, self.family.width)
             tokens = torch.empty(shape, dtype=self.model.dtype, device=self.model.device)
             done = 0
             for batch in self.stream(media, frames, settings):
@@ -168,3 +179,22 @@ class Watcher:
         if key not in self._fingerprints:
             self._fingerprints[key] = of(self.model)
         return self._fingerprints[key]
+
+
+def refuse_settings(cache_dir: Path | None, **settings: Any) -> None:
+    """Refuse what is understood of LongVA alone.
+
+    Raises:
+        LongVAError: naming it.
+    """
+    usual = {"quantization": "model"}
+    given = {
+        n: v for n, v in settings.items() if v is not None and v != usual.get(n) and n != "revision"
+    }
+    given |= {} if cache_dir is None else {"cache_dir": cache_dir}
+    if given:
+        names = {"cache_dir": "cache", "quantization": "weights"}
+        raise LongVAError(
+            f"{', '.join(names.get(name, name) for name in given)}: this is for LongVA, and has no "
+            "effect on other models. Leave it out."
+        )
