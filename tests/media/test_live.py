@@ -33,7 +33,7 @@ def test_frames_of_a_file_that_grows_are_those_of_the_whole_file(film, tmp_path,
     data, path = film.read_bytes(), tmp_path / film.name
     parts = [data[n : n + 1000] for n in range(0, len(data), 1000)]
     with growing(path, parts):
-        seconds, pictures = taken(live_frames(str(path), fps=fps, idle=0.5))
+        seconds, pictures = taken(live_frames(str(path), fps=fps, idle=2))
     whole = open_media(film)
     numbers = whole.choose(FrameSampling(fps=fps))
     assert seconds == pytest.approx(whole.pts_seconds[numbers].tolist())

@@ -57,7 +57,7 @@ def test_a_growing_file_asked_every_ten_frames_gives_the_answers_of_fresh_sessio
 ):
     path = tmp_path / "film.ts"
     with growing(path, parts(film)):
-        result = run(path, QUESTION, "--every", 10, "--idle", 0.5, "--json")
+        result = run(path, QUESTION, "--every", 10, "--idle", 2, "--json")
     answers = [json.loads(line) for line in result.stdout.splitlines()]
     assert [answer["frames"] for answer in answers] == [10, 20, 30, 40]
     for answer in answers:
