@@ -31,6 +31,7 @@ from longva.model.random_model import random_longva
 from longva.watching.answer import Answer, Evidence
 from longva.watching.evidence_pictures import clock
 from tests.hard_videos import truncate, write_tracks, write_video
+from tests.interrupts import OBEYING_LONGVA
 
 
 def in_process(*arguments):
@@ -195,10 +196,7 @@ def test_a_conversation_that_filled_the_context_can_be_forgotten(video, tmp_path
 
 
 def test_ctrl_c_stops_an_answer_and_not_the_conversation(video):
-    # A shell that starts the tests in the background has SIGINT ignored; people's shells do not.
-    obey = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    run = f"{obey}; from longva.__main__ import main; main()"
-    command = [sys.executable, "-c", run, "chat", str(video), "--frames", "3"]
+    command = [*OBEYING_LONGVA, "chat", str(video), "--frames", "3"]
     # At this temperature any of the words may come next, so the answer is long.
     options = ["--temperature", "1000", "--max-new-tokens", "10000"]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)

@@ -6,7 +6,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,6 +22,7 @@ from longva.errors import LongVAError
 from longva.media.sampling import ONE_A_SECOND
 from longva.watching.store import Watching
 from tests.demo.conftest import a_turn, a_visitor, answered, ask
+from tests.interrupts import OBEYING_LONGVA
 
 
 @pytest.fixture
@@ -275,7 +275,7 @@ def test_a_page_that_was_closed_holds_nothing(setting, video):
 
 @pytest.mark.slow
 def test_ctrl_c_ends_the_command_and_deletes_its_folder(tmp_path):
-    command = [sys.executable, "-m", "longva", "demo", "--port", "0", "--device", "cpu"]
+    command = [*OBEYING_LONGVA, "demo", "--port", "0", "--device", "cpu"]
     where = {**os.environ, "TMPDIR": str(tmp_path)}
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=where) as process:
