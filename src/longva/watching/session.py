@@ -7,10 +7,12 @@ A prompt is one vector of symbols (`prompts/symbols.py`); what the cache and the
 common is never computed again, which makes follow-up questions (`keep=True`) the same mechanism.
 """
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,12 +27,13 @@ from longva.reporting.progress import Progress
 from longva.watching import session_file
 from longva.watching.answer import Answer, AnswerStream, check_question, evidence_of
 from longva.watching.features import FrameSettings
-from longva.watching.tasks import Tasks
+from longva.watching.find import Found, Searched, check_find, find
+from longva.watching.known import is_known
 from longva.watching.watched import Watched
 from longva.watching.watcher import Watcher
 
 
-class Session(Watched, Tasks):
+class Session(Watched):
     """Watched media, held in the KV cache, ready for questions. One question at a time.
 
     `watch` watches what is opened; until it is done, questions are about what has been watched. It
@@ -96,6 +99,63 @@ class Session(Watched, Tasks):
         if not torch.equal(again[: session._watched], prompt[: session._watched]):
             raise LongVAError(f"{path} was written with another chat template or tokenizer.")
         return session
+
+    def ask(self, question: str, **options: Any) -> Answer:
+        """Answer one question; see `stream` for the options."""
+        stream = self.stream(question, **options)
+        for _ in stream:
+            pass
+        assert stream.answer is not None
+        return stream.answer
+
+    async def aask(self, question: str, **options: Any) -> Answer:
+        """Answer one question in another thread, while other coroutines go on.
+
+        Questions of one model are answered one after the other. If the waiting is cancelled, the
+        question is answered all the same, and its answer lost.
+
+        Args:
+            question: as for `ask`.
+            **options: see `stream`.
+        """
+
+        def ask() -> Answer:
+            with self.watcher.one_at_a_time:
+                return self.ask(question, **options)
+
+        return await asyncio.to_thread(ask)
+
+    def check_find(self, query: str) -> None:
+        """Refuse what `find` refuses, of the media as they will be when they are watched.
+
+        Raises:
+            LongVAError: see `find`.
+        """
+        self._check_open()
+        check_find(self._reader, self._everything(), query)
+
+    def find(
+        self, query: str, *, least: float | None = None, progress: Progress | None = None
+    ) -> list[Found]:
+        """Find when something is shown: ranges of time, the surest first.
+
+        The conversation does not matter, and is kept.
+
+        Args:
+            query: what is looked for, as in `the red car`; or a question, which ends with its mark.
+            least: score that a range needs; see `find` in `find.py`.
+            progress: called with ("find", ranges probed, ranges).
+
+        Raises:
+            LongVAError: an empty query, or no video was watched.
+            ContextLengthError: a question does not fit the context any more.
+        """
+        self._check_open()
+        watched = Searched(self._reader, self.media, self._question, self.processor.tokenizer)
+        try:
+            return find(watched, query, least=least, progress=progress)
+        finally:
+            self._forget_after(self._watched)
 
     def stream(
         self,
@@ -283,3 +343,13 @@ class Session(Watched, Tasks):
 
     def _turn(self, question: str) -> dict:
         return {"role": "user", "content": question}
+
+    def _known(self, prompt: Tensor, hidden: Tensor | None = None) -> bool | None:
+        """Whether a question is about what is shown; None of a model that may know everything."""
+        if self.watcher.notice is None or not self.media:
+            return None
+        hidden = self._reader.read(prompt) if hidden is None else hidden
+        return is_known(self._reader, prompt, hidden)
+
+    def _question(self, question: str) -> Tensor:
+        return self._symbols([self._turn(question)], self.media)
