@@ -348,7 +348,8 @@ class Session(Watched):
         """Whether a question is about what is shown; None of a model that may know everything."""
         if self.watcher.notice is None or not self.media:
             return None
-        hidden = self._reader.read(prompt) if hidden is None else hidden
+        if hidden is None:
+            hidden = self._reader.read(prompt)
         return is_known(self._reader, prompt, hidden)
 
     def _question(self, question: str) -> Tensor:

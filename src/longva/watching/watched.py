@@ -20,6 +20,7 @@ from longva.media.frames import MisnumberedError
 from longva.media.medium import Media, open_media
 from longva.media.sampling import ONE_A_SECOND, FrameSampling
 from longva.planning.planner import TEXT_TOKENS
+from longva.prompts.reader import PromptReader
 from longva.reporting.progress import Progress
 from longva.watching.ahead import Ahead
 from longva.watching.features import FrameSettings, WatchedFrames, joined
@@ -210,7 +211,7 @@ class Watched:
         rows = self._reader.rows_held - sum(medium.rows for medium in self.media)
         self.media = joined(self.media, self._ahead.take(rows))
 
-    def _empty_reader(self) -> Any:
+    def _empty_reader(self) -> PromptReader:
         """Return a reader that holds nothing yet."""
         options = {"chunk_tokens": self.watcher.chunk_tokens, "kv_dtype": self.watcher.kv}
         return self.watcher.family.reader(self._everything, **options)
