@@ -9,6 +9,7 @@ begins with the shorter one.
 """
 
 import random
+import re
 from collections.abc import Iterator
 from functools import cache
 from itertools import islice
@@ -115,7 +116,7 @@ def _filled(form: str, rng: random.Random) -> str:
         others = [word for word in _lists()[place] if word != words[place]]
         words[f"{place}2"] = rng.choice(others)
     words |= {place.capitalize(): _capital(words[place]) for place in ("said", "many")}
-    return form.format(**words)
+    return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", form.format(**words))
 
 
 def _capital(text: str) -> str:
