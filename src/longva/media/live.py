@@ -35,8 +35,8 @@ from longva.media.video_track import CONTAINERS, TAGS, the_track
 ADDRESS = re.compile(r"(rtsps?|rtmps?|rtp|udp|tcp|srt|https?)://", re.IGNORECASE)
 
 UNTIMED = 100
-"""Frames without a time that are passed over. An RTSP stream begins with some: a camera says how its
-clock stands a moment after its first packets."""
+"""Frames without a time that are passed over. An RTSP stream begins with some: a camera tells its
+clock a moment after its first packets."""
 
 FORMATS = f"{CONTAINERS},rtsp,rtp,sdp,mpjpeg"
 """What an address may give. Playlists are absent, as in files."""
