@@ -19,6 +19,8 @@ from longva.errors import LongVAError, RecipeError, reason
 
 REMOTE = re.compile(r"([a-z][a-z0-9+]+):/+(.*)", re.DOTALL)  # one letter is a drive of Windows
 
+WANTED = "Give a .json, .jsonl or .parquet file of samples."
+
 
 def address(path: Path) -> str | None:
     """Return the address of a remote file, None of a local one.
@@ -28,6 +30,27 @@ def address(path: Path) -> str | None:
     """
     found = REMOTE.fullmatch(path.as_posix())
     return found and f"{found[1]}://{found[2]}"
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that a path names, more than one where its last part has a `*`.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    if "*" not in path.name:
+        return [path]
+    try:
+        if (url := address(path)) is None:
+            found = sorted(path.parent.glob(path.name))
+        else:
+            system, inside = fsspec.core.url_to_fs(url)
+            found = [Path(system.unstrip_protocol(name)) for name in sorted(system.glob(inside))]
+    except Exception as error:  # of a store: whatever its package raises
+        raise RecipeError(f"{address(path) or path} cannot be listed: {reason(error)}") from None
+    if not found:
+        raise RecipeError(f"There is no data set {address(path) or path}. {WANTED}")
+    return found
 
 
 def version(path: Path) -> str:
@@ -43,9 +66,12 @@ def version(path: Path) -> str:
         stat = path.stat()
     except Exception as error:  # of a store: whatever its package raises
         raise RecipeError(
-            f"There is no data set {address(path) or path} ({reason(error)}). Give a .json or "
-            ".jsonl file of samples."
+            f"There is no data set {address(path) or path} ({reason(error)}). {WANTED}"
         ) from None
+    if path.is_dir():
+        raise RecipeError(
+            f"{path} is a folder. Name its files, such as {path / 'train-*.parquet'}."
+        )
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
