@@ -57,6 +57,13 @@ def test_the_ladder_hands_its_rungs_on(chain):
     assert rung.config.max_position_embeddings == 256
 
 
+def test_a_language_model_becomes_a_longva_by_longva_align(chain):
+    with pytest.raises(CheckpointError, match="A language model becomes a LongVA by longva align"):
+        load_pretrained("runs/toy/extend/model")
+    assert str(toy_recipe_file("stage1").language_model) == "runs/toy/extend/model"
+    load_pretrained("runs/toy/stage1/model")  # which `longva align toy/stage1` made of it
+
+
 def test_stage_1_trains_the_projector_alone(chain):
     before, _ = align.starting_model(toy_recipe_file("stage1"))
     after, _ = load_pretrained("runs/toy/stage1/model")

@@ -120,7 +120,10 @@ def test_a_film_and_pairs_and_names_of_files_are_read_from_parquet_too(folder, v
         {"video": str(video), "prompt": "<video>When?", "chosen": "Now.", "rejected": "Never."},
     ]
     (folder / "pairs.json").write_text(json.dumps(named))
-    by_name = [{**row, "image": {"bytes": None, "path": row.get("image")}} for row in named]
+    by_name = [
+        {**row, **{kind: {"bytes": None, "path": row.get(kind)} for kind in ("image", "video")}}
+        for row in named
+    ]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(by_name), folder / "named.parquet")
     inside, files, names = (
         PreferenceDataset(

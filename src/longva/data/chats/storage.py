@@ -19,8 +19,6 @@ from longva.errors import LongVAError, RecipeError, reason
 
 REMOTE = re.compile(r"([a-z][a-z0-9+]+):/+(.*)", re.DOTALL)  # one letter is a drive of Windows
 
-WANTED = "Give a .json, .jsonl or .parquet file of samples."
-
 
 def address(path: Path) -> str | None:
     """Return the address of a remote file, None of a local one.
@@ -30,6 +28,14 @@ def address(path: Path) -> str | None:
     """
     found = REMOTE.fullmatch(path.as_posix())
     return found and f"{found[1]}://{found[2]}"
+
+
+def no_data_set(path: Path, why: str) -> RecipeError:
+    """The error of samples that are not there."""
+    return RecipeError(
+        f"There is no data set {address(path) or path} ({why}). Give a .json, .jsonl or .parquet "
+        "file of samples."
+    )
 
 
 def files_of(path: Path) -> list[Path]:
@@ -49,7 +55,7 @@ def files_of(path: Path) -> list[Path]:
     except Exception as error:  # of a store: whatever its package raises
         raise RecipeError(f"{address(path) or path} cannot be listed: {reason(error)}") from None
     if not found:
-        raise RecipeError(f"There is no data set {address(path) or path}. {WANTED}")
+        raise no_data_set(path, "no file has such a name")
     return found
 
 
@@ -65,9 +71,7 @@ def version(path: Path) -> str:
             return system.ukey(inside)
         stat = path.stat()
     except Exception as error:  # of a store: whatever its package raises
-        raise RecipeError(
-            f"There is no data set {address(path) or path} ({reason(error)}). {WANTED}"
-        ) from None
+        raise no_data_set(path, reason(error)) from None
     if path.is_dir():
         raise RecipeError(
             f"{path} is a folder. Name its files, such as {path / 'train-*.parquet'}."
