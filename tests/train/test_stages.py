@@ -32,6 +32,7 @@ CHAIN = {
     "stage1": (align, align.AlignConfig),
     "stage2": (align, align.AlignConfig),
     "dpo": (dpo, dpo.DPOConfig),
+    "extend_aligned": (extend, extend.ExtendConfig),
 }
 
 
@@ -523,7 +524,7 @@ def test_a_longva_in_bfloat16_trains(chain):
         ("extend", "base_model=./nowhere", CheckpointError, "no tokenizer in"),
         ("extend", "base_model=other", RecipeError, "other meanings to these ids"),
         ("stage1", "language_model=./nowhere", CheckpointError, "no tokenizer in"),
-        ("stage1", "vision_tower=./nowhere", CheckpointError, "no CLIP model in"),
+        ("stage1", "vision_tower=./nowhere", CheckpointError, "no vision tower in"),
         ("stage2", "model=./nowhere", CheckpointError, "there is no folder"),
         ("stage2", "data.datasets=[{path: gone.json}]", RecipeError, "no data set gone.json"),
         ("dpo", "data.media_folder=gone", LongVAError, "32 problem"),
