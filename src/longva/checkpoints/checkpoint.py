@@ -15,6 +15,7 @@ from typing import Literal
 
 import torch
 from safetensors import SafetensorError
+from transformers.core_model_loading import revert_weight_conversion
 
 from longva.checkpoints import Precision
 from longva.checkpoints.language_model import quantised, torch_dtype
@@ -179,10 +180,16 @@ def check_tensors(folder: Path, config: LongVAConfig) -> None:
     Raises:
         CheckpointError: naming the tensors that are missing, unexpected or of another shape.
     """
-    found = {to_longva_name(name): shape for name, shape in tensor_shapes(folder).items()}
     with loading(f"config.json in {folder} describes no model"), torch.device("meta"):
         model = LongVAForConditionalGeneration(config)
-    needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tensors = model.state_dict()
+    needed = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    # transformers writes the towers of some by older names than it gives them, as DINOv2's.
+    written = revert_weight_conversion(model, tensors).items()
+    names = {id(tensor): name for name, tensor in tensors.items()}
+    older = {name: names[id(tensor)] for name, tensor in written if id(tensor) in names}
+    shapes = {to_longva_name(name): shape for name, shape in tensor_shapes(folder).items()}
+    found = {older.get(name, name): shape for name, shape in shapes.items()}
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     problems = {
         "missing": sorted(needed.keys() - found.keys() - tied),
