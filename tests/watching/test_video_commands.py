@@ -118,8 +118,15 @@ def test_what_is_for_longva_alone_is_refused(folder):
 
 
 @pytest.mark.parametrize("kind", ["int8", "int4"])
-def test_weights_of_the_language_model_are_quantised(folder, film, kind):
-    longva = LongVA.from_pretrained(folder, quantization=kind)  # its self-test passes
+def test_weights_of_the_language_model_are_quantised(kind, film, tmp_path):
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 4]}
+    wide = {"hidden_size": 64, "head_dim": 16, "rope_parameters": rope}  # four bits: 64 at a time
+    model, processor = families.make(
+        "qwen3_vl", torch.float32, text=wide, vision={"out_hidden_size": 64}
+    )
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    longva = LongVA.from_pretrained(tmp_path, quantization=kind)  # its self-test passes
     linear = {
         name: weight.dtype
         for name, weight in longva.model.named_parameters()
