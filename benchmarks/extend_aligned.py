@@ -2,10 +2,10 @@
 
     python benchmarks/extend_aligned.py SEED_FOLDER OUT
 
-The other way round from the paper: `not_extended/model` of a seed of `longva reproduce nano` is
-aligned with its short context; its language model, and nothing else, is then sharpened and trained
-on the texts of `nano/extend` by `longva extend`. V-NIAH before and after, on the seed's own film
-and needles, goes to OUT/result.json, with what the seed's other panels have. Run it again to go on.
+The other way round from the paper: a model of a seed of `longva reproduce nano`, or of its study,
+that was aligned with its short context, has its language model, and nothing else, sharpened and
+trained on the texts of `nano/extend` by `longva extend`. V-NIAH before and after, on the seed's own
+film and needles, goes to OUT/result.json. Run it again to go on.
 """
 
 import argparse
@@ -22,33 +22,56 @@ import torch
 from longva.checkpoints.checkpoint import load_pretrained
 from longva.checkpoints.weight_files import read_tensors
 from longva.files.writing import read_json, write_json
-from longva.nano.language_model import sharpen
+from longva.nano.language_model import CONTEXT, sharpen
 from longva.nano.reproduction.budget import Budget, budget_of
-from longva.nano.reproduction.measures import printed, visual_recipe
-from longva.nano.reproduction.results import Measurement, located, measured
-from longva.nano.reproduction.stages import SHARPEN
+from longva.nano.reproduction.measures import printed, visual_recipe, write_measures
+from longva.nano.reproduction.results import Measurement, measured
+from longva.nano.reproduction.stages import SHARPEN, train
 from longva.niah.log import read_rows
 from longva.niah.visual import run_visual
 from longva.recipes import load_recipe
+from longva.train import align
 from longva.train.extend import ExtendConfig, run
 
 BEFORE, SHARPENED, AFTER = "before", "sharpened", "after"
-OTHERS = ("training_free", "unires")
-"""The seed's own panels: RoPE base 1e6 when measuring; extended before it was aligned."""
+ALIGNED = ("not_extended/model", "aligned/base/model")
+"""Where the reproduction and its study keep the model that is not extended."""
+
+NEEDLES = Path("needles")
 
 
-def prepare(seed_folder: Path) -> None:
-    """Bring the seed's models, texts, film and needles here."""
-    for name in ("packed", "needles"):
+def copied(source: Path, *names: str) -> None:
+    """Bring folders of the seed here, if they are not here yet."""
+    for name in names:
         if not Path(name).exists():
-            shutil.copytree(seed_folder / name, name, ignore=shutil.ignore_patterns("checkpoints"))
+            shutil.copytree(source / name, Path(f".{name}"), dirs_exist_ok=True)
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(f".{name}").rename(name)
+
+
+def prepare(source: Path, budget: Budget, seed: int) -> None:
+    """Bring texts, film, needles and the aligned model here; sharpen it.
+
+    A seed that has not come to its alignment or its needles yet has them made here, as it will.
+    """
+    copied(source, "packed")
     if not Path(BEFORE).exists():
-        shutil.copytree(seed_folder / "not_extended/model", BEFORE)
-    if not Path(SHARPENED, "config.json").is_file():
+        there = [source / name for name in ALIGNED if (source / name / "config.json").is_file()]
+        if not there:
+            copied(source, "base", "tower", "stage1", "pictures")
+            train(align.run, align.AlignConfig, budget, seed, "stage2_not_extended")
+            there = [Path(ALIGNED[0])]
+        shutil.copytree(there[0], f".{BEFORE}", dirs_exist_ok=True)
+        Path(f".{BEFORE}").rename(BEFORE)
+    if not Path(SHARPENED, "tokenizer.json").is_file():
         model, processor = load_pretrained(BEFORE)
         sharpen(model.model.language_model, SHARPEN)
         model.save_pretrained(SHARPENED)
         processor.save_pretrained(SHARPENED)
+    if (source / NEEDLES / "needles.json").is_file():
+        copied(source, str(NEEDLES))
+    elif not (NEEDLES / "needles.json").is_file():
+        write_measures(budget, seed)
 
 
 def extend(seed: int) -> Path:
@@ -68,20 +91,13 @@ def vision_of(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def panel(budget: Budget, seed: int, name: str, model: Path, context: int) -> dict[str, Any]:
-    """Measure a model; return its numbers."""
+    """Measure a model; return its numbers, with clustered intervals."""
     output = Path("measured") / name
-    recipe = visual_recipe(
-        Path("needles"), str(model), output, budget.frame_grid, training_length=context
-    )
+    recipe = visual_recipe(NEEDLES, str(model), output, budget.frame_grid, training_length=context)
     run_visual(recipe, progress=printed(name))
-    return numbers(output, seed, context)
-
-
-def numbers(folder: Path, seed: int, context: int) -> dict[str, Any]:
-    """Shares right with clustered intervals, and where the evidence pointed."""
-    rows = {seed: list(read_rows(folder).values())}
-    of = Measurement(by_seed=rows, fingerprint=read_json(folder / "fingerprint.json"))
-    return {**measured(of, context / 4), "localisation": located(of)}
+    rows = {seed: list(read_rows(output).values())}
+    of = Measurement(by_seed=rows, fingerprint=read_json(output / "fingerprint.json"))
+    return measured(of, context / 4)
 
 
 def main() -> None:
@@ -96,7 +112,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     os.chdir(args.out)
     torch.set_num_threads(1)
-    prepare(source)
+    prepare(source, budget, seed)
     made = extend(seed)
     before, after = dict(vision_of(Path(BEFORE))), dict(vision_of(made))
     same = before.keys() == after.keys() and all(torch.equal(before[n], after[n]) for n in before)
@@ -105,20 +121,13 @@ def main() -> None:
         "budget": about["budget"],
         "vision_bits_equal": same,
         "trained": json.loads(Path("extend/metrics.jsonl").read_text().splitlines()[-1]),
-        "panels": {
-            BEFORE: panel(budget, seed, BEFORE, Path(BEFORE), 256),
-            SHARPENED: panel(budget, seed, SHARPENED, Path(SHARPENED), 256),
-            AFTER: panel(budget, seed, AFTER, made, budget.context),
-        },
+        "panels": {},
     }
-    for name in OTHERS:
-        if (source / "needles" / name / "summary.json").is_file():
-            context = budget.context if name == "unires" else 256
-            result["panels"][name] = numbers(source / "needles" / name, seed, context)
-    write_json(Path("result.json"), result)
-    for name, panel_numbers in result["panels"].items():
-        by_length = panel_numbers["by_length"]
-        cells = [f"{of['length']}: {of['corrected']:.2f}" for of in by_length]
+    models = {AFTER: (made, budget.context), BEFORE: (Path(BEFORE), CONTEXT)}
+    for name, (model, context) in {**models, SHARPENED: (Path(SHARPENED), CONTEXT)}.items():
+        result["panels"][name] = found = panel(budget, seed, name, model, context)
+        write_json(Path("result.json"), result)
+        cells = [f"{of['length']}: {of['corrected']:.2f}" for of in found["by_length"]]
         sys.stdout.write(f"{name}: {', '.join(cells)}\n")
 
 
