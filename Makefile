@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_EVAL := $(VENV)/.installed-eval
+INSTALLED_DOCS := $(VENV)/.installed-docs
 MIXINS := $(VENV)/mixins
 VLLM := .venv-vllm
 INSTALLED_VLLM := $(VLLM)/.installed
 BENCH := .venv-bench
 EXAMPLE := out/hour.mp4
 
-.PHONY: ask test test-slow test-eval test-mixins test-vllm bench lint clean
+.PHONY: ask test test-slow test-eval test-mixins test-vllm docs bench lint clean
 
 ask: $(INSTALLED)  ## Write an hour of film that shows an anchor for one second, and ask about it.
 	$(BIN)/python -m longva.nano.film $(EXAMPLE) --hide anchor
@@ -32,6 +33,10 @@ test-mixins: $(MIXINS)/.fetched  ## transformers' own tests of a model and its p
 
 test-vllm: $(INSTALLED_DEV) $(INSTALLED_VLLM)  ## vLLM on this CPU gives our prompts, tokens and log-probabilities.
 	$(BIN)/python -m pytest -m vllm tests/vllm
+
+docs: $(INSTALLED_DOCS)  ## The documentation as a site in out/site: tutorials run, every link checked.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python docs/site/check_links.py out/site
 
 bench: $(INSTALLED_DEV) $(BENCH)/.installed $(INSTALLED_VLLM)  ## Against what users would pick instead: about 20 CPU-minutes.
 	$(BIN)/python benchmarks/peers.py
@@ -63,6 +68,10 @@ $(INSTALLED_DEV): $(INSTALLED)
 $(INSTALLED_EVAL): $(INSTALLED_DEV)
 	$(call install,--constraint constraints.txt --editable ".[eval]")
 	$(call install,--no-deps lmms-eval==0.7.3)
+	touch $@
+
+$(INSTALLED_DOCS): $(INSTALLED)
+	$(call install,--constraint constraints.txt --editable ".[docs]")
 	touch $@
 
 # From the source archive of the installed transformers, what they import besides stood in for.
