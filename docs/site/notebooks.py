@@ -23,6 +23,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         with TemporaryDirectory() as folder:
             where = {"metadata": {"path": folder}}
             NotebookClient(notebook, timeout=SECONDS_A_CELL, resources=where).execute()
+        for cell in notebook.cells:  # progress bars, which are drawn again and again
+            cell.outputs = [o for o in cell.get("outputs", ()) if o.get("name") != "stderr"]
         named = {"unique_key": path.stem, "output_files_dir": f"{path.stem}_files"}
         text, made = MarkdownExporter().from_notebook_node(notebook, resources=named)
         title, rest = text.split("\n", 1)
