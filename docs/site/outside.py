@@ -19,7 +19,7 @@ LINK = re.compile(r"(?<=\]\()(?!\w+:|[#<])([^)#\s]+)(?=[)#])")
 
 FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 PICTURES = (".png", ".jpg", ".svg")
-LANGUAGES = {".yaml": "yaml", ".py": "python", ".json": "json", ".toml": "toml"}
+LANGUAGES = {".yaml": "yaml", ".py": "python", ".json": "json", "": "docker"}
 ALWAYS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 
 origins: dict[str, str] = {}
