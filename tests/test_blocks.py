@@ -27,9 +27,9 @@ OTHERS = {
     "vllm serve ": "needs a GPU: tests/vllm starts vLLM's server on a CPU",
     "ls ": "shows what the command before it wrote",
     "cat ": "shows what the command before it wrote or reads",
-    "docker ": "needs images from a registry",
-    "kubectl ": "needs a cluster; its files are looked at below",
-    "sbatch ": "needs a cluster; its scripts are looked at below",
+    "python -m tests.other_systems": "run by tests/test_other_systems.py",
+    "docker ": "needs images from a registry; make deploy reads the Dockerfile",
+    "LONGVA_API_KEY=secret ": "needs images from a registry; make deploy reads the file",
 }
 """Beginnings of commands that are not longva's, and why no test starts them."""
 
