@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longva.checkpoints.fingerprint import weights_fingerprint
 from longva.finite import check_finite
 from longva.niah.loading import is_longva, load_longva
 from longva.niah.model import Probe
@@ -93,10 +92,6 @@ class VideoTreeModel(TreeModel):
         frames = self._frames(2 * self.longest)  # needles come on top of the haystack
         options = {"chunk_tokens": self.chunk_tokens, "kv_dtype": self.kv}
         return self.family.reader(lambda: [frames], **options, allow_beyond_context=True)
-
-    def encoder_fingerprint(self) -> str:
-        """See `TreeModel.encoder_fingerprint`."""
-        return weights_fingerprint(self.model)
 
     def _encode(self, pixels: Tensor) -> Tensor:
         assert self.tokens_per_frame is not None
