@@ -160,7 +160,8 @@ class ImageTextModel(ImageModel):
             longer["logits_to_keep"] = len(ids)
         collector = None
         if frames and self.tells_evidence:
-            collector = longer["evidence"] = EvidenceCollector(num_queries=len(ids))
+            heads = getattr(self.model.config, "evidence_heads", None)
+            collector = longer["evidence"] = EvidenceCollector(heads, num_queries=len(ids))
         logits = self.model(**longer, use_cache=False).logits[0, -len(ids) :]
         logits = check_finite(logits.to(torch.promote_types(logits.dtype, torch.float32)), "logits")
         scored = score(logits, Prompt([inputs["input_ids"][0, :length].cpu()], answer=ids))
