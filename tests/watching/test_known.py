@@ -57,3 +57,25 @@ def test_the_command_says_so_before_and_after_the_answer(tmp_path):
     told = CliRunner().invoke(app, ["ask", str(path), "Who arrives?", "--json"])
     (answer,) = json.loads(told.stdout)
     assert answer["known"] is False and answer["notes"] == [NOTHING]
+
+
+def test_of_several_films_each_is_said_to_show_it_or_not(nano, h264):
+    shown = open_media(drawn(["cat", "anchor"]), fps=1)
+    other = open_media(drawn(["key", "cup"]), fps=1)
+    question = "What number is with the anchor?"
+    for films, known in (
+        ([shown, h264], [True, False]),
+        ([h264, shown], [False, True]),
+        ([other, shown], [False, True]),
+        ([other, h264], [False, False]),
+    ):
+        session = nano.watch(films, fps=1)
+        answer = session.ask(question)
+        assert answer.known_media == known and answer.known is any(known)
+        told = answer.to_json()
+        assert (told["known"], told["known_media"]) == (any(known), known)
+        note = "what is asked about seems to be in the list of 8 images alone"
+        assert told["notes"][-1:] == ([note] if any(known) else [NOTHING])
+        (together,) = session.ask_all([question])
+        assert (together.text, together.known_media) == (answer.text, known)
+    assert "known_media" not in nano.watch(shown).ask(question).to_json()

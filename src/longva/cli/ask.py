@@ -100,7 +100,7 @@ def watch_on(session, *, quiet: bool = False, partly: bool = False) -> None:
     except KeyboardInterrupt:
         if not partly or not session.frames:
             raise
-        from longva.watching.evidence_pictures import clock
+        from longva.media.sampling import clock
 
         until = session.watched_until
         at = "" if until is None else f" at {clock(until)}"
@@ -184,7 +184,7 @@ def write_pictures(answer, media: list, folder: Path | None, number: int) -> Non
 
 def place(item) -> str:
     """Say where evidence is: its time, else its file, else its part of the image."""
-    from longva.watching.evidence_pictures import clock
+    from longva.media.sampling import clock
 
     if item.seconds is not None:
         return clock(item.seconds)

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,8 +57,8 @@ class Answer:
     durations: list[float] = field(default_factory=list)
     """Seconds that each medium lasts, watched whole or not; 0 of what has no times."""
 
-    known: bool | None = None
-    """Of a model that knows a small world only: whether what was asked about seems to be shown."""
+    known_media: list[bool] = field(default_factory=list)
+    """Of a model that knows a small world only: which media seem to show what was asked about."""
 
     cached_tokens: int = 0
     """Of the prompt's, those that were in the KV cache when the question came."""
@@ -77,9 +78,19 @@ class Answer:
         return [item for item in self.evidence if round(item.weight, 3) > 0]
 
     @property
+    def known(self) -> bool | None:
+        """Whether what was asked about seems to be shown; None where a model may know all."""
+        return any(self.known_media) if self.known_media else None
+
+    @property
     def doubt(self) -> str:
         """What a reader should know of an answer whose subject does not seem to be shown."""
-        return NOTHING if self.known is False else ""
+        if self.known is False:
+            return NOTHING
+        names = [Path(name).name for name in self.media]
+        told = zip(names, self.known_media, strict=False)
+        shown = ", ".join(name for name, known in told if known)
+        return "" if all(self.known_media) else f"what is asked about seems to be in {shown} alone"
 
     def to_json(self) -> dict:
         """Return the object that `longva ask --json` prints."""
@@ -95,6 +106,7 @@ class Answer:
             "timings": self.timings,
             "finish_reason": self.finish_reason,
             **({} if self.known is None else {"known": self.known}),
+            **({"known_media": self.known_media} if len(self.known_media) > 1 else {}),
         }
 
     def plot(self) -> Any:

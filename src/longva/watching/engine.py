@@ -15,15 +15,18 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from longva.errors import VideoError, is_out_of_memory
+from longva.errors import LongVAError, VideoError, is_out_of_memory
 from longva.media.medium import Media
 from longva.planning.planner import Plan
 from longva.prompts.decoding import Sampling
 from longva.watching.answer import Answer
 from longva.watching.assistant import LongVA
-from longva.watching.events import EventStream, Failed, Progress, Text, Watched
+from longva.watching.events import EventStream, Failed, Part, Progress, Text, Watched
 from longva.watching.features import elsewhere, wait
+from longva.watching.session import Session
 from longva.watching.store import SessionStore, Watching
+from longva.watching.summarize import Summary, summarize
+from longva.watching.tasks import Outline, Ranges, Search
 from longva.watching.worker import ModelWorker
 
 
@@ -83,7 +86,7 @@ class Engine:
 
     async def answer(
         self,
-        question: Question,
+        question: Question | Search | Outline,
         watching: Watching,
         open_media: Callable[[], list[Media]],
         events: EventStream,
@@ -91,11 +94,18 @@ class Engine:
         """Open the media and stand in the queue; all that follows is told as events.
 
         Args:
-            question: what to answer.
+            question: what to answer, or what else is to be done.
             watching: which media to watch, and how.
             open_media: called in any thread, if the media were not watched or have been dropped.
-            events: which hold the place in the queue. `Finished.result` will be an `Answer`.
+            events: which hold the place in the queue. `Finished.result` will be an `Answer`, or
+                what `tasks.py` says.
         """
+        if isinstance(question, Search):
+            work, short = self._search, False
+        elif isinstance(question, Outline):
+            work, short = self._summarize, False
+        else:
+            work, short = self._answer, True
         media = None
         try:
             if watching not in self.store:
@@ -105,10 +115,39 @@ class Engine:
             return
         events.emit(Progress("queue", 0, self.worker.waiting))
         events.submit(
-            partial(self._answer, question, watching, media, open_media, events),
-            is_short=lambda: watching in self.store or not watching.digests,
+            partial(work, question, watching, media, open_media, events),
+            is_short=lambda: short and (watching in self.store or not watching.digests),
             may_begin=lambda: media is not None and self.store.may_begin(watching, media),
         )
+
+    @contextmanager
+    def _session(self, watching, media, open_media, events) -> Iterator[Session]:
+        """Give the session of media, watched now or earlier, in a task's turn."""
+        started = time.perf_counter()
+        reused = watching in self.store
+        try:
+            with self._sharing():
+                if not reused and media is None:  # dropped while this task waited
+                    media = elsewhere(open_media)
+                session = self.store.session(watching, media or [], self._between(events))
+            seconds = time.perf_counter() - started
+            events.tell(Watched(frames=session.frames, seconds=seconds, reused=reused))
+            yield session
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                self.store.clear()
+            raise
+        finally:
+            self.store.settle(watching)
+
+    def _between(self, events: EventStream) -> Callable[[str, int, int], None]:
+        """Return what tells progress, and lets others have the model after each step."""
+
+        def tell(stage: str, done: int, total: int) -> None:
+            events.tell(Progress(stage, done, total))
+            self.worker.between()
+
+        return tell
 
     def _answer(self, question, watching, media, open_media, events) -> Answer:
         """Watch and answer, in this question's turn."""
@@ -116,33 +155,74 @@ class Engine:
         def progress(stage: str, done: int, total: int) -> None:
             events.tell(Progress(stage, done, total))
 
-        def watched(stage: str, done: int, total: int) -> None:
-            progress(stage, done, total)
-            self.worker.between()
-
-        started = time.perf_counter()
-        reused = watching in self.store
-        try:
-            with self._sharing():
-                if not reused and media is None:  # dropped while this question waited
-                    media = elsewhere(open_media)
-                session = self.store.session(watching, media or [], watched)
-            seconds = time.perf_counter() - started
-            events.tell(Watched(frames=session.frames, seconds=seconds, reused=reused))
+        with self._session(watching, media, open_media, events) as session:
             session.history = [dict(message) for message in question.history]
             answers = [
                 self._one(question, number, session, progress, events)
                 for number in range(question.count)
             ]
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                self.store.clear()
-            raise
-        finally:
-            self.store.settle(watching)
         left_out = enumerate((medium.left_out for medium in session.media), start=1)
         notes = [f"medium {number}: {what}" for number, what in left_out if what]
         return replace(answers[0], notes=notes, alternatives=answers[1:])
+
+    def _search(self, search, watching, media, open_media, events) -> Ranges:
+        """Watch and find, in this task's turn."""
+        with self._session(watching, media, open_media, events) as session:
+
+            def progress(stage: str, done: int, total: int) -> None:
+                events.tell(Progress(stage, done, total))
+
+            found = session.find(search.query, least=search.least, progress=progress)
+        return Ranges.of(session, search.query, found[: search.most])
+
+    def _summarize(self, outline, watching, media, open_media, events) -> Summary:
+        """Watch a film window by window and summarize it; no window is kept.
+
+        Others have their turns between the steps of watching, and between chapters.
+        """
+        with self._sharing():
+            (film,) = media if media is not None else elsewhere(open_media)
+        step, tokens = self._between(events), outline.max_new_tokens
+
+        @contextmanager
+        def watch(start: float, end: float) -> Iterator[Session]:
+            part = replace(watching, sampling=replace(watching.sampling, start=start, end=end))
+            known = part in self.store
+            try:
+                with self._session(part, [film], open_media, events) as session:
+                    session.history = []
+                    yield session
+            finally:
+                if not known:
+                    self.store.drop(part)
+
+        def ask(session: Session, question: str) -> str:
+            pieces = []
+            with closing(iter(session.stream(question, max_new_tokens=tokens))) as stream:
+                for piece in stream:
+                    events.check()
+                    pieces.append(piece)
+            return "".join(pieces)
+
+        most = self.store.max_frames
+        spans = self.longva.windows(
+            film, watching.sampling, chapter=outline.chapter, max_frames=most
+        )
+        if outline.most_chapters is not None and len(spans) > outline.most_chapters:
+            raise LongVAError(
+                f"this makes {len(spans):,} chapters; {outline.most_chapters} are allowed. Take "
+                "longer chapters."
+            )
+        return summarize(
+            spans,
+            film=film.name,
+            watch=watch,
+            talk=lambda: self.longva.watch([]),
+            ask=ask,
+            fits=partial(self.longva.fits, max_new_tokens=tokens),
+            progress=step,
+            told=lambda chapter: events.tell(Part(chapter)),
+        )
 
     @staticmethod
     def _one(question, number, session, progress, events) -> Answer:

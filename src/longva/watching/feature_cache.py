@@ -21,6 +21,8 @@ from longva.model import LongVAProcessor
 from longva.watching.features import FrameSettings
 
 ENTRY = re.compile("[0-9a-f]{40}")
+BEGINNING = 16
+"""Characters of an entry's name that are those of its content's fingerprint."""
 
 
 class FeatureCache:
@@ -45,12 +47,14 @@ class FeatureCache:
         model_fingerprint: str,
     ) -> str:
         """Name of an entry: content of the medium, frames taken, settings, processor, model."""
-        content = [media.kind, media.fingerprint(), indices.tolist()]
+        fingerprint = media.fingerprint()
+        content = [media.kind, fingerprint, indices.tolist()]
         visual = (processor.image_processor, processor.video_processor)
         pixels = {"fit": settings.fit, "resize": settings.resize}
         made = [pixels, *(part.to_json_string() for part in visual)]
         parts = [*content, *made, model_fingerprint]
-        return hashlib.blake2b(to_json(parts).encode(), digest_size=20).hexdigest()
+        how = hashlib.blake2b(to_json(parts).encode(), digest_size=12).hexdigest()
+        return fingerprint[:BEGINNING] + how
 
     def load(self, key: str, device: torch.device) -> Tensor | None:
         """Return the tokens of an entry, [F, T, D]; None if it is absent or damaged.
@@ -76,6 +80,19 @@ class FeatureCache:
         with self._writing(key, tokens.shape, tokens.dtype) as add:
             add(tokens)
         self._make_room()
+
+    def bytes_of(self, content: str) -> int:
+        """Return the bytes of all entries of a content, by its fingerprint."""
+        return sum(path.stat().st_size for path in self._entries_of(content))
+
+    def forget(self, content: str) -> None:
+        """Delete all entries of a content."""
+        for path in self._entries_of(content):
+            with suppress(OSError):  # on Windows, one that is being read
+                path.unlink(missing_ok=True)
+
+    def _entries_of(self, content: str) -> list[Path]:
+        return [*self.folder.glob(f"{content[:BEGINNING]}*.safetensors")]
 
     def keep(
         self,

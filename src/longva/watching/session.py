@@ -28,7 +28,7 @@ from longva.watching import session_file
 from longva.watching.answer import Answer, AnswerStream, check_question, evidence_of
 from longva.watching.features import FrameSettings
 from longva.watching.find import Found, Searched, check_find, find
-from longva.watching.known import is_known
+from longva.watching.known import known_of
 from longva.watching.watched import Watched
 from longva.watching.watcher import Watcher
 
@@ -315,7 +315,7 @@ class Session(Watched):
         answer = self._answered(question, prompt, reply, attention, top_k, started, known)
         return replace(answer, cached_tokens=cached)
 
-    def _answered(self, question, prompt, reply, attention, top_k, started, known=None) -> Answer:
+    def _answered(self, question, prompt, reply, attention, top_k, started, known) -> Answer:
         return Answer(
             question=question,
             text=reply.text,
@@ -328,7 +328,7 @@ class Session(Watched):
             prompt_tokens=len(prompt),
             answer_tokens=len(reply.ids),
             finish_reason=reply.finish_reason,
-            known=known,
+            known_media=known,
             logprobs=reply.logprobs,
             timings={**self.timings, "answer": time.perf_counter() - started},
         )
@@ -344,13 +344,13 @@ class Session(Watched):
     def _turn(self, question: str) -> dict:
         return {"role": "user", "content": question}
 
-    def _known(self, prompt: Tensor, hidden: Tensor | None = None) -> bool | None:
-        """Whether a question is about what is shown; None of a model that may know everything."""
+    def _known(self, prompt: Tensor, hidden: Tensor | None = None) -> list[bool]:
+        """Which media show what a question is about; none of a model that may know everything."""
         if self.watcher.notice is None or not self.media:
-            return None
+            return []
         if hidden is None:
             hidden = self._reader.read(prompt)
-        return is_known(self._reader, prompt, hidden)
+        return known_of(self._reader, prompt, hidden, self.media)
 
     def _question(self, question: str) -> Tensor:
         return self._symbols([self._turn(question)], self.media)

@@ -4,7 +4,8 @@
                     [before 0    ]                   [before 2     ]
 
 A conversation is kept as texts; its media are put before the first one whenever a prompt is made of
-it, because media that are watched on have more parts then. The words are in prompts.yaml.
+it, because media that are watched on have more parts then. Times, and what becomes of all this in
+a message, are `prompts/between_frames.py`'s.
 """
 
 import math
@@ -18,9 +19,9 @@ import numpy as np
 from longva.errors import LongVAError
 from longva.media.medium import Media
 from longva.model.chat_format import text_ids
-from longva.watching.evidence_pictures import clock
+from longva.prompts.between_frames import parts_of, times_between
+from longva.prompts.phrases import phrases
 from longva.watching.features import FrameSettings, WatchedFrames
-from longva.watching.phrases import phrases
 
 
 def with_media(
@@ -37,26 +38,16 @@ def with_media(
     """
     content, rows = [], []
     for medium in media:
-        for text, frames in _pieces(medium):
-            if text:
-                content.append({"type": "text", "text": text})
-            if frames:
-                content.append({"type": medium.kind})
-                rows.append(frames * medium.tokens_per_frame)
+        texts = medium.before or ("",) * len(medium)
+        parts, frames = parts_of(medium.kind, texts, medium.after)
+        content += parts
+        rows += [number * medium.tokens_per_frame for number in frames]
     first = dict(messages[0])
     told = first["content"]
     if not isinstance(told, str):
         told = "".join(part["text"] for part in told if part["type"] == "text")
     first["content"] = [*content, {"type": "text", "text": told}]
     return [first, *map(dict, messages[1:])], rows
-
-
-def _pieces(medium: WatchedFrames) -> list[tuple[str, int]]:
-    """Texts and the frames that follow each, in order; the last text has none."""
-    texts = medium.before or ("",) * len(medium)
-    cuts = [0, *(n for n in range(1, len(medium)) if texts[n]), len(medium)]
-    pieces = [(texts[a], b - a) for a, b in zip(cuts[:-1], cuts[1:], strict=True) if a < b]
-    return [*pieces, (medium.after, 0)]
 
 
 def labels(media: Sequence[Media], settings: FrameSettings) -> list[str]:
@@ -106,14 +97,10 @@ def told_between(
         if cue.end > seconds[0] and cue.start < (end or 0.0):
             place = int(np.searchsorted(seconds, cue.start, side="right"))
             told[place].append(words["subtitle"].format(text=cue.text))
-    due = -math.inf
-    last = None if before is None or before.seconds is None else float(before.seconds[-1])
-    if every is not None and last is not None and last < seconds[0]:
-        due = (math.floor(last / every) + 1) * every
-    for number, time in enumerate(seconds if every is not None else ()):
-        if time >= due:
-            told[number].append(words["time"].format(time=clock(float(time)).removesuffix(".0")))
-            due = (math.floor(time / every) + 1) * every
+    if every is not None:
+        last = None if before is None or before.seconds is None else float(before.seconds[-1])
+        for number, time in enumerate(times_between(seconds.tolist(), every, last)):
+            told[number] += [time] if time else []
     texts = tuple("\n".join(lines) for lines in told)
     if not any(texts):
         return frames
