@@ -69,4 +69,6 @@ def parts_of(
             parts += [{"type": "text", "text": before[first]}] if before[first] else []
             parts.append({"type": kind})
             frames.append(stop - first)
-    return parts + ([{"type": "text", "text": after}] if after else []), frames
+    if after:
+        parts.append({"type": "text", "text": f"{after}\n"})  # what follows is text, perhaps
+    return parts, frames
