@@ -4,6 +4,7 @@
 
     haystack.mp4     shots of scenes, one frame a second, never of the needles' objects
     needles.json     questions about the pictures beside it, for needles.source: json
+    told.json        the same film and needles in words: a scene's four, frame by frame
 
 `own_pictures` and `own_text` draw them from a recipe's seeds where it names none:
 
@@ -25,7 +26,7 @@ from longva.errors import RecipeError
 from longva.evaluate.perplexity import PerplexityRecipe
 from longva.files.writing import write_json
 from longva.media.resize import resize_picture
-from longva.nano.corpus import book, long_documents
+from longva.nano.corpus import book, long_documents, tell
 from longva.nano.film import draw_frame, write_frames
 from longva.nano.world import (
     CHANCE,
@@ -50,18 +51,25 @@ BOOK_WORDS = 16_384
 
 
 def write_needles(folder: Path, *, frames: int, needles: int, seed: int) -> None:
-    """Write a film of `frames` frames, pictures to hide in it and questions about them."""
+    """Write a film of `frames` frames, pictures to hide in it and questions about them.
+
+    All of them are scenes that nothing is trained on (`world.is_held_out`).
+    """
     rng = random.Random(seed)
     hidden = rng.sample(list(OBJECTS), NEEDLE_OBJECTS)
     folder.mkdir(parents=True, exist_ok=True)
-    entries = []
+    entries, shown = [], []
     for trial in range(needles):
-        needle = needle_of([random_scene(rng, hidden)], rng, seed, trial)
+        shown.append(random_scene(rng, hidden, held_out=True))
+        needle = needle_of(shown[-1:], rng, seed, trial)
         name = f"needle_{trial:02}.png"
         needle.pictures[0].save(folder / name)
         asked = {"prompt": needle.prompt, "answer": needle.answer, "chance": needle.chance}
         entries.append({"path": name, **asked})
-    write_frames(folder / "haystack.mp4", islice(haystack(rng, without=hidden), frames))
+    film = list(islice(haystack(rng, without=hidden, held_out=True), frames))
+    write_frames(folder / "haystack.mp4", film)
+    told = {"film": [scene for scene, _ in film], "needles": shown}
+    write_json(folder / "told.json", {of: [tell(s, 0) for s in told[of]] for of in told})
     write_json(folder / "needles.json", entries)
 
 
