@@ -4,10 +4,13 @@ It answers every question, about any film, and its words do not tell. Its first 
 probability, and by the share of its attention that goes to frames and not back to the question.
 """
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
 from longva.attention.evidence import EvidenceCollector
+from longva.prompts.branches import Branch, Branches
 from longva.prompts.reader import PromptReader
 from longva.watching.find import LOOKS
 
@@ -25,12 +28,37 @@ def is_known(reader: PromptReader, prompt: Tensor, hidden: Tensor) -> bool:
         hidden: [1, D], the state of its last position.
     """
     chances = reader.logits(hidden)[0].softmax(-1)  # [V]
-    word = int(chances.argmax())
+    word = chances.argmax()[None].cpu()
     collector = EvidenceCollector(reader.model.config.evidence_heads)
     try:
-        reader.append(torch.tensor([word]), evidence=collector)
+        reader.append(word, evidence=collector)
     finally:
         reader.crop(len(prompt))
+    return _tells(prompt, chances, collector)
+
+
+def note_known(
+    reader: PromptReader, branches: Sequence[Branch], tree: Branches, hidden: Mapping[int, Tensor]
+) -> None:
+    """Say the same of several questions, together; see `answer_together`.
+
+    Args:
+        reader: holds the prompts.
+        branches: questions; what is found is noted in them.
+        tree: in which the prompts were read.
+        hidden: [1, D] by number, the state of each prompt's last position.
+    """
+    chances = reader.logits(torch.cat([*hidden.values()])).softmax(-1)  # [n, V]
+    words = dict(zip(hidden, chances.argmax(-1)[:, None].cpu(), strict=True))
+    heads = reader.model.config.evidence_heads
+    collectors = {n: EvidenceCollector(heads) for n in hidden}
+    tree.look_ahead(words, collectors)
+    for n, row in zip(hidden, chances, strict=True):
+        branches[n].known = _tells(branches[n].prompt, row, collectors[n])
+
+
+def _tells(prompt: Tensor, chances: Tensor, collector: EvidenceCollector) -> bool:
+    """Judge by the first word's chances [V], and where it looked."""
     weights = collector.weights()
     looks = float(weights[(prompt < 0).nonzero().flatten().to(weights.device)].sum())
-    return looks >= LOOKS and float(chances[word]) >= PROBABLE
+    return looks >= LOOKS and float(chances.max()) >= PROBABLE

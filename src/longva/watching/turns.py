@@ -4,7 +4,8 @@
                     [before 0    ]                   [before 2     ]
 
 A conversation is kept as texts; its media are put before the first one whenever a prompt is made of
-it, because media that are watched on have more parts then. The words are in prompts.yaml.
+it, because media that are watched on have more parts then; or, if a client wants it so, where a
+text has the mark `PLACE`. The words are in prompts.yaml.
 """
 
 import math
@@ -22,11 +23,14 @@ from longva.watching.evidence_pictures import clock
 from longva.watching.features import FrameSettings, WatchedFrames
 from longva.watching.phrases import phrases
 
+PLACE = "\ufdd1"
+"""Stands in a text for a medium. Unicode keeps this character for the inside of programs."""
+
 
 def with_media(
     messages: Sequence[Mapping[str, Any]], media: Sequence[WatchedFrames]
 ) -> tuple[list[dict[str, Any]], list[int]]:
-    """Put media before the text of the first message.
+    """Put media before the text of the first message, or where the messages have `PLACE`.
 
     Args:
         messages: `role` and `content`; media that a content holds are replaced.
@@ -35,20 +39,41 @@ def with_media(
     Returns:
         Messages as a chat template takes them, and the rows of each of their parts that is frames.
     """
-    content, rows = [], []
-    for medium in media:
-        for text, frames in _pieces(medium):
-            if text:
-                content.append({"type": "text", "text": text})
-            if frames:
-                content.append({"type": medium.kind})
-                rows.append(frames * medium.tokens_per_frame)
+    rows = [n * medium.tokens_per_frame for medium in media for _, n in _pieces(medium) if n]
+    if media and media[0].in_place:
+        return _in_place(messages, media), rows
+    content = [part for medium in media for part in _parts(medium)]
     first = dict(messages[0])
     told = first["content"]
     if not isinstance(told, str):
         told = "".join(part["text"] for part in told if part["type"] == "text")
     first["content"] = [*content, {"type": "text", "text": told}]
     return [first, *map(dict, messages[1:])], rows
+
+
+def _in_place(
+    messages: Sequence[Mapping[str, Any]], media: Sequence[WatchedFrames]
+) -> list[dict[str, Any]]:
+    """Put media where messages have `PLACE`, in order; a place without a medium is left out."""
+    said, ahead = [], iter(media)
+    for message in messages:
+        first, *others = message["content"].split(PLACE)
+        parts = [{"type": "text", "text": first}] if first else []
+        for text in others:
+            medium = next(ahead, None)
+            parts += [] if medium is None else _parts(medium)
+            parts += [{"type": "text", "text": text}] if text else []
+        said.append({**message, "content": parts if others else first})
+    return said
+
+
+def _parts(medium: WatchedFrames) -> list[dict[str, Any]]:
+    """A medium, and what stands between its frames, as parts of a message."""
+    parts = []
+    for text, frames in _pieces(medium):
+        parts += [{"type": "text", "text": text}] if text else []
+        parts += [{"type": medium.kind}] if frames else []
+    return parts
 
 
 def _pieces(medium: WatchedFrames) -> list[tuple[str, int]]:
@@ -130,11 +155,12 @@ def told_tokens(
 
     Args:
         media: that are watched.
-        settings: of the frames.
+        settings: of the frames; where media stand among words, these are counted, too.
         tokenizer: of the model.
         part: seconds of videos from which frames are taken.
     """
-    words, texts, (start, end) = phrases()["between_frames"], [], part
+    words, (start, end) = phrases()["between_frames"], part
+    texts = [text for _, text in settings.opening]
     for medium, label in zip(media, labels(media, settings), strict=True):
         texts += [words["label"].format(name=label)] if label else []
         cues = [cue for cue in medium.subtitles if cue.start < end and start < cue.end]
