@@ -18,6 +18,7 @@ from datetime import date
 from pathlib import Path
 
 from ask_all import QUESTIONS, RANDOM
+from openai import OpenAI
 from serving_process import Serving, serving
 
 FRAMES = 1000
@@ -71,8 +72,8 @@ def measure(folder: Path, model: str, tokens: int, clients: int) -> None:
         (f"{clients} clients, together", clients, clients),
     ):
         with serving(model, folder, "--max-together", str(together)) as server:
-            ask(server, folder, QUESTIONS[0], tokens)  # the film is watched
-            ask(server, folder, QUESTIONS[1], tokens)
+            for question in QUESTIONS[:2]:  # the film is watched
+                ask(server, server.client(), folder, question, tokens)
             cpu, started = server.cpu(), time.perf_counter()
             answers = answer_all(server, folder, work, tokens, at_once)
             wall = time.perf_counter() - started
@@ -90,20 +91,21 @@ def answer_all(server: Serving, folder: Path, work: list[str], tokens: int, at_o
     answers: dict[int, str] = {}
 
     def client(number: int) -> None:
+        own = server.client()
         for place in range(number, len(work), at_once):
-            answers[place] = ask(server, folder, work[place], tokens)
+            answers[place] = ask(server, own, folder, work[place], tokens)
 
     with ThreadPoolExecutor(at_once) as pool:
         list(pool.map(client, range(at_once)))
     return [answers[place] for place in range(len(work))]
 
 
-def ask(server: Serving, folder: Path, question: str, tokens: int) -> str:
+def ask(server: Serving, client: OpenAI, folder: Path, question: str, tokens: int) -> str:
     """Ask about the film."""
     about = {"type": "video_url", "video_url": {"url": (folder / "film.mp4").as_uri()}}
     content = [about, {"type": "text", "text": question}]
     extra = {"longva": {"fps": 1}, **({"ignore_eos": True} if tokens else {})}
-    reply = server.client().chat.completions.create(
+    reply = client.chat.completions.create(
         model=server.model,
         messages=[{"role": "user", "content": content}],  # pyright: ignore
         max_tokens=tokens or 64,

@@ -17,7 +17,8 @@ from datetime import date
 from pathlib import Path
 
 import jsonschema_rs
-from serving_process import Serving, serving
+from openai import OpenAI
+from serving_process import serving
 
 SEEDS = 20
 WORD = {"type": "string", "maxLength": 8}
@@ -64,7 +65,8 @@ def main() -> None:
         with serving(str(folder / "random"), folder) as server:
             cpu, started = server.cpu(), time.perf_counter()
             with ThreadPoolExecutor(20) as pool:
-                answers = list(pool.map(lambda one: ask(server, *one), work))
+                client = server.client()
+                answers = list(pool.map(lambda one: ask(client, server.model, *one), work))
             cpu, wall = server.cpu() - cpu, time.perf_counter() - started
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {date.today()}"
@@ -82,11 +84,11 @@ def main() -> None:
         raise SystemExit(f"not valid: {bad[:5]}")
 
 
-def ask(server: Serving, name: str, seed: int) -> str:
+def ask(client: OpenAI, model: str, name: str, seed: int) -> str:
     """Ask for JSON of a schema."""
     form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMAS[name]}}
-    reply = server.client().chat.completions.create(
-        model=server.model,
+    reply = client.chat.completions.create(
+        model=model,
         messages=[{"role": "user", "content": f"Tell me {name}."}],
         temperature=1,
         seed=seed,

@@ -148,24 +148,30 @@ def frame_shares(prompt: Tensor, attention: Tensor, media: Sequence[WatchedFrame
 
 
 def evidence_of(
-    prompt: Tensor, attention: Tensor, media: Sequence[WatchedFrames]
+    prompt: Tensor,
+    attention: Tensor,
+    media: Sequence[WatchedFrames],
+    most: int | None = None,
 ) -> list[Evidence]:
-    """Return what `frame_shares` gives every frame, that which got most first."""
-    weights = iter(frame_shares(prompt, attention, media).tolist())
+    """Return what `frame_shares` gives each frame, that which got most first; `most` of them."""
+    weights = frame_shares(prompt, attention, media).tolist()
+    places = [(n, frame) for n, m in enumerate(media) for frame in range(0, len(m), m.unit)]
+    order = sorted(range(len(places)), key=lambda place: -weights[place])
     found = []
-    for number, medium in enumerate(media):
-        for frame in range(0, len(medium), medium.unit):
-            seconds = None if medium.seconds is None else float(medium.seconds[frame])
-            found.append(
-                Evidence(
-                    frame=int(medium.indices[frame]),
-                    seconds=seconds,
-                    weight=next(weights),
-                    medium=number,
-                    file=medium.names[frame] or None if medium.names else None,
-                )
+    for place in order[:most]:  # an hour has thousands of frames, an answer names a few
+        number, frame = places[place]
+        medium = media[number]
+        seconds = None if medium.seconds is None else float(medium.seconds[frame])
+        found.append(
+            Evidence(
+                frame=int(medium.indices[frame]),
+                seconds=seconds,
+                weight=weights[place],
+                medium=number,
+                file=medium.names[frame] or None if medium.names else None,
             )
-    return sorted(found, key=lambda e: -e.weight)
+        )
+    return found
 
 
 def check_question(question: str) -> None:

@@ -339,11 +339,10 @@ class Session(Watched):
         return self._answered(question, prompt, reply, attention, top_k, started, known, cached)
 
     def _answered(self, question, prompt, reply, attention, top_k, started, known, cached):
-        top_k = self.frames if top_k is None else top_k
         return Answer(
             question=question,
             text=reply.text,
-            evidence=evidence_of(prompt, attention, self.media)[:top_k],
+            evidence=evidence_of(prompt, attention, self.media, top_k),
             model=self.name,
             media=[medium.source for medium in self.media],
             durations=[medium.duration for medium in self.media],
