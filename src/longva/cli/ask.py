@@ -118,6 +118,8 @@ def say(session, question: str, **options):
         full = answer.answer_tokens < options["max_new_tokens"]
         why = "the model's context is full" if full else "raise --max-new-tokens"
         out.print(f"   (cut at {answer.answer_tokens} tokens: {why})")
+    if answer.confidence is not None:
+        out.print(f"   confidence {answer.confidence:.0%}")
     if answer.doubt:
         out.print(f"   ({answer.doubt})")
     return answer

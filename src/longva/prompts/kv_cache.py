@@ -104,7 +104,14 @@ class SymbolSequence(ABC):
     def _check_append(self, n: int, keep: int, positions: Tensor | None = None) -> None:
         if not 0 <= keep <= n:
             raise ValueError(f"keep must be between 0 and the {n} appended symbols, got {keep}.")
-        length = self.length + n if positions is None else int(positions.max()) + 1
+        self.check_length(self.length + n if positions is None else int(positions.max()) + 1)
+
+    def check_length(self, length: int) -> None:
+        """Refuse what does not fit the context.
+
+        Raises:
+            ContextLengthError: more than `max_position_embeddings` tokens.
+        """
         most = self.max_length
         if most is not None and length > most:
             raise ContextLengthError(

@@ -180,8 +180,8 @@ def create_app(
 
     async def ask(body: schema.ChatRequest, request: Request, form: type[ChatForm]) -> Response:
         _check_model(body.model, model_name)
-        question, urls = await asyncio.to_thread(question_of, body, fetcher.limits)
-        media = urls, watching_of(body), frame_list_of(body)
+        question, said = await asyncio.to_thread(question_of, body, fetcher.limits)
+        media = said.media, watching_of(body, said), frame_list_of(body)
         answering = Answering(engine, fetcher, request.state.client, question, *media)
         told = form(body, engine.longva.processor.tokenizer)
         return await Reply(answering, told, metrics, keep_alive).respond(request)

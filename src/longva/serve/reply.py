@@ -148,6 +148,8 @@ class Reply:
             "notes": first.notes,
             "reused": self._reused,
             "timings": first.timings,
+            "logprob": first.logprob,
+            **({} if first.confidence is None else {"confidence": first.confidence}),
         }
         return answers, usage_of(answers, reused=self._reused), about
 

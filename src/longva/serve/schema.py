@@ -100,18 +100,22 @@ class ChatMessage(Known):
 
     def text(self) -> str:
         """Its words."""
+        return "\n".join(said for kind, said in self.parts() if kind == "text")
+
+    def parts(self) -> list[tuple[str, str]]:
+        """Its parts: `text` and words, or `media` and an address."""
         if isinstance(self.content, str):
-            return self.content
-        return "\n".join(part.text for part in self.content if isinstance(part, TextPart))
+            return [("text", self.content)]
+        return [
+            ("text", part.text)
+            if isinstance(part, TextPart)
+            else ("media", (part.image_url if isinstance(part, ImagePart) else part.video_url).url)
+            for part in self.content
+        ]
 
     def media(self) -> tuple[str, ...]:
         """Addresses of its media."""
-        parts = [] if isinstance(self.content, str) else self.content
-        images_and_videos = [part for part in parts if not isinstance(part, TextPart)]
-        return tuple(
-            (part.image_url if isinstance(part, ImagePart) else part.video_url).url
-            for part in images_and_videos
-        )
+        return tuple(said for kind, said in self.parts() if kind == "media")
 
 
 class WatchOptions(BaseModel):
@@ -133,6 +137,9 @@ class WatchOptions(BaseModel):
 
     end: PartTime | None = None
     """And up to here. Times in the answer stay those of the whole video."""
+
+    media: Literal["head", "in_place"] = "head"
+    """Media stand at the head of the first turn, or where they stand among the words."""
 
     fit: Literal["crop", "pad"] = "crop"
     """Centre crop, or the whole frame on a square."""

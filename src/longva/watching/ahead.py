@@ -134,6 +134,8 @@ class Ahead:
     ) -> WatchedFrames:
         """Say which frames are watched, and what stands between them."""
         frames = self._watcher.describe(media, self._sampling, before)
+        if self._settings.opening:
+            frames = replace(frames, in_place=True)
         return self._watcher.family.told(frames, media, self._settings, label, before)
 
     def begin(

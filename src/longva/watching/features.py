@@ -59,6 +59,11 @@ class FrameSettings:
     named: bool = True
     """Write the names of several media before each. One alone is not named."""
 
+    opening: tuple[tuple[str, str], ...] = ()
+    """The conversation up to its last medium, where media stand among its words: role and text of
+    each message, `PLACE` of `turns.py` in the text for each medium. Without, media stand at the
+    head of the first message."""
+
     def __post_init__(self) -> None:
         if self.time_tokens is not None and not 0 < self.time_tokens < float("inf"):
             raise LongVAError(f"time_tokens needs more than 0 seconds, got {self.time_tokens}.")
@@ -107,6 +112,9 @@ class WatchedFrames:
 
     step: float = 1.0
     """Seconds between frames, of models that are told one rate for a film."""
+
+    in_place: bool = False
+    """Whether it stands where a message says; see `FrameSettings.opening`."""
 
     def __len__(self) -> int:
         """F."""

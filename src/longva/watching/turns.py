@@ -4,8 +4,9 @@
                     [before 0    ]                   [before 2     ]
 
 A conversation is kept as texts; its media are put before the first one whenever a prompt is made of
-it, because media that are watched on have more parts then. Times, and what becomes of all this in
-a message, are `prompts/between_frames.py`'s.
+it, because media that are watched on have more parts then; or, if a client wants it so, where a
+text has the mark `PLACE`. Times, and what becomes of all this in a message, are
+`prompts/between_frames.py`'s.
 """
 
 import math
@@ -23,11 +24,14 @@ from longva.prompts.between_frames import parts_of, times_between
 from longva.prompts.phrases import phrases
 from longva.watching.features import FrameSettings, WatchedFrames
 
+PLACE = "\ufdd1"
+"""Stands in a text for a medium. Unicode keeps this character for the inside of programs."""
+
 
 def with_media(
     messages: Sequence[Mapping[str, Any]], media: Sequence[WatchedFrames]
 ) -> tuple[list[dict[str, Any]], list[int]]:
-    """Put media before the text of the first message.
+    """Put media before the text of the first message, or where the messages have `PLACE`.
 
     Args:
         messages: `role` and `content`; media that a content holds are replaced.
@@ -36,18 +40,34 @@ def with_media(
     Returns:
         Messages as a chat template takes them, and the rows of each of their parts that is frames.
     """
-    content, rows = [], []
-    for medium in media:
-        texts = medium.before or ("",) * len(medium)
-        parts, frames = parts_of(medium.kind, texts, medium.after)
-        content += parts
-        rows += [number * medium.tokens_per_frame for number in frames]
+    cut = [parts_of(m.kind, m.before or ("",) * len(m), m.after) for m in media]
+    rows = [
+        n * m.tokens_per_frame for m, (_, frames) in zip(media, cut, strict=True) for n in frames
+    ]
+    if media and media[0].in_place:
+        return _in_place(messages, [parts for parts, _ in cut]), rows
+    content = [part for parts, _ in cut for part in parts]
     first = dict(messages[0])
     told = first["content"]
     if not isinstance(told, str):
         told = "".join(part["text"] for part in told if part["type"] == "text")
     first["content"] = [*content, {"type": "text", "text": told}]
     return [first, *map(dict, messages[1:])], rows
+
+
+def _in_place(
+    messages: Sequence[Mapping[str, Any]], media: Sequence[list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Put media where messages have `PLACE`, in order; a place without a medium is left out."""
+    said, ahead = [], iter(media)
+    for message in messages:
+        first, *others = message["content"].split(PLACE)
+        parts = [{"type": "text", "text": first}] if first else []
+        for text in others:
+            parts += next(ahead, [])
+            parts += [{"type": "text", "text": text}] if text else []
+        said.append({**message, "content": parts if others else first})
+    return said
 
 
 def labels(media: Sequence[Media], settings: FrameSettings) -> list[str]:
@@ -117,11 +137,12 @@ def told_tokens(
 
     Args:
         media: that are watched.
-        settings: of the frames.
+        settings: of the frames; where media stand among words, these are counted, too.
         tokenizer: of the model.
         part: seconds of videos from which frames are taken.
     """
-    words, texts, (start, end) = phrases()["between_frames"], [], part
+    words, (start, end) = phrases()["between_frames"], part
+    texts = [text for _, text in settings.opening]
     for medium, label in zip(media, labels(media, settings), strict=True):
         texts += [words["label"].format(name=label)] if label else []
         cues = [cue for cue in medium.subtitles if cue.start < end and start < cue.end]

@@ -4,6 +4,7 @@
     done        a1 b1 c1 a2 c2 a3       every client in turn, each in its own order
                 a1 c1 a1 a2 a1 ...      short tasks go between the steps of a long one
                 a1 c1 c1 a1 c1 ...      another long one, while the first waits for its decoder
+                a1+b1+c2 ...            what can be done together is, in the turn of the first
 
 One task at a time has the model. A long one gives its turn away after every step (`between`), and
 while it waits for what is done elsewhere (`away`). So a task runs in a thread of its own, and
@@ -21,6 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 from longva.errors import LongVAError
@@ -57,6 +59,15 @@ class Task:
 
         self.may_begin: Callable[[], bool] = lambda: True
         """Whether it may begin beside what is begun, while nobody else wants the model."""
+
+        self.kind: object = None
+        """Tasks of one kind may be done together; None: alone."""
+
+        self.item: Any = None
+        """What another task of its kind has to know of it."""
+
+        self.along: list[Task] = []
+        """Others that are done in its turn."""
 
         self.cancelled = threading.Event()
 
@@ -103,7 +114,8 @@ class ModelWorker:
         """Give up all tasks and end; wait so many seconds for those in work to notice."""
         with self._changed:
             self._stopping = True
-            for task in [*self._begun, *self._places()]:
+            along = [other for task in self._begun for other in task.along]
+            for task in [*self._begun, *along, *self._places()]:
                 task.cancelled.set()
             self._clients.clear()
             self._reserved.clear()
@@ -148,6 +160,8 @@ class ModelWorker:
         work: Callable[[Task], None],
         is_short: Callable[[], bool] = lambda: False,
         may_begin: Callable[[], bool] = lambda: True,
+        kind: object = None,
+        item: Any = None,
     ) -> None:
         """Stand in the client's line.
 
@@ -156,11 +170,14 @@ class ModelWorker:
             work: called in its turn, in a thread of this worker; handles its own errors.
             is_short: see `Task`; asked in any thread.
             may_begin: see `Task`; asked in any thread.
+            kind: see `Task`.
+            item: see `Task`.
         """
         with self._changed:
             if task in self._reserved:
                 self._reserved.remove(task)
                 task.work, task.is_short, task.may_begin = work, is_short, may_begin
+                task.kind, task.item = kind, item
                 self._clients.setdefault(task.client, deque()).append(task)
                 self._changed.notify_all()
 
@@ -175,6 +192,30 @@ class ModelWorker:
                 if not line:
                     del self._clients[task.client]
             self._changed.notify_all()  # it may be away
+
+    def take_along(self, most: int) -> list[Any]:
+        """Take tasks out of the queue, to do them with the one that has the turn and calls this.
+
+        Args:
+            most: how many, clients in turn, each one's in its order.
+
+        Returns:
+            The items of tasks of its kind.
+        """
+        with self._changed:
+            leader = self._turn
+            assert leader is not None
+            if leader.kind is None:
+                return []
+            lines = [[t for t in line if t.kind == leader.kind] for line in self._clients.values()]
+            rounds = [task for tasks in zip_longest(*lines) for task in tasks if task is not None]
+            leader.along = rounds[:most]
+            for task in leader.along:
+                line = self._clients.pop(task.client)
+                line.remove(task)
+                if line:
+                    self._clients[task.client] = line  # it has had a turn, and stands last
+            return [task.item for task in leader.along]
 
     def between(self) -> None:
         """Let others have a turn: called by the task that has it, between two of its steps."""
@@ -271,7 +312,8 @@ class ModelWorker:
             was_done = self._do(task)
             with self._changed:
                 if was_done:
-                    self._seconds += 0.2 * (time.perf_counter() - started - self._seconds)
+                    seconds = (time.perf_counter() - started) / (1 + len(task.along))
+                    self._seconds += 0.2 * (seconds - self._seconds)
                 self._begun.remove(task)
                 self._turn = None
                 self._changed.notify_all()

@@ -1,0 +1,284 @@
+"""What do others wait while one client is large, slow or hostile?
+
+    OMP_NUM_THREADS=1 python benchmarks/serving_under_attack.py
+
+One client asks about a film that was watched, again and again; beside it, in turn, what has taken
+servers down: 1,100 connections that never finish a head (the server may open 1,024 files), bodies
+of 100 MB, a GIF of 300,000 pictures, 60 forged addresses, the first watch of a 720p film, a form
+that is hard to keep. The waits beside each are compared with those of the quiet before and after
+it. Prints Markdown.
+"""
+
+import argparse
+import base64
+import json
+import os
+import platform
+import resource
+import socket
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import httpx
+from serving_process import Serving, serving
+
+FILES = 1024
+"""Descriptors that the server may have open."""
+
+
+class Probe:
+    """A client that asks about a watched film until it is stopped."""
+
+    def __init__(self, server: Serving, film: Path):
+        self.seconds: list[float] = []
+        self.errors: list[str] = []
+        self._server, self._film = server, film
+        self._stop = threading.Event()
+
+    def once(self) -> None:
+        """Ask, and note how long the answer took."""
+        started = time.perf_counter()
+        reply = httpx.post(
+            f"{self._server.url}/v1/chat/completions",
+            json=body(self._server, "What number is with the key?", self._film.as_uri()),
+            timeout=120,
+        )
+        self.seconds.append(time.perf_counter() - started)
+        if reply.status_code != 200:
+            self.errors.append(reply.text[:200])
+
+    def beside(self, attack: Callable[[Serving], object]) -> object:
+        """Ask while an attack is made; return what it gives."""
+        thread = threading.Thread(target=self._go_on)
+        thread.start()
+        try:
+            return attack(self._server)
+        finally:
+            self._stop.set()
+            thread.join()
+            self._stop.clear()
+
+    def _go_on(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.once()
+            except httpx.HTTPError as error:
+                self.errors.append(repr(error))
+            time.sleep(0.02)
+
+    def taken(self) -> list[float]:
+        """Return the waits so far, and forget them."""
+        seconds, self.seconds = self.seconds, []
+        return seconds
+
+
+def body(server: Serving, text: str, url: str, **options) -> dict:
+    """A question about a medium."""
+    medium = {"type": "video_url", "video_url": {"url": url}}
+    content = [medium, {"type": "text", "text": text}]
+    messages = [{"role": "user", "content": content}]
+    return {"model": server.model, "messages": messages, "max_tokens": 16, **options}
+
+
+def post(server: Serving, content: bytes | dict, **headers: str) -> int:
+    """Send a request; return its status."""
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    kinds = {"Content-Type": "application/json", **headers}
+    url = f"{server.url}/v1/chat/completions"
+    return httpx.post(url, content=data, headers=kinds, timeout=600).status_code
+
+
+def half_open(server: Serving) -> str:
+    """Open 1,100 connections and finish no head, for 15 seconds."""
+    port = int(server.url.rpartition(":")[2])
+    held, refused = [], 0
+    for _ in range(1100):
+        try:
+            one = socket.create_connection(("127.0.0.1", port), timeout=5)
+            one.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nX-a: ")
+            held.append(one)
+        except OSError:
+            refused += 1
+    most = server.process.num_fds()
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        for one in held[::20]:
+            try:
+                one.sendall(b"a")
+            except OSError:
+                refused += 1
+        time.sleep(1)
+    for one in held:
+        one.close()
+    return f"{len(held)} opened, the server held {most} descriptors"
+
+
+def json_of_objects(server: Serving) -> str:
+    """Send 100 MB of empty objects."""
+    message = b'{"model":"%s","messages":[{"role":"user","content":"Hi"}],"x":['
+    head = message % server.model.encode()
+    return f"answered {post(server, head + b'{},' * (100 * 2**20 // 3) + b'1]}')}"
+
+
+def large_medium(server: Serving) -> str:
+    """Send 100 MB in a data: address."""
+    noise = base64.b64encode(os.urandom(75 * 10**6)).decode()
+    asked = body(server, "What?", f"data:video/mp4;base64,{noise}")
+    return f"answered {post(server, asked)}"
+
+
+def forged(server: Serving) -> str:
+    """Ask as sixty clients by a header, all at once."""
+    statuses: list[int] = []
+
+    def ask(number: int) -> None:
+        asked = {"model": server.model, "messages": [{"role": "user", "content": "Hi"}]}
+        statuses.append(post(server, asked, **{"X-Forwarded-For": f"10.0.0.{number}"}))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(60)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return f"{statuses.count(200)} answered, {statuses.count(429)} told to come back"
+
+
+def hard_form(server: Serving) -> str:
+    """Ask for answers in a form that is hard to keep."""
+    hard = {"structured_outputs": {"regex": r"(a|b|[a-z0-9 ]{0,400}x){1,400}"}}
+    hello = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 200}
+    statuses = [post(server, {"model": server.model, **hello, **hard}) for _ in range(3)]
+    return f"answered {sorted(set(statuses))}"
+
+
+def watching(path: Path) -> Callable[[Serving], str]:
+    """Ask first about a film or GIF."""
+
+    def watch(server: Serving) -> str:
+        started = time.perf_counter()
+        asked = body(server, "What number is with the star?", path.as_uri(), longva={"fps": 1})
+        status = post(server, asked)
+        return f"answered {status} after {time.perf_counter() - started:.1f} s"
+
+    return watch
+
+
+def write_media(folder: Path, minutes: int) -> dict[str, Path]:
+    """Write the films and the GIF."""
+    from longva.nano.film import write_film
+
+    write_film(folder / "film.mp4", seconds=300)
+    source = f"testsrc2=size=1280x720:rate=25:duration={60 * minutes}"
+    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", source]
+    large = folder / "large.mp4"
+    try:
+        subprocess.run(
+            [*command, "-c:v", "libx264", "-preset", "ultrafast", str(large)], check=True
+        )
+    except FileNotFoundError:
+        write_large(large, seconds=60 * minutes)
+    (folder / "many.gif").write_bytes(gif(300_000))
+    return {"film": folder / "film.mp4", "large": large, "gif": folder / "many.gif"}
+
+
+def write_large(path: Path, *, seconds: int) -> None:
+    """Write a moving 720p film."""
+    from fractions import Fraction
+
+    import numpy as np
+
+    from longva.media.write import write_video
+
+    noise = (
+        np.random.default_rng(0).integers(0, 256, (90, 160, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    )
+    frames = (np.roll(noise, 8 * number, axis=1) for number in range(25 * seconds))
+    write_video(path, frames, fps=Fraction(25))
+
+
+def gif(pictures: int) -> bytes:
+    """Return an animation of so many tiny pictures."""
+    head = b"GIF89a\x08\x00\x08\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff"
+    one = b"\x21\xf9\x04\x00\x0a\x00\x00\x00" + b"\x2c\x00\x00\x00\x00\x01\x00\x01\x00\x00"
+    return head + (one + b"\x02\x02\x44\x01\x00") * pictures + b"\x3b"
+
+
+def main() -> None:
+    """Measure all, and print the table."""
+    import torch
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--minutes", type=int, default=4, help="of the 720p film")
+    parser.add_argument("--quiet", type=float, default=5.0, help="seconds of quiet before each")
+    parser.add_argument("--only", nargs="*", help="names of rows")
+    arguments = parser.parse_args()
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {date.today()}"
+    )
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        media = write_media(folder, arguments.minutes)
+        attacks = {
+            "1,100 half-open connections": half_open,
+            "100 MB of JSON objects": json_of_objects,
+            "100 MB in a data: address": large_medium,
+            "GIF of 300,000 pictures": watching(media["gif"]),
+            "60 forged addresses": forged,
+            "first watch, 720p": watching(media["large"]),
+            "hard form": hard_form,
+        }
+        command = ("-c", LIMITED.format(files=FILES))
+        print(
+            "\n| beside | it | quiet: median, worst | beside: median, worst | median | worst |"
+            " load |"
+        )
+        print("|---|---|---|---|---|---|---|")
+        with serving(arguments.model, folder, command=command) as server:
+            for name, attack in attacks.items():
+                if arguments.only and name not in arguments.only:
+                    continue
+                row(name, attack, Probe(server, media["film"]), arguments.quiet)
+
+
+LIMITED = """
+import resource, sys
+from longva.cli import app
+resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}))
+app()
+"""
+
+
+def row(name: str, attack: Callable[[Serving], object], probe: Probe, quiet: float) -> None:
+    """Measure beside one attack, and print it."""
+    for _ in range(3):
+        probe.once()
+    probe.taken()
+    before = quiet_for(probe, quiet)
+    what = probe.beside(attack)
+    beside = probe.taken()
+    still = before + quiet_for(probe, quiet)
+    middle = statistics.median(beside) / statistics.median(still)
+    told = [f"{1000 * statistics.median(x):.0f}, {1000 * max(x):.0f} ms" for x in (still, beside)]
+    ratios = [f"{middle:.2f}x", f"{max(beside) / max(still):.2f}x", f"{os.getloadavg()[0]:.1f}"]
+    failed = f"; {len(probe.errors)} probes failed: {probe.errors[0]}" if probe.errors else ""
+    print("|", " | ".join([name, f"{what}{failed}", *told, *ratios]), "|", flush=True)
+
+
+def quiet_for(probe: Probe, seconds: float) -> list[float]:
+    """Measure without anything beside."""
+    probe.beside(lambda _: time.sleep(seconds))
+    return probe.taken()
+
+
+if __name__ == "__main__":
+    main()
