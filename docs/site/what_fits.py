@@ -77,7 +77,11 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def frames_table() -> str:
     """Frames that fit, by card and precision."""
-    head = ["card", "GiB found", *(f"{NAMES.get(w, w)} / {NAMES.get(kv, kv)}" for w, kv in SETTINGS)]
+    head = [
+        "card",
+        "GiB found",
+        *(f"{NAMES.get(w, w)} / {NAMES.get(kv, kv)}" for w, kv in SETTINGS),
+    ]
     rows = []
     for name, (gib, rate) in CARDS.items():
         most = [most_frames(gib, rate, *setting) for setting in SETTINGS]
