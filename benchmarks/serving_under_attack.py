@@ -4,8 +4,8 @@
 
 One client asks about a film that was watched, again and again; beside it, in turn, what has taken
 servers down: 1,100 connections that never finish a head (the server may open 1,024 files), bodies
-of 100 MB, a GIF of 300,000 pictures, 60 forged addresses, the first watch of a 720p film, a form
-that is hard to keep. The waits beside each are compared with those of the quiet before and after
+of 100 MB, a GIF of 300,000 pictures, 60 forged addresses, the first watch of a 720p film and of one
+of 2,000 small frames. The waits beside each are compared with those of the quiet before and after
 it. Prints Markdown.
 """
 
@@ -149,14 +149,6 @@ def forged(server: Serving) -> str:
     return f"{statuses.count(200)} answered, {statuses.count(429)} told to come back"
 
 
-def hard_form(server: Serving) -> str:
-    """Ask for answers in a form that is hard to keep."""
-    hard = {"structured_outputs": {"regex": r"(a|b|[a-z0-9 ]{0,400}x){1,400}"}}
-    hello = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 200}
-    statuses = [post(server, {"model": server.model, **hello, **hard}) for _ in range(3)]
-    return f"answered {sorted(set(statuses))}"
-
-
 def watching(path: Path) -> Callable[[Serving], str]:
     """Ask first about a film or GIF."""
 
@@ -184,7 +176,9 @@ def write_media(folder: Path, minutes: int) -> dict[str, Path]:
     except FileNotFoundError:
         write_large(large, seconds=60 * minutes)
     (folder / "many.gif").write_bytes(gif(300_000))
-    return {"film": folder / "film.mp4", "large": large, "gif": folder / "many.gif"}
+    write_film(folder / "long.mp4", seconds=2000, seed=1)
+    named = {"film": folder / "film.mp4", "gif": folder / "many.gif"}
+    return {**named, "large": large, "long": folder / "long.mp4"}
 
 
 def write_large(path: Path, *, seconds: int) -> None:
@@ -235,7 +229,7 @@ def main() -> None:
             "GIF of 300,000 pictures": watching(media["gif"]),
             "60 forged addresses": forged,
             "first watch, 720p": watching(media["large"]),
-            "hard form": hard_form,
+            "first watch, 2,000 small frames": watching(media["long"]),
         }
         command = ("-c", LIMITED.format(files=FILES))
         print(

@@ -21,6 +21,8 @@ from functools import partial
 from longva.errors import VideoError, is_out_of_memory
 from longva.media.medium import Media
 from longva.planning.planner import Plan
+from longva.prompts.decoding import prepare
+from longva.prompts.steps import Steps, steps
 from longva.watching.answer import Answer
 from longva.watching.assistant import LongVA
 from longva.watching.events import EventStream, Failed, Progress, Text, Watched
@@ -120,8 +122,10 @@ class Engine:
             open_media: called in any thread, if the media were not watched or have been dropped.
             events: which hold the place in the queue. `Finished.result` will be an `Answer`.
         """
-        media = None
+        media, model = None, self.longva.model
         try:
+            tokenizer = self.longva.processor.tokenizer
+            await asyncio.to_thread(prepare, model, tokenizer, question.sampling)
             if watching not in self.store:
                 media = await asyncio.to_thread(open_media)
         except Exception as error:
@@ -145,12 +149,11 @@ class Engine:
 
         def watched(stage: str, done: int, total: int) -> None:
             events.tell(Progress(stage, done, total))
-            self.worker.between()
 
         started = time.perf_counter()
         reused = watching in self.store
         try:
-            with self._sharing():
+            with self.sharing():
                 if not reused and request.media is None:  # dropped while this question waited
                     request.media = elsewhere(request.open_media)
                 session = self.store.session(watching, request.media or [], watched)
@@ -217,8 +220,11 @@ class Engine:
         return stream.answer
 
     @contextmanager
-    def _sharing(self) -> Iterator[None]:
-        """Let others have the model while what is decoded elsewhere is waited for."""
+    def sharing(self) -> Iterator[None]:
+        """Let others have the model between steps, and while what is decoded is waited for.
+
+        Who answers from a session does not share: the session is in use.
+        """
         left = self.decode_seconds
 
         def away(future: Future) -> None:
@@ -231,8 +237,10 @@ class Engine:
                     "fewer frames, or a shorter or smaller video."
                 )
 
-        token = wait.set(away)
+        waiting = wait.set(away)
+        cut = steps.set(Steps(self.worker.between))
         try:
             yield
         finally:
-            wait.reset(token)
+            steps.reset(cut)
+            wait.reset(waiting)
