@@ -17,7 +17,6 @@ import platform
 import resource
 import socket
 import statistics
-import subprocess
 import tempfile
 import threading
 import time
@@ -161,38 +160,33 @@ def watching(path: Path) -> Callable[[Serving], str]:
     return watch
 
 
-def write_media(folder: Path, minutes: int) -> dict[str, Path]:
+def write_media(folder: Path, seconds: int) -> dict[str, Path]:
     """Write the films and the GIF."""
     from longva.nano.film import write_film
 
     write_film(folder / "film.mp4", seconds=300)
-    source = f"testsrc2=size=1280x720:rate=25:duration={60 * minutes}"
-    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", source]
     large = folder / "large.mp4"
-    try:
-        subprocess.run(
-            [*command, "-c:v", "libx264", "-preset", "ultrafast", str(large)], check=True
-        )
-    except FileNotFoundError:
-        write_large(large, seconds=60 * minutes)
+    write_large(large, seconds)
     (folder / "many.gif").write_bytes(gif(300_000))
     write_film(folder / "long.mp4", seconds=2000, seed=1)
     named = {"film": folder / "film.mp4", "gif": folder / "many.gif"}
     return {**named, "large": large, "long": folder / "long.mp4"}
 
 
-def write_large(path: Path, *, seconds: int) -> None:
+def write_large(path: Path, seconds: int) -> None:
     """Write a moving 720p film."""
     from fractions import Fraction
 
     import numpy as np
+    from PIL import Image
 
     from longva.media.write import write_video
 
-    noise = (
-        np.random.default_rng(0).integers(0, 256, (90, 160, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    small = np.random.default_rng(0).integers(0, 256, (18, 32, 3), np.uint8)
+    picture = np.asarray(Image.fromarray(small).resize((1280, 720), Image.Resampling.BICUBIC))
+    frames = (
+        Image.fromarray(np.roll(picture, 8 * number, axis=1)) for number in range(25 * seconds)
     )
-    frames = (np.roll(noise, 8 * number, axis=1) for number in range(25 * seconds))
     write_video(path, frames, fps=Fraction(25))
 
 
@@ -209,7 +203,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--minutes", type=int, default=4, help="of the 720p film")
+    parser.add_argument("--seconds", type=int, default=40, help="of the 720p film")
     parser.add_argument("--quiet", type=float, default=5.0, help="seconds of quiet before each")
     parser.add_argument("--only", nargs="*", help="names of rows")
     arguments = parser.parse_args()
@@ -221,7 +215,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        media = write_media(folder, arguments.minutes)
+        media = write_media(folder, arguments.seconds)
         attacks = {
             "1,100 half-open connections": half_open,
             "100 MB of JSON objects": json_of_objects,

@@ -1,4 +1,4 @@
-"""Answers of a form: JSON of a schema, a regular expression, one of several texts.
+"""Answers of a form: JSON of a schema, a regular expression, one of several texts, a grammar.
 
     logits [1, V]  ->  -inf wherever a token would leave the form  ->  the next token is chosen
 
@@ -29,17 +29,17 @@ LIMITS = {
     "max_lexer_states": 50_000,
     "verbose_errors": False,
 }
-"""Of llguidance, a fifth of its own. In a made-up vocabulary of 151,000 tokens the allowed ones were
-known after 4.2 CPU ms at the latest, where a hard expression had taken 35; usual forms took 0.4."""
+"""Of llguidance, a fifth of its own. In a made-up vocabulary of 151,000 tokens the allowed ones are
+known after 4.2 CPU ms at the latest, where a hard expression took 35; usual forms take 0.4."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Constraint:
-    """A form of answers; make it by `json`, `regex` or `choice`."""
+    """A form of answers; make it by `json`, `regex`, `choice` or `of_grammar`."""
 
-    kind: Literal["json", "regex"]
+    kind: Literal["json", "regex", "grammar"]
     text: str
-    """A JSON schema, or a regular expression."""
+    """A JSON schema, a regular expression, or a grammar."""
 
     @classmethod
     def json(cls, schema: dict[str, Any]) -> "Constraint":
@@ -66,15 +66,25 @@ class Constraint:
             raise LongVAError("a choice needs texts to choose among, none of them empty.")
         return cls(kind="regex", text="|".join(re.escape(text) for text in texts))
 
+    @classmethod
+    def of_grammar(cls, grammar: str) -> "Constraint":
+        """A text of a context-free grammar, as Lark or as llama.cpp (GBNF) writes it.
+
+        Raises:
+            LongVAError: the grammar is none, or has what is not supported.
+        """
+        return cls(kind="grammar", text=grammar)
+
     def __post_init__(self) -> None:
         check_length(self.text)
         try:
             library = _library()
             problem = library.LLMatcher.validate_grammar(self.grammar, limits=_limits())
-        except (ValueError, TypeError) as error:  # a text that is none, for example
+        except Exception as error:  # its parsers raise many kinds
             problem = str(error)
         if problem:
-            what = "JSON schema" if self.kind == "json" else "regular expression"
+            kinds = {"json": "JSON schema", "regex": "regular expression", "grammar": "grammar"}
+            what = kinds[self.kind]
             raise LongVAError(f"this {what} cannot be used: {' '.join(problem.split())[:300]}")
 
     @property
@@ -83,6 +93,10 @@ class Constraint:
         matcher = _library().LLMatcher
         if self.kind == "json":
             return matcher.grammar_from_json_schema(self.text, {"whitespace_flexible": False})
+        if self.kind == "grammar":
+            from llguidance.gbnf_to_lark import any_to_lark
+
+            return matcher.grammar_from_lark(any_to_lark(self.text))
         return matcher.grammar_from_regex(self.text)
 
 

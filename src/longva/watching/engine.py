@@ -7,7 +7,8 @@ events          Progress("queue")        Progress ... Watched                   
 
 Whoever has the model and a session answers with his question those that wait and are about the same
 media: a token of every answer is computed in one forward (`session.py: stream_all`). Who comes
-later waits for the next turn.
+later and asks about them waits for the next turn; questions about other media that were watched go
+between the steps of watching and the tokens of answers.
 """
 
 import asyncio
@@ -99,6 +100,7 @@ class Engine:
         self.longva, self.decode_seconds = longva, decode_seconds
         self.most_together = most_together
         self.store = SessionStore(longva, max_bytes=max_bytes)
+        self._in_use: set[Watching] = set()  # whose sessions are answering
         self.worker = ModelWorker(
             max_waiting=max_waiting, max_waiting_per_client=max_waiting_per_client
         )
@@ -137,11 +139,15 @@ class Engine:
         )
         events.submit(
             partial(self._answer, request),
-            is_short=lambda: watching in self.store or not watching.digests,
+            is_short=partial(self._is_short, watching),
             may_begin=lambda: media is not None and self.store.may_begin(watching, media),
             kind=watching if request.is_brief else None,
             item=request,
         )
+
+    def _is_short(self, watching: Watching) -> bool:
+        """Whether a question may go between the steps of what is being done."""
+        return watching not in self._in_use and (watching in self.store or not watching.digests)
 
     def _answer(self, request: _Request) -> None:
         """Watch and answer, in this question's turn."""
@@ -157,14 +163,16 @@ class Engine:
                 if not reused and request.media is None:  # dropped while this question waited
                     request.media = elsewhere(request.open_media)
                 session = self.store.session(watching, request.media or [], watched)
-            seconds = time.perf_counter() - started
-            events.tell(Watched(frames=session.frames, seconds=seconds, reused=reused))
-            self._answer_with_others(request, session)
+                seconds = time.perf_counter() - started
+                events.tell(Watched(frames=session.frames, seconds=seconds, reused=reused))
+                self._in_use.add(watching)
+                self._answer_with_others(request, session)
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 self.store.clear()
             raise
         finally:
+            self._in_use.discard(watching)
             self.store.settle(watching)
 
     def _answer_with_others(self, request: _Request, session: Session) -> None:
@@ -221,10 +229,7 @@ class Engine:
 
     @contextmanager
     def sharing(self) -> Iterator[None]:
-        """Let others have the model between steps, and while what is decoded is waited for.
-
-        Who answers from a session does not share: the session is in use.
-        """
+        """Let others have the model between steps, and while what is decoded is waited for."""
         left = self.decode_seconds
 
         def away(future: Future) -> None:

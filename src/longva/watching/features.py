@@ -315,7 +315,7 @@ def _in_steps(encode: Callable[[Tensor], Tensor], pixels: Tensor, unit: int) -> 
         pause()
         return encoded
     parts = []
-    for part in pixels.split(cut.frames - cut.frames % unit):
+    for part in pixels.split(max(unit, cut.frames - cut.frames % unit)):
         parts.append(encode(part))
         pause()
     return torch.cat(parts)
