@@ -21,14 +21,28 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from datetime import date
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import httpx
+import psutil
 from serving_process import Serving, serving
 
 FILES = 1024
 """Descriptors that the server may have open."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server, as an attacking process knows it."""
+
+    url: str
+    model: str
+    pid: int
 
 
 class Probe:
@@ -38,7 +52,6 @@ class Probe:
         self.seconds: list[float] = []
         self.errors: list[str] = []
         self._server, self._film = server, film
-        self._stop = threading.Event()
 
     def once(self) -> None:
         """Ask, and note how long the answer took."""
@@ -52,24 +65,19 @@ class Probe:
         if reply.status_code != 200:
             self.errors.append(reply.text[:200])
 
-    def beside(self, attack: Callable[[Serving], object]) -> object:
-        """Ask while an attack is made; return what it gives."""
-        thread = threading.Thread(target=self._go_on)
-        thread.start()
-        try:
-            return attack(self._server)
-        finally:
-            self._stop.set()
-            thread.join()
-            self._stop.clear()
-
-    def _go_on(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self.once()
-            except httpx.HTTPError as error:
-                self.errors.append(repr(error))
-            time.sleep(0.02)
+    def beside(self, attack: Callable[[Target], str]) -> str:
+        """Ask while an attack is made by a process of its own; return what it says."""
+        target = Target(self._server.url, self._server.model, self._server.process.pid)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            pool.submit(os.getpid).result()  # it has started
+            made = pool.submit(attack, target)
+            while not made.done():
+                try:
+                    self.once()
+                except httpx.HTTPError as error:
+                    self.errors.append(repr(error))
+                time.sleep(0.02)
+            return made.result()
 
     def taken(self) -> list[float]:
         """Return the waits so far, and forget them."""
@@ -77,7 +85,7 @@ class Probe:
         return seconds
 
 
-def body(server: Serving, text: str, url: str, **options) -> dict:
+def body(server: Serving | Target, text: str, url: str, **options) -> dict:
     """A question about a medium."""
     medium = {"type": "video_url", "video_url": {"url": url}}
     content = [medium, {"type": "text", "text": text}]
@@ -85,7 +93,7 @@ def body(server: Serving, text: str, url: str, **options) -> dict:
     return {"model": server.model, "messages": messages, "max_tokens": 16, **options}
 
 
-def post(server: Serving, content: bytes | dict, **headers: str) -> int:
+def post(server: Target, content: bytes | dict, **headers: str) -> int:
     """Send a request; return its status."""
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
     kinds = {"Content-Type": "application/json", **headers}
@@ -93,7 +101,7 @@ def post(server: Serving, content: bytes | dict, **headers: str) -> int:
     return httpx.post(url, content=data, headers=kinds, timeout=600).status_code
 
 
-def half_open(server: Serving) -> str:
+def half_open(server: Target) -> str:
     """Open 1,100 connections and finish no head, for 15 seconds."""
     port = int(server.url.rpartition(":")[2])
     held, refused = [], 0
@@ -104,7 +112,7 @@ def half_open(server: Serving) -> str:
             held.append(one)
         except OSError:
             refused += 1
-    most = server.process.num_fds()
+    most = psutil.Process(server.pid).num_fds()
     deadline = time.monotonic() + 15
     while time.monotonic() < deadline:
         for one in held[::20]:
@@ -118,26 +126,27 @@ def half_open(server: Serving) -> str:
     return f"{len(held)} opened, the server held {most} descriptors"
 
 
-def json_of_objects(server: Serving) -> str:
+def json_of_objects(server: Target) -> str:
     """Send 100 MB of empty objects."""
     message = b'{"model":"%s","messages":[{"role":"user","content":"Hi"}],"x":['
     head = message % server.model.encode()
     return f"answered {post(server, head + b'{},' * (100 * 2**20 // 3) + b'1]}')}"
 
 
-def large_medium(server: Serving) -> str:
+def large_medium(server: Target) -> str:
     """Send 100 MB in a data: address."""
     noise = base64.b64encode(os.urandom(75 * 10**6)).decode()
     asked = body(server, "What?", f"data:video/mp4;base64,{noise}")
     return f"answered {post(server, asked)}"
 
 
-def forged(server: Serving) -> str:
+def forged(server: Target) -> str:
     """Ask as sixty clients by a header, all at once."""
     statuses: list[int] = []
 
     def ask(number: int) -> None:
         asked = {"model": server.model, "messages": [{"role": "user", "content": "Hi"}]}
+        asked["max_tokens"] = 16
         statuses.append(post(server, asked, **{"X-Forwarded-For": f"10.0.0.{number}"}))
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(60)]
@@ -148,16 +157,18 @@ def forged(server: Serving) -> str:
     return f"{statuses.count(200)} answered, {statuses.count(429)} told to come back"
 
 
-def watching(path: Path) -> Callable[[Serving], str]:
+def watch(server: Target, path: Path) -> str:
     """Ask first about a film or GIF."""
+    started = time.perf_counter()
+    asked = body(server, "What number is with the star?", path.as_uri(), longva={"fps": 1})
+    status = post(server, asked)
+    return f"answered {status} after {time.perf_counter() - started:.1f} s"
 
-    def watch(server: Serving) -> str:
-        started = time.perf_counter()
-        asked = body(server, "What number is with the star?", path.as_uri(), longva={"fps": 1})
-        status = post(server, asked)
-        return f"answered {status} after {time.perf_counter() - started:.1f} s"
 
-    return watch
+def nothing(server: Target, seconds: float) -> str:
+    """Leave the server alone."""
+    time.sleep(seconds)
+    return ""
 
 
 def write_media(folder: Path, seconds: int) -> dict[str, Path]:
@@ -220,10 +231,10 @@ def main() -> None:
             "1,100 half-open connections": half_open,
             "100 MB of JSON objects": json_of_objects,
             "100 MB in a data: address": large_medium,
-            "GIF of 300,000 pictures": watching(media["gif"]),
+            "GIF of 300,000 pictures": partial(watch, path=media["gif"]),
             "60 forged addresses": forged,
-            "first watch, 720p": watching(media["large"]),
-            "first watch, 2,000 small frames": watching(media["long"]),
+            "first watch, 720p": partial(watch, path=media["large"]),
+            "first watch, 2,000 small frames": partial(watch, path=media["long"]),
         }
         command = ("-c", LIMITED.format(files=FILES))
         print(
@@ -246,7 +257,7 @@ app()
 """
 
 
-def row(name: str, attack: Callable[[Serving], object], probe: Probe, quiet: float) -> None:
+def row(name: str, attack: Callable[[Target], str], probe: Probe, quiet: float) -> None:
     """Measure beside one attack, and print it."""
     for _ in range(3):
         probe.once()
@@ -264,7 +275,7 @@ def row(name: str, attack: Callable[[Serving], object], probe: Probe, quiet: flo
 
 def quiet_for(probe: Probe, seconds: float) -> list[float]:
     """Measure without anything beside."""
-    probe.beside(lambda _: time.sleep(seconds))
+    probe.beside(partial(nothing, seconds=seconds))
     return probe.taken()
 
 
