@@ -353,6 +353,7 @@ class Session(Watched):
             finish_reason=reply.finish_reason,
             known=known,
             cached_tokens=cached,
+            logprob=reply.logprob,
             logprobs=reply.logprobs,
             timings={**self.timings, "answer": time.perf_counter() - started},
         )
