@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/serving_soak.py
 
 40 clients, each with a key of its own, ask 5,000 questions about 30 short films of the drawn world,
-of which two thirds fit the budget of sessions; one request in 20 is hostile. Every answer is
+of which 26 fit the budget of sessions; one request in 20 is hostile. Every answer is
 compared with that of a session of its own, and every hostile request must be refused by the status
 that its kind has. Memory is read after every request. Turns are fair if, when the first client has
 had all of its answers, the others have had as many. Prints Markdown; ends with an error if an
@@ -35,7 +35,7 @@ QUESTIONS = (
     "What color is behind the moon?",
 )
 TOKENS = 8
-FIT = 20
+FIT = 26
 """Films whose sessions fit the budget."""
 
 

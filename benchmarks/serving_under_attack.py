@@ -4,8 +4,8 @@
 
 One client asks about a film that was watched, again and again; beside it, in turn, what has taken
 servers down: 1,100 connections that never finish a head (the server may open 1,024 files), bodies
-of 100 MB, a GIF of 300,000 pictures, 60 forged addresses, the first watch of a 720p film, a form
-that is hard to keep. The waits beside each are compared with those of the quiet before and after
+of 100 MB, a GIF of 300,000 pictures, 60 forged addresses, the first watch of a 720p film and of one
+of 2,000 small frames. The waits beside each are compared with those of the quiet before and after
 it. Prints Markdown.
 """
 
@@ -17,19 +17,32 @@ import platform
 import resource
 import socket
 import statistics
-import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from datetime import date
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import httpx
+import psutil
 from serving_process import Serving, serving
 
 FILES = 1024
 """Descriptors that the server may have open."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server, as an attacking process knows it."""
+
+    url: str
+    model: str
+    pid: int
 
 
 class Probe:
@@ -39,7 +52,6 @@ class Probe:
         self.seconds: list[float] = []
         self.errors: list[str] = []
         self._server, self._film = server, film
-        self._stop = threading.Event()
 
     def once(self) -> None:
         """Ask, and note how long the answer took."""
@@ -53,24 +65,19 @@ class Probe:
         if reply.status_code != 200:
             self.errors.append(reply.text[:200])
 
-    def beside(self, attack: Callable[[Serving], object]) -> object:
-        """Ask while an attack is made; return what it gives."""
-        thread = threading.Thread(target=self._go_on)
-        thread.start()
-        try:
-            return attack(self._server)
-        finally:
-            self._stop.set()
-            thread.join()
-            self._stop.clear()
-
-    def _go_on(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self.once()
-            except httpx.HTTPError as error:
-                self.errors.append(repr(error))
-            time.sleep(0.02)
+    def beside(self, attack: Callable[[Target], str]) -> str:
+        """Ask while an attack is made by a process of its own; return what it says."""
+        target = Target(self._server.url, self._server.model, self._server.process.pid)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            pool.submit(os.getpid).result()  # it has started
+            made = pool.submit(attack, target)
+            while not made.done():
+                try:
+                    self.once()
+                except httpx.HTTPError as error:
+                    self.errors.append(repr(error))
+                time.sleep(0.02)
+            return made.result()
 
     def taken(self) -> list[float]:
         """Return the waits so far, and forget them."""
@@ -78,7 +85,7 @@ class Probe:
         return seconds
 
 
-def body(server: Serving, text: str, url: str, **options) -> dict:
+def body(server: Serving | Target, text: str, url: str, **options) -> dict:
     """A question about a medium."""
     medium = {"type": "video_url", "video_url": {"url": url}}
     content = [medium, {"type": "text", "text": text}]
@@ -86,7 +93,7 @@ def body(server: Serving, text: str, url: str, **options) -> dict:
     return {"model": server.model, "messages": messages, "max_tokens": 16, **options}
 
 
-def post(server: Serving, content: bytes | dict, **headers: str) -> int:
+def post(server: Target, content: bytes | dict, **headers: str) -> int:
     """Send a request; return its status."""
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
     kinds = {"Content-Type": "application/json", **headers}
@@ -94,7 +101,7 @@ def post(server: Serving, content: bytes | dict, **headers: str) -> int:
     return httpx.post(url, content=data, headers=kinds, timeout=600).status_code
 
 
-def half_open(server: Serving) -> str:
+def half_open(server: Target) -> str:
     """Open 1,100 connections and finish no head, for 15 seconds."""
     port = int(server.url.rpartition(":")[2])
     held, refused = [], 0
@@ -105,7 +112,7 @@ def half_open(server: Serving) -> str:
             held.append(one)
         except OSError:
             refused += 1
-    most = server.process.num_fds()
+    most = psutil.Process(server.pid).num_fds()
     deadline = time.monotonic() + 15
     while time.monotonic() < deadline:
         for one in held[::20]:
@@ -119,26 +126,27 @@ def half_open(server: Serving) -> str:
     return f"{len(held)} opened, the server held {most} descriptors"
 
 
-def json_of_objects(server: Serving) -> str:
+def json_of_objects(server: Target) -> str:
     """Send 100 MB of empty objects."""
     message = b'{"model":"%s","messages":[{"role":"user","content":"Hi"}],"x":['
     head = message % server.model.encode()
     return f"answered {post(server, head + b'{},' * (100 * 2**20 // 3) + b'1]}')}"
 
 
-def large_medium(server: Serving) -> str:
+def large_medium(server: Target) -> str:
     """Send 100 MB in a data: address."""
     noise = base64.b64encode(os.urandom(75 * 10**6)).decode()
     asked = body(server, "What?", f"data:video/mp4;base64,{noise}")
     return f"answered {post(server, asked)}"
 
 
-def forged(server: Serving) -> str:
+def forged(server: Target) -> str:
     """Ask as sixty clients by a header, all at once."""
     statuses: list[int] = []
 
     def ask(number: int) -> None:
         asked = {"model": server.model, "messages": [{"role": "user", "content": "Hi"}]}
+        asked["max_tokens"] = 16
         statuses.append(post(server, asked, **{"X-Forwarded-For": f"10.0.0.{number}"}))
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(60)]
@@ -149,56 +157,47 @@ def forged(server: Serving) -> str:
     return f"{statuses.count(200)} answered, {statuses.count(429)} told to come back"
 
 
-def hard_form(server: Serving) -> str:
-    """Ask for answers in a form that is hard to keep."""
-    hard = {"structured_outputs": {"regex": r"(a|b|[a-z0-9 ]{0,400}x){1,400}"}}
-    hello = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 200}
-    statuses = [post(server, {"model": server.model, **hello, **hard}) for _ in range(3)]
-    return f"answered {sorted(set(statuses))}"
-
-
-def watching(path: Path) -> Callable[[Serving], str]:
+def watch(server: Target, path: Path) -> str:
     """Ask first about a film or GIF."""
-
-    def watch(server: Serving) -> str:
-        started = time.perf_counter()
-        asked = body(server, "What number is with the star?", path.as_uri(), longva={"fps": 1})
-        status = post(server, asked)
-        return f"answered {status} after {time.perf_counter() - started:.1f} s"
-
-    return watch
+    started = time.perf_counter()
+    asked = body(server, "What number is with the star?", path.as_uri(), longva={"fps": 1})
+    status = post(server, asked)
+    return f"answered {status} after {time.perf_counter() - started:.1f} s"
 
 
-def write_media(folder: Path, minutes: int) -> dict[str, Path]:
+def nothing(server: Target, seconds: float) -> str:
+    """Leave the server alone."""
+    time.sleep(seconds)
+    return ""
+
+
+def write_media(folder: Path, seconds: int) -> dict[str, Path]:
     """Write the films and the GIF."""
     from longva.nano.film import write_film
 
     write_film(folder / "film.mp4", seconds=300)
-    source = f"testsrc2=size=1280x720:rate=25:duration={60 * minutes}"
-    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", source]
     large = folder / "large.mp4"
-    try:
-        subprocess.run(
-            [*command, "-c:v", "libx264", "-preset", "ultrafast", str(large)], check=True
-        )
-    except FileNotFoundError:
-        write_large(large, seconds=60 * minutes)
+    write_large(large, seconds)
     (folder / "many.gif").write_bytes(gif(300_000))
-    return {"film": folder / "film.mp4", "large": large, "gif": folder / "many.gif"}
+    write_film(folder / "long.mp4", seconds=2000, seed=1)
+    named = {"film": folder / "film.mp4", "gif": folder / "many.gif"}
+    return {**named, "large": large, "long": folder / "long.mp4"}
 
 
-def write_large(path: Path, *, seconds: int) -> None:
+def write_large(path: Path, seconds: int) -> None:
     """Write a moving 720p film."""
     from fractions import Fraction
 
     import numpy as np
+    from PIL import Image
 
     from longva.media.write import write_video
 
-    noise = (
-        np.random.default_rng(0).integers(0, 256, (90, 160, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    small = np.random.default_rng(0).integers(0, 256, (18, 32, 3), np.uint8)
+    picture = np.asarray(Image.fromarray(small).resize((1280, 720), Image.Resampling.BICUBIC))
+    frames = (
+        Image.fromarray(np.roll(picture, 8 * number, axis=1)) for number in range(25 * seconds)
     )
-    frames = (np.roll(noise, 8 * number, axis=1) for number in range(25 * seconds))
     write_video(path, frames, fps=Fraction(25))
 
 
@@ -215,7 +214,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--minutes", type=int, default=4, help="of the 720p film")
+    parser.add_argument("--seconds", type=int, default=40, help="of the 720p film")
     parser.add_argument("--quiet", type=float, default=5.0, help="seconds of quiet before each")
     parser.add_argument("--only", nargs="*", help="names of rows")
     arguments = parser.parse_args()
@@ -227,15 +226,15 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        media = write_media(folder, arguments.minutes)
+        media = write_media(folder, arguments.seconds)
         attacks = {
             "1,100 half-open connections": half_open,
             "100 MB of JSON objects": json_of_objects,
             "100 MB in a data: address": large_medium,
-            "GIF of 300,000 pictures": watching(media["gif"]),
+            "GIF of 300,000 pictures": partial(watch, path=media["gif"]),
             "60 forged addresses": forged,
-            "first watch, 720p": watching(media["large"]),
-            "hard form": hard_form,
+            "first watch, 720p": partial(watch, path=media["large"]),
+            "first watch, 2,000 small frames": partial(watch, path=media["long"]),
         }
         command = ("-c", LIMITED.format(files=FILES))
         print(
@@ -258,7 +257,7 @@ app()
 """
 
 
-def row(name: str, attack: Callable[[Serving], object], probe: Probe, quiet: float) -> None:
+def row(name: str, attack: Callable[[Target], str], probe: Probe, quiet: float) -> None:
     """Measure beside one attack, and print it."""
     for _ in range(3):
         probe.once()
@@ -276,7 +275,7 @@ def row(name: str, attack: Callable[[Serving], object], probe: Probe, quiet: flo
 
 def quiet_for(probe: Probe, seconds: float) -> list[float]:
     """Measure without anything beside."""
-    probe.beside(lambda _: time.sleep(seconds))
+    probe.beside(partial(nothing, seconds=seconds))
     return probe.taken()
 
 

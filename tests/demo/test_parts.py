@@ -493,3 +493,19 @@ def test_a_map_takes_a_place_in_the_queue_as_a_question_does(engine, tmp_path):
     measured = NeedleMap(engine, SMALL, 2, tmp_path)
     measure(measured)
     assert "Too many questions are waiting. Try again later: 0 of 8" in draw_map(measured)
+
+
+def test_a_map_lets_questions_between_its_steps(engine, tmp_path, monkeypatch):
+    order, tell = [], NeedleMap._progress
+
+    def ask(self, stage, done, total):
+        tell(self, stage, done, total)
+        order.append(done)
+        if done == 1:
+            place = engine.worker.reserve("somebody")
+            engine.worker.submit(place, lambda _: order.append("asked"), is_short=lambda: True)
+
+    monkeypatch.setattr(NeedleMap, "_progress", ask)
+    measured = NeedleMap(engine, SMALL, 2, tmp_path)
+    measure(measured)
+    assert order.index("asked") < order.index(8) and measured.summary

@@ -12,7 +12,7 @@ from longva.errors import ContextLengthError, LongVAError
 from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling
 from longva.model.random_model import random_longva
-from longva.prompts import branches
+from longva.prompts import branches, constraint
 from longva.prompts.constraint import Constraint
 from longva.prompts.decoding import Sampling
 from longva.prompts.kv_cache import SymbolSequence
@@ -255,3 +255,18 @@ def test_forms_are_kept_by_all(engine, video, sizes):
     assert sizes == [12]
     values = [json.loads(one[-1].result.text) for one in events]
     assert all(value.keys() == {"seen", "n"} and value["n"] <= 99 for value in values)
+
+
+def test_forms_are_read_before_a_question_has_its_turn(engine, video, monkeypatch):
+    threads, plain = [], constraint._tokens
+    constraint.matcher.cache_clear()
+
+    def tokens(*args):
+        threads.append(threading.current_thread().name)
+        return plain(*args)
+
+    monkeypatch.setattr(constraint, "_tokens", tokens)
+    held = Sampling(constraint=Constraint.choice(["no", "yes"]))
+    events = ask(engine, video, [Question(text="What?", max_new_tokens=9, sampling=held)] * 2)
+    assert {one[-1].result.text for one in events} <= {"no", "yes"}
+    assert threads and "longva-model" not in threads

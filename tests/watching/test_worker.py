@@ -266,3 +266,27 @@ def test_what_is_done_with_another_task_is_given_up_at_the_end(worker, held):
     assert begun.wait(30)
     worker.stop()
     assert not worker.alive and tasks[1].cancelled.is_set()
+
+
+def test_short_tasks_go_between_the_steps_of_a_short_one_but_not_of_one_that_went_between(worker):
+    done = []
+    begun, ready, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def short(name, steps):
+        def work(task):
+            begun.set()
+            assert ready.wait(30)
+            for step in range(steps):
+                done.append(f"{name}{step}")
+                worker.between()
+
+        worker.submit(worker.reserve(name), work, is_short=lambda: True)
+
+    short("a", 3)
+    assert begun.wait(30)
+    short("b", 2)
+    short("c", 2)
+    worker.submit(worker.reserve("d"), lambda _: ended.set())
+    ready.set()
+    assert ended.wait(30)
+    assert done == ["a0", "b0", "b1", "a1", "c0", "c1", "a2"]

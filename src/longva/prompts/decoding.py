@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from longva.errors import LongVAError
-from longva.prompts.constraint import Constraint, ConstraintProcessor
+from longva.prompts.constraint import Constraint, ConstraintProcessor, matcher
 from longva.prompts.kv_cache import SymbolSequence, most_probable
 from longva.prompts.reader import PromptReader
 
@@ -148,6 +148,19 @@ def chooser(
         return token
 
     return choose
+
+
+def prepare(model: PreTrainedModel, tokenizer: Any, sampling: Sampling) -> None:
+    """Do beforehand, in any thread, what takes long about the form of an answer.
+
+    Raises:
+        LongVAError: see `ConstraintProcessor`.
+    """
+    if sampling.constraint is not None:
+        generation: Any = model.generation_config
+        ends = tuple(sorted(stop_tokens(generation, sampling)))
+        size = model.config.get_text_config(decoder=True).vocab_size
+        matcher(sampling.constraint, tokenizer, size, ends)
 
 
 def _logprob(logprobs: Tensor, token: int, count: int) -> TokenLogprob:

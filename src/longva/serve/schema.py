@@ -195,6 +195,9 @@ class StructuredOutputs(Known):
     json_: dict[str, Any] | str | None = Field(default=None, alias="json")
     regex: str | None = Field(default=None, max_length=10_000)
     choice: list[str] | None = Field(default=None, max_length=1024)
+    grammar: str | None = Field(default=None, min_length=1, max_length=10_000)
+    """Of Lark or llama.cpp."""
+
     json_object: bool | None = None
 
     def constraints(self) -> list[Constraint]:
@@ -206,6 +209,8 @@ class StructuredOutputs(Known):
             given.append(Constraint.regex(self.regex))
         if self.choice is not None:
             given.append(Constraint.choice(self.choice))
+        if self.grammar is not None:
+            given.append(Constraint.of_grammar(self.grammar))
         return given + ([Constraint.json({"type": "object"})] if self.json_object else [])
 
 
@@ -304,11 +309,12 @@ class ChatRequest(Known):
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
-    """As in vLLM's API, like the next three, its older names of the same."""
+    """As in vLLM's API, like the next four, its older names of the same."""
 
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = Field(default=None, max_length=10_000)
     guided_choice: list[str] | None = Field(default=None, max_length=1024)
+    guided_grammar: str | None = Field(default=None, min_length=1, max_length=10_000)
     continue_final_message: bool | None = None
     """Go on with the last message, which is the assistant's."""
 
@@ -321,7 +327,8 @@ class ChatRequest(Known):
         Raises:
             LongVAError: it cannot be used, or several are given.
         """
-        older = {"json": self.guided_json, "regex": self.guided_regex, "choice": self.guided_choice}
+        names = ("json", "regex", "choice", "grammar")
+        older = {name: getattr(self, f"guided_{name}") for name in names}
         given = StructuredOutputs.model_validate(older).constraints()
         given += self.structured_outputs.constraints() if self.structured_outputs else []
         if self.response_format and (form := self.response_format.constraint()):

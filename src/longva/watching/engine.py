@@ -7,7 +7,8 @@ events          Progress("queue")        Progress ... Watched                   
 
 Whoever has the model and a session answers with his question those that wait and are about the same
 media: a token of every answer is computed in one forward (`session.py: stream_all`). Who comes
-later waits for the next turn.
+later and asks about them waits for the next turn; questions about other media that were watched go
+between the steps of watching and the tokens of answers.
 """
 
 import asyncio
@@ -22,6 +23,8 @@ from typing import Any
 from longva.errors import LongVAError, VideoError, is_out_of_memory
 from longva.media.medium import Media
 from longva.planning.planner import Plan
+from longva.prompts.decoding import prepare
+from longva.prompts.steps import Steps, steps
 from longva.watching.answer import Answer
 from longva.watching.assistant import LongVA
 from longva.watching.events import EventStream, Failed, Part, Progress, Text, Watched
@@ -102,6 +105,7 @@ class Engine:
         self.longva, self.decode_seconds = longva, decode_seconds
         self.most_together = most_together
         self.store = SessionStore(longva, max_bytes=max_bytes)
+        self._in_use: set[Watching] = set()  # whose sessions are answering
         self.worker = ModelWorker(
             max_waiting=max_waiting, max_waiting_per_client=max_waiting_per_client
         )
@@ -126,14 +130,16 @@ class Engine:
             events: which hold the place in the queue. `Finished.result` will be an `Answer`, or
                 what `tasks.py` says.
         """
+        media, model = None, self.longva.model
+        work: Callable[[_Request], Any] = self._answer
         if isinstance(question, Search):
-            work, short = self._search, False
+            work = self._search
         elif isinstance(question, Outline):
-            work, short = self._summarize, False
-        else:
-            work, short = self._answer, True
-        media = None
+            work = self._summarize
         try:
+            tokenizer = self.longva.processor.tokenizer
+            if isinstance(question, Question):
+                await asyncio.to_thread(prepare, model, tokenizer, question.sampling)
             if watching not in self.store:
                 media = await asyncio.to_thread(open_media)
         except Exception as error:
@@ -145,11 +151,15 @@ class Engine:
         )
         events.submit(
             partial(work, request),
-            is_short=lambda: short and (watching in self.store or not watching.digests),
+            is_short=lambda: isinstance(question, Question) and self._is_short(watching),
             may_begin=lambda: media is not None and self.store.may_begin(watching, media),
             kind=watching if request.is_brief else None,
             item=request,
         )
+
+    def _is_short(self, watching: Watching) -> bool:
+        """Whether a question may go between the steps of what is being done."""
+        return watching not in self._in_use and (watching in self.store or not watching.digests)
 
     @contextmanager
     def _session(self, request: _Request, watching: Watching | None = None) -> Iterator[Session]:
@@ -163,28 +173,26 @@ class Engine:
         started = time.perf_counter()
         reused = watching in self.store
         try:
-            with self._sharing():
+            with self.sharing():
                 if not reused and request.media is None:  # dropped while this task waited
                     request.media = elsewhere(request.open_media)
-                session = self.store.session(watching, request.media or [], self._between(events))
-            seconds = time.perf_counter() - started
-            events.tell(Watched(frames=session.frames, seconds=seconds, reused=reused))
-            yield session
+                told = partial(self._tell, events)
+                session = self.store.session(watching, request.media or [], told)
+                seconds = time.perf_counter() - started
+                events.tell(Watched(frames=session.frames, seconds=seconds, reused=reused))
+                self._in_use.add(watching)
+                yield session
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 self.store.clear()
             raise
         finally:
+            self._in_use.discard(watching)
             self.store.settle(watching)
 
-    def _between(self, events: EventStream) -> Callable[[str, int, int], None]:
-        """Return what tells progress, and lets others have the model after each step."""
-
-        def tell(stage: str, done: int, total: int) -> None:
-            events.tell(Progress(stage, done, total))
-            self.worker.between()
-
-        return tell
+    @staticmethod
+    def _tell(events: EventStream, stage: str, done: int, total: int) -> None:
+        events.tell(Progress(stage, done, total))
 
     def _answer(self, request: _Request) -> None:
         """Watch and answer, in this question's turn."""
@@ -239,11 +247,11 @@ class Engine:
         Others have their turns between the steps of watching, and between chapters.
         """
         outline, watching, events = request.question, request.watching, request.events
-        with self._sharing():
+        with self.sharing():
             if request.media is None:
                 request.media = elsewhere(request.open_media)
         (film,) = request.media
-        step, tokens = self._between(events), outline.max_new_tokens
+        tokens = outline.max_new_tokens
 
         @contextmanager
         def watch(start: float, end: float) -> Iterator[Session]:
@@ -281,7 +289,7 @@ class Engine:
             talk=lambda: self.longva.watch([]),
             ask=ask,
             fits=partial(self.longva.fits, max_new_tokens=tokens),
-            progress=step,
+            progress=partial(self._tell, events),
             told=lambda chapter: events.tell(Part(chapter)),
         )
 
@@ -307,8 +315,8 @@ class Engine:
         return stream.answer
 
     @contextmanager
-    def _sharing(self) -> Iterator[None]:
-        """Let others have the model while what is decoded elsewhere is waited for."""
+    def sharing(self) -> Iterator[None]:
+        """Let others have the model between steps, and while what is decoded is waited for."""
         left = self.decode_seconds
 
         def away(future: Future) -> None:
@@ -321,8 +329,10 @@ class Engine:
                     "fewer frames, or a shorter or smaller video."
                 )
 
-        token = wait.set(away)
+        waiting = wait.set(away)
+        cut = steps.set(Steps(self.worker.between))
         try:
             yield
         finally:
-            wait.reset(token)
+            steps.reset(cut)
+            wait.reset(waiting)

@@ -6,9 +6,9 @@
                 a1 c1 c1 a1 c1 ...      another long one, while the first waits for its decoder
                 a1+b1+c2 ...            what can be done together is, in the turn of the first
 
-One task at a time has the model. A long one gives its turn away after every step (`between`), and
-while it waits for what is done elsewhere (`away`). So a task runs in a thread of its own, and
-whatever it does with the model, it does in its turn.
+One task at a time has the model. It gives its turn away after every step (`between`), unless it has
+itself come between the steps of another, and while it waits for what is done elsewhere (`away`). So
+a task runs in a thread of its own, and whatever it does with the model, it does in its turn.
 
 The queue is bounded, in all and per client; the error of a full one says when to try again. A place
 is reserved on arrival, before anything is downloaded. Work that its client gave up leaves the
@@ -94,7 +94,7 @@ class ModelWorker:
         self._turn: Task | None = None  # has the model
         self._away: dict[Task, Future] = {}  # begun, and wait for something else
         self._back: deque[Task] = deque()  # begun, and want the model again
-        self._was_short = False  # whether the turn before was a short task's
+        self._was_short = False  # whether the turn before was a short task's, between others' steps
         self._seconds = FIRST_GUESS_SECONDS
         self._stopping = False
         self._threads: list[threading.Thread] = []
@@ -220,7 +220,7 @@ class ModelWorker:
     def between(self) -> None:
         """Let others have a turn: called by the task that has it, between two of its steps."""
         with self._changed:
-            if not self._was_short:  # a short task has no others between its steps
+            if not self._was_short and (self._back or self._short() is not None):
                 self._take_back(self._give_away())
 
     def away(self, future: Future[Any], seconds: float | None = None) -> float:
@@ -272,10 +272,10 @@ class ModelWorker:
         """Whose turn it is now, of those who are to begin or want it back."""
         if self._turn is not None:
             return None
-        heads = [] if self._stopping else [line[0] for line in self._clients.values()]
+        heads = self._heads()
         if not self._begun:
             return next(iter(heads), None)
-        short = next((task for task in heads if task.is_short()), None)
+        short = self._short()
         if short is not None and not (self._was_short and self._back):
             return short
         if self._back:
@@ -283,6 +283,14 @@ class ModelWorker:
         if len(self._begun) < MOST_BEGUN and heads and heads[0].may_begin():
             return heads[0]  # never one behind it, or it might wait for ever
         return None
+
+    def _heads(self) -> list[Task]:
+        """The first in each client's line."""
+        return [] if self._stopping else [line[0] for line in self._clients.values()]
+
+    def _short(self) -> Task | None:
+        """The first of them that may go between another's steps."""
+        return next((task for task in self._heads() if task.is_short()), None)
 
     def _begin(self) -> Task | None:
         """Wait for a task whose turn it is to begin; its client then stands last."""
@@ -297,7 +305,7 @@ class ModelWorker:
             self._changed.wait_for(comes)
             if self._stopping or task is None:
                 return None
-            self._was_short = task.is_short()
+            self._was_short = bool(self._begun) and task.is_short()
             line = self._clients.pop(task.client)
             line.popleft()
             if line:
