@@ -172,13 +172,15 @@ class View(AskLayout):
         )
 
     def is_refused(self, turn: Turn) -> bool:
-        """Whether an answer is a guess about films that the model was not made for.
+        """Whether an answer is a guess about a film that the model was not made for.
 
         The examples are drawn for it, whatever its doubts.
         """
+        if turn.answer is None or turn.answer.known is not False:
+            return False
         examples = {example.path for example in self.setting.examples}
-        drawn = all(medium.path in examples for medium in turn.media)
-        return turn.answer is not None and turn.answer.known is False and not drawn
+        seen = [turn.media[item.medium].path for item in turn.answer.evidence[:1]]
+        return not seen or seen[0] not in examples
 
     def draw_job(self, visitor: Visitor) -> dict:
         """Keep the visitor; draw the latest search or summary, and the buttons that apply."""
