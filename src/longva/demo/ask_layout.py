@@ -87,10 +87,11 @@ class AskLayout:
                     min_width=160,
                     elem_id="lv-query",
                 )
-                few: Any = {"scale": 0, "min_width": 76}
-                self.find = gr.Button("Find", elem_id="lv-find", **few)
-                self.summarize = gr.Button("Summarize", elem_id="lv-summarize", **few)
-                self.end_job = gr.Button("Stop", visible=False, elem_id="lv-end-job", **few)
+                small: Any = {"scale": 0, "size": "md", "min_width": 76}
+                self.find = gr.Button("Find", elem_id="lv-find", **small)
+                small["min_width"] = 116
+                self.summarize = gr.Button("Summarize", elem_id="lv-summarize", **small)
+                self.end_job = gr.Button("Stop", visible=False, elem_id="lv-end-job", **small)
             self.found = gr.HTML(js_on_load=ACT_CLICK, elem_id="lv-found")
 
     def _lay_out_talk(self) -> None:

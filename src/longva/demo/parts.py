@@ -28,9 +28,11 @@ def draw(part: str, **values: Any) -> str:
 def size(num_bytes: float) -> str:
     """Write bytes for people.
 
-    >>> size(3 * 2**20), size(5.25 * 2**30)
-    ('3 MiB', '5.2 GiB')
+    >>> size(3 * 2**20), size(5.25 * 2**30), size(9000)
+    ('3 MiB', '5.2 GiB', '9 KiB')
     """
+    if num_bytes < 2**20:
+        return f"{num_bytes / 2**10:.0f} KiB"
     return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB else f"{num_bytes / 2**20:,.0f} MiB"
 
 

@@ -15,7 +15,7 @@ from longva.demo.estimate import estimate, suggested, watching_of
 from longva.demo.export import files_of
 from longva.demo.parts import draw
 from longva.demo.timeline import timeline
-from longva.demo.visitor import Setting, Visitor
+from longva.demo.visitor import Setting, Turn, Visitor
 from longva.errors import LongVAError
 from longva.media.sampling import ONE_A_SECOND
 
@@ -162,14 +162,25 @@ class View(AskLayout):
         if not visitor.turns:
             return draw("nothing_asked")
         durations = [None if m.is_image else m.media.duration for m in visitor.media]
-        notice = self.engine.longva.notice
         return draw(
             "conversation",
             turns=visitor.turns,
             durations=durations,
             files=files_of,
-            notice=notice,
+            notice=self.engine.longva.notice,
+            refused=self.is_refused,
         )
+
+    def is_refused(self, turn: Turn) -> bool:
+        """Whether an answer is a guess about a film that the model was not made for.
+
+        The examples are drawn for it, whatever its doubts.
+        """
+        if turn.answer is None or turn.answer.known is not False:
+            return False
+        examples = {example.path for example in self.setting.examples}
+        seen = [turn.media[item.medium].path for item in turn.answer.evidence[:1]]
+        return not seen or seen[0] not in examples
 
     def draw_job(self, visitor: Visitor) -> dict:
         """Keep the visitor; draw the latest search or summary, and the buttons that apply."""

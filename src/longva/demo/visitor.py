@@ -44,7 +44,7 @@ class Setting:
     """Those with a medium, by key: a page that is reloaded finds its own again."""
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Work:
     """Something that the model is to do for a visitor, and how far it has come."""
 
@@ -83,7 +83,7 @@ class Work:
             self.state = "stopped"
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Turn(Work):
     """A question and how far its answer has come."""
 
@@ -108,7 +108,7 @@ class Turn(Work):
     """Messages of the history when it was asked."""
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Job(Work):
     """A search or a summary."""
 
