@@ -60,6 +60,10 @@ class Answer:
     known_media: list[bool] = field(default_factory=list)
     """Of a model that knows a small world only: which media seem to show what was asked about."""
 
+    logprob: float = 0.0
+    """Log-probability of the answer's tokens to the model, nats, the one that ends it included: the
+    sum of `logprobs`, whatever was asked of the form. Longer answers have lower ones."""
+
     cached_tokens: int = 0
     """Of the prompt's, those that were in the KV cache when the question came."""
 
@@ -105,6 +109,7 @@ class Answer:
             "evidence": [asdict(item) for item in self.evidence],
             "timings": self.timings,
             "finish_reason": self.finish_reason,
+            "logprob": self.logprob,
             **({} if self.known is None else {"known": self.known}),
             **({"known_media": self.known_media} if len(self.known_media) > 1 else {}),
         }
