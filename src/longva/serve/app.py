@@ -170,8 +170,8 @@ def create_app(
     async def do(body: tasks.FindRequest | tasks.SummaryRequest, request: Request) -> Response:
         _check_model(body.model, model_name)
         chat = body.chat()
-        _, urls = await asyncio.to_thread(question_of, chat, fetcher.limits)
-        media = urls, watching_of(chat), frame_list_of(chat)
+        _, said = await asyncio.to_thread(question_of, chat, fetcher.limits)
+        media = said.media, watching_of(chat, said), frame_list_of(chat)
         client, task = request.state.client, body.task(fetcher.limits)
         answering = Answering(engine, fetcher, client, task, *media)
         return await tasks.TaskReply(answering, tasks.TaskForm(body), metrics, keep_alive).respond(
