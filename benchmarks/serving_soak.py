@@ -49,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--clients", type=int, default=40)
     parser.add_argument("--requests", type=int, default=5000)
+    parser.add_argument("--minutes", type=float, default=1e6, help="after which clients stop")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -65,6 +66,7 @@ def main() -> None:
         options += ["--session-memory", f"{size * FIT / 2**30:.4f}"]
         with serving("nano", folder, *options, key=keys[0]) as server:
             soak = Soak(server, folder, right, arguments.requests // arguments.clients)
+            soak.ends = time.monotonic() + 60 * arguments.minutes
             started, cpu = time.perf_counter(), server.cpu()
             with ThreadPoolExecutor(len(keys)) as pool:
                 list(pool.map(soak.client, range(len(keys)), keys))
@@ -89,6 +91,7 @@ class Soak:
 
     def __init__(self, server: Serving, folder: Path, right: dict, each: int):
         self.server, self.folder, self.right, self.each = server, folder, right, each
+        self.ends = 0.0
         self.wrong: list[str] = []
         self.hostile = 0
         self.memory: list[int] = []
@@ -110,6 +113,8 @@ class Soak:
                 with self._lock:
                     self.memory.append(self.server.resident())
                     self.had[number] = done + 1
+                if time.monotonic() > self.ends:
+                    break
         with self._lock:
             if self.at_first_end is None:
                 self.at_first_end = list(self.had)
@@ -193,9 +198,8 @@ class Soak:
             "memory, median of each fifth, MiB": ", ".join(f"{m / 2**20:.0f}" for m in parts),
             "last fifth over second": f"{100 * (parts[4] / parts[1] - 1):+.1f} %",
             "requests of others when the first client was done": (
-                f"{min(had)} to {max(had)} of {self.each}"
+                f"{min(had)} to {max(had)}, median {statistics.median(had):.0f}"
             ),
-            "median of them, of the first's": f"{100 * statistics.median(had) / self.each:.1f} %",
             "waiting and answering, median / longest": (
                 f"{statistics.median(self.seconds):.2f} s / {max(self.seconds):.2f} s"
             ),

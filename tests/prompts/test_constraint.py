@@ -65,6 +65,11 @@ def test_a_text_matches_its_expression_or_is_one_of_the_choices(session, warm):
     )
 
 
+def test_blanks_that_a_form_asks_for_are_kept(session):
+    stream = session.stream("What?", sampling=Sampling(constraint=Constraint.regex(" a\\n")))
+    assert "".join(stream) == " a\n" == stream.answer.text
+
+
 def test_logprobs_are_the_models_own(session):
     free = session.ask("What?", max_new_tokens=4, sampling=Sampling(logprobs=3))
     assert [one.token for one in free.logprobs[: free.answer_tokens]] == [

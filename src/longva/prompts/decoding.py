@@ -239,6 +239,7 @@ class AnswerText:
         self._tokenizer, self._stop = tokenizer, stop
         self._stops = stop_tokens(generation, sampling)
         self._min_tokens = sampling.min_tokens
+        self._has_form = sampling.constraint is not None  # which may end with a line break
         self._told = self._begin = 0
         self.ids: list[int] = []
         self.text, self.finish_reason = "", "length"
@@ -266,7 +267,7 @@ class AnswerText:
             self.finish_reason = "stop"
         sure, told = self.text, self._told
         if self.done:
-            self.text = self.text.strip()
+            self.text = self.text if self._has_form else self.text.strip()
         else:
             sure = sure[: len(sure) - begun_stop(sure, self._stop)]
             if sure.endswith("\ufffd"):  # half a character: wait for its other bytes

@@ -39,7 +39,8 @@ def listener(
         return EvidenceCollector(heads)
     rows = (prompt < 0).nonzero().flatten()
     places = rows[: sum(medium.rows for medium in media)].split([m.rows for m in media])
-    return EvidenceCollector(heads, match=Match(*calibration["head"], places))
+    layer, head = calibration["head"]
+    return EvidenceCollector(heads, match=Match(layer, head, places))
 
 
 def confidences(model: Any, listened: EvidenceCollector, reply: AnswerText) -> list[float]:
