@@ -14,6 +14,7 @@ CHAIN = {
     "stage1": (align, align.AlignConfig),
     "stage2": (align, align.AlignConfig),
     "dpo": (dpo, dpo.DPOConfig),
+    "extend_aligned": (extend, extend.ExtendConfig),
 }
 
 

@@ -124,7 +124,7 @@ def test_a_longva_in_bfloat16_trains(chain):
         ("extend", "base_model=./nowhere", CheckpointError, "no tokenizer in"),
         ("extend", "base_model=other", RecipeError, "other meanings to these ids"),
         ("stage1", "language_model=./nowhere", CheckpointError, "no tokenizer in"),
-        ("stage1", "vision_tower=./nowhere", CheckpointError, "no CLIP model in"),
+        ("stage1", "vision_tower=./nowhere", CheckpointError, "no vision tower in"),
         ("stage2", "model=./nowhere", CheckpointError, "there is no folder"),
         ("stage2", "data.datasets=[{path: gone.json}]", RecipeError, "no data set gone.json"),
         ("dpo", "data.media_folder=gone", LongVAError, "32 problem"),
