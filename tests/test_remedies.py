@@ -209,7 +209,7 @@ def test_every_message_that_asks_for_something_has_a_test_that_does_it():
 
 def environment_without(missing: str, folder: Path) -> Path:
     """The Python of a new environment that sees the packages of this one, less one of them."""
-    venv.create(folder, with_pip=True)
+    venv.create(folder)  # pip is among the others
     try:
         hidden = {Path(file).parts[0] for file in distribution(missing).files or ()}
     except PackageNotFoundError:  # it is not here either

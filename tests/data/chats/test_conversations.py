@@ -1,6 +1,7 @@
 import copy
 import json
 import re
+import tracemalloc
 from pathlib import Path
 
 import fsspec
@@ -202,6 +203,21 @@ def test_samples_and_media_are_read_from_an_object_store(folder, model_and_proce
     gone = DatasetConfig(path=Path("memory://bucket/none.json"))
     with pytest.raises(RecipeError, match="There is no data set memory://bucket/none.json"):
         ConversationDataset(ConversationConfig(datasets=(gone,)), model_and_processor[1])
+
+
+def test_an_opened_list_takes_so_little_a_sample_that_738_000_take_less_than_a_gib(
+    folder, model_and_processor, monkeypatch
+):
+    """From the second start on; the samples themselves stay on the disk."""
+    many = [sample(f"Question {number}?") for number in range(5000)]
+    settings = config(folder, many, group_by_length=True)
+    ConversationDataset(settings, model_and_processor[1])
+    monkeypatch.setattr("longva.data.chats.samples.read_samples", None)  # not called again
+    tracemalloc.start()
+    opened = ConversationDataset(settings, model_and_processor[1])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(opened) == 5000 and peak < 5000 * 2**30 / 738_000
 
 
 def test_contradictory_video_settings_are_refused():
