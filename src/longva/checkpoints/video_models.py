@@ -140,8 +140,9 @@ def load_processor(folder: Path, model_type: str) -> Any:
     kind: Any = getattr(transformers, str(name), None)
     if kind is None or not hasattr(kind, "get_attributes"):
         raise CheckpointError(
-            f"{folder} names no processor for films and pictures ({name}). It may need "
-            "torchvision: pip install torchvision"
+            f"{folder} names no processor that transformers {transformers.__version__} has "
+            f"({name}). Write that of its family into {folder / 'processor_config.json'}, such as "
+            '{"processor_class": "Qwen2_5_VLProcessor"}'
         )
     loaders = {"tokenizer": AutoTokenizer, "image_processor": AutoImageProcessor}
     loaders["video_processor"] = FrameProcessor

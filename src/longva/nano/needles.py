@@ -47,7 +47,7 @@ NEEDLE_OBJECTS = 12
 """Objects kept out of the film, drawn by the seed."""
 
 BOOK_WORDS = 16_384
-"""Words of the text haystack; a longer haystack repeats them."""
+"""Words of the text haystack at least; a longer haystack begins with them."""
 
 
 def write_needles(folder: Path, *, frames: int, needles: int, seed: int) -> None:
@@ -110,13 +110,14 @@ def draw_needle(recipe: NeedleRecipe, trial: int) -> Needle:
     Raises:
         RecipeError: there are not so many objects.
     """
-    if recipe.distractors >= NEEDLE_OBJECTS:
+    others = recipe.distractor_pictures
+    if others >= NEEDLE_OBJECTS:
         raise RecipeError(
             f"needles.distractors: nano's needles are of {NEEDLE_OBJECTS} objects, so at most "
-            f"{NEEDLE_OBJECTS - 1} others can be hidden beside one, got {recipe.distractors}."
+            f"{NEEDLE_OBJECTS - 1} others can be hidden beside one, got {others}."
         )
     rng = random.Random(f"needle {recipe.seed} {trial}")
-    objects = rng.sample(hidden_objects(recipe.seed), 1 + recipe.distractors)
+    objects = rng.sample(hidden_objects(recipe.seed), 1 + others)
     return needle_of([random_scene(rng, [name]) for name in objects], rng, recipe.seed, trial)
 
 
@@ -129,6 +130,8 @@ def own_pictures(recipe: VisualRecipe) -> dict[str, Any]:
     """
     kind = recipe.needles
     if (recipe.model, kind.source, kind.task) != (EMBEDDED_MODEL, "generated", "find"):
+        return {}
+    if kind.shown == "subtitle":  # words that nano cannot read
         return {}
     shown: dict[str, Any] = {"needles": [draw_needle(kind, trial) for trial in range(kind.count)]}
     if not recipe.haystack.videos:
@@ -147,6 +150,7 @@ def own_text(recipe: TextRecipe | PerplexityRecipe) -> str | None:
     if recipe.model != EMBEDDED_MODEL:
         return None
     if isinstance(recipe, TextRecipe):
-        return None if recipe.haystack else book(words=BOOK_WORDS, seed=0)
+        words = max(BOOK_WORDS, recipe.grid.all_lengths[-1])
+        return None if recipe.haystack else book(words=words, seed=0)
     longest = int(values_of(recipe.lengths)[-1])
     return None if recipe.text else long_documents(length=longest, rows=recipe.documents, seed=0)

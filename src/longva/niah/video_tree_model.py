@@ -74,7 +74,7 @@ class VideoTreeModel(TreeModel):
             symbols = self._symbols(len(probe.frames), question)
             frames = (symbols < 0) & (symbols > CLOSING)
             symbols[frames] = self.rows[probe.frames].flatten()
-            end = int(frames.nonzero()[-1]) + 1
+            end = int(frames.nonzero()[-1]) + 1 if len(probe.frames) else 0
             answer = self._ids(probe.row.answer) if probe.row.answer and not time else ()
             pieces = [symbols[:end], symbols[end:]]
             result.append(Prompt(pieces, answer=answer, key=(probe.row.key, time)))
@@ -112,8 +112,9 @@ class VideoTreeModel(TreeModel):
         )
 
     def _symbols(self, count: int, question: str) -> Tensor:
-        content = [{"type": "video"}, {"type": "text", "text": question}]
-        return self.family.symbols([{"role": "user", "content": content}], [self._frames(count)])
+        content = [{"type": "video"}] if count else []
+        messages = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
+        return self.family.symbols(messages, [self._frames(count)] if count else [])
 
     def _where_frames_are(self, count: int) -> Tensor:
         symbols = self._symbols(count, "?")
