@@ -139,8 +139,7 @@ class ImageTextModel(ImageModel):
             return {"videos": [np.stack(frames)]}
         size = self.prompts.frame_size(side, side, count)
         geometry = self.prompts.geometry(size)
-        fit = {"fit": "pad"} if isinstance(geometry, int) else {}
-        pixels = torch.stack([resize_picture(f, size=geometry, **fit) for f in frames])
+        pixels = torch.stack([resize_picture(f, size=geometry) for f in frames])  # squares
         about = {"fps": fps, "frames_indices": list(range(count)), "total_num_frames": count}
         about |= {"height": size[0], "width": size[1]}
         off = {"do_resize": False, "do_center_crop": False, "do_sample_frames": False}
