@@ -1,4 +1,4 @@
-"""Check a built site: every link and picture is there, every anchor too, and nothing comes from elsewhere.
+"""Check a built site: every link, picture and anchor is there, and nothing comes from elsewhere.
 
     python docs/site/check_links.py out/site
 
@@ -51,8 +51,10 @@ def problems(site: Path) -> list[str]:
             if not target.exists():
                 found.append(f"{where}: {link} is not there")
             elif parts.fragment and target in pages:
-                if unquote(parts.fragment) not in pages[target].anchors:
-                    found.append(f"{where}: {link} has no such anchor")
+                anchors = pages[target].anchors
+                found += (
+                    [] if unquote(parts.fragment) in anchors else [f"{where}: {link}: no anchor"]
+                )
     if not pages:
         found.append(f"{site} holds no page")
     return found
