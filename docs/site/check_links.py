@@ -7,6 +7,7 @@ cross-references, outputs of notebooks. Links to other sites are left alone, but
 load from one (scripts, styles, fonts, pictures) is an error, since the site works offline.
 """
 
+import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 LOADED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
 """Elements for which a browser loads something by itself, and where from."""
+
+LOADED_BY_STYLE = re.compile(r"(?:url\(|@import)\s*[\"']?((?:https?:)?//[^)\"']+)")
 
 
 class Page(HTMLParser):
@@ -55,6 +58,9 @@ def problems(site: Path) -> list[str]:
                 found += (
                     [] if unquote(parts.fragment) in anchors else [f"{where}: {link}: no anchor"]
                 )
+    for path in sorted(site.rglob("*.css")):
+        named = LOADED_BY_STYLE.findall(path.read_text(encoding="utf-8"))
+        found += [f"{path.relative_to(site)}: a style loads {address}" for address in named]
     if not pages:
         found.append(f"{site} holds no page")
     return found
