@@ -3,9 +3,9 @@
     python benchmarks/ask_all.py
 
 For the embedded model after 1,000 frames, with its own short answers and with answers of 32 tokens,
-and for a random one of 100 million parameters after 1,000 frames, with answers of 32 and 64. Both
-ways are run in turn; the answers are compared. Prints Markdown rows for benchmarks/results/. A
-number belongs to the device in its row.
+and for random ones of 100 million parameters after 1,000 frames, with answers of 32 and 64: in
+`random` a token is a byte, in `words` a word. Both ways are run in turn; the answers are compared.
+Prints Markdown rows for benchmarks/results/. A number belongs to the device in its row.
 """
 
 import argparse
@@ -33,6 +33,13 @@ RANDOM: dict[str, Any] = {
     "num_heads": 12,
     "num_key_value_heads": 2,
 }
+WORDS: dict[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 20,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+}
 
 
 def nano_session(folder: Path):
@@ -55,6 +62,34 @@ def random_session(_: Path):
     frames = np.random.default_rng(0).integers(0, 256, (FRAMES, 30, 30, 3), dtype=np.uint8)
     media = open_media(list(frames), seconds=np.arange(float(FRAMES)))
     return LongVA(*random_longva(**RANDOM), name="random").watch(media, fps=1)
+
+
+def words_session(folder: Path):
+    """Watch a drawn film with a random model of a word a token, as those of today nearly have."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from longva.nano.film import write_film
+    from longva.nano.vision_tower import VISION
+    from longva.nano.words import word_tokenizer
+    from longva.train.models import assemble_longva
+    from longva.watching.assistant import LongVA
+
+    tokenizer = word_tokenizer()
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **WORDS,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folder / "language")
+    tokenizer.save_pretrained(folder / "language")
+    model, processor = assemble_longva(
+        str(folder / "language"), dict(VISION), vision_feature_layer=-1, seed=0
+    )
+    model.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    write_film(folder / "film.mp4", seconds=FRAMES)
+    return LongVA.from_pretrained(str(folder / "model")).watch(folder / "film.mp4", fps=1)
 
 
 def one_by_one(session, options: dict) -> list:
@@ -90,8 +125,10 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for name in args.models:
         with tempfile.TemporaryDirectory() as folder:
-            session = {"nano": nano_session, "random": random_session}[name](Path(folder))
-        for length in {"nano": (None, 32), "random": (32, 64)}[name]:
+            session = {"nano": nano_session, "random": random_session, "words": words_session}[
+                name
+            ](Path(folder))
+        for length in {"nano": (None, 32)}.get(name, (32, 64)):
             options = {"max_new_tokens": length or 1024}
             options["sampling"] = Sampling(ignore_eos=length is not None)
             session.ask_all(QUESTIONS[:2], **options)

@@ -24,8 +24,8 @@ from pathlib import Path
 WIDTH, HEIGHT, FPS = 1280, 720, 25
 
 
-def write_film(path: Path, minutes: int) -> None:
-    """Write a minute, and repeat its packets."""
+def write_film(path: Path, minutes: int, *, grain: bool = True) -> None:
+    """Write a minute, and repeat its packets; without grain at 0.2 Mbit/s."""
     import av
     import numpy as np
     from PIL import Image, ImageFilter
@@ -33,17 +33,19 @@ def write_film(path: Path, minutes: int) -> None:
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (HEIGHT + 750, WIDTH + 1500, 3), dtype=np.uint8)
     scene = np.asarray(Image.fromarray(noise).filter(ImageFilter.GaussianBlur(2)))
-    grain = rng.integers(0, 24, (2 * HEIGHT, 2 * WIDTH, 1), dtype=np.uint8)
+    specks = rng.integers(0, 24, (2 * HEIGHT, 2 * WIDTH, 1), dtype=np.uint8)
     minute = path.with_suffix(".minute.ts")
     with av.open(str(minute), "w", format="mpegts") as container:
         stream = container.add_stream("libx264", rate=Fraction(FPS))
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        stream.options, stream.bit_rate = {"preset": "veryfast", "g": "250"}, 2_500_000
+        stream.options = {"preset": "veryfast", "g": "250"}
+        stream.bit_rate = 2_500_000 if grain else 200_000
         for n in range(60 * FPS):
             x, y = n % 1500, n // 2
             top, left = rng.integers(HEIGHT), rng.integers(WIDTH)
             grained = scene[y : y + HEIGHT, x : x + WIDTH] // 2 + 64
-            grained += grain[top : top + HEIGHT, left : left + WIDTH]
+            if grain:
+                grained += specks[top : top + HEIGHT, left : left + WIDTH]
             frame = av.VideoFrame.from_ndarray(grained)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -107,6 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=int, default=60)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--no-grain", action="store_true", help="a film four times as cheap")
     parser.add_argument("--film", type=Path, help="use this film; it is written if it is not there")
     parser.add_argument("--part", nargs=2, metavar=("PART", "FILM"))
     args = parser.parse_args()
@@ -120,7 +123,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         film = args.film or Path(folder) / "film.mp4"
         if not film.exists():
-            write_film(film, args.minutes)
+            write_film(film, args.minutes, grain=not args.no_grain)
         print(f"Device: {platform.machine()} CPU, {os.cpu_count()} threads, date: {date.today()}")
         print(f"torch {torch.__version__}, PyAV {av.__version__}; {args.minutes} minutes of 720p\n")
         print("| part | frames | seconds | CPU seconds | second question s | its CPU s |")

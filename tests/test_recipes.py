@@ -93,7 +93,7 @@ def test_a_wrong_recipe_says_what_is_wrong(tmp_path, text, message):
     [
         ("seq_len", "needs key=value"),
         (".lr=3", "needs key=value"),
-        ("seq_len.x=3", "seq_len holds a int, which has no keys. Set it whole: seq_len="),
+        ("seq_len.x=3", "seq_len holds a int, which has no 'x'. Set it whole: seq_len="),
         ("base_model=[", "is no YAML"),
         ("optim={lr: 1, lr: 2}", "is no YAML with each key once"),
     ],

@@ -247,8 +247,9 @@ def test_an_existing_folder_is_replaced_only_when_asked_and_only_as_a_whole(
     target = tmp_path / "ours"
     target.mkdir()
     (target / "notes.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match="ours exists.*overwrite=True"):
+    with pytest.raises(CheckpointError, match="ours exists. Name another folder.*overwrite=True"):
         convert_checkpoint(llava, target)
+    shutil.rmtree(convert_checkpoint(llava, tmp_path / "another"))
     with pytest.raises(CheckpointError, match="ours is not a checkpoint, so it is not replaced"):
         convert_checkpoint(llava, target, overwrite=True)
     (target / "config.json").write_text("{}")
@@ -268,12 +269,13 @@ def test_an_existing_folder_is_replaced_only_when_asked_and_only_as_a_whole(
     assert "model.safetensors" in files_of(target) and "notes.txt" not in files_of(target)
 
 
-def test_a_checkpoint_is_not_converted_into_itself(llava):
-    with pytest.raises(CheckpointError, match="holds the source"):
+def test_a_checkpoint_is_not_converted_into_itself(llava, tmp_path):
+    with pytest.raises(CheckpointError, match="holds the source; convert into another folder"):
         convert_checkpoint(llava, llava, overwrite=True)
     with pytest.raises(CheckpointError, match="is not a checkpoint"):
         convert_checkpoint(llava, llava.parent, overwrite=True)
     assert "model.safetensors" in files_of(llava)
+    convert_checkpoint(llava, tmp_path / "another")
 
 
 # What is wrong
@@ -433,6 +435,32 @@ def test_broken_settings_of_ours_are_one_message(llava, tmp_path, file, content,
     kind = LongVAError if "pool_stride" in message else CheckpointError
     with pytest.raises(kind, match=message):
         load_pretrained(ours)
+
+
+def test_the_models_code_goes_with_our_format_alone(llava, tmp_path):
+    with pytest.raises(CheckpointError, match="leave it away Try remote_code=False"):
+        convert_checkpoint(llava, tmp_path / "llava", to="llava", remote_code=True)
+    convert_checkpoint(llava, tmp_path / "llava", to="llava", remote_code=False)
+
+
+def test_a_vision_tower_without_an_architecture_is_given_as_a_folder(llava, tmp_path):
+    tower = tmp_path / "tower"
+    tower.mkdir()
+    with pytest.raises(CheckpointError, match="no architecture for .*Try vision_tower='FOLDER'"):
+        read_checkpoint(llava, vision_tower=str(tower))
+    load_pretrained(llava)[0].config.vision_config.save_pretrained(tower)
+    read_checkpoint(llava, vision_tower=str(tower))
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "processor_config.json"])
+def test_a_broken_file_of_ours_is_copied_again(llava, tmp_path, file):
+    ours = convert_checkpoint(llava, tmp_path / "ours")
+    broken = shutil.copytree(ours, tmp_path / "broken")
+    (broken / file).write_bytes((ours / file).read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="Copy them again from where the checkpoint came"):
+        load_pretrained(broken)
+    shutil.copy(ours / file, broken)
+    load_pretrained(broken)
 
 
 def test_quantised_weights_without_bitsandbytes_say_what_to_install(llava, monkeypatch):

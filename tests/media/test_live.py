@@ -11,6 +11,7 @@ from longva.errors import LongVAError, VideoError
 from longva.media.live import LiveSource, live_frames
 from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling
+from longva.media.video_file import decode
 from tests.live_films import growing, write_film
 
 GREYS = [Image.new("RGB", (64, 48), (8 * n,) * 3) for n in range(30)]
@@ -131,3 +132,25 @@ def test_whatever_ends_the_reading_is_told(film, monkeypatch):
     with pytest.raises(MemoryError, match="no room for a picture"):
         source.next(1, 9.0)
     assert source.next(1, 9.0) is None
+
+
+@pytest.mark.parametrize("untimed", [2, 1000])
+def test_frames_before_a_stream_tells_its_clock_are_passed_over(film, monkeypatch, untimed):
+    whole = taken(live_frames(str(film), fps=10, idle=1))
+    left = iter(range(untimed))
+
+    def without_times(container, stream, decoder):
+        for packet, frames in decode(container, stream, decoder):
+            for frame in frames or ():
+                if next(left, None) is not None:
+                    frame.pts = None
+            yield packet, frames
+
+    monkeypatch.setattr("longva.media.live.decode", without_times)
+    if untimed == 2:
+        seconds, pictures = taken(live_frames(str(film), fps=10, idle=1))
+        assert seconds == whole[0][:-2]  # the first that has a time is the beginning
+        assert np.array_equal(pictures, whole[1][2:])
+    else:
+        with pytest.raises(VideoError, match=r"no times\. Record it as \.ts or \.mkv"):
+            taken(live_frames(str(film), fps=10, idle=1))

@@ -12,7 +12,7 @@ from longva.model.random_model import random_longva
 from longva.niah.cells import Row
 from longva.niah.model import Model, Probe
 from longva.niah.recipe import MeasurementRecipe
-from longva.niah.tree_model import TreeModel
+from longva.niah.tree_model import TEMPLATES, TreeModel
 from longva.watching.assistant import LongVA
 
 FINGERPRINT = {
@@ -75,3 +75,25 @@ def tree_model_of(
 ) -> Any:
     names = ("kv", "chunk_tokens", "max_new_tokens", "template", "rope_theta", "training_length")
     return kind.of(longva, **{name: getattr(recipe, name) for name in names})
+
+
+@torch.inference_mode()
+def one_forward(model: TreeModel, probe: Probe) -> tuple[bool, float]:
+    """Score a prompt by a plain forward of the whole sequence with sdpa: the reference."""
+
+    def ids(text):
+        return torch.tensor(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    longva, template = model.model, TEMPLATES["qwen2"]
+    embed, answer = longva.get_input_embeddings(), ids(probe.row.answer)
+    if probe.frames is None:
+        x = embed(torch.cat([*probe.pieces, answer]))
+    else:
+        frames = model.features.unflatten(0, (-1, model.tokens_per_frame))[probe.frames]
+        after = torch.cat([ids(probe.row.question), ids(template["after"]), answer])
+        x = torch.cat([embed(ids(template["before"])), frames.flatten(0, 1), embed(after)])
+    longva.set_attn_implementation({"text_config": "sdpa"})
+    logits = longva(inputs_embeds=x[None], logits_to_keep=len(answer) + 1).logits[0, :-1]
+    longva.set_attn_implementation({"text_config": "evidence"})
+    chosen = logits.log_softmax(-1)[torch.arange(len(answer)), answer]
+    return torch.equal(logits.argmax(-1), answer), chosen.sum().item()

@@ -9,8 +9,8 @@ from PIL import Image
 
 from longva.errors import LongVAError, RecipeError
 from longva.model.random_model import byte_tokenizer, random_longva
-from longva.niah import remote
 from longva.niah.cells import Grid
+from longva.niah.image_text_model import ImageTextModel
 from longva.niah.log import read_rows
 from longva.niah.needles import NeedleRecipe
 from longva.niah.text import TextRecipe, run_text
@@ -132,7 +132,8 @@ def test_a_server_reads_text_cut_by_the_tokenizer_named(server, tmp_path):
     ("settings", "message"),
     [
         ({"adapter": "openai"}, "needs model: http"),
-        ({"adapter": "huggingface", "max_new_tokens": 0}, "only generates"),
+        ({"adapter": "openai", "max_new_tokens": 0}, "only generates"),
+        ({"frames_as": "images"}, "adapter: tree reads frames as one video"),
         ({"adapter": "huggingface", "rope_theta": 1e6}, "adapter: tree only"),
     ],
 )
@@ -159,16 +160,17 @@ def test_a_transformers_model_sees_frames_as_images(tmp_path):
     assert len(rows) == 4 and all(row.generated is not None for row in rows.values())
     # One more frame is one more image, of two grids (8 tokens) under UniRes, and a line break.
     assert rows[3, 1.0, 0].prompt_tokens - rows[2, 1.0, 0].prompt_tokens == 9
-    assert summary["localisation"]["hit@1"] is None
-    assert summary["protocol"] == {"frames": "images", "scoring": "generated"}
+    assert all(row.logprob < 0 and len(row.evidence_frames) > 2 for row in rows.values())
+    assert summary["protocol"] == {"frames": "images", "scoring": "teacher_forced"}
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_reply_of_a_transformers_model_is_what_it_generates(tmp_path):
     model, processor = random_longva()
     recipe = text_recipe(tmp_path, model="random", adapter="huggingface", max_new_tokens=4)
-    tested = remote.ImageTextModel(model, processor, name="random", max_new_tokens=4)
+    tested = ImageTextModel(model, processor, name="random", max_new_tokens=4)
     run_text(recipe, model=tested)
     row = read_rows(tmp_path / "text")[600, 0.5, 0]
     assert row.prompt_tokens > 600  # the chat template around it
-    assert row.generated is not None and row.is_greedy is None
+    assert row.generated is not None and row.is_greedy is not None
+    assert row.evidence_frames is None  # there are no frames

@@ -4,13 +4,12 @@ import random
 
 import pytest
 
+from longva.niah.localising import localisation, localisation_chance
 from longva.niah.scoring import (
     Protocol,
     answers_match,
     details,
     effective_length,
-    localisation,
-    localisation_chance,
     summarise,
 )
 from longva.reporting.intervals import wilson_interval
@@ -231,13 +230,18 @@ def test_a_uniform_guesser_gets_what_chance_says():
 
 
 def test_the_time_question_is_judged_by_its_number():
+    shown = {"targets": [30], "frames": 101, "fps": 1.0}
     rows = [
-        row(trial=0, targets=[30], fps=1.0, time_generated="30", time_seconds=30.0),
-        row(trial=1, targets=[30], fps=1.0, time_generated="at 40 s", time_seconds=40.0),
-        row(trial=2, targets=[30], fps=1.0, time_generated="no idea", time_seconds=None),
+        row(trial=0, **shown, time_generated="30", time_seconds=30.0),
+        row(trial=1, **shown, time_generated="at 34 s", time_seconds=34.0),
+        row(trial=2, **shown, time_generated="no idea", time_seconds=None),
     ]
-    assert details(rows)["time_question"] == {
-        "asked": 3,
-        "answered": 2,
-        "median_abs_error_seconds": 5.0,
-    }
+    told = details(rows)["time_question"]
+    assert (told["asked"], told["answered"], told["median_abs_error_seconds"]) == (3, 2, 2.0)
+    shares = [(one["tolerance_seconds"], one["share"], one["chance"]) for one in told["within"]]
+    assert shares == [  # of all that were asked; 1, 3 and 11 of 101 frames are as near as that
+        (0.0, 1 / 3, pytest.approx(1 / 101)),
+        (1.0, 1 / 3, pytest.approx(3 / 101)),
+        (5.0, 2 / 3, pytest.approx(11 / 101)),
+    ]
+    assert told["median_abs_error_seconds_chance"] == 25.0  # 51 frames are not farther

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from longva.evaluate.perplexity import PerplexityRecipe
-from longva.niah.text import TextRecipe
+from longva.niah.needles import Every
+from longva.niah.text import TextRecipe, text_needles
 from longva.niah.visual import VisualRecipe
 from longva.recipes import load_recipe
 from longva.recipes.shipped import shipped_recipes
@@ -69,3 +70,25 @@ def test_the_sweep_takes_its_base_from_the_command_line(theta):
 def test_perplexity_recipe_goes_to_the_training_length_and_beyond():
     recipe = load_recipe(PerplexityRecipe, "perplexity")
     assert max(recipe.lengths) > recipe.training_length in recipe.lengths
+
+
+def test_the_harder_recipes_ask_what_they_say():
+    recipe = load_recipe(VisualRecipe, "niah_visual_distractors")
+    assert recipe.needles.distractors == Every(every=200)
+    assert recipe.circular and recipe.absent and recipe.blind
+    subtitles = ["needles.shown=subtitle", "needles.task=order"]
+    assert load_recipe(VisualRecipe, "niah_visual_distractors", subtitles).needles.task == "order"
+    nano = load_recipe(VisualRecipe, "nano/niah_visual_distractors", ["needles.shown=inset"])
+    assert nano.needles.distractors == Every(every=8)
+    text = load_recipe(TextRecipe, "niah_text_variables")
+    assert (text.task, text.facts, text.distractors) == ("variables", 4, 4)
+    for more in (["task=multi_key"], ["task=association"], ["task=chain", "facts=3"]):
+        assert len(text_needles(load_recipe(TextRecipe, "niah_text_variables", more))) == 10
+
+
+def test_a_period_of_distractors_is_set_on_the_command_line():
+    recipe = load_recipe(VisualRecipe, "niah_visual", ["needles.distractors={every: 50}"])
+    assert recipe.needles.distractors == Every(every=50, pictures=4)
+    assert (
+        load_recipe(VisualRecipe, "niah_visual", ["needles.distractors=3"]).needles.distractors == 3
+    )

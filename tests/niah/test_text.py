@@ -3,19 +3,10 @@ import torch
 
 from longva.errors import RecipeError
 from longva.model.random_model import byte_tokenizer
+from longva.niah.book import read_text, tokenise_book
 from longva.niah.cells import Grid
-from longva.niah.text import (
-    DISTRACTORS,
-    NEEDLE,
-    PREFIX,
-    QUESTION,
-    TextRecipe,
-    ask,
-    magic_numbers,
-    read_text,
-    run_text,
-    tokenise_book,
-)
+from longva.niah.text import PREFIX, TextRecipe, ask, run_text
+from longva.niah.text_needles import DISTRACTORS, NEEDLE, QUESTION, magic_numbers
 
 TEXT = 'One. Two and 3.14 of it! "Is it?" he said.\n\nLast word'
 

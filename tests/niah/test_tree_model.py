@@ -24,7 +24,6 @@ from longva.errors import CheckpointError, LongVAError, NonFiniteError, RecipeEr
 from longva.model.random_model import byte_tokenizer, random_longva
 from longva.niah.cells import Grid
 from longva.niah.log import read_rows
-from longva.niah.model import Probe
 from longva.niah.needle_sets import PAPER_NEEDLES
 from longva.niah.needles import NeedleRecipe
 from longva.niah.text import TextRecipe, run_text
@@ -34,7 +33,7 @@ from longva.parallel import check_ring
 from longva.recipes import load_recipe
 from longva.watching.assistant import LongVA
 from tests.distributed import run_distributed
-from tests.niah.fakes import tree_model, tree_model_of
+from tests.niah.fakes import one_forward, tree_model, tree_model_of
 from tests.tolerance import SAME
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -52,28 +51,6 @@ def visual_recipe(output_dir: Path, **settings) -> VisualRecipe:
         "features": output_dir.parent / "features",
     }
     return VisualRecipe(model="random", output_dir=output_dir, **defaults | settings)
-
-
-@torch.inference_mode()
-def one_forward(model: TreeModel, probe: Probe) -> tuple[bool, float]:
-    """Score a prompt by a plain forward of the whole sequence with sdpa: the reference."""
-
-    def ids(text):
-        return torch.tensor(model.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    longva, template = model.model, TEMPLATES["qwen2"]
-    embed, answer = longva.get_input_embeddings(), ids(probe.row.answer)
-    if probe.frames is None:
-        x = embed(torch.cat([*probe.pieces, answer]))
-    else:
-        frames = model.features.unflatten(0, (-1, model.tokens_per_frame))[probe.frames]
-        after = torch.cat([ids(probe.row.question), ids(template["after"]), answer])
-        x = torch.cat([embed(ids(template["before"])), frames.flatten(0, 1), embed(after)])
-    longva.set_attn_implementation({"text_config": "sdpa"})
-    logits = longva(inputs_embeds=x[None], logits_to_keep=len(answer) + 1).logits[0, :-1]
-    longva.set_attn_implementation({"text_config": "evidence"})
-    chosen = logits.log_softmax(-1)[torch.arange(len(answer)), answer]
-    return torch.equal(logits.argmax(-1), answer), chosen.sum().item()
 
 
 def test_every_visual_cell_scores_as_by_one_forward_of_its_own(tmp_path):

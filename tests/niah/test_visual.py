@@ -12,7 +12,8 @@ from longva.niah.haystack import DrawnFrames, HaystackRecipe, NeedlePictures, Vi
 from longva.niah.log import read_rows
 from longva.niah.needle_sets import make_needles
 from longva.niah.needles import Needle, NeedleRecipe
-from longva.niah.visual import VisualRecipe, ask, choose_points, hide, run_visual
+from longva.niah.placing import choose_points, hide
+from longva.niah.visual import VisualRecipe, ask, run_visual
 from longva.recipes import load_recipe
 from tests.niah.fakes import CoinModel
 
@@ -64,16 +65,18 @@ def cell(length=100, depth=0.4, trial=0) -> Cell:
 
 
 def test_further_pictures_keep_their_depth_at_every_length():
-    short, long = (choose_points(cell(length), needle(4), seed=1) for length in (100, 1000))
+    one, two = NeedleRecipe(seed=1), NeedleRecipe(seed=2)
+    short, long = (choose_points(cell(length), needle(4), one) for length in (100, 1000))
     assert (short[0], long[0]) == (40, 400)
     assert [point // 10 for point in long] == short
-    assert choose_points(cell(trial=1), needle(4), seed=1)[1:] != short[1:]
-    assert choose_points(cell(), needle(4), seed=2)[1:] != short[1:]
+    assert choose_points(cell(trial=1), needle(4), one)[1:] != short[1:]
+    assert choose_points(cell(), needle(4), two)[1:] != short[1:]
 
 
 def test_where_order_counts_targets_appear_in_it():
     for trial in range(20):
-        points = choose_points(cell(trial=trial), needle(4, num_targets=3, in_order=True), seed=0)
+        three = needle(4, num_targets=3, in_order=True)
+        points = choose_points(cell(trial=trial), three, NeedleRecipe())
         assert points[:3] == sorted(points[:3]) and 40 in points[:3]
 
 
@@ -127,11 +130,10 @@ def test_an_oracle_is_right_everywhere_and_knows_when(tmp_path):
         "median_abs_error_seconds": 0.0,
     }
     details = json.loads((tmp_path / "run" / "details.json").read_text())
-    assert details["time_question"] == {
-        "asked": 48,
-        "answered": 48,
-        "median_abs_error_seconds": 0.0,
-    }
+    timed = details["time_question"]
+    assert (timed["asked"], timed["answered"], timed["median_abs_error_seconds"]) == (48, 48, 0.0)
+    assert [one["share"] for one in timed["within"]] == [1.0] * 3
+    assert [one["recall"] for one in details["key_frames"]] == [1.0] * 3
     assert details["agreement"] == 1.0
     row = read_rows(tmp_path / "run")[20, 0.25, 1]
     assert (row.evidence_frame, row.time_seconds) == (5, 5.0)

@@ -7,6 +7,7 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2ForCausalLM
 
 from longva.errors import LongVAError
+from longva.model.random_model import random_longva
 from longva.parallel import RingSequence, check_ring, ring_forward
 from tests.distributed import run_distributed
 from tests.parallel.tiny import CONFIG, tiny_batch, tiny_qwen2
@@ -37,6 +38,11 @@ def default_positions_are_refused(rank, world_size):
     for positions in (None, torch.arange(4)[None], ring.positions() + 1):
         with pytest.raises(ValueError, match="position_ids are not those of this rank's shard"):
             model(input_ids=local, position_ids=positions, use_cache=False, ring=ring)
+    right = {"position_ids": ring.positions(), "use_cache": False, "ring": ring}
+    uncut = {**right, "position_ids": torch.arange(8)[None]}
+    with pytest.raises(ValueError, match=r"the model got 8. Cut its inputs with ring.shard\(\)"):
+        model(input_ids=IDS, **uncut)
+    assert model(input_ids=ring.shard(IDS), **right).logits.shape[1] == 4
 
 
 def test_positions_that_transformers_counts_by_itself_are_refused():
@@ -70,13 +76,18 @@ def test_a_model_that_shares_its_config_with_a_ring_model_raises_instead_of_chan
     config = copy.deepcopy(CONFIG)
     plain = Qwen2ForCausalLM._from_config(config, attn_implementation="sdpa")
     Qwen2ForCausalLM._from_config(config, attn_implementation="zigzag_ring")
-    with pytest.raises(ValueError, match="models that share one config object"):
+    with pytest.raises(ValueError, match="give this model its own copy of the config: models that"):
         plain(input_ids=IDS)
+    plain = Qwen2ForCausalLM._from_config(copy.deepcopy(config), attn_implementation="sdpa")
+    plain(input_ids=IDS)
 
 
 def test_a_decoder_that_attends_otherwise_is_refused():
+    model = tiny_qwen2("sdpa")
     with pytest.raises(ValueError, match="Qwen2Model attends by 'sdpa', within the shard"):
-        ring_forward(tiny_qwen2("sdpa").get_decoder(), RING, input_ids=IDS)
+        ring_forward(model.get_decoder(), RING, input_ids=IDS)
+    model.get_decoder().set_attn_implementation("zigzag_ring")
+    ring_forward(model.get_decoder(), RING, input_ids=IDS)
 
 
 def test_the_decoder_is_switched_by_one_call():
@@ -93,11 +104,17 @@ def test_a_vision_tower_is_refused():
     config._attn_implementation = "zigzag_ring"
     with pytest.raises(ValueError, match="zigzag_ring is causal, CLIPAttention is not"):
         CLIPVisionModel(config)(pixel_values=torch.zeros(1, 3, 8, 8))
+    model, _ = random_longva()
+    model.get_decoder().set_attn_implementation("zigzag_ring")  # as the message says: the tower's
+    assert model.model.vision_tower.config._attn_implementation == "sdpa"  # is left as it was
+    size = model.config.grid_size
+    model.model.encode_grids(torch.zeros(1, 3, size, size))
 
 
 def test_caches_are_refused():
-    with pytest.raises(ValueError, match="use_cache=False"):
+    with pytest.raises(ValueError, match="call the model with use_cache=False"):
         call(use_cache=True)
+    call(use_cache=False)
 
 
 def test_inputs_that_were_not_cut_are_refused():
@@ -111,8 +128,10 @@ def test_sliding_windows_and_dropout_are_refused():
     window = dict(sliding_window=4, layer_types=["sliding_attention"] * 2)
     with pytest.raises(ValueError, match="has no sliding_window, which Qwen2Attention asks for"):
         call(tiny_qwen2("zigzag_ring", use_sliding_window=True, **window))
-    with pytest.raises(ValueError, match="has no dropout"):
+    call(tiny_qwen2("zigzag_ring", use_sliding_window=False))
+    with pytest.raises(ValueError, match="has no dropout.*Turn it off in the model's config"):
         call(tiny_qwen2("zigzag_ring", attention_dropout=0.1).train())
+    call(tiny_qwen2("zigzag_ring", attention_dropout=0.0).train())
 
 
 def test_rope_that_depends_on_the_length_is_refused_and_the_types_that_are_named_are_not():

@@ -41,7 +41,10 @@ def test_an_exception_leaves_no_process_group_behind(monkeypatch):
 
 
 def ring_that_does_not_divide(rank, world_size):
-    message = "4 processes cannot be dealt into rings of 3. Set the ring to one of 1, 2, 4, or"
+    message = (
+        "4 processes cannot be dealt into rings of 3. Set the ring to one of 1, 2, 4, or start a "
+        "multiple of 3 processes"
+    )
     with pytest.raises(RecipeError, match=message), parallel_mesh(ring=3):
         pass
     for ring in (1, 2, 4):
@@ -50,8 +53,14 @@ def ring_that_does_not_divide(rank, world_size):
     assert dist.is_initialized()  # the caller's own group, left alone
 
 
+def ring_of_three(rank, world_size):
+    with parallel_mesh(ring=3) as mesh:
+        return dist.get_world_size(mesh.ring_group)
+
+
 def test_a_ring_must_divide_the_number_of_processes():
     run_distributed(ring_that_does_not_divide, 4)
+    assert run_distributed(ring_of_three, 3, join=False) == [3] * 3  # a multiple of 3 processes
 
 
 def test_more_processes_than_gpus_are_refused_with_what_to_do(monkeypatch):

@@ -1,6 +1,7 @@
 """Broken samples: found before a run, and left out of one that has begun, in their place."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from longva.checkpoints.checkpoint import load_pretrained
 from longva.cli import app
-from longva.data.chats.conversations import ConversationConfig
+from longva.data.chats.conversations import ConversationConfig, ConversationDataset
 from longva.data.chats.mixtures import DatasetConfig, MixtureConfig
-from longva.errors import RecipeError
+from longva.data.chats.samples import Samples
+from longva.errors import LongVAError, RecipeError
 from longva.model.random_model import random_longva
 from longva.recipes import load_recipe, save_recipe
 from longva.train import align, dpo
@@ -95,6 +98,38 @@ def test_a_run_that_met_a_broken_sample_goes_on_as_if_it_had_been_left_out(folde
     assert ["loss" in step for step in steps] == [True] * 4 + [False, True]
 
 
+def test_a_run_that_met_a_broken_sample_goes_on_once_it_is_mended(folder, tmp_path):
+    data = shutil.copytree(folder, tmp_path / "data")
+    begun = recipe(data, tmp_path / "begun")
+    with pytest.raises(AssertionError, match="cannot be read: .*Mend it; or leave it out"):
+        run(align, begun)
+    for n in BROKEN:
+        Image.new("RGB", (64, 48), (n * 10, 0, 0)).save(data / f"{n}.png")
+    assert run(align, begun) == run(align, recipe(data, tmp_path / "whole"))
+
+
+def test_samples_whose_media_are_missing_are_left_out_or_mended(folder, tmp_path):
+    data, (_, processor) = (
+        shutil.copytree(folder, tmp_path / "data"),
+        load_pretrained(folder / "model"),
+    )
+    absent = [n for n in range(24) if n not in BROKEN][:2]
+    for n in absent:
+        (data / f"{n}.png").rename(data / f"{n}.away")
+    config = recipe(data, tmp_path / "run")
+    told = "(?s)2 problem.*there is no .*Mend them; or leave them out: longva check-data RECIPE"
+    with pytest.raises(LongVAError, match=told):
+        ConversationDataset(config.data, processor)
+    save_recipe(config, tmp_path / "recipe.yaml")
+    checked = CliRunner().invoke(app, ["check-data", str(tmp_path / "recipe.yaml")])
+    override = checked.stdout.split("To leave them out: --set ")[1].strip()
+    left = load_recipe(AlignConfig, tmp_path / "recipe.yaml", [override]).data
+    assert ConversationDataset(left, processor).skipped == sorted([*BROKEN, *absent])
+    for n in absent:
+        (data / f"{n}.away").rename(data / f"{n}.png")
+    assert len(ConversationDataset(config.data, processor)) == 24
+
+
 def test_preferences_are_left_out_too(folder, tmp_path):
     config = recipe(folder, tmp_path / "run", kind=DPOConfig)
     found = check_data(config, tmp_path / "check")
@@ -127,10 +162,16 @@ def test_a_check_goes_on_where_it_was_and_reads_what_was_bad_again(folder, tmp_p
         check_data(other, tmp_path / "check")
 
 
-def test_what_cannot_be_skipped_is_said(folder, tmp_path):
-    nowhere = recipe(folder, tmp_path / "run", tmp_path / "nowhere.jsonl")
-    with pytest.raises(RecipeError, match="There is no .*nowhere.jsonl to skip. Make it: longva"):
-        check_data(nowhere, tmp_path / "check")
+def test_what_is_to_be_skipped_is_made_by_a_check(folder, tmp_path):
+    skip = tmp_path / "run" / "data" / "bad.jsonl"
+    config = recipe(folder, tmp_path / "run", skip)
+    save_recipe(config, tmp_path / "recipe.yaml")
+    with pytest.raises(
+        RecipeError, match="There is no .*bad.jsonl to skip. Make it: longva check-data RECIPE"
+    ):
+        Samples(config.data)
+    assert CliRunner().invoke(app, ["check-data", str(tmp_path / "recipe.yaml")]).exit_code == 1
+    assert int(Samples(config.data).skipped.sum()) == len(BROKEN)
     (tmp_path / "ids.jsonl").write_text('{"id": 3}\n')
     with pytest.raises(RecipeError, match="ids.jsonl does not name samples by their key"):
-        check_data(recipe(folder, tmp_path / "run", tmp_path / "ids.jsonl"), tmp_path / "check")
+        Samples(recipe(folder, tmp_path / "run", tmp_path / "ids.jsonl").data)

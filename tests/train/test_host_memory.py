@@ -1,5 +1,7 @@
 """Hidden states in host memory: the bytes planned, the bits that were put there."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from longva.parallel import RingSequence, ring_forward
 from longva.train import sharding
-from longva.train.host_memory import HostBuffers
+from longva.train.host_memory import HostBuffers, ask_for_exact_sizes
 from longva.train.lora import add_adapters
 from longva.train.optim import LoraConfig
 from longva.train.sharding import TiledMLP
@@ -48,6 +50,16 @@ def test_buffers_grow_by_replacing_what_is_too_small():
         assert [len(buffer) for buffer in buffers.free] == [
             4 * max(length, 30 if length > 10 else 0)
         ]
+
+
+def test_torch_2_13_is_asked_for_exact_sizes_and_one_before_is_warned_of(monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ask_for_exact_sizes()  # 2.13 or later is what the tests run with
+    monkeypatch.delattr(torch._C, "_accelerator_setAllocatorSettings")
+    monkeypatch.setattr(torch._C, "_accelerator_getAllocatorSettings", str)
+    with pytest.warns(UserWarning, match="rounds pinned memory .* or install torch 2.13"):
+        ask_for_exact_sizes()
 
 
 def mlp_gradients(mlp: nn.Module, x, grad, dtype) -> list[torch.Tensor]:

@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import sys
 import warnings
 from multiprocessing import current_process
 from pathlib import Path
@@ -330,7 +331,8 @@ def test_recipes_that_do_not_fit_say_what_to_change(
     ranks, changes, message, remedies, tmp_path, request
 ):
     if changes.get("name"):
-        pytest.importorskip("torchao")
+        import torchao.optim  # noqa: F401  here once, for all processes that are forked later
+
         torch.compiler.set_stance("force_eager")  # in what is forked: no compiler is needed
         request.addfinalizer(lambda: torch.compiler.set_stance("default"))
     changes = {**changes, "max_steps": 1}
@@ -360,6 +362,17 @@ def test_an_mlp_that_is_not_gated_is_not_tiled(tmp_path):
     on_ranks(1, toy_recipe(tmp_path, mlp_tile=0, max_steps=1), model=model())
 
 
+def test_rope_that_depends_on_the_length_trains_without_a_ring(tmp_path):
+    def model():
+        return tiny_qwen2(
+            rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+        )
+
+    with pytest.raises(AssertionError, match=r"Use one process a sequence \(no ring\)"):
+        on_ranks(2, toy_recipe(tmp_path / "ring", ring=2, max_steps=1), model=model())
+    on_ranks(2, toy_recipe(tmp_path / "alone", ring=1, max_steps=1), model=model())
+
+
 def test_an_infinite_gradient_stops_before_it_does_harm(tmp_path):
     model = tiny_qwen2()
     model.model.norm.weight.data[:] = float("inf")
@@ -386,7 +399,8 @@ def test_a_held_out_loss_that_is_no_number_stops_the_run(tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_tracker_that_is_not_installed_is_named(tmp_path):
+def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(AssertionError, match="RecipeError: loop.track names wandb: pip install"):
         on_ranks(1, toy_recipe(tmp_path, track=["wandb"]))
 

@@ -135,7 +135,7 @@ NEUTRAL_CHANGES = {
     "parallel.offload_activations": {"offload_activations": True},
     "parallel.offload_states": {"offload_states": True},
     "parallel.mlp_tile": {"mlp_tile": 7},
-    "niah": {},  # in test_stages.py
+    "niah": {},  # in test_extension.py
     "output_dir": {},
     "step": {},
 }

@@ -1,5 +1,6 @@
 """Media over a ring: the gradients of one process, each rank with its share of the work."""
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -131,9 +132,15 @@ def test_media_of_another_length_than_their_placeholders_are_refused():
             batch["input_ids"][0, 0] = model.config.video_token_id
             batch["input_ids"][0, 1] = model.config.video_token_id
             with pytest.raises(
-                LongVAError, match="placeholder tokens, but its videos encode to 28"
+                LongVAError, match="encode to 28 visual tokens. Use the model's own processor"
             ):
                 NextTokenObjective(model, mesh, ParallelConfig())(batch)
+            model, processor = random_longva()
+            model.get_decoder().set_attn_implementation("zigzag_ring")
+            picture = np.zeros((60, 80, 3), np.uint8)
+            own = processor(text="<image>\nWhat?", images=[picture], return_tensors="pt")
+            batch = {**own, "labels": own["input_ids"]}
+            assert NextTokenObjective(model, mesh, ParallelConfig())(batch)["loss"].isfinite()
 
     run_distributed(body, 1, join=False)
 

@@ -254,11 +254,22 @@ def test_one_cache_serves_the_same_pictures_with_and_without_a_clock(video, tmp_
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_an_answer_says_how_probable_it_was_whether_or_not_its_tokens_were_asked_for(longva, video):
+    session = longva.watch(video, fps=1)
+    told = session.ask(QUESTION, max_new_tokens=4, sampling=Sampling(logprobs=0))
+    assert told.logprob == pytest.approx(sum(token.logprob for token in told.logprobs))
+    assert told.logprob < -1
+    plain = session.ask(QUESTION, max_new_tokens=4)
+    assert (plain.logprob, plain.logprobs) == (told.logprob, [])
+    (together,) = session.ask_all([QUESTION], max_new_tokens=4)
+    assert together.logprob == pytest.approx(told.logprob, abs=5 * SAME)  # a sum of five at most
+
+
 def test_json_has_the_promised_keys(longva, video):
     answer = longva.watch(video, fps=1).ask(QUESTION, max_new_tokens=4)
     row = json.loads(json.dumps(answer.to_json()))
     promised = {"question", "answer", "model", "media", "frames", "prompt_tokens", "evidence"}
-    assert set(row) == promised | {"notes", "timings", "finish_reason"}
+    assert set(row) == promised | {"notes", "timings", "finish_reason", "logprob"}
     assert set(row["timings"]) == {"decode", "encode", "prefill", "answer"}
     assert set(row["evidence"][0]) == {"frame", "seconds", "weight", "medium", "file"}
     assert row["frames"] == 6 and row["media"] == str(video)

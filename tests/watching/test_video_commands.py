@@ -1,6 +1,7 @@
 """Video models of transformers from a folder: loaded, tested, refused, and asked by command."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,14 +112,45 @@ def test_several_questions_are_answered_as_one_by_one(folder, film):
     ]
 
 
-def test_what_is_for_longva_alone_is_refused(folder, film, tmp_path):
-    with pytest.raises(LongVAError, match="weights: this is for LongVA"):
-        LongVA.from_pretrained(folder, quantization="int8")
-    with pytest.raises(LongVAError, match="cache: this is for LongVA"):
-        LongVA.from_pretrained(folder, cache_dir=tmp_path)
-    longva = LongVA.from_pretrained(folder, self_test=False)
-    with pytest.raises(LongVAError, match="cache: this is for LongVA"):
-        LongVA(longva.model, longva.processor, name="other", cache_dir=tmp_path)
+def test_what_is_for_longva_alone_is_refused(folder):
+    with pytest.raises(LongVAError, match="pool_stride: this is for LongVA.* Leave it out."):
+        LongVA.from_pretrained(folder, pool_stride=2)
+    LongVA.from_pretrained(folder, pool_stride=None)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_weights_of_the_language_model_are_quantised(kind, film, tmp_path):
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 4]}
+    wide = {"hidden_size": 64, "head_dim": 16, "rope_parameters": rope}  # four bits: 64 at a time
+    model, processor = families.make(
+        "qwen3_vl", torch.float32, text=wide, vision={"out_hidden_size": 64}
+    )
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    longva = LongVA.from_pretrained(tmp_path, quantization=kind)  # its self-test passes
+    linear = {
+        name: weight.dtype
+        for name, weight in longva.model.named_parameters()
+        if weight.ndim == 2 and "embed" not in name and "norm" not in name
+    }
+    inside = {name for name in linear if ".language_model.layers." in name}
+    assert {linear[name] for name in inside} == {torch.int8 if kind == "int8" else torch.uint8}
+    assert {linear[name] for name in linear.keys() - inside} == {torch.float32}
+    assert longva.watch(film).ask("What?", max_new_tokens=3).frames == 6
+
+
+def test_a_film_in_the_cache_is_not_encoded_again(folder, film, tmp_path, monkeypatch):
+    longva = LongVA.from_pretrained(folder, self_test=False, cache_dir=tmp_path)
+    first = longva.watch(film).ask("What?", max_new_tokens=6)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+
+    def encoded(*_, **__):
+        raise AssertionError("a frame is encoded")
+
+    monkeypatch.setattr(longva.family, "rows", encoded)
+    assert longva.watch(film).ask("What?", max_new_tokens=6).text == first.text
+    with pytest.raises(AssertionError, match="a frame is encoded"):
+        longva.watch(film, frames=4)
 
 
 def test_words_between_frames_and_parts_of_the_cache_are_longva_s_own(
@@ -223,3 +255,18 @@ def test_folders_as_they_are_published_need_no_torchvision(tmp_path):
     }
     longva = LongVA.from_pretrained(published(tmp_path / "internvl", "internvl", files))
     assert longva.watch(film).media[0].size == (16, 16)
+
+
+def test_a_processor_that_transformers_does_not_have_is_named_by_its_family(tmp_path):
+    cut = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2}
+    kind = {"image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen9VLProcessor"}
+    files = {"preprocessor_config": {"min_pixels": 64, "max_pixels": 256, **cut, **kind}}
+    folder = published(tmp_path / "qwen", "qwen2_5_vl", files)
+    named = folder / "processor_config.json"
+    named.write_text(json.dumps({"processor_class": "Qwen9VLProcessor"}))
+    with pytest.raises(CheckpointError, match="Qwen9VLProcessor.. Write that of its") as refused:
+        LongVA.from_pretrained(folder)
+    assert str(named) in str(refused.value)
+    named.write_text(re.search(r"such as (\{.*?\})", str(refused.value))[1])
+    film = torch.zeros(4, 3, 20, 30, dtype=torch.uint8)
+    assert LongVA.from_pretrained(folder).watch(film).media[0].size == (8, 16)

@@ -50,7 +50,8 @@ def set_yarn(config: PreTrainedConfig, context: int) -> None:
             f"yarn: the model reads {original:,} tokens as it is, no fewer than the {context:,} "
             "asked for. Leave yarn out, or raise seq_len."
         )
-    config.rope_parameters = {
+    kept = {name: had[name] for name in ("mrope_section", "mrope_interleaved") if name in had}
+    config.rope_parameters = kept | {
         "rope_type": "yarn",
         "rope_theta": float(theta),
         "factor": context / original,

@@ -9,16 +9,16 @@ so that a wrong or incomplete checkpoint is one message at once that names every
 instead of random weights or a failure after 16 GB.
 """
 
-import importlib
 import shutil
 from pathlib import Path
 from typing import Literal
 
 import torch
 from safetensors import SafetensorError
-from transformers import BitsAndBytesConfig
+from transformers.core_model_loading import revert_weight_conversion
 
 from longva.checkpoints import Precision
+from longva.checkpoints.language_model import quantised, torch_dtype
 from longva.checkpoints.llava_format import KEY_MAPPING, to_llava_name, to_longva_name
 from longva.checkpoints.remote_code import write_remote_code
 from longva.checkpoints.settings import (
@@ -33,14 +33,11 @@ from longva.checkpoints.weight_files import (
     tensor_shapes,
     write_tensors,
 )
-from longva.errors import CheckpointError, install_command, loading, reason
+from longva.errors import CheckpointError, loading
 from longva.files.writing import whole_folder
 from longva.model.configuration_longva import LongVAConfig
 from longva.model.modeling_longva import LongVAForConditionalGeneration
 from longva.model.processing_longva import LongVAProcessor
-
-NEVER_QUANTIZED = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
-"""Few weights, which need their precision. Names must be whole: `vision_tower` matches nothing."""
 
 
 def load_pretrained(
@@ -75,7 +72,7 @@ def load_pretrained(
             `quantization` without bitsandbytes.
         LongVAError: for a pooling that the model cannot do.
     """
-    dtype = _torch_dtype(dtype)
+    dtype = torch_dtype(dtype)
     source = read_checkpoint(id_or_path, revision=revision, vision_tower=vision_tower, weights=True)
     source.config.set_pooling(pool_stride, pool_mode)
     source.processor.pool_stride = source.config.pool_stride
@@ -85,7 +82,7 @@ def load_pretrained(
         kwargs.setdefault("device_map", {"": device})
     if quantization != "model":
         compute_dtype = dtype or source.config.dtype or torch.bfloat16
-        kwargs["quantization_config"] = _quantization_config(quantization, compute_dtype)
+        kwargs |= quantised(quantization, source.config, compute_dtype)
     model = LongVAForConditionalGeneration.from_pretrained(
         source.folder,
         config=source.config,
@@ -154,7 +151,7 @@ def convert_checkpoint(
     if dst.resolve() in (source.folder.resolve(), *source.folder.resolve().parents):
         raise CheckpointError(f"{dst} holds the source; convert into another folder")
     check_tensors(source.folder, source.config)
-    dtype = _torch_dtype(dtype)
+    dtype = torch_dtype(dtype)
     change_settings(source, rope_theta, max_position_embeddings, max_grids, dtype)
 
     rename = to_llava_name if to == "llava" else str
@@ -183,10 +180,16 @@ def check_tensors(folder: Path, config: LongVAConfig) -> None:
     Raises:
         CheckpointError: naming the tensors that are missing, unexpected or of another shape.
     """
-    found = {to_longva_name(name): shape for name, shape in tensor_shapes(folder).items()}
     with loading(f"config.json in {folder} describes no model"), torch.device("meta"):
         model = LongVAForConditionalGeneration(config)
-    needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tensors = model.state_dict()
+    needed = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    # transformers writes the towers of some by older names than it gives them, as DINOv2's.
+    written = revert_weight_conversion(model, tensors).items()
+    names = {id(tensor): name for name, tensor in tensors.items()}
+    older = {name: names[id(tensor)] for name, tensor in written if id(tensor) in names}
+    shapes = {to_longva_name(name): shape for name, shape in tensor_shapes(folder).items()}
+    found = {older.get(name, name): shape for name, shape in shapes.items()}
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     problems = {
         "missing": sorted(needed.keys() - found.keys() - tied),
@@ -207,33 +210,6 @@ def check_tensors(folder: Path, config: LongVAConfig) -> None:
             f"the weights in {folder} are not those that its config.json describes ({len(found)} "
             f"tensors, needed {len(needed)}; by their names in our format):{''.join(lines)}"
         )
-
-
-def _quantization_config(kind: str, compute_dtype) -> BitsAndBytesConfig:
-    try:
-        importlib.import_module("bitsandbytes")
-    except ImportError as error:
-        raise CheckpointError(
-            f"{kind} weights need bitsandbytes ({reason(error)}): {install_command('quant')}"
-        ) from error
-    if kind not in ("int8", "int4"):
-        raise CheckpointError(f"quantization must be 'model', 'int8' or 'int4', got {kind!r}")
-    return BitsAndBytesConfig(
-        load_in_8bit=kind == "int8",
-        load_in_4bit=kind == "int4",
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=compute_dtype,
-        llm_int8_skip_modules=NEVER_QUANTIZED,
-    )
-
-
-def _torch_dtype(name: torch.dtype | str | None) -> torch.dtype | None:
-    if name is None or name == "auto":
-        return None
-    dtype = getattr(torch, name, None) if isinstance(name, str) else name
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise CheckpointError(f"dtype must be float32, float16 or bfloat16, got {name!r}")
-    return dtype
 
 
 def _check_space(source: Path, target: Path) -> None:

@@ -6,21 +6,26 @@ import torch
 from transformers import PreTrainedModel
 
 from longva.finite import to_json
-from longva.model import LongVAForConditionalGeneration
+
+ABOUT = {"transformers_version", "_name_or_path", "architectures", "auto_map"}
+"""Of a config, what changes nothing that is computed."""
+
+OF_LANGUAGE = {"text_config", "evidence_heads", "vision_batch_size", "dtype"}
+"""Likewise, for the features of frames."""
 
 
-def vision_fingerprint(model: LongVAForConditionalGeneration) -> str:
-    """Hash the weights that features depend on: tower, projector and their settings."""
-    config = model.config
+def vision_fingerprint(model: PreTrainedModel) -> str:
+    """Hash the weights that features depend on, all but the language model's, and the settings."""
+    language = [model.get_decoder(), model.get_output_embeddings()]
+    names = tuple(f"{name}." for name, part in model.named_modules() if part in language)
+    values = model.config.to_dict().items()
+    settings = {n: v for n, v in values if n not in ABOUT | OF_LANGUAGE}
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(
-        f"{config.vision_config.to_json_string()}{config.vision_feature_layer}{config.pool_stride}"
-        f"{config.pool_mode}{config.image_packing}".encode()
-    )
-    for part in (model.model.vision_tower, model.model.multi_modal_projector):
-        for name, weight in sorted(part.state_dict().items()):
+    digest.update(to_json(settings, sort_keys=True, default=str).encode())
+    for name, weight in sorted(model.state_dict().items()):
+        if not name.startswith(names):
             digest.update(name.encode())
-            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
@@ -44,10 +49,9 @@ def weights_fingerprint(model: PreTrainedModel) -> str:
 
 def model_fingerprint(model: PreTrainedModel) -> str:
     """Hash weights and config: what a KV cache depends on."""
-    about = {"transformers_version", "_name_or_path", "architectures", "auto_map"}
-    config = {name: value for name, value in model.config.to_dict().items() if name not in about}
+    config = {name: value for name, value in model.config.to_dict().items() if name not in ABOUT}
     for part in ("text_config", "vision_config"):
         inner = config.get(part) or {}
-        config[part] = {name: value for name, value in inner.items() if name not in about}
+        config[part] = {name: value for name, value in inner.items() if name not in ABOUT}
     parts = [weights_fingerprint(model), to_json(config, sort_keys=True, default=str)]
     return hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -1,5 +1,6 @@
 """Language models, their configs and their tokenizers, as their folders describe them."""
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,10 @@ from transformers import (
     AddedToken,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
@@ -16,7 +20,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from longva.attention.rotary import set_rope_theta, set_yarn
 from longva.checkpoints.names import fetching, locate_model
-from longva.errors import CheckpointError, loading
+from longva.errors import CheckpointError, install_command, loading, reason
 
 WHOLE = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Classes whose tokenizer.json says everything."""
@@ -50,6 +54,11 @@ def add_control_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]
     return tokenizer.convert_tokens_to_ids(list(tokens))  # pyright: ignore[reportReturnType]
 
 
+def sees(config: PreTrainedConfig) -> bool:
+    """Whether a model has more parts than a language model."""
+    return config.get_text_config() is not config
+
+
 def read_language_config(id_or_path: str, architecture: dict[str, Any] | None = None) -> Any:
     """Config of a causal language model, or the one that a recipe's `architecture` spells out.
 
@@ -62,7 +71,7 @@ def read_language_config(id_or_path: str, architecture: dict[str, Any] | None = 
         if architecture is not None:
             return AutoConfig.for_model(**architecture)
         config = AutoConfig.from_pretrained(id_or_path)
-    if config.get_text_config() is not config:
+    if sees(config):
         raise CheckpointError(
             f"{id_or_path!r} is a {config.model_type}, which sees more than text; needed a "
             "language model such as Qwen/Qwen2-7B-Instruct"
@@ -70,25 +79,102 @@ def read_language_config(id_or_path: str, architecture: dict[str, Any] | None = 
     return config
 
 
-def load_language_model(
-    id_or_path: str,
+def torch_dtype(name: torch.dtype | str | None) -> torch.dtype | None:
+    """Return a dtype by its name; None for None and for `auto`.
+
+    Raises:
+        CheckpointError: it is none of floating point.
+    """
+    if name is None or name == "auto":
+        return None
+    dtype = getattr(torch, name, None) if isinstance(name, str) else name
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise CheckpointError(f"dtype must be float32, float16 or bfloat16, got {name!r}")
+    return dtype
+
+
+def quantised(kind: str, config: Any, compute_dtype: torch.dtype) -> dict[str, Any]:
+    """Return the argument by which a model that sees is loaded with quantised layers.
+
+    Tower, projector and output layer are few weights, which need their precision.
+
+    Args:
+        kind: `int8` or `int4`, of the language model's layers; `model` for none.
+        config: of the model.
+        compute_dtype: of what is computed with them.
+
+    Raises:
+        CheckpointError: without bitsandbytes, or for another `kind`.
+    """
+    if kind == "model":
+        return {}
+    try:
+        importlib.import_module("bitsandbytes")
+    except ImportError as error:
+        raise CheckpointError(
+            f"{kind} weights need bitsandbytes ({reason(error)}): {install_command('quant')}"
+        ) from error
+    if kind not in ("int8", "int4"):
+        raise CheckpointError(f"quantization must be 'model', 'int8' or 'int4', got {kind!r}")
+    with torch.device("meta"):
+        model: Any = AutoModelForImageTextToText.from_config(config)
+    decoder = model.get_decoder()
+    # Names must be whole: `vision_tower` would match nothing.
+    kept = [name for name, part in model.base_model.named_children() if part is not decoder]
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_8bit=kind == "int8",
+            load_in_4bit=kind == "int4",
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=compute_dtype,
+            llm_int8_skip_modules=[*(f"model.{name}" for name in kept), "lm_head"],
+        )
+    }
+
+
+def lengthen(
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     rope_theta: float | None = None,
     yarn: bool = False,
     context: int | None = None,
+) -> None:
+    """Give a decoder another context, in its config and in the longest input of the tokenizer.
+
+    Args:
+        config: of the decoder.
+        tokenizer: of the model.
+        rope_theta: another RoPE base.
+        yarn: stretch the positions to `context` by YaRN.
+        context: in tokens.
+
+    Raises:
+        LongVAError: the decoder has no single RoPE base; see `set_yarn`.
+    """
+    if rope_theta is not None:
+        set_rope_theta(config, rope_theta)
+    if yarn and context is not None:
+        set_yarn(config, context)
+    if context is not None:
+        config.max_position_embeddings = tokenizer.model_max_length = context
+
+
+def load_language_model(
+    id_or_path: str,
+    *,
     architecture: dict[str, Any] | None = None,
     seed: int = 0,
+    **lengths: Any,
 ) -> tuple[Any, PreTrainedTokenizerBase]:
     """Load a causal language model on the CPU, in its checkpoint's dtype, and its tokenizer.
 
     Args:
         id_or_path: a folder or a Hub id.
-        rope_theta: another RoPE base.
-        yarn: stretch the positions to `context` by YaRN.
-        context: another context length; also the longest input of the tokenizer.
         architecture: `model_type` and fields of a config, to start from random float32 weights;
             `vocab_size` is the tokenizer's unless it is given. Only the tokenizer is then loaded.
         seed: of random weights.
+        **lengths: another context; see `lengthen`.
 
     Raises:
         CheckpointError: when a part is missing, or the tokenizer has more words than the model.
@@ -103,12 +189,7 @@ def load_language_model(
             f"the tokenizer in {id_or_path!r} has {len(tokenizer)} words, the model "
             f"{config.vocab_size}: they do not belong together"
         )
-    if rope_theta is not None:
-        set_rope_theta(config, rope_theta)
-    if yarn and context is not None:
-        set_yarn(config, context)
-    if context is not None:
-        config.max_position_embeddings = tokenizer.model_max_length = context
+    lengthen(config, tokenizer, **lengths)
     if architecture is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

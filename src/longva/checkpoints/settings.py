@@ -146,7 +146,7 @@ def write_longva_settings(source: Checkpoint, folder: Path) -> None:
     source.generation.save_pretrained(folder)
     source.processor.save_pretrained(folder)
     if source.origin is not None:
-        shutil.copytree(source.origin, folder / ORIGIN, ignore=_not_small)
+        shutil.copytree(source.origin, folder / ORIGIN, ignore=not_small)
 
 
 def write_llava_settings(source: Checkpoint, folder: Path, vision_tower: str | None) -> None:
@@ -158,7 +158,7 @@ def write_llava_settings(source: Checkpoint, folder: Path, vision_tower: str | N
         source.processor.tokenizer.save_pretrained(folder)
         source.generation.save_pretrained(folder)
     else:
-        shutil.copytree(source.origin, folder, ignore=_not_small, dirs_exist_ok=True)
+        shutil.copytree(source.origin, folder, ignore=not_small, dirs_exist_ok=True)
         values = _read_json(source.origin / "config.json")
         tower = values.get("mm_vision_tower") or CLIP_L_336_ID
         pinpoints = values.get("image_grid_pinpoints")
@@ -286,8 +286,8 @@ def _tower_name(config: LongVAConfig) -> str:
     )
 
 
-def _not_small(folder: str, names: list[str]) -> set[str]:
-    """What `shutil.copytree` leaves out: weights, their index, folders."""
+def not_small(folder: str, names: list[str]) -> set[str]:
+    """Return what `shutil.copytree` is to leave out: weights, their index, folders."""
     return {
         name
         for name in names

@@ -26,6 +26,8 @@ from transformers.utils import is_torchvision_available
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import make_batched_metadata
 
+from longva.checkpoints import Precision
+from longva.checkpoints.language_model import quantised, torch_dtype
 from longva.errors import CheckpointError, loading
 
 
@@ -90,7 +92,7 @@ def _patches(pixels: Tensor, sizes: Any) -> tuple[Tensor, list[int]]:
 
 
 def load_video_model(
-    folder: Path, *, dtype: torch.dtype | str, device: Any, **kwargs: Any
+    folder: Path, *, dtype: torch.dtype | str, device: Any, quantization: Precision = "model"
 ) -> tuple[PreTrainedModel, Any]:
     """Load a model and its processor.
 
@@ -98,10 +100,10 @@ def load_video_model(
         folder: with config.json, weights, tokenizer and the processor's settings.
         dtype: of the weights.
         device: where to put the model.
-        **kwargs: see `PreTrainedModel.from_pretrained`.
+        quantization: precision of the language model's layers; see `quantised`.
 
     Raises:
-        CheckpointError: it is no model that reads pictures, or not complete.
+        CheckpointError: it is no model that reads pictures, or not complete; see `quantised`.
     """
     with loading(f"{folder} cannot be loaded"):
         config = AutoConfig.from_pretrained(folder)
@@ -111,6 +113,7 @@ def load_video_model(
                 "or a model of transformers that makes text of pictures or films."
             )
         processor = load_processor(folder, config.model_type)
+        kwargs = quantised(quantization, config, torch_dtype(dtype) or torch.bfloat16)
         model = AutoModelForImageTextToText.from_pretrained(
             folder, config=config, dtype=dtype, device_map={"": device}, **kwargs
         )
@@ -137,8 +140,9 @@ def load_processor(folder: Path, model_type: str) -> Any:
     kind: Any = getattr(transformers, str(name), None)
     if kind is None or not hasattr(kind, "get_attributes"):
         raise CheckpointError(
-            f"{folder} names no processor for films and pictures ({name}). It may need "
-            "torchvision: pip install torchvision"
+            f"{folder} names no processor that transformers {transformers.__version__} has "
+            f"({name}). Write that of its family into {folder / 'processor_config.json'}, such as "
+            '{"processor_class": "Qwen2_5_VLProcessor"}'
         )
     loaders = {"tokenizer": AutoTokenizer, "image_processor": AutoImageProcessor}
     loaders["video_processor"] = FrameProcessor

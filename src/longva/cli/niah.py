@@ -73,6 +73,15 @@ def report(summary: dict | None, folder: Path) -> None:
         f"{summary['mean']:.4f} found (95 % for other needles: {low:.3f} to {high:.3f}; chance "
         f"{summary['chance']:.3f}), effective length {summary['effective_length']:,}"
     )
+    if absent := summary.get("absent"):
+        low, high = absent["clustered95"]
+        out.print(
+            f"{absent['invented']:.4f} invented about needles that are not there (95 %: {low:.3f} "
+            f"to {high:.3f}; a guesser: {absent['chance']:.3f})"
+        )
+    if blind := summary.get("blind"):
+        low, high = blind["clustered95"]
+        out.print(f"{blind['mean']:.4f} right without looking (95 %: {low:.3f} to {high:.3f})")
     out.print(f"Protocol: {Protocol(**summary['protocol'])}")
     if because := summary["cost"].get("one_forward_because"):
         out.print(

@@ -23,8 +23,12 @@ def nano(
     ),
     budget: Annotated[str, typer.Option(help="smoke or laptop.")] = "laptop",
     seeds: Annotated[
-        list[int] | None, typer.Option(min=0, help="Seeds; repeat. Default: 0 1 2.")
+        list[int] | None,
+        typer.Option(min=0, help="Seeds; repeat. Default: 0 1 2, of a study 101 to 105."),
     ] = None,
+    study: Annotated[
+        str, typer.Option(help="transfer: the controls of docs/experiments/transfer.md.")
+    ] = "",
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Seeds at a time; default: one a CPU.")
     ] = None,
@@ -32,12 +36,14 @@ def nano(
     """Train a small LongVA on a drawn world, measure figures 4 and 7, and write a report.
 
     smoke takes 5 minutes for one seed and shows that everything runs; laptop takes under an hour a
-    seed on one core, and shows the paper's figure.
+    seed on one core, and shows the paper's figure. A seed of the study takes under two hours.
 
     longva reproduce nano --budget smoke --seeds 0
     """
     from longva.nano.reproduction.run import reproduce as run
 
     with progress_bar() as progress:
-        page = run(output, budget=budget, seeds=seeds or (0, 1, 2), jobs=jobs, progress=progress)
+        page = run(
+            output, budget=budget, study=study, seeds=seeds or (), jobs=jobs, progress=progress
+        )
     out.print(f"Report: {page}")

@@ -174,24 +174,19 @@ def check_data(
     workers: Annotated[int | None, typer.Option(help="Processes; default: one a CPU.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Read all images, videos and texts of a recipe of align or dpo, and name what is broken.
+    """Read all images, videos and texts of a recipe, and name what is broken.
 
-    Run again to go on after a kill. Exit code 1: there are samples that cannot be read; bad.jsonl
-    lists them, for `skip` in the recipe.
+    Run again to go on after a kill. Exit code 1: there are samples that cannot be read, or rows of
+    text; bad.jsonl lists them, for `skip` in the recipe.
 
     longva check-data align_stage2_full
     """
     from longva.train.align import AlignConfig
     from longva.train.data_check import check_data
     from longva.train.dpo import DPOConfig
+    from longva.train.extend import ExtendConfig
 
-    try:
-        config = options.read(AlignConfig)
-    except RecipeError as error:
-        try:
-            config = options.read(DPOConfig)
-        except RecipeError:
-            raise error from None
+    config = _read_any(options, (AlignConfig, DPOConfig, ExtendConfig))
     folder = folder or config.output_dir / "data"
     with progress_bar(show=not as_json) as progress:
         found = check_data(config, folder, workers or os.cpu_count() or 1, progress)
@@ -199,17 +194,28 @@ def check_data(
         typer.echo(to_json(found.as_json(), indent=2))
     else:
         for key, report in found.reports.items():
-            out.print(
-                f"{key}: {len(report.tokens):,} samples, {len(report.bad):,} cannot be read, "
-                f"{report.cut:,} are cut ({folder / key / 'lengths.png'})"
-            )
+            out.print(f"{key}: {report} ({folder / key / 'lengths.png'})")
             for row in report.bad[:BAD_SHOWN]:
                 out.print(f"  {row['sample']}: {row['problem']}")
         if found.bad_samples:
-            skips = " ".join(f"--set {key}.skip={found.bad}" for key in found.reports)
+            skips = " ".join(f"--set {remedy}" for remedy in found.remedies())
             out.print(f"All of them: {found.bad}. To leave them out: {skips}")
     if found.bad_samples:
         raise typer.Exit(1)
+
+
+def _read_any(options: RecipeOptions, kinds: tuple[type, ...]) -> Any:
+    """Read a recipe of any of these kinds; it is told what is wrong with it as the likeliest one.
+
+    That is the kind with the fewest problems, the first of several.
+    """
+    refused = []
+    for kind in kinds:
+        try:
+            return options.read(kind)
+        except RecipeError as error:
+            refused.append(error)
+    raise min(refused, key=lambda error: len(str(error).splitlines())) from None
 
 
 @app.command()

@@ -24,10 +24,10 @@ from longva.errors import RecipeError
 from longva.files.writing import write_whole
 from longva.finite import check_finite
 from longva.model.chat_format import beginning, text_ids
+from longva.niah.book import read_text
 from longva.niah.cells import Span, values_of
 from longva.niah.loading import load_measured
 from longva.niah.recipe import ModelRecipe
-from longva.niah.text import read_text
 from longva.prompts.kv_cache import (
     CachedSequence,
     SymbolSequence,

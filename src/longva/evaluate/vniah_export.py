@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from longva.errors import needing
+from longva.errors import RecipeError, needing
 from longva.evaluate.benchmarks import QUESTIONS
 from longva.files.writing import whole_file
 from longva.media.write import write_video
@@ -54,9 +54,17 @@ def export(
         The folder of the dataset.
 
     Raises:
-        RecipeError: the haystack is too short, or pictures of needles are missing.
+        RecipeError: the haystack is too short, pictures of needles are missing, or more is asked in
+            a cell than about its needle.
         LongVAError: pyarrow is not installed.
     """
+    more = [name for name in ("circular", "absent", "blind") if getattr(recipe, name)]
+    if more:
+        raise RecipeError(
+            f"{', '.join(more)}: lmms-eval takes the mean of all answers, and these are judged "
+            "otherwise. Leave them out here, or measure with `longva niah visual`.",
+            **dict.fromkeys(more, False),
+        )
     with needing("the file of questions", "pip install pyarrow"):
         import pyarrow
         import pyarrow.parquet as parquet

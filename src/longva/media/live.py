@@ -34,6 +34,10 @@ from longva.media.video_track import CONTAINERS, TAGS, the_track
 
 ADDRESS = re.compile(r"(rtsps?|rtmps?|rtp|udp|tcp|srt|https?)://", re.IGNORECASE)
 
+UNTIMED = 100
+"""Frames without a time that are passed over. An RTSP stream begins with some: a camera tells its
+clock a moment after its first packets."""
+
 FORMATS = f"{CONTAINERS},rtsp,rtp,sdp,mpjpeg"
 """What an address may give. Playlists are absent, as in files."""
 
@@ -183,13 +187,16 @@ def live_frames(
 
     with _opened(source, name, idle, stopped) as (container, stream):
         screen, decoder = Screen(stream, name, at_least), decoder_of(stream, single=True)
-        begin, last, step, pending = None, -math.inf, 0.0, None
+        begin, last, step, pending, untimed = None, -math.inf, 0.0, None, 0
         for _, frames in decode(container, stream, decoder):
             if stopped.is_set():
                 return
             for frame in frames or ():
                 if frame.pts is None or not stream.time_base:
-                    raise VideoError(f"{name}: its frames have no times. Record it as .ts or .mkv.")
+                    untimed += 1
+                    if untimed > UNTIMED:
+                        raise VideoError(untimed_message(name))
+                    continue
                 begin = frame.pts if begin is None else begin
                 seconds = float((frame.pts - begin) * stream.time_base)
                 if seconds <= last:
@@ -202,9 +209,15 @@ def live_frames(
                     yield LiveFrame(seconds, screen.shown_picture(frame))  # a tick: no need to wait
                     pending = None
         if begin is None:
-            raise VideoError(f"{name}: no frame came within {idle:g} seconds.")
+            none_came = f"{name}: no frame came within {idle:g} seconds."
+            raise VideoError(untimed_message(name) if untimed else none_came)
         if pending is not None and first_tick(last) < first_tick(last + step):
             yield LiveFrame(last, screen.shown_picture(pending))
+
+
+def untimed_message(name: str) -> str:
+    """Say that the frames of a source cannot be placed in time."""
+    return f"{name}: its frames have no times. Record it as .ts or .mkv."
 
 
 class LiveSource:

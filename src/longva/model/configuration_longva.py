@@ -83,10 +83,13 @@ class LongVAConfig(PretrainedConfig):
 
     @property
     def grid_size(self) -> int:
-        """Pixels along one side of a grid: 336 for CLIP-L/336."""
+        """Pixels along one side of a grid: 336 for CLIP-L/336, 504 for DINOv2 of 518."""
         vision = self.vision_config
         if vision.model_type == "siglip2_vision_model":  # takes any number of patches up to this
             return math.isqrt(vision.num_patches) * vision.patch_size
+        if vision.model_type.startswith("dinov2"):  # of any size; 37 patches could not be pooled
+            side = vision.image_size // vision.patch_size
+            return (side - side % 2 or 1) * vision.patch_size
         return vision.image_size
 
     @property

@@ -41,6 +41,11 @@ def cache_argument(decoder: nn.Module) -> str:
     return "cache" if named else "past_key_values"
 
 
+def tower_layers(tower: Any) -> nn.ModuleList:
+    """Return the layers of a vision tower."""
+    return getattr(tower.encoder, "layers", None) or tower.encoder.layer  # so of DINOv2
+
+
 class LongVAMultiModalProjector(nn.Module):
     """Patches of the tower -> width of the language model: linear, GELU, linear."""
 
@@ -198,7 +203,7 @@ class LongVAModel(LongVAPreTrainedModel):
         states = tower.embeddings(**inputs)
         if hasattr(tower, "pre_layrnorm"):  # of CLIP; so spelt there
             states = tower.pre_layrnorm(states)
-        layers = tower.encoder.layers
+        layers = tower_layers(tower)
         for layer in layers[: self.config.vision_feature_layer % (len(layers) + 1)]:
             states = layer(states, None)
         return states

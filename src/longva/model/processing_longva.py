@@ -11,7 +11,7 @@ from transformers.video_utils import VideoInput
 from longva.model.configuration_longva import LongVAConfig
 from longva.model.image_processing_longva import LongVAImageProcessor, LongVAImageProcessorKwargs
 from longva.model.standard_arguments import refuse_misspelt
-from longva.model.unires import SIGLIP_MEAN, SIGLIP_STD
+from longva.model.unires import COLOURS
 from longva.model.video_processing_longva import LongVAVideoProcessor, LongVAVideoProcessorKwargs
 
 
@@ -91,8 +91,9 @@ class LongVAProcessor(ProcessorMixin):
         """
         size = config.grid_size
         colours: dict[str, Any] = {}
-        if config.vision_config.model_type.startswith("siglip"):
-            colours = {"image_mean": SIGLIP_MEAN, "image_std": SIGLIP_STD}
+        for kind, (mean, std) in COLOURS.items():
+            if config.vision_config.model_type.startswith(kind):
+                colours = {"image_mean": mean, "image_std": std}
         return cls(
             LongVAImageProcessor(size, packing=config.image_packing, **colours, **images),
             tokenizer,

@@ -14,7 +14,9 @@ a pooled grid's four tokens. A language model that finds facts there knows where
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 from longva.files.writing import write_lines
 from longva.nano.words import LISTS, SPECIAL, split_words, vocabulary
@@ -22,7 +24,10 @@ from longva.nano.world import COLOURS, NUMBERS, OBJECTS, QUESTIONS, About, Scene
 
 INTROS = ("", "look at these pictures:", "a book of pictures.", "this is a long list:")
 STYLE_WORDS = (4, 5, 15)
-"""Words of a scene in each style of `tell`."""
+"""Words of a scene in the styles of `tell`; 15 in all that follow."""
+
+ORDERS = tuple(permutations(range(4)))[1:]
+"""Orders of a scene's object, number, color and companion but that of a frame's tokens."""
 
 ASK_WORDS = 16
 """Words of a question, its answer and the opening of the next turn."""
@@ -48,10 +53,26 @@ SHARES = {"album": 0.4, "quiz": 0.15, "retell": 0.15, "magic": 0.2, "copy": 0.1}
 
 
 def tell(scene: Scene, style: int) -> list[str]:
-    """Tell a scene: 0 as a frame, 1 as a frame and a mark, 2 in a sentence, its caption."""
+    """Tell a scene: 0 as a frame, 1 as a frame and a mark, 2 in a sentence, its caption.
+
+    From 3 on in a sentence too, what it says in one of `ORDERS`.
+    """
+    if style > 2:
+        parts = (
+            ["a", scene.object],
+            ["with", "the", "number", str(scene.number)],
+            ["on", "a", scene.color, "background"],
+            ["next", "to", "a", scene.companion],
+        )
+        return [word for part in ORDERS[style - 3] for word in parts[part]] + ["."]
     if style == 2:
         return split_words(scene.caption)
     return [scene.object, str(scene.number), scene.color, scene.companion] + [";"] * style
+
+
+def style_words(style: int) -> int:
+    """Words of a scene in a style of `tell`."""
+    return STYLE_WORDS[min(style, len(STYLE_WORDS) - 1)]
 
 
 def ask(scene: Scene, about: About) -> list[str]:
@@ -85,12 +106,21 @@ class Writer:
         longest_shot: most times in a row that half of the albums tell a scene which nothing asks
             about. What is told twenty times draws twenty times the attention: to find what was told
             once, a model must tell the two apart much better.
+        as_frames: whether scenes may be told as frames; else all are told in sentences, those of a
+            document in an order that is not that of a frame's tokens.
     """
 
-    def __init__(self, seed: int, shares: Mapping[str, float] = SHARES, longest_shot: int = 1):
+    def __init__(
+        self,
+        seed: int,
+        shares: Mapping[str, float] = SHARES,
+        longest_shot: int = 1,
+        as_frames: bool = True,
+    ):
         self.rng = random.Random(seed)
         self.shares = shares
         self.longest_shot = longest_shot
+        self.as_frames = as_frames
 
     def sequence(self, length: int) -> list[str]:
         """Write exactly `length` words: documents, long and short, each after `<|endoftext|>`."""
@@ -110,7 +140,7 @@ class Writer:
     def album(self, length: int) -> list[str]:
         """Write a chat of 1 to 4 parts: scenes, and questions about objects that occur once."""
         rng = self.rng
-        style = rng.choice((0, 0, 0, 1, 2, None))  # None: each scene in its own
+        style = self._style((0, 0, 0, 1, 2, None))  # None: each scene in its own
         filler = rng.random() * 0.5 if rng.random() < 0.3 else 0.0
         names = rng.sample(list(OBJECTS), len(OBJECTS))
         num_asked = rng.randint(1, len(names) - 8)
@@ -119,7 +149,7 @@ class Writer:
         share = rng.uniform(0.3, 0.8)
         shot = self.longest_shot if self.longest_shot > 1 and rng.random() < 0.5 else 1
         # Scenes to ask about are spread over the whole document, however long it is.
-        told = STYLE_WORDS[style or 0] * (1 + shot) / 2
+        told = style_words(style or 0) * (1 + shot) / 2
         spread = num_asked * told / (share * length) * rng.uniform(1, 2)
         words = [*SYSTEM_TURN, *turn("user"), *split_words(rng.choice(INTROS))]
         asked: list[Scene] = []
@@ -131,7 +161,8 @@ class Writer:
                     words += self.sentence()
                     continue
                 is_asked = bool(once) and (rng.random() < spread or not asked)
-                scene = random_scene(rng, [once.pop()] if is_asked else often)
+                objects = [once.pop()] if is_asked else often
+                scene = random_scene(rng, objects, held_out=False)
                 scene_words = tell(scene, rng.randrange(3) if style is None else style)
                 if is_asked:
                     asked.append(scene)
@@ -151,7 +182,7 @@ class Writer:
         Scenes are told as frames only: with sentences among them, what stands far from the object
         (the companion) is not learned in 2 million words; without them, in 200,000.
         """
-        words, scenes = self._scenes(length, self.rng.choice((0, 0, 1)), words_again=4)
+        words, scenes = self._scenes(length, self._style((0, 0, 1)), words_again=4)
         while len(words) < length - 4:
             scene, about = self.rng.choice(scenes), self.rng.choice(list(QUESTIONS))
             words += [*scene.answer(about).split(), ";"]
@@ -159,27 +190,31 @@ class Writer:
 
     def retell(self, length: int) -> list[str]:
         """Write scenes of different objects, then tell them again in other orders and one style."""
-        first, second = self.rng.choice((0, 0, 1, 2)), self.rng.randrange(3)
-        words, scenes = self._scenes(length, first, words_again=STYLE_WORDS[second])
+        first, second = self._style((0, 0, 1, 2)), self._style((0, 1, 2))
+        words, scenes = self._scenes(length, first, words_again=style_words(second))
         while len(words) < length:
             for scene in self.rng.sample(scenes, len(scenes)):
                 words += tell(scene, second)
         return words
 
+    def _style(self, styles: Sequence[Any]) -> Any:
+        """Draw one of the styles, or, where no scene may be told as a frame, an order."""
+        return self.rng.choice(styles) if self.as_frames else 3 + self.rng.randrange(len(ORDERS))
+
     def _scenes(self, length: int, style: int, words_again: int) -> tuple[list[str], list[Scene]]:
         """Write the first half of `quiz` and `retell`, `again:` included."""
         rng = self.rng
-        cost = STYLE_WORDS[style] + words_again
+        cost = style_words(style) + words_again
         num_scenes = max(1, min(int((length - 8) / cost * rng.uniform(0.4, 1)), len(OBJECTS) - 12))
         names = rng.sample(list(OBJECTS), len(OBJECTS))
-        scenes = [random_scene(rng, [name]) for name in names[:num_scenes]]
+        scenes = [random_scene(rng, [name], held_out=False) for name in names[:num_scenes]]
         words = split_words(rng.choice(INTROS))
         for scene in scenes:
             words += tell(scene, style)
         # A long document has other scenes and sentences between the two halves.
         again, filler = length - 2 - num_scenes * words_again * rng.choice((1, 1, 2)), rng.random()
         while length > 600 and len(words) < again:
-            other = random_scene(rng, names[num_scenes:])
+            other = random_scene(rng, names[num_scenes:], held_out=False)
             words += self.sentence() if rng.random() < filler else tell(other, style)
         return [*words, "again", ":"], scenes
 
@@ -257,13 +292,14 @@ def write_corpus(
     seed: int,
     shares: Mapping[str, float],
     longest_shot: int = 1,
+    as_frames: bool = True,
 ) -> None:
     """Write JSON lines for `longva prepare-text`: `tokens` words, a line a row of `length`.
 
     With the separator before it a line has exactly `length` tokens, so that rows of that length are
     whole, in whatever order the lines are packed. Needs `special_tokens`.
     """
-    writer = Writer(seed, shares, longest_shot)
+    writer = Writer(seed, shares, longest_shot, as_frames)
     rows = (writer.sequence(length) for _ in range(tokens // length))
     write_lines(path, ({"text": " ".join(words)} for _, *words in rows))
 

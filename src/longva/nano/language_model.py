@@ -100,10 +100,13 @@ def sharpen(decoder: Any, factor: float) -> None:
         layer.self_attn.q_proj.bias *= factor
 
 
-def save_sharpened(source: Path, folder: Path, factor: float) -> None:
-    """Write the checkpoint in `source`, sharpened, to `folder`."""
-    model = Qwen2ForCausalLM.from_pretrained(source)
+def save_sharpened(
+    source: Path, folder: Path, factor: float, *, rope_theta: float = ROPE_THETA
+) -> None:
+    """Write the checkpoint in `source`, sharpened, with a RoPE base, to `folder`."""
+    model: Any = Qwen2ForCausalLM.from_pretrained(source)
     sharpen(model.model, factor)
+    model.config.rope_parameters["rope_theta"] = rope_theta
     model.save_pretrained(folder)
     word_tokenizer().save_pretrained(folder)
 

@@ -4,6 +4,7 @@
 
     haystack.mp4     shots of scenes, one frame a second, never of the needles' objects
     needles.json     questions about the pictures beside it, for needles.source: json
+    told.json        the same film and needles in words: a scene's four, frame by frame
 
 `own_pictures` and `own_text` draw them from a recipe's seeds where it names none:
 
@@ -25,7 +26,7 @@ from longva.errors import RecipeError
 from longva.evaluate.perplexity import PerplexityRecipe
 from longva.files.writing import write_json
 from longva.media.resize import resize_picture
-from longva.nano.corpus import book, long_documents
+from longva.nano.corpus import book, long_documents, tell
 from longva.nano.film import draw_frame, write_frames
 from longva.nano.world import (
     CHANCE,
@@ -46,22 +47,29 @@ NEEDLE_OBJECTS = 12
 """Objects kept out of the film, drawn by the seed."""
 
 BOOK_WORDS = 16_384
-"""Words of the text haystack; a longer haystack repeats them."""
+"""Words of the text haystack at least; a longer haystack begins with them."""
 
 
 def write_needles(folder: Path, *, frames: int, needles: int, seed: int) -> None:
-    """Write a film of `frames` frames, pictures to hide in it and questions about them."""
+    """Write a film of `frames` frames, pictures to hide in it and questions about them.
+
+    All of them are scenes that nothing is trained on (`world.is_held_out`).
+    """
     rng = random.Random(seed)
     hidden = rng.sample(list(OBJECTS), NEEDLE_OBJECTS)
     folder.mkdir(parents=True, exist_ok=True)
-    entries = []
+    entries, shown = [], []
     for trial in range(needles):
-        needle = needle_of([random_scene(rng, hidden)], rng, seed, trial)
+        shown.append(random_scene(rng, hidden, held_out=True))
+        needle = needle_of(shown[-1:], rng, seed, trial)
         name = f"needle_{trial:02}.png"
         needle.pictures[0].save(folder / name)
         asked = {"prompt": needle.prompt, "answer": needle.answer, "chance": needle.chance}
         entries.append({"path": name, **asked})
-    write_frames(folder / "haystack.mp4", islice(haystack(rng, without=hidden), frames))
+    film = list(islice(haystack(rng, without=hidden, held_out=True), frames))
+    write_frames(folder / "haystack.mp4", film)
+    told = {"film": [scene for scene, _ in film], "needles": shown}
+    write_json(folder / "told.json", {of: [tell(s, 0) for s in told[of]] for of in told})
     write_json(folder / "needles.json", entries)
 
 
@@ -102,13 +110,14 @@ def draw_needle(recipe: NeedleRecipe, trial: int) -> Needle:
     Raises:
         RecipeError: there are not so many objects.
     """
-    if recipe.distractors >= NEEDLE_OBJECTS:
+    others = recipe.distractor_pictures
+    if others >= NEEDLE_OBJECTS:
         raise RecipeError(
             f"needles.distractors: nano's needles are of {NEEDLE_OBJECTS} objects, so at most "
-            f"{NEEDLE_OBJECTS - 1} others can be hidden beside one, got {recipe.distractors}."
+            f"{NEEDLE_OBJECTS - 1} others can be hidden beside one, got {others}."
         )
     rng = random.Random(f"needle {recipe.seed} {trial}")
-    objects = rng.sample(hidden_objects(recipe.seed), 1 + recipe.distractors)
+    objects = rng.sample(hidden_objects(recipe.seed), 1 + others)
     return needle_of([random_scene(rng, [name]) for name in objects], rng, recipe.seed, trial)
 
 
@@ -121,6 +130,8 @@ def own_pictures(recipe: VisualRecipe) -> dict[str, Any]:
     """
     kind = recipe.needles
     if (recipe.model, kind.source, kind.task) != (EMBEDDED_MODEL, "generated", "find"):
+        return {}
+    if kind.shown == "subtitle":  # words that nano cannot read
         return {}
     shown: dict[str, Any] = {"needles": [draw_needle(kind, trial) for trial in range(kind.count)]}
     if not recipe.haystack.videos:
@@ -139,6 +150,7 @@ def own_text(recipe: TextRecipe | PerplexityRecipe) -> str | None:
     if recipe.model != EMBEDDED_MODEL:
         return None
     if isinstance(recipe, TextRecipe):
-        return None if recipe.haystack else book(words=BOOK_WORDS, seed=0)
+        words = max(BOOK_WORDS, recipe.grid.all_lengths[-1])
+        return None if recipe.haystack else book(words=words, seed=0)
     longest = int(values_of(recipe.lengths)[-1])
     return None if recipe.text else long_documents(length=longest, rows=recipe.documents, seed=0)

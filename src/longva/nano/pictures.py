@@ -79,10 +79,10 @@ def choose_scenes(rng: random.Random, count: int) -> tuple[list[Scene], list[Sce
     names = rng.sample(list(OBJECTS), len(OBJECTS))
     num_asked = rng.randint(1, min(count, len(names) - 8))
     once, often = names[:num_asked], names[num_asked:]
-    shots = [[random_scene(rng, [name])] for name in once]
+    shots = [[random_scene(rng, [name], held_out=False)] for name in once]
     while (left := count - sum(map(len, shots))) > 0:
         length = min(left, rng.randint(1, 8)) if rng.random() < 0.5 else 1
-        shots.append([random_scene(rng, often)] * length)
+        shots.append([random_scene(rng, often, held_out=False)] * length)
     askable = [shot[0] for shot in shots[:num_asked]]
     rng.shuffle(shots)
     return [scene for shot in shots for scene in shot], askable

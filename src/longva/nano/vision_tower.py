@@ -96,7 +96,7 @@ def train_vision_tower(
     rng = random.Random(seed)
     longva.train()
     for step in range(steps):
-        scenes = [random_scene(rng) for _ in range(BATCH)]
+        scenes = [random_scene(rng, held_out=False) for _ in range(BATCH)]
         pixels = to_pixels([seen_picture(rng, scene, random_layout(rng)) for scene in scenes])
         with torch.autocast(device.type, dtype=torch.bfloat16):
             tokens = core.encode_grids(pixels.to(device))

@@ -14,6 +14,7 @@ Signs are drawn with DejaVu Sans, which comes with matplotlib under a free licen
 """
 
 import random
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -124,14 +125,31 @@ class Layout:
         return replace(self, object_at=(x, y))
 
 
-def random_scene(rng: random.Random, objects: Sequence[str] = tuple(OBJECTS)) -> Scene:
-    """Draw a scene at random, its object one of `objects`."""
-    return Scene(
-        object=rng.choice(objects),
-        number=rng.choice(NUMBERS),
-        color=rng.choice(tuple(COLOURS)),
-        companion=rng.choice(tuple(COMPANIONS)),
-    )
+def random_scene(
+    rng: random.Random, objects: Sequence[str] = tuple(OBJECTS), *, held_out: bool | None = None
+) -> Scene:
+    """Draw a scene at random, its object one of `objects`.
+
+    Args:
+        rng: decides everything.
+        objects: names of `OBJECTS`.
+        held_out: draw among the scenes that `is_held_out` keeps for measuring, or among the others,
+            which is what training draws; None: among all.
+    """
+    while True:
+        scene = Scene(
+            object=rng.choice(objects),
+            number=rng.choice(NUMBERS),
+            color=rng.choice(tuple(COLOURS)),
+            companion=rng.choice(tuple(COMPANIONS)),
+        )
+        if held_out is None or is_held_out(scene) == held_out:
+            return scene
+
+
+def is_held_out(scene: Scene) -> bool:
+    """Whether a scene belongs to the tenth of all that no model of the reproduction learns from."""
+    return zlib.crc32(scene.caption.encode()) % 10 == 0
 
 
 def random_layout(rng: random.Random) -> Layout:
@@ -202,16 +220,20 @@ def mosaic(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
     return canvas
 
 
-def haystack(rng: random.Random, without: Sequence[str] = ()) -> Iterator[tuple[Scene, Layout]]:
+def haystack(
+    rng: random.Random, without: Sequence[str] = (), *, held_out: bool | None = None
+) -> Iterator[tuple[Scene, Layout]]:
     """Yield an endless film, frame by frame: shots of 4 to 24 frames in which the object drifts.
 
     Args:
         rng: decides everything.
         without: objects that no frame shows.
+        held_out: as in `random_scene`.
     """
     objects = tuple(name for name in OBJECTS if name not in without)
     while True:
-        scene, layout = random_scene(rng, objects), random_layout(rng)
+        scene = random_scene(rng, objects, held_out=held_out)
+        layout = random_layout(rng)
         end = random_layout(rng).object_at
         steps = rng.randint(4, 24)
         for step in range(steps):

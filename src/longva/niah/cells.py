@@ -18,8 +18,8 @@ from typing import Literal
 from longva.errors import RecipeError
 from longva.recipes import STRICT
 
-Key = tuple[int, float, int]
-"""Length, depth and trial of a cell."""
+Key = tuple[int, float, int] | tuple[int, float, int, str, int]
+"""Length, depth and trial of a cell; of what else is asked there, `asked` and `turned`, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,16 @@ class Row(Cell):
     distractors: list[int] | None = None
     """Where the pictures or sentences stand that look like a needle, in the unit of `position`."""
 
+    asked: str | None = None
+    """What else is asked of a trial: `absent`, where its needle is not shown, or `blind`, where
+    nothing is; its length is then 0. None: about the needle."""
+
+    turned: int | None = None
+    """By how many letters the options are moved on. None: not at all."""
+
+    parts: list[str] | None = None
+    """Parts of the answer that a reply may give in any order, if all must be in it."""
+
     prompt_tokens: int | None = None
 
     predicted: str | None = None
@@ -97,6 +107,12 @@ class Row(Cell):
 
     time_seconds: float | None = None
     """The number in that reply, None if there is none."""
+
+    @property
+    def key(self) -> Key:
+        """See `Cell.key`."""
+        also = (self.asked or "", self.turned or 0)
+        return (*super().key, *also) if any(also) else super().key
 
     @property
     def correct(self) -> bool:

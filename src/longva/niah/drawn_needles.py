@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from longva.errors import RecipeError
-from longva.niah.needles import WORD_ENDING, Needle, NeedleRecipe, multiple_choice
+from longva.niah.needles import WORD_ENDING, Every, Needle, NeedleRecipe, Shown
+from longva.niah.options import multiple_choice
 
 SIDE = 336
 COLOURS = {
@@ -43,11 +44,15 @@ CROSS = (
 NUMBERS = range(100, 1000)
 
 CHOICES = {
-    "word": ("the {0.kind}. What word is written on it?", "label", WORDS),
-    "colour": ("the number {0.label}. What is the color of the shape?", "colour", COLOURS),
-    "shape": ("the number {0.label}. What is the shape on it?", "shape", SHAPES),
+    "word": ("{where} the {0.kind}. What word is {written}?", "label", WORDS),
+    "colour": ("{where} the number {0.label}. What is the color of the shape?", "colour", COLOURS),
+    "shape": ("{where} the number {0.label}. What is the shape {on}?", "shape", SHAPES),
 }
 """Questions with options about one card: the words, the attribute asked for, and all its values."""
+
+SEEN = {"where": "with", "on": "on it", "written": "written on it", "they": "are written on them"}
+TOLD = {"where": "whose subtitle names", "on": "in it", "written": "in it", "they": "do they name"}
+"""How the questions speak of what a frame shows, and of what its subtitle says."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,11 @@ class Card:
         """How a question speaks of it."""
         return f"{self.colour} {self.shape}"
 
+    @property
+    def caption(self) -> str:
+        """What a subtitle says in its place."""
+        return f"The {self.kind} says {self.label}."
+
 
 def draw_needle(recipe: NeedleRecipe, trial: int) -> Needle:
     """Draw the pictures of one trial and write its question."""
@@ -71,16 +81,22 @@ def draw_needle(recipe: NeedleRecipe, trial: int) -> Needle:
         ("number", "word", "colour", "shape")[trial % 4] if recipe.task == "find" else recipe.task
     )
     most = recipe.pictures if recipe.task in ("several", "order") else 1
-    cards = deal_cards(rng, most + recipe.distractors, words=about == "word")
+    alike = isinstance(recipe.distractors, Every)
+    dealt = most + (0 if alike else recipe.distractor_pictures)
+    cards = deal_cards(rng, dealt, words=about == "word")
     targets, others = cards[:most], cards[most:]
+    if alike:
+        others = similar_cards(rng, targets, recipe.distractor_pictures, words=about == "word")
     if recipe.task == "count":
         copies = deal_cards(rng, int(rng.integers(1, recipe.pictures + 1)))
         targets = [Card(targets[0].colour, targets[0].shape, card.label) for card in copies]
     return Needle(
         name=f"{about}-{recipe.seed}-{trial}",
         pictures=tuple(draw_card(card) for card in targets + others),
+        captions=tuple(card.caption for card in targets + others),
         num_targets=len(targets),
         in_order=recipe.task == "order",
+        absent_answer="0" if recipe.task == "count" else "",
         **_question(about, targets, others, rng, recipe),
     )
 
@@ -103,6 +119,30 @@ def deal_cards(rng: np.random.Generator, count: int, words: bool = False) -> lis
         Card(list(COLOURS)[kind // len(SHAPES)], SHAPES[kind % len(SHAPES)], str(label))
         for kind, label in zip(kinds.tolist(), labels.tolist(), strict=True)
     ]
+
+
+def similar_cards(
+    rng: np.random.Generator, targets: list[Card], count: int, words: bool = False
+) -> list[Card]:
+    """Draw distractors that share colour or shape with the first target, and answer no question.
+
+    Raises:
+        RecipeError: there are not so many.
+    """
+    first, taken = targets[0], {card.kind for card in targets}
+    kinds = [(first.colour, shape) for shape in SHAPES] + [(c, first.shape) for c in COLOURS]
+    kinds = [kind for kind in kinds if " ".join(kind) not in taken]
+    labels = [str(v) for v in (WORDS if words else NUMBERS)]
+    labels = [label for label in labels if label not in {card.label for card in targets}]
+    if count > len(kinds):
+        raise RecipeError(
+            f"needles.distractors.pictures: of {count} pictures only {len(kinds)} look like the "
+            "needle here, by its colour or its shape.",
+            **{"needles.distractors.pictures": len(kinds)},
+        )
+    chosen = [kinds[i] for i in rng.permutation(len(kinds))[:count]]
+    told = rng.permutation(labels)[:count].tolist()
+    return [Card(*kind, label) for kind, label in zip(chosen, told, strict=True)]
 
 
 def draw_card(card: Card) -> Image.Image:
@@ -151,28 +191,29 @@ def _question(
 ) -> dict[str, Any]:
     """Write what is asked about the targets: prompt, answer and chance."""
     first, labels = targets[0], [card.label for card in targets]
+    say = _words(recipe.shown)
     if about in CHOICES:
         words, attribute, values = CHOICES[about]
-        question = f"Find the frame with {words.format(first)}"
+        question = f"Find the frame {words.format(first, **say)}"
         right, *tempting = (getattr(card, attribute) for card in [first, *others])
         return _choice(question, right, tempting, values, rng)
     if about == "order":
-        return _order(targets, rng)
+        return _order(targets, rng, say["where"])
     question, ending, answer, chance = {
         "number": (
-            f"Find the frame with the {first.kind}. What number is written on it?",
+            f"Find the frame {say['where']} the {first.kind}. What number is {say['written']}?",
             WORD_ENDING,
             first.label,
             1 / len(NUMBERS),
         ),
         "several": (
-            f"Find the frames with {_listed(targets)}. What numbers are written on them?",
+            f"Find the frames {say['where']} {_listed(targets)}. What numbers {say['they']}?",
             "\nAnswer with the numbers in this order, separated by commas.",
             ", ".join(labels),
             len(NUMBERS) ** -len(targets),
         ),
         "count": (
-            f"Find the frames with a {first.kind}. How many such frames are there?",
+            f"Find the frames {say['where']} a {first.kind}. How many such frames are there?",
             "\nAnswer the question using a single number.",
             str(len(targets)),
             1 / recipe.pictures,
@@ -181,7 +222,11 @@ def _question(
     return {"prompt": f"\n{question}{ending}", "answer": answer, "chance": chance}
 
 
-def _order(targets: list[Card], rng: np.random.Generator) -> dict[str, Any]:
+def _words(shown: Shown) -> dict[str, str]:
+    return TOLD if shown == "subtitle" else SEEN
+
+
+def _order(targets: list[Card], rng: np.random.Generator, where: str) -> dict[str, Any]:
     """Offer the order of the targets among up to three wrong ones."""
     named = [targets[i] for i in rng.permutation(len(targets))]
     wrong = [order for order in permutations(targets) if list(order) != targets]
@@ -189,7 +234,7 @@ def _order(targets: list[Card], rng: np.random.Generator) -> dict[str, Any]:
     right = int(rng.integers(len(shown) + 1))
     shown.insert(right, targets)
     options = [", ".join(card.kind for card in order) for order in shown]
-    question = f"Find the frames with {_listed(named)}. In which order do they appear?"
+    question = f"Find the frames {where} {_listed(named)}. In which order do they appear?"
     return multiple_choice(question, options, right)
 
 

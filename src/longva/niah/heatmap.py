@@ -19,7 +19,7 @@ from longva.files.writing import read_json, write_whole
 from longva.finite import to_json
 from longva.niah.cells import Row
 from longva.niah.log import read_rows
-from longva.niah.scoring import Frames, Protocol, grouped
+from longva.niah.scoring import Frames, Protocol, grouped, trials_of
 from longva.reporting.figure import new_figure, save_figure, short
 from longva.reporting.intervals import clustered_interval
 
@@ -77,7 +77,7 @@ def read_panel(folder: Path, title: str) -> Panel:
     if rows := list(read_rows(folder).values()):
         fingerprint = read_json(folder / "fingerprint.json")
         protocol = read_protocol(folder, rows, fingerprint["settings"]["unit"])
-        return panel_of(rows, fingerprint, title, protocol)
+        return panel_of(trials_of(rows), fingerprint, title, protocol)
     unit, scores = read_accuracies(folder / "all_accuracies.json")
     frames = "video" if unit == "frames" else None
     original = Protocol(frames=frames, scoring="teacher_forced")

@@ -3,7 +3,7 @@
 output_dir/
     recipe.yaml  fingerprint.json  cells.jsonl         what was asked, of what, and every answer
     summary.json  details.json                         what it comes down to
-    heatmap.png  localisation.png                      what it looks like
+    heatmap.png  localisation.png  absent.png          what it looks like
     all_accuracies.json  avg_accuracy.txt              the original's files
 """
 
@@ -24,7 +24,15 @@ from longva.niah.heatmap import draw, panel_of, write_accuracies
 from longva.niah.log import CellLog
 from longva.niah.model import Model, Probe
 from longva.niah.recipe import MeasurementRecipe
-from longva.niah.scoring import Frames, Protocol, answers_match, details, summarise
+from longva.niah.scoring import (
+    Frames,
+    Protocol,
+    answers_match,
+    details,
+    parts_match,
+    summarise,
+    trials_of,
+)
 from longva.parallel.ranks import joined_ranks
 from longva.recipes import save_recipe
 from longva.reporting.progress import Progress
@@ -127,10 +135,13 @@ def check_words(model: Model, probes: Sequence[Probe]) -> None:
 def judged(row: Row) -> Row:
     """Add to a row what the model's replies are worth."""
     said, time = row.generated, row.time_generated
+    right = None
+    if said is not None:
+        right = parts_match(said, row.parts) if row.parts else answers_match(said, row.answer)
     return replace(
         row,
         logprob=None if row.logprob is None else round(row.logprob, 6),
-        generated_correct=None if said is None else answers_match(said, row.answer),
+        generated_correct=right,
         time_seconds=first_number(time) if time else None,
     )
 
@@ -165,10 +176,14 @@ def write_report(
     summary = summarise(rows, cost, frames_as if unit == "frames" else None)
     for name, content in (("summary", summary), ("details", details(rows))):
         write_json(output_dir / f"{name}.json", content)
-    write_accuracies(rows, unit, output_dir)
-    panel = panel_of(rows, fingerprint, output_dir.name, Protocol(**summary["protocol"]))
-    draw([panel], output_dir / "heatmap.png")
-    if any(row.evidence_frame is not None for row in rows):
-        panel = panel_of(rows, fingerprint, f"{output_dir.name}: best frame", of="localisation")
+    trials = trials_of(rows)
+    write_accuracies(trials, unit, output_dir)
+    protocol = Protocol(**summary["protocol"])
+    draw([panel_of(trials, fingerprint, output_dir.name, protocol)], output_dir / "heatmap.png")
+    if refused := trials_of(rows, "absent"):
+        panel = panel_of(refused, fingerprint, f"{output_dir.name}: not there, and said so")
+        draw([panel], output_dir / "absent.png", label="Share not invented")
+    if any(row.evidence_frame is not None for row in trials):
+        panel = panel_of(trials, fingerprint, f"{output_dir.name}: best frame", of="localisation")
         draw([panel], output_dir / "localisation.png", label="Share of hits")
     return summary

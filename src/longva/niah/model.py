@@ -3,10 +3,10 @@
     probes -> Model.answer -> rows
 
 Three kinds implement it: our own walk over a prompt tree (`tree_model`: any causal language model
-on text, LongVA on video; `ring_model` where one prompt needs several devices), any
-image-text-to-text model of transformers and any OpenAI-compatible server (`remote`: frames as
-images, generation only). To add one, write `fingerprint` and `answer`, and `encode` if it sees
-(`frames_as`: how).
+on text, LongVA and other video models on video; `ring_model` where one prompt needs several
+devices), any image-text-to-text model of transformers (`image_text_model`) and any
+OpenAI-compatible server (`remote`). To add one, write `fingerprint` and `answer`, and `encode` if
+it sees (`frames_as`: how).
 """
 
 from abc import ABC, abstractmethod

@@ -9,7 +9,8 @@ from PIL import Image
 from longva.errors import RecipeError, needing
 from longva.files.writing import read_json
 from longva.media.colours import to_rgb
-from longva.niah.needles import Needle, NeedleRecipe, guess_chance
+from longva.niah.needles import Needle, NeedleRecipe
+from longva.niah.options import guess_chance
 
 PAPER_NEEDLES = Path(__file__).with_name("needles.json")
 
@@ -25,10 +26,11 @@ def make_needles(recipe: NeedleRecipe) -> list[Needle]:
 
         return [draw_needle(recipe, trial) for trial in range(recipe.count)]
     if recipe.source == "hub":
-        return download_needles(recipe.dataset, recipe.distractors)
+        return download_needles(recipe.dataset, recipe.distractor_pictures)
     file = PAPER_NEEDLES if recipe.source == "paper" else recipe.file
     assert file is not None
-    return read_needles(file, recipe.folder or file.parent, recipe.names, recipe.distractors)
+    folder = recipe.folder or file.parent
+    return read_needles(file, folder, recipe.names, recipe.distractor_pictures)
 
 
 def read_needles(

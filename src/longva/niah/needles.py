@@ -8,22 +8,28 @@
 Generated needles have harder tasks. `find` asks for one thing about one picture; `several` for the
 numbers of `pictures` pictures at once; `order` in which order `pictures` of them appear; `count`
 how many of a kind there are. `distractors` hides further pictures that look alike (generated) or
-are needles of other questions (paper, hub, json).
+are needles of other questions (paper, hub, json): so many, or one at a regular period.
+
+Needles are frames of their own, or drawn onto frames of the haystack (`shown`).
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from PIL import Image
 
 from longva.errors import RecipeError
+from longva.niah.options import options_of, with_options
 from longva.recipes import STRICT
 
-LETTER_ENDING = "\nAnswer with the option's letter from the given choices directly."
 WORD_ENDING = "\nAnswer the question using a single word or phrase."
+NOT_SHOWN = "not shown"
+"""What is to be answered about a needle that is not there."""
+
+Shown = Literal["frame", "inset", "subtitle"]
+"""How a needle is shown: as a frame of its own, or in a corner or in words on a frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +49,31 @@ class Needle:
     in_order: bool = False
     """Whether the targets must appear in this order: the answer depends on it."""
 
+    captions: tuple[str, ...] = ()
+    """What each picture says in words, where it can be said."""
+
+    absent_answer: str = ""
+    """What is right to answer if no target is shown; empty while the question offers no such."""
+
+    def offering_absent(self) -> "Needle":
+        """Return the same with a question that can be answered if nothing is shown.
+
+        Lettered options get one more, open questions a sentence.
+        """
+        if self.absent_answer:
+            return self
+        if options := options_of(self.prompt):
+            more = [*options, f"It is {NOT_SHOWN}"]
+            guessed = abs(self.chance - 1 / len(options)) < 1e-9
+            return replace(
+                self,
+                prompt=with_options(self.prompt, more),
+                chance=1 / len(more) if guessed else self.chance,
+                absent_answer=chr(ord("A") + len(options)),
+            )
+        prompt = f"{self.prompt} If no frame shows it, answer: {NOT_SHOWN}."
+        return replace(self, prompt=prompt, absent_answer=NOT_SHOWN)
+
     def time_prompt(self, fps: float) -> str:
         """Ask when instead of what: the prompt's first sentence, then the question for the time."""
         task = re.split(r"[.?] |\nA\. ", self.prompt, maxsplit=1)[0]
@@ -50,6 +81,26 @@ class Needle:
             f"{task}. The video shows {fps:g} frame(s) per second. At what time (in seconds) does "
             "this frame appear?\nAnswer the question using a single number."
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Every:
+    """Distractors at a regular period (V-NIAH-D of VideoRoPE, arXiv 2502.05173)."""
+
+    __pydantic_config__ = STRICT
+
+    every: int
+    """Haystack frames from one distractor to the next; the first comes after so many."""
+
+    pictures: int = 4
+    """Different ones, which take turns."""
+
+    def __post_init__(self) -> None:
+        if min(self.every, self.pictures) < 1:
+            raise RecipeError(
+                "needles.distractors: every and pictures must be 1 or more, got "
+                f"{self.every} and {self.pictures}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +135,19 @@ class NeedleRecipe:
     pictures: int = 3
     """Targets of `several` and `order`; the most of `count`."""
 
-    distractors: int = 0
+    distractors: int | Every = 0
+    """Pictures that look like the needle: so many at random depths, or `{every: N}`, one every N
+    haystack frames."""
+
+    shown: Shown = "frame"
+    """`frame`: on top of the haystack's frames. `inset` draws the pictures into a corner of frames
+    of the haystack, `subtitle` writes what generated ones say under them."""
+
+    @property
+    def distractor_pictures(self) -> int:
+        """Different distractors of a needle."""
+        kind = self.distractors
+        return kind if isinstance(kind, int) else kind.pictures
 
     def __post_init__(self) -> None:
         if self.source == "json" and not self.file:
@@ -99,28 +162,11 @@ class NeedleRecipe:
             raise RecipeError(f"needles.task: {self.task} needs needles.source: generated")
         if not 2 <= self.pictures <= 4:
             raise RecipeError(f"needles.pictures must be 2, 3 or 4, got {self.pictures}")
-        if self.count < 1 or self.distractors < 0:
+        if self.shown == "subtitle" and self.source != "generated":
+            raise RecipeError(
+                "needles.shown: subtitle needs needles that can be said in words. Pictures of "
+                f"needles.source: {self.source} are drawn onto frames as insets.",
+                **{"needles.shown": "inset"},
+            )
+        if self.count < 1 or self.distractor_pictures < 0:
             raise RecipeError("needles need count of 1 or more and distractors of 0 or more")
-
-
-def guess_chance(prompt: str) -> float:
-    """Return 1 / options for a question with lines "A. ...", "B. ..."; 0 for an open one.
-
-    >>> guess_chance("The scientist is a...\\nA. Bird\\nB. Elephant\\nC. Panda\\nD. Dog\\nAnswer")
-    0.25
-    """
-    options = 0
-    for line in prompt.split("\n"):
-        if line.startswith(f"{chr(ord('A') + options)}. "):
-            options += 1
-    return 1 / options if options > 1 else 0.0
-
-
-def multiple_choice(question: str, options: Sequence[str], right: int) -> dict[str, Any]:
-    """Write a question with lettered options in the paper's form: prompt, answer and chance."""
-    lines = "".join(f"\n{chr(ord('A') + i)}. {option}" for i, option in enumerate(options))
-    return {
-        "prompt": f"\n{question}{lines}{LETTER_ENDING}",
-        "answer": chr(ord("A") + right),
-        "chance": 1 / len(options),
-    }

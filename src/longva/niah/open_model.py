@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from longva.errors import RecipeError
+from longva.niah.image_text_model import ImageTextModel
 from longva.niah.model import Model
 from longva.niah.recipe import MeasurementRecipe
-from longva.niah.remote import ImageTextModel, ServedModel
+from longva.niah.remote import ServedModel
 from longva.niah.ring_model import RingModel
 from longva.niah.video_tree_model import from_recipe
 from longva.parallel import parallel_mesh

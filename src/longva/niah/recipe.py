@@ -6,6 +6,7 @@ from typing import Literal
 
 from longva.checkpoints import Dtype, Precision
 from longva.errors import RecipeError
+from longva.niah.scoring import Frames
 from longva.recipes import STRICT
 
 
@@ -42,8 +43,13 @@ class MeasurementRecipe(ModelRecipe):
     """What the recipes of text and visual needle measurements have in common."""
 
     adapter: Literal["tree", "huggingface", "openai"] = "tree"
-    """`tree` shares prefixes and scores answers: LongVA; for text, any causal language model.
-    `huggingface` gives frames as images to any image-text-to-text model, `openai` to a server."""
+    """`tree` shares prefixes and scores answers: LongVA and other video models; for text, any
+    causal language model. `huggingface` runs any image-text-to-text model, `openai` asks a server.
+    """
+
+    frames_as: Frames | None = None
+    """What `huggingface` and `openai` are shown: the frames as one `video`, or as `images`, which
+    is the default. `tree` reads one video."""
 
     served_model: str = ""
     """Model name in requests to a server; its key is read from OPENAI_API_KEY if that is set."""
@@ -62,14 +68,23 @@ class MeasurementRecipe(ModelRecipe):
     """Precision of the KV cache."""
 
     max_new_tokens: int = 16
-    """Longest generated answer. 0 turns generation off, which only `tree` can do without."""
+    """Longest generated answer. 0 turns generation off, without which `openai` has no score."""
 
     features: Path | None = None
     """Folder that keeps encoded pictures for this and other runs. Default: in `output_dir`."""
 
+    blind: bool = False
+    """Also ask every question once without frames or book: the chance that is there in fact."""
+
     def __post_init__(self) -> None:
-        if self.adapter != "tree" and self.max_new_tokens < 1:
+        if self.adapter == "openai" and self.max_new_tokens < 1:
             raise RecipeError("max_new_tokens must be 1 or more: this adapter only generates")
+        if self.adapter == "tree" and self.frames_as == "images":
+            raise RecipeError(
+                "adapter: tree reads frames as one video. To show them as images, take another "
+                "adapter, or leave frames_as out.",
+                frames_as=None,
+            )
         if self.adapter != "tree" and self.rope_theta is not None:
             raise RecipeError("rope_theta can be set with adapter: tree only")
         if self.ring and (self.adapter != "tree" or self.max_new_tokens or self.kv != "model"):

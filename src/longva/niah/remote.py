@@ -1,33 +1,33 @@
-"""Other people's models under test: frames go in as images, text comes out.
+"""Other people's models under test: frames go in as images or as one video, text comes out.
 
-`ImageTextModel` runs any image-text-to-text model of transformers through its own processor and
-chat template. `ServedModel` asks an OpenAI-compatible server (vLLM, `longva serve`, a provider).
-Neither tells probabilities, so rows have `generated` alone, one forward a prompt.
+    images    data:image/jpeg;base64,... data:image/jpeg;base64,... question
+    video     data:video/jpeg;base64,...,...                        question
+
+`ServedModel` asks an OpenAI-compatible server (vLLM, `longva serve`, a provider). It tells no
+probabilities, so rows have `generated` alone. A video is sent as the list of its frames, as vLLM
+and `longva serve` take it, so that the model sees the very frames that were chosen. One forward a
+prompt; the same prompt again, such as about a needle that no cell shows, is not asked again.
 """
 
+import base64
 import io
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from longva.chat_endpoint import ChatEndpoint, EndpointError
-from longva.checkpoints.fingerprint import weights_fingerprint
 from longva.checkpoints.language_model import load_tokenizer
-from longva.errors import LongVAError, loading
-from longva.finite import check_finite
+from longva.errors import LongVAError
 from longva.niah.cells import Row
 from longva.niah.haystack import Pictures
-from longva.niah.loading import load_auto
 from longva.niah.model import Model, Probe
 from longva.niah.recipe import MeasurementRecipe
-from longva.prompts.kv_cache import context_length
-from longva.reporting.page import data_uri
+from longva.niah.scoring import Frames
 
 ATTEMPTS = 4
 """How often a request is sent to a server that is busy or broken."""
@@ -36,31 +36,55 @@ PATIENCE = 3600.0
 """Seconds for one answer: thousands of frames take a while."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What a model says to one prompt. What it does not tell is None."""
+
+    generated: str | None = None
+    prompt_tokens: int | None = None
+    predicted: str | None = None
+    is_greedy: bool | None = None
+    logprob: float | None = None
+    evidence_frames: list[int] | None = None
+    """The best five, best first."""
+
+    def fields(self) -> dict[str, Any]:
+        """Return what a row says of it."""
+        best = self.evidence_frames
+        return {**vars(self), "evidence_frame": best[0] if best else None}
+
+
 class ImageModel(Model):
-    """A model that is shown frames as images and only generates, one prompt after the other.
+    """A model that is shown frames in every prompt anew, one prompt after the other.
 
     Args:
         name: for people.
         max_new_tokens: longest generated answer.
         training_length: tokens that the model was trained at, if known.
+        frames_as: how it is shown them.
     """
 
-    frames_as = "images"
-
-    def __init__(self, name: str, *, max_new_tokens: int, training_length: int | None = None):
+    def __init__(
+        self,
+        name: str,
+        *,
+        max_new_tokens: int,
+        training_length: int | None = None,
+        frames_as: Frames = "images",
+    ):
         self.name, self.max_new_tokens, self.training_length = name, max_new_tokens, training_length
+        self.frames_as = frames_as
         self.images: list[Image.Image] = []
 
     @abstractmethod
-    def reply(self, pictures: Sequence[int], text: str) -> tuple[str, int | None]:
-        """Generate from a prompt of images and then a text.
+    def reply(self, pictures: Sequence[int], text: str, answer: str, fps: float) -> Reply:
+        """Answer a prompt of frames and then a text.
 
         Args:
-            pictures: indices of `images`.
+            pictures: indices of `images`; none where nothing is shown.
             text: of the prompt.
-
-        Returns:
-            The reply, and the tokens of the prompt if they are known.
+            answer: whose probability is wanted, if the model tells it; may be empty.
+            fps: frames a second.
         """
 
     def encode(self, pictures: Sequence[Pictures], cache: Path) -> None:
@@ -73,76 +97,24 @@ class ImageModel(Model):
         ]
 
     def answer(self, probes: Sequence[Probe]) -> Iterator[Row]:
-        """Generate a reply to every question, and to those for the time."""
+        """Answer every question, and those for the time."""
+        asked: dict[tuple, Reply] = {}
         for probe in probes:
-            pictures = [] if probe.frames is None else probe.frames.tolist()
-            text = probe.row.question or ""
+            row = probe.row
+            pictures = () if probe.frames is None else tuple(probe.frames.tolist())
+            text = row.question or ""
             if probe.pieces:
                 text = self.tokenizer.decode(torch.cat(probe.pieces))
-            generated, tokens = self.reply(pictures, text)
-            row = replace(probe.row, generated=generated, prompt_tokens=tokens)
+            prompt = (pictures, text, row.answer, row.fps or 1.0)
+            if row.asked != "absent":
+                reply = self.reply(*prompt)
+            elif (reply := asked.get(prompt)) is None:
+                reply = asked[prompt] = self.reply(*prompt)
+            row = replace(row, **reply.fields())
             if probe.time_question:
-                row = replace(row, time_generated=self.reply(pictures, probe.time_question)[0])
+                time = self.reply(pictures, probe.time_question, "", row.fps or 1.0)
+                row = replace(row, time_generated=time.generated)
             yield row
-
-
-class ImageTextModel(ImageModel):
-    """A model and processor of transformers.
-
-    Args:
-        model: an image-text-to-text model.
-        processor: with a chat template.
-        options: see `ImageModel`.
-    """
-
-    def __init__(self, model: Any, processor: Any, **options: Any):
-        super().__init__(**options)
-        self.model, self.processor = model.eval(), processor
-        self.tokenizer = processor.tokenizer
-
-    @classmethod
-    def from_recipe(cls, recipe: MeasurementRecipe) -> "ImageTextModel":
-        """Load it from a folder or the hub."""
-        with loading(f"cannot load {recipe.model!r}"):
-            processor = AutoProcessor.from_pretrained(recipe.model)
-        return cls(
-            load_auto(AutoModelForImageTextToText, recipe),
-            processor,
-            name=Path(recipe.model).name,
-            max_new_tokens=recipe.max_new_tokens,
-            training_length=recipe.training_length,
-        )
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Return the weights' hash and dtype, and the length they were trained at."""
-        return {
-            "weights": weights_fingerprint(self.model),
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-            "training_length": self.training_length or context_length(self.model.config),
-        }
-
-    @torch.inference_mode()
-    def reply(self, pictures: Sequence[int], text: str) -> tuple[str, int | None]:
-        """Generate greedily."""
-        content = [{"type": "image", "image": self.images[i]} for i in pictures]
-        inputs = self.processor.apply_chat_template(
-            [{"role": "user", "content": [*content, {"type": "text", "text": text}]}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-        ).to(self.model.device)
-        length = inputs["input_ids"].shape[1]
-        written = self.model.generate(
-            **inputs,
-            max_new_tokens=self.max_new_tokens,
-            do_sample=False,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
-        check_finite(torch.cat(written.logits), "its logits")
-        ids = written.sequences[0, length:]
-        return self.tokenizer.decode(ids, skip_special_tokens=True), length
 
 
 class ServedModel(ImageModel):
@@ -160,7 +132,7 @@ class ServedModel(ImageModel):
             address=address, model=self.name, attempts=ATTEMPTS, timeout=PATIENCE
         )
         self.tokenizer = tokenizer
-        self.urls: dict[int, str] = {}
+        self.jpegs: dict[int, str] = {}
 
     @classmethod
     def from_recipe(cls, recipe: MeasurementRecipe) -> "ServedModel":
@@ -171,32 +143,54 @@ class ServedModel(ImageModel):
             name=recipe.served_model,
             max_new_tokens=recipe.max_new_tokens,
             training_length=recipe.training_length,
+            frames_as=recipe.frames_as or "images",
         )
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what the server goes by; what runs behind it cannot be told."""
+        shown = {"frames_as": "video"} if self.frames_as == "video" else {}
         return {
             "address": self.endpoint.address.rstrip("/"),
             "served_model": self.name,
             "training_length": self.training_length,
+            **shown,
         }
 
-    def reply(self, pictures: Sequence[int], text: str) -> tuple[str, int | None]:
+    def reply(self, pictures: Sequence[int], text: str, answer: str, fps: float) -> Reply:
         """Ask with temperature 0."""
-        urls = [self._data_url(i) for i in pictures]
-        content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        content, options = self._shown(pictures, fps)
         message = {"role": "user", "content": [*content, {"type": "text", "text": text}]}
+        options |= {"temperature": 0, "max_tokens": self.max_new_tokens}
         try:
-            reply = self.endpoint.complete([message], temperature=0, max_tokens=self.max_new_tokens)
+            reply = self.endpoint.complete([message], **options)
         except EndpointError as error:
+            many = self.frames_as == "images" and len(pictures) > 1 and not error.closed
+            hint = (
+                " A server may limit the images of a prompt; frames_as: video sends one video."
+                if many
+                else ""
+            )
             raise LongVAError(
                 f"{error}. Cells measured so far are kept; run the same command again to go on."
+                + hint
             ) from error
-        return reply.text, reply.prompt_tokens
+        return Reply(generated=reply.text, prompt_tokens=reply.prompt_tokens)
 
-    def _data_url(self, number: int) -> str:
-        if number not in self.urls:
+    def _shown(self, pictures: Sequence[int], fps: float) -> tuple[list[dict], dict[str, Any]]:
+        """Return the parts of a message that show frames, and what is said about them."""
+        if not pictures:
+            return [], {}
+        if self.frames_as == "images":
+            urls = [f"data:image/jpeg;base64,{self._jpeg(i)}" for i in pictures]
+            return [{"type": "image_url", "image_url": {"url": url}} for url in urls], {}
+        url = f"data:video/jpeg;base64,{','.join(map(self._jpeg, pictures))}"
+        told = {"fps": fps, "frames_indices": list(range(len(pictures)))}
+        video = {"type": "video_url", "video_url": {"url": url}}
+        return [video], {"media_io_kwargs": {"video": told}}
+
+    def _jpeg(self, number: int) -> str:
+        if number not in self.jpegs:
             buffer = io.BytesIO()
             self.images[number].save(buffer, format="JPEG", quality=92)
-            self.urls[number] = data_uri(buffer.getvalue(), "image/jpeg")
-        return self.urls[number]
+            self.jpegs[number] = base64.b64encode(buffer.getvalue()).decode()
+        return self.jpegs[number]

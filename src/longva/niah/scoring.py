@@ -9,19 +9,18 @@ A model that only guesses scores 15 % on the paper's five needles (three have fo
 every mean stands beside its chance level and is also given as `(mean - chance) / (1 - chance)`:
 0 is guessing, 1 is perfect.
 
-Localisation is judged on frames: the frame that the answer's positions attend to most
-(`evidence_frame`) against the frames that hold the needle (`targets`).
+What else is asked of a trial (`Row.asked`) is judged apart: about needles that are not there, how
+often something is invented; without any frames, what can be guessed in fact. The turns of one
+question count as one trial (`trials_of`). Where and when a needle was seen, `localising` judges.
 """
 
-import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
-
 from longva.niah.cells import Row
+from longva.niah.localising import key_frames, localisation, localisation_chance, time_answers
 from longva.reporting.intervals import clustered_interval, wilson_interval
 
 EFFECTIVE_THRESHOLD = 0.5
@@ -88,6 +87,49 @@ def answers_match(reply: str, answer: str) -> bool:
     return re.match(rf"{re.escape(wanted)}(?!{more}|[.,]\d)", got) is not None
 
 
+def parts_match(reply: str, parts: Iterable[str]) -> bool:
+    """Whether every part of an answer is a word of a reply, in any order (RULER's all-match).
+
+    >>> parts_match("they are 12, and 345", ["345", "12"]), parts_match("1234", ["12"])
+    (True, False)
+    """
+    said = reply.lower()
+    return all(re.search(rf"(?<!\w){re.escape(part.lower())}(?!\w)", said) for part in parts)
+
+
+def trials_of(rows: Iterable[Row], asked: str | None = None) -> list[Row]:
+    """Take the rows that ask for the same kind of thing, the turns of a question as one.
+
+    Args:
+        rows: of a run.
+        asked: see `Row.asked`.
+
+    Returns:
+        One row a trial of a cell, with the evidence of the question as it was written; it is right
+        if that question and all its turns were.
+    """
+    alike = [row for row in rows if row.asked == asked]
+    turns: dict[Any, list[Row]] = {}
+    for row in alike:
+        if row.turned:
+            turns.setdefault((*row.key[:3], row.needle), []).append(row)
+    trials = []
+    for row in alike:
+        if not row.turned:
+            for other in turns.get((*row.key[:3], row.needle), ()):
+                row = replace(
+                    row,
+                    is_greedy=_both(row.is_greedy, other.is_greedy),
+                    generated_correct=_both(row.generated_correct, other.generated_correct),
+                )
+            trials.append(row)
+    return trials
+
+
+def _both(one: bool | None, other: bool | None) -> bool | None:
+    return None if one is None or other is None else one and other
+
+
 def effective_length(rows: Iterable[Row]) -> int:
     """Return the longest length at which it, and every shorter one, is surely seen; 0 if none.
 
@@ -104,9 +146,6 @@ def effective_length(rows: Iterable[Row]) -> int:
     return reached
 
 
-LOCALISATION = ("hit@1", "hit@5", "median_abs_error_seconds")
-
-
 def one_forward_each(tokens: int | None) -> dict[str, Any]:
     """Return the cost of a model that shares nothing between prompts; None where it is not told."""
     return {
@@ -116,65 +155,18 @@ def one_forward_each(tokens: int | None) -> dict[str, Any]:
     }
 
 
-def localisation(rows: Iterable[Row]) -> dict[str, float | None]:
-    """Judge the evidence frames of the rows that have some.
-
-    Returns:
-        `hit@1` and `hit@5`, the share of rows whose best or five best frames hold the needle, and
-        `median_abs_error_seconds` from the best frame to the nearest frame that holds it.
-    """
-    judged = [row for row in rows if row.evidence_frames and row.targets]
-    if not judged:
-        return dict.fromkeys(LOCALISATION)
-    hits = [[frame in (row.targets or ()) for frame in row.evidence_frames or ()] for row in judged]
-    return {
-        "hit@1": _mean(hit[0] for hit in hits),
-        "hit@5": _mean(any(hit[:5]) for hit in hits),
-        "median_abs_error_seconds": float(np.median([_error_seconds(row) for row in judged])),
-    }
-
-
-def localisation_chance(rows: Iterable[Row]) -> dict[str, float | None]:
-    """Return what a guesser expects who picks frames uniformly, without repetition.
-
-    Exact, by counting every frame of every row: for one target at frame p of F the mean error is
-    `(p (p + 1) + (F - 1 - p) (F - p)) / 2F` frames and hit@5 is 5 / F.
-    """
-    judged = [row for row in rows if row.evidence_frames and row.targets and row.frames]
-    if not judged:
-        return dict.fromkeys((*LOCALISATION, "mean_abs_error_seconds"))
-    seconds, weights, hits = [], [], []
-    for row in judged:
-        frames, targets = row.frames or 0, np.array(row.targets)
-        distances = np.abs(np.arange(frames)[:, None] - targets).min(axis=1)  # [F]
-        seconds.append(distances / (row.fps or 1.0))
-        weights.append(np.full(frames, 1 / (frames * len(judged))))
-        others = frames - len(targets)
-        missed = [math.comb(others, k) / math.comb(frames, k) for k in (1, min(5, frames))]
-        hits.append([1 - share for share in missed])
-    errors, weight = np.concatenate(seconds), np.concatenate(weights)
-    order = np.argsort(errors, kind="stable")
-    half = np.searchsorted(np.cumsum(weight[order]), 0.5 - 1e-12)
-    one, five = np.mean(hits, axis=0)
-    return {
-        "hit@1": float(one),
-        "hit@5": float(five),
-        "median_abs_error_seconds": float(errors[order][half]),
-        "mean_abs_error_seconds": float((errors * weight).sum()),
-    }
-
-
 def summarise(
     rows: Sequence[Row], cost: dict[str, Any] | None = None, frames: Frames | None = "video"
 ) -> dict[str, Any]:
     """Return `summary.json`: the few numbers that a run comes down to.
 
     Args:
-        rows: every row of the run.
+        rows: every row of the run, whatever it asks.
         cost: `tokens_one_forward_per_cell`, `tokens_processed` and `flops_ratio`, of a model whose
             prompts share their prefixes; `one_forward_because` of one whose prompts cannot.
         frames: how the model was shown them; None for text.
     """
+    everything, rows = rows, trials_of(rows)
     correct, chance = sum(row.correct for row in rows), _mean(row.chance for row in rows)
     mean = correct / len(rows) if rows else 0.0
     per_cell = [len(group) for _, group in grouped(rows, lambda row: (row.length, row.depth))]
@@ -190,35 +182,48 @@ def summarise(
         "cost": cost or one_forward_each(None),
         "cells": len(per_cell),
         "trials_per_cell": min(per_cell, default=0),
+        **asked_besides(everything),
     }
+
+
+def asked_besides(rows: Sequence[Row]) -> dict[str, Any]:
+    """Judge what else was asked: `absent`, the share of inventions, and `blind`, that of guesses.
+
+    Chance of `absent` is what a guesser invents who takes every reply to be as likely.
+    """
+    told: dict[str, Any] = {}
+    if absent := trials_of(rows, "absent"):
+        invented = [not row.correct for row in absent]
+        told["absent"] = {
+            "invented": _mean(invented),
+            "clustered95": _clustered(absent, invented),
+            "chance": 1 - _mean(row.chance for row in absent),
+            "n": len(absent),
+        }
+    if blind := trials_of(rows, "blind"):
+        told["blind"] = _share(blind, lambda row: row.correct)
+    return told
 
 
 def details(rows: Sequence[Row]) -> dict[str, Any]:
     """Return `details.json`: both scores, their agreement, and the tables behind the summary."""
+    everything, rows = rows, trials_of(rows)
     forced = [row for row in rows if row.is_greedy is not None]
     generated = [row for row in rows if row.generated_correct is not None]
     both = [row for row in rows if None not in (row.is_greedy, row.generated_correct)]
-    timed = [row for row in rows if row.time_generated is not None and row.targets]
-    errors = [
-        abs(row.time_seconds - _nearest(row, row.time_seconds))
-        for row in timed
-        if row.time_seconds is not None
-    ]
     return {
         "teacher_forced": _share(forced, lambda row: row.is_greedy),
         "generated": _share(generated, lambda row: row.generated_correct),
         "agreement": _mean(r.is_greedy == r.generated_correct for r in both) if both else None,
         "effective_length_threshold": EFFECTIVE_THRESHOLD,
         "localisation_chance": localisation_chance(rows),
-        "time_question": {
-            "asked": len(timed),
-            "answered": len(errors),
-            "median_abs_error_seconds": float(np.median(errors)) if errors else None,
-        },
+        "key_frames": key_frames(rows),
+        "time_question": time_answers(rows),
         "by_length": _table(rows, "length"),
         "by_depth": _table(rows, "depth"),
         "by_cell": _table(rows, "length", "depth"),
         "by_needle": [_of_one_needle(*of) for of in grouped(rows, lambda row: row.needle)],
+        "absent_by_length": _table(trials_of(everything, "absent"), "length"),
     }
 
 
@@ -256,17 +261,6 @@ def grouped(rows: Iterable[Row], of: Callable[[Row], Any]) -> list[tuple[Any, li
     for row in rows:
         groups.setdefault(of(row), []).append(row)
     return sorted(groups.items())
-
-
-def _error_seconds(row: Row) -> float:
-    best = (row.evidence_frames or [0])[0] / (row.fps or 1.0)
-    return abs(best - _nearest(row, best))
-
-
-def _nearest(row: Row, seconds: float) -> float:
-    """Return the time of the target that is nearest to `seconds`."""
-    times = [frame / (row.fps or 1.0) for frame in row.targets or ()]
-    return min(times, key=lambda time: abs(time - seconds))
 
 
 def _mean(values: Iterable[float]) -> float:

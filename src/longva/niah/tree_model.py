@@ -202,6 +202,8 @@ class TreeModel(Model):
 
     def _frame_symbols(self, frames: Tensor) -> list[Tensor]:
         """Name the feature rows of [F] frames: a view for each run of consecutive pictures."""
+        if not len(frames):
+            return []
         starts = [0, *((frames.diff() != 1).nonzero().flatten() + 1).tolist(), len(frames)]
         return [
             self.rows[frames[start] : frames[start] + stop - start].flatten()
@@ -265,7 +267,7 @@ class TreeModel(Model):
                 row = replace(row, time_generated=self._text(scored.generated))
             else:
                 row = self._scored(row, scored, lengths[scored.key])
-                if collector is not None:
+                if collector is not None and probe.frames is not None and len(probe.frames):
                     weights = self.per_frame(collector.weights(), probe)
                     best = weights.topk(min(EVIDENCE_FRAMES, len(weights))).indices.tolist()
                     row = replace(row, evidence_frame=best[0], evidence_frames=best)

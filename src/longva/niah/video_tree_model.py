@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longva.checkpoints.fingerprint import weights_fingerprint
 from longva.finite import check_finite
 from longva.niah.loading import is_longva, load_longva
 from longva.niah.model import Probe
@@ -75,7 +74,7 @@ class VideoTreeModel(TreeModel):
             symbols = self._symbols(len(probe.frames), question)
             frames = (symbols < 0) & (symbols > CLOSING)
             symbols[frames] = self.rows[probe.frames].flatten()
-            end = int(frames.nonzero()[-1]) + 1
+            end = int(frames.nonzero()[-1]) + 1 if len(probe.frames) else 0
             answer = self._ids(probe.row.answer) if probe.row.answer and not time else ()
             pieces = [symbols[:end], symbols[end:]]
             result.append(Prompt(pieces, answer=answer, key=(probe.row.key, time)))
@@ -93,10 +92,6 @@ class VideoTreeModel(TreeModel):
         frames = self._frames(2 * self.longest)  # needles come on top of the haystack
         options = {"chunk_tokens": self.chunk_tokens, "kv_dtype": self.kv}
         return self.family.reader(lambda: [frames], **options, allow_beyond_context=True)
-
-    def encoder_fingerprint(self) -> str:
-        """See `TreeModel.encoder_fingerprint`."""
-        return weights_fingerprint(self.model)
 
     def _encode(self, pixels: Tensor) -> Tensor:
         assert self.tokens_per_frame is not None
@@ -117,8 +112,9 @@ class VideoTreeModel(TreeModel):
         )
 
     def _symbols(self, count: int, question: str) -> Tensor:
-        content = [{"type": "video"}, {"type": "text", "text": question}]
-        return self.family.symbols([{"role": "user", "content": content}], [self._frames(count)])
+        content = [{"type": "video"}] if count else []
+        messages = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
+        return self.family.symbols(messages, [self._frames(count)] if count else [])
 
     def _where_frames_are(self, count: int) -> Tensor:
         symbols = self._symbols(count, "?")

@@ -126,4 +126,6 @@ def ring_forward(decoder: nn.Module, ring: RingSequence, **shard: Tensor) -> Ten
         )
     (inputs,) = shard.values()
     positions = ring.positions(inputs.device)
+    if "mrope_section" in (getattr(decoder.config, "rope_parameters", None) or {}):
+        positions = positions.expand(4, 1, -1)  # the token's own; time, height and width, as text
     return decoder(**shard, position_ids=positions, use_cache=False, ring=ring).last_hidden_state

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import AutoModelForImageTextToText, PreTrainedConfig
 
 from longva.checkpoints import Precision
 from longva.errors import ContextLengthError, LongVAError
 from longva.model.flops import Flops, head_dim
-from longva.model.modeling_longva import LongVAForConditionalGeneration
 from longva.planning.devices import GIB
 
 WEIGHT_BYTES = {"int8": 1.01, "int4": 0.5625}
@@ -125,8 +124,8 @@ class Shape:
     def weight_bytes(self) -> int:
         """Bytes of the weights, of a model without any."""
         with torch.device("meta"):
-            model = LongVAForConditionalGeneration(self.config)
-        layers = model.model.language_model.layers
+            model: Any = AutoModelForImageTextToText.from_config(self.config)
+        layers = model.get_decoder().layers
         linear = sum(w.numel() for w in layers.parameters() if w.ndim == 2)
         total = sum(w.numel() for w in model.parameters())
         per_linear = WEIGHT_BYTES.get(self.weights, self.dtype_bytes)
@@ -149,7 +148,7 @@ class Shape:
         grids = min(self.config.vision_batch_size, frames)
         patches = self.config.patches_per_side**2
         # One layer: its input, residual and norm; queries, keys, values and output, or the MLP.
-        layer = 3 * vision.hidden_size + max(4 * vision.hidden_size, 3 * vision.intermediate_size)
+        layer = 3 * vision.hidden_size + max(4 * vision.hidden_size, 3 * mlp_width(vision))
         projector = vision.hidden_size + 3 * text.hidden_size
         pixels = 3 * self.config.grid_size**2
         values = max((patches + 1) * layer, patches * projector) + pixels
@@ -180,13 +179,19 @@ class Shape:
         text, vision = self.text, self.config.vision_config
         patches = self.config.patches_per_side**2 + 1
         width = vision.hidden_size
-        tower = 2 * patches * (4 * width**2 + 2 * width * vision.intermediate_size)
+        tower = 2 * patches * (4 * width**2 + 2 * width * mlp_width(vision))
         tower += 4 * patches**2 * width
         projector = 2 * (patches - 1) * text.hidden_size * (width + text.hidden_size)
         layers = self.config.vision_feature_layer % (vision.num_hidden_layers + 1)
         encode = frames * (layers * tower + projector)
         flops = Flops.of(self.config)
         return encode + flops.append(0, tokens) if flops else None
+
+
+def mlp_width(vision: Any) -> int:
+    """Width of a tower's feed-forward layers; DINOv2 and others tell it as a ratio, mostly 4."""
+    hidden = getattr(vision, "embed_dim", None) or vision.hidden_size
+    return getattr(vision, "intermediate_size", None) or getattr(vision, "mlp_ratio", 4) * hidden
 
 
 def plan(

@@ -7,10 +7,9 @@ of pixels over all frames gives each fewer tokens the more there are.
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from transformers import AutoModelForImageTextToText, DynamicCache
+from transformers import DynamicCache
 
-from longva.planning.planner import WEIGHT_BYTES, Shape
+from longva.planning.planner import Shape, mlp_width
 
 PICTURE = 720, 1280
 """Height and width that are planned for."""
@@ -40,16 +39,6 @@ class VideoShape(Shape):
         deep = getattr(self.config.vision_config, "deepstack_visual_indexes", None) or ()
         return (1 + len(deep)) * self.text.hidden_size
 
-    def weight_bytes(self) -> int:
-        """Bytes of the weights, of a model without any."""
-        with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(self.config)
-        layers = model.get_decoder().layers
-        linear = sum(w.numel() for w in layers.parameters() if w.ndim == 2)
-        total = sum(w.numel() for w in model.parameters())
-        per_linear = WEIGHT_BYTES.get(self.weights, self.dtype_bytes)
-        return int((total - linear) * self.dtype_bytes + linear * per_linear)
-
     def kv_bytes_per_token(self) -> float:
         """Bytes of the layers that keep keys and values of their own: windows keep every token."""
         layers = len(DynamicCache(config=self.text).layers)
@@ -64,8 +53,7 @@ class VideoShape(Shape):
         patch = patch if isinstance(patch, int) else patch[0]
         patches = units * (height // patch) * (width // patch)
         hidden = getattr(vision, "embed_dim", None) or vision.hidden_size
-        inner = getattr(vision, "intermediate_size", None) or 4 * hidden
-        values = patches * (3 * hidden + max(4 * hidden, 3 * inner))
+        values = patches * (3 * hidden + max(4 * hidden, 3 * mlp_width(vision)))
         values += units * self.frames.tokens(size) * self.row_width
         pixels = min(BATCH, max(1, frames)) * 3 * height * width
         return values * self.dtype_bytes + 2 * pixels * 4

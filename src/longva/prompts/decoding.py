@@ -57,7 +57,8 @@ class Sampling:
     """The form that the answer has."""
 
     logprobs: int | None = None
-    """How many of the most probable tokens to report beside each that is chosen; None: nothing."""
+    """How many of the most probable tokens to report beside each that is chosen; None: no token's
+    probability is asked for."""
 
     def __post_init__(self) -> None:
         warm = self.temperature == 0 or 1e-3 <= self.temperature <= 1e3
@@ -104,7 +105,7 @@ def chooser(
         sampling: default: the most probable token.
         prompt: [n] its token ids, which `repetition_penalty` counts.
         tokenizer: of the model, for a `constraint`.
-        told: to which `logprobs` are appended.
+        told: to which every token's probability is appended.
     """
     sampling = sampling or Sampling()
     ids = torch.empty(1, 0, dtype=torch.long) if prompt is None else prompt[None]
@@ -141,8 +142,8 @@ def chooser(
             token = most_probable(left)
         else:
             token = torch.multinomial(left.softmax(-1), 1, generator=generator)[0]
-        if told is not None and sampling.logprobs is not None:
-            told.append(_logprob(logits[0].log_softmax(-1), int(token), sampling.logprobs))
+        if told is not None:
+            told.append(_logprob(logits[0].log_softmax(-1), int(token), sampling.logprobs or 0))
         ids = torch.cat([ids, token[None]], dim=1)
         return token
 
@@ -216,9 +217,10 @@ class AnswerText:
     ):
         generation: Any = model.generation_config
         sampling = sampling or Sampling()
-        self.logprobs: list[TokenLogprob] = []
+        self._chosen: list[TokenLogprob] = []
+        self.logprobs = self._chosen if sampling.logprobs is not None else []
         self.choose = chooser(
-            generation, model.device, sampling, prompt, tokenizer=tokenizer, told=self.logprobs
+            generation, model.device, sampling, prompt, tokenizer=tokenizer, told=self._chosen
         )
         self.limit = min(max_new_tokens, room)
         self._tokenizer, self._stop = tokenizer, stop
@@ -227,6 +229,11 @@ class AnswerText:
         self._told = self._begin = 0
         self.ids: list[int] = []
         self.text, self.finish_reason = "", "length"
+
+    @property
+    def logprob(self) -> float:
+        """Log-probability of the answer so far, nats, the token that ends it included."""
+        return sum(one.logprob for one in self._chosen)
 
     @property
     def done(self) -> bool:

@@ -20,6 +20,7 @@ import dataclasses
 import difflib
 import typing
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,29 +77,41 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     >>> apply_override(values, "loop.max_steps=10")
     >>> values
     {'optim': {'lr': 2e-05}, 'loop': {'max_steps': 10}}
+    >>> rungs = {"ladder": [{"seq_len": 256}]}
+    >>> apply_override(rungs, "ladder.0.seq_len=512")
+    >>> rungs
+    {'ladder': [{'seq_len': 512}]}
     """
     key, equals, text = override.partition("=")
-    parents, last = key.split(".")[:-1], key.split(".")[-1]
-    if not equals or not all([*parents, last]):
+    names = key.split(".")
+    if not equals or not all(names):
         raise RecipeError(
             f"A change needs key=value such as optim.lr.all=1.0e-5, got {override!r}."
         )
-    for depth, name in enumerate(parents):
-        if values.get(name) is None:
-            values[name] = {}
-        values = values[name]
-        if not isinstance(values, dict):
-            parent = ".".join(parents[: depth + 1])
+    place: Any = values
+    for depth, (name, inside) in enumerate(pairwise(names), 1):
+        if isinstance(place, dict) and place.get(name) is None:
+            place[name] = {}
+        place = place[_key(place, name)]
+        if not isinstance(place, dict) and _key(place, inside) is None:
+            parent = ".".join(names[:depth])
             raise RecipeError(
-                f"{override}: {parent} holds a {type(values).__name__}, which has no keys. Set it "
-                f"whole: {parent}=..."
+                f"{override}: {parent} holds a {type(place).__name__}, which has no {inside!r}. "
+                f"Set it whole: {parent}=..."
             )
     try:
-        values[last] = read_yaml(text)
+        place[_key(place, names[-1])] = read_yaml(text)
     except yaml.YAMLError:
         raise RecipeError(
             f"{override}: {text!r} is no YAML with each key once. Quote text that holds : or #."
         ) from None
+
+
+def _key(values: Any, name: str) -> Any:
+    """What a name stands for in a mapping, or as the number of an item of a list; None: nothing."""
+    if isinstance(values, list):
+        return int(name) if name.isdecimal() and int(name) < len(values) else None
+    return name if isinstance(values, dict) else None
 
 
 class _EachKeyOnce(yaml.SafeLoader):

@@ -14,14 +14,14 @@ from typing import Any, Literal
 
 from longva.checkpoints.checkpoint import load_pretrained
 from longva.checkpoints.language_model import read_language_config
-from longva.checkpoints.published import PUBLISHED, planned_config
+from longva.checkpoints.published import PUBLISHED, PUBLISHED_TOWERS, planned_config
 from longva.checkpoints.settings import read_checkpoint
 from longva.data.chats.conversations import ConversationConfig, ConversationDataset
 from longva.data.chats.samples import Samples
 from longva.model import LongVAConfig, LongVAForConditionalGeneration, LongVAProcessor
 from longva.recipes import require_at_least
 from longva.train.dry_run import describe
-from longva.train.models import assemble_longva, assembled_processor
+from longva.train.models import assemble_longva, assembled_processor, read_tower_config
 from longva.train.objective import NextTokenObjective
 from longva.train.recipe import StageConfig
 from longva.train.stages import run_stage
@@ -39,7 +39,8 @@ class AlignConfig(StageConfig):
 
     language_model: str | None = None
     vision_tower: str | dict[str, Any] | None = None
-    """CLIP: a Hub id or a folder; or the fields of a config, to start from random weights."""
+    """CLIP, SigLIP, SigLIP 2 or DINOv2: a Hub id or a folder; or the fields of a config, to start
+    from random weights, of CLIP if there is no `model_type`."""
 
     projector: str | None = None
     """LongVA whose projector is taken, stage 1's. None: random weights."""
@@ -104,7 +105,9 @@ def dry_run(config: AlignConfig, gpus: int | None = None) -> str:
             return planned_config(config.model)
         assert config.language_model is not None
         text = read_language_config(config.language_model, PUBLISHED.get(config.language_model))
-        tower = config.vision_tower if isinstance(config.vision_tower, dict) else None
+        assert config.vision_tower is not None
+        named = str(config.vision_tower)
+        tower = read_tower_config(PUBLISHED_TOWERS.get(named, config.vision_tower))
         return LongVAConfig(
             text_config=text.to_dict(), vision_config=tower, pool_stride=config.pool_stride
         )

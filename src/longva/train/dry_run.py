@@ -22,6 +22,7 @@ def describe(
     length: int,
     rows: int,
     gpus: int | None,
+    text_only: bool = False,
 ) -> str:
     """A recipe with its defaults, then the planner's estimate, as text.
 
@@ -33,6 +34,7 @@ def describe(
         length: tokens of a row, at most.
         rows: rows that a sample makes, 2 for preferences.
         gpus: processes in all; None: those of torchrun, or one ring.
+        text_only: of a model that sees, the language model alone is trained.
     """
     lines = [recipe_yaml(config), *(_reading(*run) for run in data)]
     try:
@@ -41,7 +43,9 @@ def describe(
         return "\n".join([*lines, f"# No estimate of memory and time: {error}"])
     loop, parallel = config.loop, config.parallel
     gpus = gpus or max(parallel.ring, int(os.environ.get("WORLD_SIZE", "1")))
-    sizes = model_sizes(model, config.optim)
+    sizes = model_sizes(model, config.optim, text_only)
+    if text_only:
+        model = model.get_text_config(decoder=True)
     tokens = -(-rows * loop.samples_per_micro_batch * length // parallel.ring)
     memory = training_memory(model, sizes, parallel, tokens=tokens, gpus=gpus, optim=config.optim)
     parts = ("states", "root", "checkpoints", "block", "loss", "end", "peak", "host")

@@ -12,21 +12,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from longva.checkpoints.language_model import (
-    load_language_model,
-    load_tokenizer,
-    read_language_config,
-)
+from torch import Tensor
+
+from longva.checkpoints.language_inside import load_lengthened, read_config
+from longva.checkpoints.language_model import load_tokenizer, sees
 from longva.checkpoints.published import PUBLISHED
 from longva.data.text.documents import HUB
 from longva.data.text.tokenised import open_text
 from longva.errors import LongVAError
-from longva.parallel import ParallelMesh, parallel_mesh
+from longva.parallel import ParallelMesh, RingSequence, parallel_mesh
 from longva.recipes import STRICT, require_at_least
 from longva.train.dry_run import describe
 from longva.train.loop import micro_batches
 from longva.train.niah import Needles, NiahConfig
-from longva.train.objective import NextTokenObjective
+from longva.train.objective import Batch, NextTokenObjective
+from longva.train.optim import freeze_vision
 from longva.train.recipe import StageConfig
 from longva.train.resume import finished_model
 from longva.train.stages import run_stage
@@ -61,7 +61,8 @@ class ExtendConfig(StageConfig):
     """Recipe of `longva extend`."""
 
     base_model: str
-    """Model to extend: a Hub id or a folder."""
+    """Model to extend: a Hub id or a folder. Of a model that sees, as LongVA or Qwen3-VL, the
+    language model inside; vision stays as it is, and the same kind of model is written."""
 
     tokens: Path
     """Packed text, from `longva prepare-text`; or a data set with `input_ids`, tokenised for this
@@ -165,9 +166,19 @@ class ExtensionObjective(NextTokenObjective):
 
     def __init__(self, model: Any, mesh: ParallelMesh, config: ExtendConfig):
         super().__init__(model, mesh, config.parallel, config.mask_documents)
+        if sees(model.config):  # whose vision must keep its bits
+            self.exported = model.dtype
         self.needles: Needles | None = None
         if config.niah is not None:
             self.needles = Needles(config.niah, load_tokenizer(config.base_model))
+
+    def embed(self, batch: Batch, ring: RingSequence) -> Tensor:
+        """Embed a batch of text: this rank's [B, L, D]."""
+        return self.model.get_input_embeddings()(ring.shard(batch["input_ids"]))
+
+    def freeze_unused(self) -> None:
+        """Freeze what text does not pass through."""
+        freeze_vision(self.model)
 
     def measure(self, step: int, last: bool) -> dict[str, float]:
         """What the needles come to, every `niah.every` steps and at the end."""
@@ -179,7 +190,7 @@ class ExtensionObjective(NextTokenObjective):
 def _run(config: ExtendConfig) -> Path | None:
     return run_stage(
         config,
-        load=lambda: load_language_model(
+        load=lambda: load_lengthened(
             config.base_model,
             rope_theta=config.rope_theta,
             yarn=config.yarn,
@@ -188,8 +199,8 @@ def _run(config: ExtendConfig) -> Path | None:
             seed=config.loop.seed,
         ),
         sources=(config.tokens, config.held_out_tokens),
-        open_dataset=lambda tokens, tokenizer: open_text(
-            tokens, config.seq_len, tokenizer=tokenizer
+        open_dataset=lambda tokens, beside: open_text(
+            tokens, config.seq_len, tokenizer=getattr(beside, "tokenizer", beside)
         ),
         make_objective=lambda model, mesh: ExtensionObjective(model, mesh, config),
     )
@@ -198,7 +209,7 @@ def _run(config: ExtendConfig) -> Path | None:
 def dry_run(config: ExtendConfig, gpus: int | None = None) -> str:
     """Describe a recipe, with the memory and time that its last rung takes; see `describe`."""
     architecture = config.architecture or PUBLISHED.get(config.base_model)
-    read_model = partial(read_language_config, config.base_model, architecture)
+    read_model = partial(read_config, config.base_model, architecture)
     runs = ladder_runs(config, max(1, (gpus or 1) // config.parallel.ring))
 
     def count(one: ExtendConfig) -> int:
@@ -207,4 +218,5 @@ def dry_run(config: ExtendConfig, gpus: int | None = None) -> str:
         return len(open_text(one.tokens, one.seq_len))
 
     data = [(one.loop, partial(count, one)) for one in runs]
-    return describe(config, read_model, data, length=config.seq_len, rows=1, gpus=gpus)
+    rows = {"length": config.seq_len, "rows": 1}
+    return describe(config, read_model, data, **rows, gpus=gpus, text_only=True)

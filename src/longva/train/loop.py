@@ -167,7 +167,7 @@ def _update(
     if totals["count"] == 0:
         raise RecipeError(
             f"step {step + 1} has nothing to learn: no row of it has a target. Check the data's "
-            "answers, and that they are not cut off by the longest length."
+            "answers."
         )
     sums: Counter[str] = Counter()
     suspects: list[int] = []

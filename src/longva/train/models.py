@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import AutoConfig, AutoModel
 
 from longva.checkpoints.checkpoint import load_pretrained
 from longva.checkpoints.language_model import (
@@ -19,6 +19,12 @@ from longva.model.unires import Packing
 
 TURN_TOKENS = ["<|im_start|>", "<|im_end|>"]
 """Of the chat template that comes with this package."""
+
+TOWERS = (
+    *("clip_vision_model", "siglip_vision_model", "siglip2_vision_model"),
+    *("dinov2", "dinov2_with_registers"),
+)
+"""Kinds of vision towers, as transformers names them."""
 
 
 def assemble_longva(
@@ -36,7 +42,8 @@ def assemble_longva(
 
     Args:
         language_model: a folder or Hub id.
-        vision_tower: the same of a CLIP model; or a config's fields, for random weights.
+        vision_tower: the same of CLIP, SigLIP, SigLIP 2 or DINOv2; or a config's fields, for
+            random weights, of CLIP if there is no `model_type`.
         projector: a LongVA checkpoint whose projector is taken; None: random weights.
         image_packing: `unires` or `anyres`.
         max_grids: largest number of grids an image takes.
@@ -54,11 +61,14 @@ def assemble_longva(
         torch.manual_seed(seed)
         if len(tokenizer) > text.config.vocab_size:
             text.resize_token_embeddings(len(tokenizer))  # draws the new words' vectors
+        tower_config = read_tower_config(vision_tower)
         if isinstance(vision_tower, str):
-            with loading(f"no CLIP model in {vision_tower!r}"):
-                tower = CLIPVisionModel.from_pretrained(vision_tower, dtype="auto")
+            with loading(f"no vision tower in {vision_tower!r}"):
+                tower: Any = AutoModel.from_pretrained(
+                    vision_tower, config=tower_config, dtype="auto"
+                )
         else:
-            tower = CLIPVisionModel(CLIPVisionConfig(**vision_tower))
+            tower = AutoModel.from_config(tower_config)
         config = LongVAConfig(
             vision_config=tower.config.to_dict(),
             text_config=text.config.to_dict(),
@@ -91,6 +101,27 @@ def assemble_longva(
     return model, processor
 
 
+def read_tower_config(vision_tower: str | dict[str, Any]) -> Any:
+    """Config of a vision tower: of a folder or Hub id, or by its fields.
+
+    Raises:
+        CheckpointError: there is none, or it is of a kind that gives no grid of patches.
+    """
+    if isinstance(vision_tower, dict):
+        kind = vision_tower.get("model_type", "clip_vision_model")
+        config: Any = AutoConfig.for_model(**{**vision_tower, "model_type": kind})
+    else:
+        with loading(f"no vision tower in {vision_tower!r}"):
+            config = AutoConfig.from_pretrained(vision_tower)
+        config = getattr(config, "vision_config", config)
+    if config.model_type not in TOWERS:
+        raise CheckpointError(
+            f"{vision_tower!r} is a {config.model_type}; a vision tower is one of "
+            f"{', '.join(TOWERS)}."
+        )
+    return config
+
+
 def assembled_processor(
     language_model: str, vision_tower: str | dict[str, Any], *, max_grids: int, **settings: Any
 ) -> LongVAProcessor:
@@ -107,12 +138,10 @@ def assembled_processor(
     """
     tokenizer = load_tokenizer(language_model)
     ids = add_control_tokens(tokenizer, (*TURN_TOKENS, *MEDIA_TOKENS))
-    if isinstance(vision_tower, str):
-        with loading(f"no CLIP model in {vision_tower!r}"):
-            vision_tower = CLIPVisionConfig.from_pretrained(vision_tower).to_dict()
-    else:
-        vision_tower = CLIPVisionConfig(**vision_tower).to_dict()
     config = LongVAConfig(
-        vision_config=vision_tower, image_token_id=ids[-2], video_token_id=ids[-1], **settings
+        vision_config=read_tower_config(vision_tower),
+        image_token_id=ids[-2],
+        video_token_id=ids[-1],
+        **settings,
     )
     return LongVAProcessor.for_model(config, tokenizer, max_grids=max_grids)

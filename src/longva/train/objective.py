@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from longva.losses import IGNORE_INDEX, chunked_log_probs
+from longva.model.modeling_longva import tower_layers
 from longva.parallel import ParallelMesh, RingSequence, ring_forward
 from longva.train.host_memory import HostBuffers
 from longva.train.recipe import StageConfig
-from longva.train.sharding import ParallelConfig
+from longva.train.sharding import DTYPES, ParallelConfig
 from longva.train.visual_tokens import embed_shard
 
 Batch = dict[str, Any]
@@ -60,6 +61,9 @@ class Objective(nn.Module, ABC):
         super().__init__()
         self.model: Any = model
         self.mesh, self.config = mesh, config
+        self.exported = DTYPES[config.precision]
+        """Of the checkpoint that is written at the end."""
+
         self.host_buffers = HostBuffers(pinned=mesh.device.type == "cuda")
 
     def ring(self, batch: Batch) -> RingSequence:
@@ -91,6 +95,11 @@ class Objective(nn.Module, ABC):
             hidden = ring_forward(self.model.get_decoder(), ring, inputs_embeds=embedded)
         weight = self.model.get_output_embeddings().weight  # [V, D]
         return chunked_log_probs(hidden, weight, ring.shard_targets(batch["labels"]))
+
+    def freeze_unused(self) -> None:
+        """Freeze parameters that get no gradient, whatever the recipe trains."""
+        if hasattr(self.model.model, "vision_tower"):
+            freeze_unused_vision(self.model)
 
     def begin(self, config: StageConfig, datasets: list[Dataset]) -> None:
         """Compute what is needed before the first step; every rank calls this.
@@ -184,8 +193,10 @@ def freeze_unused_vision(model: Any) -> None:
     It gets no gradient; an optimizer that holds it would have no state to save for it.
     """
     tower = model.model.vision_tower
-    blocks = next(m for m in tower.modules() if isinstance(m, nn.ModuleList))
-    used = model.config.vision_feature_layer % (len(blocks) + 1)
-    tower.post_layernorm.requires_grad_(False)
-    for block in blocks[used:]:
-        block.requires_grad_(False)
+    layers = tower_layers(tower)
+    used = [*layers[: model.config.vision_feature_layer % (len(layers) + 1)], tower.embeddings]
+    used += [tower.pre_layrnorm] if hasattr(tower, "pre_layrnorm") else []
+    through = {id(parameter) for part in used for parameter in part.parameters()}
+    for name, parameter in tower.named_parameters():
+        if id(parameter) not in through or name.endswith("mask_token"):  # for DINOv2's own training
+            parameter.requires_grad_(False)

@@ -12,7 +12,7 @@ The schedule is a pure function of the step, so that there is nothing of it to s
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -156,6 +156,15 @@ def choose_trained(model: nn.Module, config: OptimConfig) -> None:
             f"{', '.join(PARTS)}, or write an expression that is found in parameter names, such as "
             f"{next(name for name, _ in model.named_parameters())}."
         )
+
+
+def freeze_vision(model: Any) -> None:
+    """Freeze what text does not pass through: tower, projector."""
+    through = model.get_decoder(), model.get_output_embeddings()
+    kept = {id(parameter) for part in through for parameter in part.parameters()}
+    for parameter in model.parameters():
+        if id(parameter) not in kept:
+            parameter.requires_grad_(False)
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:

@@ -19,15 +19,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedConfig
 
+from longva.checkpoints.language_model import sees
 from longva.losses import CHUNK_TOKENS
-from longva.model import LongVAConfig, LongVAForConditionalGeneration
+from longva.model import LongVAConfig
 from longva.model.flops import Flops, head_dim
 from longva.planning.devices import DEVICES, GIB, UTILISATION
-from longva.planning.planner import WEIGHT_BYTES
+from longva.planning.planner import WEIGHT_BYTES, mlp_width
 from longva.train.lora import add_adapters
-from longva.train.optim import OptimConfig, choose_trained
+from longva.train.optim import OptimConfig, choose_trained, freeze_vision
 from longva.train.sharding import DTYPES, ParallelConfig
 
 RUNTIME_HOST = 5 * GIB
@@ -100,16 +101,16 @@ def block_bytes_per_token(config: PreTrainedConfig) -> int:
     return norms + attention + 4 * 2 * mlp  # gate, its activation, up, product
 
 
-def model_sizes(config: PreTrainedConfig, optim: OptimConfig) -> Sizes:
-    """Count parameters, on the meta device."""
+def model_sizes(config: PreTrainedConfig, optim: OptimConfig, text_only: bool = False) -> Sizes:
+    """Count parameters, on the meta device; see `describe`."""
+    kind = AutoModelForImageTextToText if sees(config) else AutoModelForCausalLM
     with torch.device("meta"):
-        if isinstance(config, LongVAConfig):
-            model: Any = LongVAForConditionalGeneration(config)
-        else:
-            model = AutoModelForCausalLM.from_config(config)
+        model: Any = kind.from_config(config)
         if optim.lora is not None:
             add_adapters(model, replace(optim.lora, weights="model"))
     choose_trained(model, optim)
+    if text_only:
+        freeze_vision(model)
     count = {True: 0, False: 0}
     for parameter in model.parameters():
         count[parameter.requires_grad] += parameter.numel()
@@ -223,6 +224,6 @@ def _vision_bytes(config: PreTrainedConfig, tokens: int, checkpointed: bool) -> 
     patches = config.patches_per_side**2
     a_layer = tower.hidden_size * 2
     if not checkpointed:
-        a_layer = 2 * (8 * tower.hidden_size + 2 * tower.intermediate_size)
+        a_layer = 2 * (8 * tower.hidden_size + 2 * mlp_width(tower))
     grid = (patches + 1) * tower.num_hidden_layers * a_layer + 4 * 2 * patches * width
     return -(-tokens // config.tokens_per_grid()) * grid

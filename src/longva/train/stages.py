@@ -14,11 +14,11 @@ from longva.parallel import ParallelMesh, parallel_mesh
 from longva.train.checkpoints import export_model, gather_tensors
 from longva.train.loop import train
 from longva.train.lora import add_adapters, export_adapters, merge_adapters
-from longva.train.objective import Dataset, Objective, freeze_unused_vision
+from longva.train.objective import Dataset, Objective
 from longva.train.optim import choose_trained
 from longva.train.recipe import StageConfig
 from longva.train.resume import finished_model
-from longva.train.sharding import DTYPES, apply_fsdp
+from longva.train.sharding import apply_fsdp
 
 
 @contextmanager
@@ -71,14 +71,13 @@ def run_stage(
     datasets = [open_dataset(source, processor) for source in sources if source is not None]
     with join_run(config) as mesh:
         objective = make_objective(model, mesh)
-        lora, dtype = config.optim.lora, DTYPES[config.parallel.precision]
+        lora, dtype = config.optim.lora, objective.exported
         if lora is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.loop.seed)
                 add_adapters(model, lora, mesh.device)
         choose_trained(model, config.optim)
-        if hasattr(model.model, "vision_tower"):
-            freeze_unused_vision(model)
+        objective.freeze_unused()
         apply_fsdp(objective, mesh, config.parallel)
         objective.begin(config, datasets)
         if not train(objective, datasets[0], config, mesh, *datasets[1:]):

@@ -59,6 +59,10 @@ class Answer:
     known: bool | None = None
     """Of a model that knows a small world only: whether what was asked about seems to be shown."""
 
+    logprob: float = 0.0
+    """Log-probability of the answer's tokens to the model, nats, the one that ends it included: the
+    sum of `logprobs`, whatever was asked of the form. Longer answers have lower ones."""
+
     cached_tokens: int = 0
     """Of the prompt's, those that were in the KV cache when the question came."""
 
@@ -94,6 +98,7 @@ class Answer:
             "evidence": [asdict(item) for item in self.evidence],
             "timings": self.timings,
             "finish_reason": self.finish_reason,
+            "logprob": self.logprob,
             **({} if self.known is None else {"known": self.known}),
         }
 

@@ -127,8 +127,8 @@ class LongVA(Watcher):
         if own:
             model, processor = load_pretrained(name, **placed, quantization=quantization, **loading)
         else:
-            refuse_settings(cache_dir, quantization=quantization, **loading)
-            model, processor = load_video_model(folder, **placed)
+            refuse_settings(loading)
+            model, processor = load_video_model(folder, **placed, quantization=quantization)
         with loading_errors(f"{name} cannot be watched with"):
             longva = cls(
                 model,

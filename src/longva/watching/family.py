@@ -69,8 +69,10 @@ class Family:
             indices: [F], what `choose` gave.
             before: frames of the same film that were watched before.
         """
-        tokens = self._image_tokens(media) if media.kind == "image" else None
-        return describe(media, indices, self.model.config, tokens)
+        config = self.model.config
+        if media.kind == "image" and config.image_packing == "anyres":  # which is one frame
+            return describe(media, np.arange(1), self._image_tokens(media))
+        return describe(media, indices, config.tokens_per_grid())
 
     def told(
         self,

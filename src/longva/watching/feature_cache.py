@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -17,8 +17,7 @@ from longva.errors import LongVAError
 from longva.files.tensors import tensor_file
 from longva.finite import to_json
 from longva.media.medium import Media
-from longva.model import LongVAProcessor
-from longva.watching.features import FrameSettings
+from longva.watching.features import FrameSettings, WatchedFrames
 
 ENTRY = re.compile("[0-9a-f]{40}")
 
@@ -39,16 +38,17 @@ class FeatureCache:
     def key(
         self,
         media: Media,
-        indices: np.ndarray,
+        frames: WatchedFrames,
         settings: FrameSettings,
-        processor: LongVAProcessor,
+        processor: Any,
         model_fingerprint: str,
     ) -> str:
         """Name of an entry: content of the medium, frames taken, settings, processor, model."""
-        content = [media.kind, media.fingerprint(), indices.tolist()]
-        visual = (processor.image_processor, processor.video_processor)
+        numbers = (frames.indices - frames.offset).tolist()
+        content = [media.kind, media.fingerprint(), numbers, frames.size]
+        visual = (getattr(processor, f"{kind}_processor", None) for kind in ("image", "video"))
         pixels = {"fit": settings.fit, "resize": settings.resize}
-        made = [pixels, *(part.to_json_string() for part in visual)]
+        made = [pixels, *(part.to_json_string() for part in visual if part is not None)]
         parts = [*content, *made, model_fingerprint]
         return hashlib.blake2b(to_json(parts).encode(), digest_size=20).hexdigest()
 

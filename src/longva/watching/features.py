@@ -28,7 +28,7 @@ from longva.errors import LongVAError, NonFiniteError, VideoError
 from longva.finite import check_finite
 from longva.media.medium import Media
 from longva.media.resize import Fit, Resize
-from longva.model import LongVAConfig, LongVAForConditionalGeneration, LongVAProcessor
+from longva.model import LongVAForConditionalGeneration, LongVAProcessor
 
 FEATURES = "its features of frames"
 """Named where they are not finite."""
@@ -193,28 +193,27 @@ def joined(
 
 
 def describe(
-    media: Media, indices: np.ndarray, config: LongVAConfig, tokens: int | None = None
+    media: Media, indices: np.ndarray, tokens: int, note: str = "", **about: Any
 ) -> WatchedFrames:
     """Say which frames of a medium are watched.
 
     Args:
         media: what `open_media` gave.
         indices: [F], increasing, of the frames taken; of an image, of all grids.
-        config: of the model.
-        tokens: of an image that is packed by AnyRes, which is one frame.
+        tokens: T.
+        note: what else there is to say of them.
+        **about: further fields of `WatchedFrames`.
     """
-    if config.image_packing == "unires":
-        tokens = None
-    indices = indices if tokens is None else np.arange(1)
     return WatchedFrames(
         kind="image" if media.kind == "image" else "video",
         source=media.name,
-        tokens_per_frame=config.tokens_per_grid() if tokens is None else tokens,
+        tokens_per_frame=tokens,
         seconds=media.pts_seconds[indices] if media.has_clock else None,
         indices=indices,
         names=tuple(media.names[index] for index in indices) if media.names else (),
-        left_out=media.left_out,
+        left_out="; ".join(filter(None, (media.left_out, note))),
         duration=media.duration if media.has_clock else 0.0,
+        **about,
     )
 
 

@@ -329,6 +329,7 @@ class Session(Watched):
             answer_tokens=len(reply.ids),
             finish_reason=reply.finish_reason,
             known=known,
+            logprob=reply.logprob,
             logprobs=reply.logprobs,
             timings={**self.timings, "answer": time.perf_counter() - started},
         )

@@ -27,7 +27,7 @@ from longva.planning.planner import Shape
 from longva.planning.video_models import BATCH, PICTURE, VideoShape
 from longva.prompts.model_reader import Inputs, ModelReader
 from longva.watching.family import Family
-from longva.watching.features import FrameSettings, WatchedFrames, encode_frames
+from longva.watching.features import FrameSettings, WatchedFrames, describe, encode_frames
 from longva.watching.video_prompts import VideoPrompts
 
 
@@ -98,25 +98,15 @@ class VideoFamily(Family):
         self, media: Media, indices: np.ndarray, before: WatchedFrames | None = None
     ) -> WatchedFrames:
         """See `Family.describe`; size and rate are those of the film before."""
-        seconds = media.pts_seconds[indices] if media.has_clock else None
-        size = self.prompts.frame_size(media.height, media.width, len(indices))
-        steps = np.diff(seconds) if seconds is not None and len(seconds) > 1 else np.ones(1)
-        step = float(np.median(steps))
         if before is not None and before.size is not None:
             size, step = before.size, before.step
-        return WatchedFrames(
-            kind="image" if media.kind == "image" else "video",
-            source=media.name,
-            tokens_per_frame=self.prompts.tokens(size),
-            seconds=seconds,
-            indices=indices,
-            names=tuple(media.names[index] for index in indices) if media.names else (),
-            left_out="; ".join(filter(None, (media.left_out, self.prompts.budget_note(size)))),
-            unit=self.prompts.unit,
-            duration=media.duration if media.has_clock else 0.0,
-            size=size,
-            step=step,
-        )
+        else:
+            size = self.prompts.frame_size(media.height, media.width, len(indices))
+            timed = media.has_clock and len(indices) > 1
+            step = float(np.median(np.diff(media.pts_seconds[indices]))) if timed else 1.0
+        note = self.prompts.budget_note(size)
+        about = {"unit": self.unit, "size": size, "step": step}
+        return describe(media, indices, self.prompts.tokens(size), note, **about)
 
     def told(
         self,

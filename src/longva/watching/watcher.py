@@ -1,6 +1,6 @@
 """A model and what it takes of media: how many frames fit, which are taken, their visual tokens."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -36,9 +36,6 @@ class Watcher:
         cache_bytes: of them at most; what was used least recently is deleted. None: no bound.
         notice: something a user should know about the model before believing it, which knows a
             small world only.
-
-    Raises:
-        LongVAError: a cache for a model other than LongVA.
     """
 
     def __init__(
@@ -55,8 +52,6 @@ class Watcher:
     ):
         self.model, self.processor, self.name = model, processor, name
         own = isinstance(model, LongVAForConditionalGeneration)
-        if not own:
-            refuse_settings(cache_dir)
         self.family = Family(model, processor) if own else VideoFamily(model, processor)
         self.kv: Precision = kv
         self.notice = notice
@@ -159,17 +154,17 @@ class Watcher:
             NonFiniteError: after the last batch, if tower or projector computed NaN or infinity.
         """
         timings = {"decode": 0.0, "encode": 0.0} if timings is None else timings
-        indices = frames.indices - frames.offset
         batches = self.family.encode(media, frames, settings, timings)
         if self.cache is None or not keep:
             return batches
         model = self.fingerprint(vision_fingerprint)
-        key = self.cache.key(media, indices, settings, self.processor, model)
+        key = self.cache.key(media, frames, settings, self.processor, model)
         held = self.cache.load(key, torch.device("cpu"))  # mapped, not read
         if held is not None:
             parts = held.split(self.family.batch)
             return (part.to(self.model.device) for part in parts)
-        shape = (len(frames), frames.tokens_per_frame, self.family.width)
+        units = frames.rows // frames.tokens_per_frame
+        shape = (units, frames.tokens_per_frame, self.family.width)
         return self.cache.keep(key, media, batches, shape, self.model.dtype)
 
     def fingerprint(self, of: Callable[[LongVAForConditionalGeneration], str]) -> str:
@@ -181,20 +176,15 @@ class Watcher:
         return self._fingerprints[key]
 
 
-def refuse_settings(cache_dir: Path | None, **settings: Any) -> None:
+def refuse_settings(settings: Mapping[str, Any]) -> None:
     """Refuse what is understood of LongVA alone.
 
     Raises:
         LongVAError: naming it.
     """
-    usual = {"quantization": "model"}
-    given = {
-        n: v for n, v in settings.items() if v is not None and v != usual.get(n) and n != "revision"
-    }
-    given |= {} if cache_dir is None else {"cache_dir": cache_dir}
+    given = [name for name, value in settings.items() if value is not None and name != "revision"]
     if given:
-        names = {"cache_dir": "cache", "quantization": "weights"}
         raise LongVAError(
-            f"{', '.join(names.get(name, name) for name in given)}: this is for LongVA, and has no "
-            "effect on other models. Leave it out."
+            f"{', '.join(given)}: this is for LongVA, and has no effect on other models. Leave it "
+            "out."
         )

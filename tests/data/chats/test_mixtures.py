@@ -1,5 +1,6 @@
 import json
 import pickle
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,28 @@ def test_a_cache_that_cannot_be_written_is_named_with_its_remedy(ten, tmp_path, 
         taken(ten, "all")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     assert len(taken(ten, "all")) == 10
+
+
+def test_a_file_that_is_not_there_is_given(tmp_path, ten):
+    with pytest.raises(RecipeError, match="no data set .*Give a .json, .jsonl or .parquet file of"):
+        taken(tmp_path / "gone.json", "all")
+    lines = tmp_path / "ten.jsonl"
+    lines.write_text("".join(json.dumps({"id": number}) + "\n" for number in range(10)))
+    assert taken(ten, "all") == taken(lines, "all") == list(range(10))
+    mixture = tmp_path / "mixture.yaml"
+    with pytest.raises(RecipeError, match="There is no mixture .*Give a YAML file"):
+        Samples(MixtureConfig(mixture=mixture))
+    mixture.write_text(f"datasets: [{{path: {ten}}}]")
+    assert len(Samples(MixtureConfig(mixture=mixture))) == 10
+
+
+def test_a_list_that_is_not_utf_8_is_converted(ten):
+    ten.write_bytes('[{"id": "café"}]'.encode("latin1"))
+    with pytest.raises(LongVAError, match="Convert it: iconv") as refused:
+        taken(ten, "all")
+    command = str(refused.value).split("Convert it: ")[1].split()
+    ten.write_bytes(subprocess.run([*command, ten], check=True, capture_output=True).stdout)
+    assert taken(ten, "all") == ["café"]
 
 
 def test_lines_end_at_newlines_alone(tmp_path):

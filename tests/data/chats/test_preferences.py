@@ -187,6 +187,7 @@ def test_pairs_that_would_lose_something_are_refused(fields, message):
     with pytest.raises(LongVAError, match=message) as caught:
         read_preference({**TEXT, **fields})
     if "Keep one of them" in str(caught.value):
-        read_preference(
-            {name: value for name, value in {**TEXT, **fields}.items() if name != "prompt"}
-        )
+        for dropped in ("prompt", "conversations"):
+            kept = {**TEXT, **fields}
+            del kept[dropped]
+            read_preference(kept)

@@ -79,6 +79,7 @@ def test_too_short_a_set_is_refused_with_the_numbers(folder):
         PackedText(folder, 14)
     with pytest.raises(IndexError):
         PackedText(folder, 13)[1]
+    assert len(PackedText(folder, 2)) == 6
 
 
 def test_a_missing_or_incomplete_set_is_refused(folder, tmp_path):

@@ -15,11 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from typer.testing import CliRunner
 
+from longva.cli import app
 from longva.data.text import documents, packing
 from longva.data.text.packing import PackedText
 from longva.data.text.prepare import CorpusConfig, prepare_text, tokenise_share
 from longva.data.text.report import CorpusReport
+from longva.data.text.tokenised import open_text
 from longva.data.text.upsampling import content_hash
 from longva.errors import LongVAError, RecipeError
 from longva.model.random_model import byte_tokenizer
@@ -296,6 +299,49 @@ def test_text_for_another_tokenizer_is_prepared_again(config, tmp_path):
     assert len(PackedText(again.output_dir, 4, tokenizer=other)) > 0
 
 
+def type_command(told: str, source: Path, tokenizer: str, out: Path | None = None) -> None:
+    """Type the `longva prepare-text` of a message, its words in capitals replaced."""
+    words = re.search(r"longva (prepare-text SRC --out \S+ --tokenizer MODEL)", told)[1].split()
+    given = {"SRC": str(source), "MODEL": tokenizer, "FOLDER": str(out)}
+    typed = CliRunner().invoke(app, [given.get(word, word) for word in words])
+    assert typed.exit_code == 0, typed.output
+
+
+def test_text_that_is_not_there_or_not_packed_yet_is_packed_by_the_command_of_the_message(
+    config, corpus, tokenizer_folder, tmp_path
+):
+    with pytest.raises(RecipeError, match="There is no packed text in .* Make it: ") as refused:
+        PackedText(config.output_dir, 4)
+    type_command(str(refused.value), corpus, tokenizer_folder)
+    assert len(PackedText(config.output_dir, 4, tokenizer=byte_tokenizer())) > 0
+    with pytest.raises(RecipeError, match="longva prepare-text first: ") as refused:
+        open_text(corpus / "code", 4)
+    type_command(str(refused.value), corpus / "code", tokenizer_folder, tmp_path / "code")
+    assert len(open_text(tmp_path / "code", 4)) > 0
+
+
+def test_a_damaged_set_is_deleted_and_prepared_anew(config):
+    prepare_text(config)
+    shard = config.output_dir / "tokens-00000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(RecipeError, match="is damaged.*or delete it and prepare the text anew"):
+        PackedText(config.output_dir, 4)
+    shutil.rmtree(config.output_dir)
+    prepare_text(config)
+    assert len(PackedText(config.output_dir, 4)) > 0
+
+
+def test_too_short_a_set_is_made_longer(config, corpus):
+    few = replace(config, source=str(corpus / "books"), output_dir=config.output_dir / "few")
+    tokens = prepare_text(few).packed_tokens
+    with pytest.raises(RecipeError, match="Prepare more text, or lower seq_len"):
+        PackedText(few.output_dir, 2 * tokens)
+    PackedText(few.output_dir, tokens // 2)
+    more = replace(config, output_dir=config.output_dir / "more", keep_short=1.0)
+    assert prepare_text(more).packed_tokens > 2 * tokens
+    PackedText(more.output_dir, 2 * tokens)
+
+
 def test_a_second_run_in_a_folder_is_refused(config):
     def second(*_):
         prepare_text(config)
@@ -431,21 +477,47 @@ def test_bad_sources_are_named_with_their_remedy(config, tmp_path):
         shutil.rmtree(config.output_dir)
         return report
 
-    refused("There is no /nowhere.*hub:owner/name", source="/nowhere")
+    refused("There is no /nowhere.*file or folder of text.*hub:owner/name", source="/nowhere")
+    mended()  # of a folder; files and data sets of the hub below
     refused("no tokenizer in '/nowhere'", tokenizer="/nowhere")
     said = refused("'<sep>' is no token of .*Name a separator that is one: <", separator="<sep>")
     mended(separator=said.split("that is one: ")[1].split(",")[0].removesuffix("."))
     refused("mixture names physics, the source has arxiv, books", mixture={"physics": 1.0})
     mended(mixture={"arxiv": 1.0, "books": 1.0})
+    physics = tmp_path / "one.jsonl"
+    physics.write_text(json.dumps({"text": "good " * 100, "set": "physics"}) + "\n")
+    refused("names physics, .* or set domain_field", source=str(physics), mixture={"physics": 1.0})
+    mended(source=str(physics), mixture={"physics": 1.0}, domain_field="set")
     said = refused("share of .* of the budget is .* lower budget to", budget=10**9)
     budget = int(re.search(r"lower budget to ([\d,]+)", said)[1].replace(",", ""))
     assert mended(budget=budget).packed_tokens >= budget
+    said = refused("Raise keep_short, add text of that domain, or lower", budget=budget + 100)
+    mended(budget=budget + 100, keep_short=0.5)
+    scarce, corpus = re.search(r"domain (\w+):", said)[1], tmp_path / "more"
+    shutil.copytree(config.source, corpus)
+    (corpus / scarce / "more.txt").write_text("abc " * 10_000)
+    mended(source=str(corpus), budget=budget + 100)
+    (corpus / "rare").mkdir()
+    (corpus / "rare" / "short.txt").write_text("short")
+    mixture = {"arxiv": 0.5, "rare": 0.5}
+    refused(
+        "domain rare: .*or name a mixture without it",
+        source=str(corpus),
+        mixture=mixture,
+        keep_short=0.0,
+    )
+    mended(source=str(corpus), mixture={"arxiv": 0.5}, keep_short=0.0)
     (tmp_path / "empty").mkdir()
     refused("holds no text: 0 files", source=str(tmp_path / "empty"))
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"text": "good"}\n{"text": \n')
     refused(r"bad.jsonl, byte 17: not one JSON object a line.*Mend or remove", source=str(bad))
     bad.write_text(f'{{"text": "{"good " * 100}"}}\n{{"text": "mended"}}\n')
+    mended(source=str(bad))
+    good, broken = f'{{"text": "{"good " * 100}"}}\n', '{"text": \n'
+    bad.write_text(broken + good)
+    refused("Mend or remove it", source=str(bad))
+    bad.write_text(good)  # it is removed
     mended(source=str(bad))
     bad.write_text(json.dumps({"content": "good " * 100}) + "\n")
     refused("no field 'text', there is content. Name the fields", source=str(bad))
@@ -458,6 +530,12 @@ def test_bad_sources_are_named_with_their_remedy(config, tmp_path):
         domain_field="url",
     )
     assert sorted(mended(source=str(bad), domain_field="set").before) == ["web0", "web1"]
+    refused(
+        "no field 'meta.set', .*Name the fields: .*domain_field; a.b",
+        source=str(bad),
+        domain_field="meta.set",
+    )
+    mended(source=str(bad), domain_field="set")
     bad.write_text('{"text": 5}\n')
     refused("field 'text' holds a int, not text", source=str(bad))
     latin = tmp_path / "latin.txt"

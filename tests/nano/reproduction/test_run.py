@@ -40,7 +40,7 @@ def test_a_seed_given_twice_is_run_once_and_its_failure_shows_the_end_of_its_log
 ):
     started = []
 
-    def fails_at_once(folder, budget, seed):
+    def fails_at_once(folder, budget, seed, study):
         started.append(seed)
         folder.mkdir(parents=True)
         lines = [f"line {number} of seed {seed}" for number in range(LOG_LINES + 1)]

@@ -10,11 +10,11 @@ import torch
 
 from longva.checkpoints.checkpoint import load_pretrained
 from longva.errors import CheckpointError, LongVAError
-from longva.nano.reproduction import stages
+from longva.nano.reproduction import seed as one_seed
 from longva.nano.reproduction.budget import BUDGETS, Budget
 from longva.nano.reproduction.measures import PANELS, TRAINING_FREE_THETA
+from longva.nano.reproduction.seed import run_seed
 from longva.nano.reproduction.ship import ship
-from longva.nano.reproduction.stages import run_seed
 from longva.watching.assistant import LongVA
 
 FEW = ("loop.max_steps=2", "loop.samples_per_step=4", "loop.samples_per_micro_batch=4")
@@ -52,7 +52,7 @@ def die():
 
 def run_with(changed: dict[str, Callable[[Callable], Any]]) -> None:
     """Run the tiny seed in the working directory; the stages named here are run by another."""
-    real = stages.stages
+    real = one_seed.WORK[""]
 
     def some(budget, seed):
         work = real(budget, seed)
@@ -60,7 +60,7 @@ def run_with(changed: dict[str, Callable[[Callable], Any]]) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BUDGETS, "tiny", TINY)
-        patch.setattr(stages, "stages", some)
+        patch.setitem(one_seed.WORK, "", some)
         run_seed("tiny", 3)
 
 

@@ -21,7 +21,7 @@ from longva.data.text.packing import tokenizer_fingerprint
 from longva.errors import reason
 from longva.files.claim import claim
 from longva.files.writing import append_line, read_lines, write_lines
-from longva.reporting.figure import plain_axes, save_figure, short
+from longva.reporting.lengths import draw_lengths
 from longva.reporting.progress import Progress
 
 CHUNK = 64
@@ -40,6 +40,21 @@ class DataReport:
 
     bad: list[dict[str, Any]]
     """`key`, `sample` and `problem` of those that cannot be read."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what was found as JSON has it."""
+        return {
+            "samples": len(self.tokens),
+            "tokens": int(self.tokens.sum()),
+            "longest": int(self.tokens.max()),
+            "cut": self.cut,
+            "bad": self.bad,
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.tokens):,} samples, {len(self.bad):,} cannot be read, {self.cut:,} are cut"
+        )
 
 
 class _Trial(Dataset):
@@ -107,29 +122,11 @@ def check_dataset(
     ]
     tokens = np.array([tokens for tokens, _, _ in found])
     report = DataReport(tokens=tokens, cut=sum(cut for _, cut, _ in found), bad=bad)
-    draw_lengths(report, config.max_tokens, folder / "lengths.png")
+    draw_lengths(
+        *(tokens, config.max_tokens, folder / "lengths.png"),
+        f"{int((tokens > 0).sum()):,} samples, {tokens.sum():,} tokens; {report.cut:,} are cut at "
+        "the dotted line",
+        "sample",
+    )
     write_lines(folder / "bad.jsonl", bad)
     return report
-
-
-def draw_lengths(report: DataReport, max_tokens: int, path: Path) -> None:
-    """Draw how many samples have which length, on a logarithmic axis."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3.2), layout="constrained")
-    axes = figure.subplots()
-    read = report.tokens[report.tokens > 0]
-    edges = np.geomspace(max(1, read.min(initial=max_tokens)), max_tokens + 1, 41)
-    axes.hist(read, bins=edges.tolist(), color="#2a78b5")
-    axes.set_xscale("log", base=2)
-    ticks = 2.0 ** np.arange(np.ceil(np.log2(edges[0])), np.log2(edges[-1]) + 0.01)
-    axes.set_xticks(ticks, [short(tick) for tick in ticks])
-    axes.axvline(max_tokens, color="#c0392b", linewidth=1, linestyle=":")
-    title = (
-        f"{len(read):,} samples, {read.sum():,} tokens; {report.cut:,} are cut at the dotted line"
-    )
-    axes.set_title(title, fontsize=9)
-    axes.set_xlabel("tokens of the sample", fontsize=9)
-    axes.set_ylabel("samples", fontsize=9)
-    plain_axes(axes)
-    save_figure(figure, path, dpi=130)

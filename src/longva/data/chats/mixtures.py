@@ -1,7 +1,8 @@
-"""Mixtures of data sets: JSON files of samples, and how many to take of each.
+"""Mixtures of data sets: files of samples, JSON or Parquet, and how many to take of each.
 
     datasets:
       - {path: llava_158k.json, take: all}
+      - {path: hub/train-*.parquet}
       - {path: captions.jsonl, media_folder: coco, take: "first: 20000"}
       - {path: chat.json, take: "random: 10%"}
 
@@ -23,8 +24,9 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from longva.data.chats.embedded import parquet_samples
 from longva.data.chats.media import VideoConfig
-from longva.data.chats.storage import read_bytes
+from longva.data.chats.storage import files_of, read_bytes
 from longva.data.text.documents import decode
 from longva.errors import LongVAError, RecipeError
 from longva.recipes import STRICT, read_yaml, require_at_least
@@ -40,7 +42,8 @@ class DatasetConfig:
     __pydantic_config__ = STRICT
 
     path: Path
-    """A .json list of samples, or .jsonl with one a line."""
+    """A .json list of samples, .jsonl with one a line, or .parquet with one a row, which may hold
+    the media too. `*` stands for any part of the name: data/train-*.parquet."""
 
     media_folder: Path | None = None
     """Where the samples' images and videos are. None: that of the recipe, or beside `path`."""
@@ -148,14 +151,20 @@ OLD_KEYS = {"json_path": "path", "sampling_strategy": "take"}
 
 
 def read_samples(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the samples of a .json list or of .jsonl lines, one at a time.
+    """Yield the samples of .json lists, of .jsonl lines or .parquet rows, one at a time.
 
     Raises:
         RecipeError: no such file.
-        LongVAError: not UTF-8, not JSON, or not objects.
+        LongVAError: not UTF-8, not JSON, not Parquet, or not objects.
     """
+    for file in files_of(path):
+        yield from _read_file(file)
+
+
+def _read_file(path: Path) -> Iterator[dict[str, Any]]:
+    reads = {".jsonl": _lines, ".parquet": parquet_samples}
     try:
-        for sample in _lines(path) if path.suffix == ".jsonl" else _items(path):
+        for sample in reads.get(path.suffix, _items)(path):
             if not isinstance(sample, dict):
                 raise LongVAError(
                     f"{path} must hold a list of samples, each an object with named fields."

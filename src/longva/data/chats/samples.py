@@ -3,6 +3,7 @@
     ~/.cache/longva/samples/9f2c.../     (or below XDG_CACHE_HOME), a folder a mixture
       samples.json                       the samples, one after another
       index.npy                          int64 [4, N]: file, first byte, last byte, hash
+      media/3f/3fa0....png               files that lay in the rows of Parquet, see `embedded.py`
       problems-....json, lengths-....json   what `MediaDataset` found out about them
 
 Lists of 700,000 samples take minutes and gigabytes to read and to look at; this does it once, for
@@ -21,8 +22,9 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from longva.data.chats.embedded import EMBEDDED, file_of, take_out
 from longva.data.chats.mixtures import MixtureConfig, mixture_parts, read_samples, take_indices
-from longva.data.chats.storage import address, version
+from longva.data.chats.storage import address, files_of, version
 from longva.errors import RecipeError
 from longva.files.writing import read_lines, whole_file, write_whole
 from longva.finite import to_json
@@ -51,7 +53,10 @@ class Samples:
     def __init__(self, config: MixtureConfig):
         self.config = config
         self.parts = mixture_parts(config)
-        files = [[_whole(part.path), version(part.path), part.take] for part in self.parts]
+        files = [
+            [_whole(part.path), *map(version, files_of(part.path)), part.take]
+            for part in self.parts
+        ]
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         self.folder = cache / "longva" / "samples" / digest([FORMAT, files])
         with self._alone():
@@ -84,6 +89,8 @@ class Samples:
 
     def path_in(self, part: int, name: str) -> Path:
         """Return the path of a medium that a sample of a data set names."""
+        if name.startswith(EMBEDDED):
+            return file_of(name, self.folder / "media")
         return Path(name) if "://" in name else self.media_folder(part) / name
 
     def num_bytes(self) -> np.ndarray:
@@ -140,6 +147,8 @@ class Samples:
             for number, part in enumerate(self.parts):
                 ends, digests = [file.tell()], []
                 for sample in read_samples(part.path):
+                    if part.path.suffix == ".parquet":
+                        sample = take_out(sample, self.folder / "media")
                     content = to_json(sample, ensure_ascii=False).encode()
                     digests.append(hashlib.blake2b(content, digest_size=8).digest())
                     ends.append(ends[-1] + file.write(content))
@@ -153,6 +162,8 @@ class Samples:
             index = np.concatenate(rows, axis=1)
             if not index.size:
                 raise RecipeError(f"the mixture of {len(self.parts)} data set(s) has no samples.")
+        if (self.folder / "media").is_dir():
+            os.sync()  # before the index says that they are whole
         with whole_file(self.folder / "index.npy") as temporary, temporary.open("wb") as file:
             np.save(file, index)
 

@@ -30,6 +30,35 @@ def address(path: Path) -> str | None:
     return found and f"{found[1]}://{found[2]}"
 
 
+def no_data_set(path: Path, why: str) -> RecipeError:
+    """The error of samples that are not there."""
+    return RecipeError(
+        f"There is no data set {address(path) or path} ({why}). Give a .json, .jsonl or .parquet "
+        "file of samples."
+    )
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that a path names, more than one where its last part has a `*`.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    if "*" not in path.name:
+        return [path]
+    try:
+        if (url := address(path)) is None:
+            found = sorted(path.parent.glob(path.name))
+        else:
+            system, inside = fsspec.core.url_to_fs(url)
+            found = [Path(system.unstrip_protocol(name)) for name in sorted(system.glob(inside))]
+    except Exception as error:  # of a store: whatever its package raises
+        raise RecipeError(f"{address(path) or path} cannot be listed: {reason(error)}") from None
+    if not found:
+        raise no_data_set(path, "no file has such a name")
+    return found
+
+
 def version(path: Path) -> str:
     """Return what tells a file from what it was before: its size and time, or the store's own.
 
@@ -42,10 +71,11 @@ def version(path: Path) -> str:
             return system.ukey(inside)
         stat = path.stat()
     except Exception as error:  # of a store: whatever its package raises
+        raise no_data_set(path, reason(error)) from None
+    if path.is_dir():
         raise RecipeError(
-            f"There is no data set {address(path) or path} ({reason(error)}). Give a .json or "
-            ".jsonl file of samples."
-        ) from None
+            f"{path} is a folder. Name its files, such as {path / 'train-*.parquet'}."
+        )
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 

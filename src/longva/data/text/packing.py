@@ -77,6 +77,19 @@ class PackedText(TextRows):
         with safe_open(path, framework="numpy") as file:
             return file.get_slice("tokens")
 
+    @property
+    def version(self) -> Any:
+        """The hashes of the shards."""
+        return [shard["sha256"] for shard in self.index["shards"]]
+
+    def problems(self, number: int) -> list[tuple[int, int, str]]:
+        """Compare a shard with the hash that it was written with."""
+        shard = self.index["shards"][number]
+        with (self.folder / shard["file"]).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() == shard["sha256"]:
+                return []
+        return [(0, shard["tokens"], f"{shard['file']} is damaged: it is not what was written")]
+
 
 def tokenizer_fingerprint(tokenizer: Any, size: int | None = None) -> dict[str, Any]:
     """Return `{"size", "sha256"}` of the first `size` token ids; None: of all.
@@ -168,7 +181,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RecipeError(
             f"There is no packed text in {folder}. Make it: longva prepare-text SRC --out {folder} "
-            "(the same command finishes one that was interrupted)."
+            "--tokenizer MODEL (the same command finishes one that was interrupted)."
         )
     try:
         index = json.loads(path.read_text(encoding="utf-8"))

@@ -57,6 +57,29 @@ class TextRows(Dataset, ABC):
     def shard(self, number: int) -> Any:
         """A shard's tokens, [T] of integers; what can be sliced into an array serves."""
 
+    @property
+    @abstractmethod
+    def version(self) -> Any:
+        """What tells this text from another one, as JSON has it."""
+
+    @abstractmethod
+    def problems(self, number: int) -> list[tuple[int, int, str]]:
+        """Read a shard and say what is wrong with it: (first token in it, token behind, what)."""
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of the stream."""
+        return len(self._shard_starts) - 1
+
+    def shard_span(self, number: int) -> tuple[int, int]:
+        """Where a shard begins in the stream, and its tokens."""
+        start, stop = self._shard_starts[number : number + 2].tolist()
+        return start, stop - start
+
+    def document_lengths(self) -> np.ndarray:
+        """Tokens of each document, their separators included, int64 [n]."""
+        return np.diff([*self._document_starts.tolist(), self.num_tokens])
+
     def __len__(self) -> int:
         return self.num_tokens // self.seq_len
 

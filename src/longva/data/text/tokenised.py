@@ -76,17 +76,38 @@ class TokenisedText(TextRows):
             raise RecipeError(
                 f"the tokenised data set {self.source} cannot be opened: {reason(error)}"
             ) from error
+        self._files = [file["filename"] for file in dataset.cache_files]
         column = dict(getattr(dataset, "features", {})).get("input_ids")
         if getattr(getattr(column, "feature", None), "dtype", "")[:3] not in ("int", "uin"):
             raise RecipeError(
                 f"{self.source} has no column input_ids of lists of integers, as tokenised text "
-                "has. Text goes through longva prepare-text first."
+                "has. Text goes through longva prepare-text first: longva prepare-text SRC --out "
+                "FOLDER --tokenizer MODEL"
             )
         return dataset.with_format("arrow")[:].column("input_ids").chunks
 
     def shard(self, number: int) -> np.ndarray:
         """The tokens of a chunk, [T]."""
         return self._chunks[number].flatten().to_numpy()
+
+    @property
+    def version(self) -> Any:
+        """The names, sizes and times of the files, and the range of their ids."""
+        stats = [(name, Path(name).stat()) for name in self._files]
+        files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+        return {"files": files, "vocabulary": self.vocabulary}
+
+    def problems(self, number: int) -> list[tuple[int, int, str]]:
+        """Look for ids that the model's tokenizer does not have."""
+        tokens = self.shard(number)
+        if self.vocabulary is None:
+            return []
+        wrong = np.flatnonzero((tokens < 0) | (tokens >= self.vocabulary))
+        spans = np.split(wrong, np.flatnonzero(np.diff(wrong) > 1) + 1) if len(wrong) else []
+        return [
+            (int(span[0]), int(span[-1]) + 1, f"token {tokens[span[0]]} is none of the tokenizer's")
+            for span in spans
+        ]
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """As `TextRows.read`.
@@ -98,6 +119,7 @@ class TokenisedText(TextRows):
         if self.vocabulary is not None and not 0 <= tokens.min() <= tokens.max() < self.vocabulary:
             raise LongVAError(
                 f"{self.source} holds token {max(tokens, key=abs)}, the model's tokenizer has 0 to "
-                f"{self.vocabulary - 1}: the text was tokenised for another model."
+                f"{self.vocabulary - 1}: the text was tokenised for another model. Where only a "
+                "few rows are like this: longva check-data RECIPE names them, for loop.skip."
             )
         return tokens

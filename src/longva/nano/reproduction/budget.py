@@ -27,7 +27,10 @@ class Budget:
     depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     needles: int = 20
     calibration_needles: int = 12
-    """Needles by which the evidence heads are found."""
+    """Needles by which the evidence heads are found, and the study's RoPE base is chosen."""
+
+    calibration_frames: int = 512
+    """Film in which the study's RoPE base is chosen."""
 
     text_lengths: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192)
     text_trials: int = 4
@@ -58,6 +61,7 @@ SMOKE = Budget(
     frames=(16, 32, 64, 128),
     depths=(0.0, 0.5, 1.0),
     needles=6,
+    calibration_frames=64,
     text_lengths=(128, 256, 512),
     text_trials=3,
 )

@@ -46,7 +46,8 @@ def write_measures(budget: Budget, seed: int) -> None:
     """Write what the models are measured with, other scenes than those of training."""
     write_needles(NEEDLES, frames=budget.frames[-1] + 100, needles=budget.needles, seed=seed + 1000)
     calibration = budget.calibration_needles
-    write_needles(NEEDLES / "calibration", frames=64, needles=calibration, seed=seed + 2000)
+    frames = budget.calibration_frames + 100
+    write_needles(NEEDLES / "calibration", frames=frames, needles=calibration, seed=seed + 2000)
     write_whole(BOOK, book(words=2 * budget.context, seed=seed + 3000))
     write_whole(LONG_TEXT, long_documents(length=budget.context, rows=4, seed=seed + 4000))
 

@@ -19,6 +19,11 @@ LOOKS = {
     "training_free": ("#CC79A7", "D"),
     "extended": ("#0072B2", "o"),
     "base": ("#D55E00", "^"),
+    "short": ("#E69F00", "v"),
+    "sharpened": ("#CC79A7", "D"),
+    "rope": ("#56B4E9", "P"),
+    "plain": ("#009E73", "s"),
+    "told": ("#000000", "X"),
 }
 """Colour and marker of each line."""
 

@@ -23,13 +23,9 @@ from longva.files.writing import read_json
 from longva.nano import world
 from longva.nano.reproduction.measures import LANGUAGE_MODELS, PANELS, TEXTS
 from longva.niah.cells import Row
+from longva.niah.localising import localisation, localisation_chance
 from longva.niah.log import read_rows
-from longva.niah.scoring import (
-    chance_corrected,
-    effective_length,
-    localisation,
-    localisation_chance,
-)
+from longva.niah.scoring import chance_corrected, effective_length
 from longva.reporting.intervals import clustered_interval
 
 UNSHOWN = ("lr", "grad_norm", "tokens_per_second", "memory_gib")

@@ -2,7 +2,7 @@
 
     output/seed_0/    everything of a seed, see `stages.py`; log.txt is what its process printed
     output/seed_1/
-    output/report/    index.html, pictures, report.json: see `report.py`
+    output/report/    index.html, pictures, report.json: see `report.py`, `study_report.py`
 
 Killed or interrupted, the same command goes on.
 """
@@ -27,17 +27,25 @@ from longva.files.writing import read_json, write_json
 from longva.nano.language_model import CONTEXT
 from longva.nano.reproduction.budget import budget_of
 from longva.nano.reproduction.report import write_report
+from longva.nano.reproduction.seed import COMMAND
+from longva.nano.reproduction.study import RESULTS
+from longva.nano.reproduction.study_report import write_study_report
 from longva.reporting.progress import Progress
 
 LOG_LINES = 12
 """Of a failed seed that are shown."""
 
 
+SEEDS = {"": (0, 1, 2), "transfer": (101, 102, 103, 104, 105)}
+"""Of the reproduction, and of its study, docs/experiments/transfer.md."""
+
+
 def reproduce(
     output: Path,
     *,
     budget: str = "laptop",
-    seeds: Sequence[int] = (0, 1, 2),
+    study: str = "",
+    seeds: Sequence[int] = (),
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -46,7 +54,8 @@ def reproduce(
     Args:
         output: folder of the run, a new one or one to go on with.
         budget: `smoke` or `laptop`, see `budget.BUDGETS`.
-        seeds: each is trained and measured from nothing.
+        study: "transfer" to run that instead. A seed that has left its results.json is done.
+        seeds: each is trained and measured from nothing. Default: `SEEDS`.
         jobs: processes at a time; each computes with one thread. Default: one a CPU.
         progress: called with ("seed 0", stages done, stages).
 
@@ -54,18 +63,22 @@ def reproduce(
         The report's page.
 
     Raises:
-        LongVAError: unknown budget, a folder of another one, or a seed that failed; the others are
-            finished first.
+        LongVAError: unknown budget or study, a folder of another one, or a seed that failed; the
+            others are finished first.
     """
-    seeds = list(dict.fromkeys(seeds))  # two processes of one seed would share its folder
-    about = describe(budget, seeds)
+    if study not in SEEDS:
+        raise LongVAError(f"study must be {' or '.join(filter(None, SEEDS))}, got {study!r}.")
+    # Two processes of one seed would share its folder.
+    seeds = list(dict.fromkeys(seeds or SEEDS[study]))
+    about = describe(budget, seeds, study)
     claim(output, about)
-    waiting, running, failed = seeds.copy(), {}, []
+    done = {seed for seed in seeds if (output / f"seed_{seed}" / RESULTS).is_file()}
+    waiting, running, failed = [seed for seed in seeds if seed not in done], {}, []
     try:
         while waiting or running:
             while waiting and len(running) < (jobs or os.cpu_count() or 1):
                 seed = waiting.pop(0)
-                running[seed] = start(output / f"seed_{seed}", budget, seed)
+                running[seed] = start(output / f"seed_{seed}", budget, seed, study)
             time.sleep(0.5)
             for seed, process in list(running.items()):
                 if progress:
@@ -84,14 +97,15 @@ def reproduce(
         raise LongVAError(
             f"seed {', '.join(map(str, failed))} failed. The end of {log}:\n" + "\n".join(last)
         )
-    return write_report(output)
+    return (write_study_report if study else write_report)(output)
 
 
-def describe(budget: str, seeds: Sequence[int]) -> dict[str, Any]:
+def describe(budget: str, seeds: Sequence[int], study: str = "") -> dict[str, Any]:
     """Say what a run is, for its report."""
     gpu = torch.cuda.is_available()
     return {
         "budget": budget,
+        "study": study,
         "seeds": list(seeds),
         "version": __version__,
         "date": date.today().isoformat(),
@@ -104,22 +118,23 @@ def describe(budget: str, seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def claim(output: Path, about: dict[str, Any]) -> None:
-    """Note whose folder this is, or refuse another budget's."""
+    """Note whose folder this is, or refuse that of another budget or study."""
     path = output / "about.json"
     if path.is_file():
         found = read_json(path)
-        asked = {"budget": about["budget"]}
-        refuse_others(output, {"budget": found["budget"]}, asked, "a run of another budget")
+        asked = {name: about[name] for name in ("budget", "study")}
+        begun = {name: found.get(name, "") for name in asked}
+        refuse_others(output, begun, asked, "a run of another budget or study")
         about["seeds"] = sorted({*found["seeds"], *about["seeds"]})
     write_json(path, about)
 
 
-def start(folder: Path, budget: str, seed: int) -> subprocess.Popen:
+def start(folder: Path, budget: str, seed: int, study: str = "") -> subprocess.Popen:
     """Start the process of a seed in its folder; it prints into log.txt."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "longva.nano.reproduction.stages", budget, str(seed)],
+            [sys.executable, *COMMAND[1:], budget, str(seed), study],
             cwd=folder,
             stdout=log,
             stderr=subprocess.STDOUT,

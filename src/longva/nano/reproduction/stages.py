@@ -5,37 +5,23 @@
 
 Training is that of `longva prepare-text`, `extend` and `align`, by the recipes in
 `longva/recipes/nano`; only the vision tower has a loop of its own. Their paths are relative to
-the seed's folder, which is the working directory of the process:
-
-    python -m longva.nano.reproduction.stages laptop 0        in an empty folder
-
-A stage in `stages.json` is done and never run again; `extend` and `align` also resume midway. One
-thread computes, so that a seed trains to the same bits however many seeds run beside it.
+the seed's folder, which is the working directory of the process.
+`seed.py` runs them.
 """
 
-import json
-import os
-import random
-import shutil
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from longva.data.text.prepare import CorpusConfig, prepare_text
-from longva.files.claim import refuse_others
-from longva.files.lock import only_run
-from longva.files.writing import read_json, write_json
 from longva.finite import to_json
-from longva.nano.corpus import write_corpus
+from longva.nano.corpus import SHARES, write_corpus
 from longva.nano.language_model import save_initial_language_model, save_sharpened
 from longva.nano.pictures import write_alignment
-from longva.nano.reproduction.budget import Budget, budget_of
+from longva.nano.reproduction.budget import Budget
 from longva.nano.reproduction.measures import (
     LANGUAGE_MODELS,
     PANELS,
@@ -78,30 +64,44 @@ def stages(budget: Budget, seed: int) -> dict[str, Callable[[], Any]]:
 
 
 def train(
-    run: Callable[[Any], Path | None], kind: type, budget: Budget, seed: int, name: str
+    run: Callable[[Any], Path | None],
+    kind: type,
+    budget: Budget,
+    seed: int,
+    name: str,
+    changed: Callable[[Any], Any] = lambda recipe: recipe,
 ) -> None:
-    """Train by the recipe `nano/name`, with the budget's changes."""
+    """Train by the recipe `nano/name`, with the budget's changes and then the caller's."""
     changes = budget.overrides.get(name.split("_")[0] if "stage" in name else name, ())
-    if run(load_recipe(kind, f"nano/{name}", [*changes, f"loop.seed={seed}"])) is None:
+    recipe = changed(load_recipe(kind, f"nano/{name}", [*changes, f"loop.seed={seed}"]))
+    if run(recipe) is None:
         raise KeyboardInterrupt  # asked to stop, and has saved
 
 
 def write_text(budget: Budget, seed: int) -> None:
     """Write and pack the sets of `text.yaml` that are short enough, and the untrained model."""
     save_initial_language_model(Path("initial"), seed)
+    write_sets(text_sets(budget), budget, 100 * seed)
+
+
+def text_sets(budget: Budget) -> dict[str, dict[str, Any]]:
+    """Return the sets of `text.yaml` that are short enough, by name."""
     sets = yaml.safe_load(Path(__file__).with_name("text.yaml").read_text(encoding="utf-8"))
+    return {name: about for name, about in sets.items() if about["length"] <= budget.context}
+
+
+def write_sets(sets: Mapping[str, Mapping[str, Any]], budget: Budget, seed: int) -> None:
+    """Write and pack sets of text, as `text.yaml` describes them; the first from `seed`."""
     for number, (name, about) in enumerate(sets.items()):
-        length, words, shot = about.pop("length"), about.pop("words"), about.pop("longest_shot", 1)
-        if length > budget.context:
-            continue
         path = Path("text") / f"{name}.jsonl"
         write_corpus(
             path,
-            tokens=int(words * budget.text_scale),
-            length=length,
-            seed=seed * 100 + number,
-            shares=about,
-            longest_shot=shot,
+            tokens=int(about["words"] * budget.text_scale),
+            length=about["length"],
+            seed=seed + number,
+            shares={kind: about[kind] for kind in SHARES},
+            longest_shot=about.get("longest_shot", 1),
+            as_frames=about.get("as_frames", True),
         )
         config = CorpusConfig(
             source=str(path),
@@ -136,58 +136,3 @@ def pictures(budget: Budget, seed: int) -> None:
         drawn = partial(write_alignment, samples=samples, seed=10 * seed + first)
         drawn(Path("pictures") / part)
         drawn(Path("pictures") / f"{part}_anyres", packing="anyres")
-
-
-def run_seed(budget_name: str, seed: int) -> None:
-    """Run what is left of a seed in the working directory.
-
-    Raises:
-        LongVAError: the folder was begun with another budget or seed, or another process is at
-            work in it.
-    """
-    torch.set_num_threads(1)
-    with only_run(Path.cwd()):
-        path = Path("stages.json")
-        asked = {"budget": budget_name, "seed": seed}
-        state: dict[str, Any] = {**asked, "stages": []}
-        if path.is_file():
-            state = read_json(path)
-            begun = {name: state[name] for name in asked}
-            refuse_others(Path.cwd(), begun, asked, "a run of another budget or seed")
-        work = stages(budget_of(budget_name), seed)
-        state["names"] = list(work)
-        write_json(path, state)
-        done = {stage["name"] for stage in state["stages"]}
-        for name, run in work.items():
-            if name in done:
-                continue
-            print_line(f"== {name}")
-            random.seed(seed)
-            torch.manual_seed(seed)
-            began = time.time()
-            run()
-            for checkpoints in Path().glob("*/**/checkpoints"):  # of what is finished
-                shutil.rmtree(checkpoints)
-            state["stages"].append(
-                {
-                    "name": name,
-                    "seconds": round(time.time() - began, 1),
-                    "device": "cuda" if torch.cuda.is_available() else "cpu, 1 thread",
-                    "command": f"python -m longva.nano.reproduction.stages {budget_name} {seed}",
-                    "metrics": last_metrics(name),
-                }
-            )
-            write_json(path, state)
-
-
-def last_metrics(name: str) -> dict[str, float]:
-    """Return the last line of a stage's metrics.jsonl; nothing if it trains nothing."""
-    path = Path(name.removeprefix("stage2_")) / "metrics.jsonl"
-    if not path.is_file():
-        return {}
-    return json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    run_seed(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,283 @@
+"""What the transfer study came to: every condition, seed and interval, and the rule's outcome.
+
+    <run>/seed_<s>/results.json    the answers of a seed, see `study.py`
+    <run>/report/transfer.md       tables; transfer.png the figure, transfer.json every number
+
+The hypothesis, the conditions and the rule were written before the first run:
+docs/experiments/transfer.md. What is not there yet is open, and nothing is filled in.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from longva.errors import LongVAError
+from longva.files.writing import read_json, write_json, write_whole
+from longva.finite import to_json
+from longva.nano.reproduction.plots import draw_accuracy
+from longva.nano.reproduction.results import Measurement, score
+from longva.nano.reproduction.study import RESULTS
+from longva.nano.reproduction.transfer import Check, percent
+from longva.niah.cells import Row
+
+CONDITIONS = {
+    "extended": ("a", "extended"),
+    "short": ("b", "the same steps and tokens, rows of 256"),
+    "sharpened": ("c", "sharpened only"),
+    "rope": ("d", "sharpened, best RoPE base"),
+    "base": ("e", "not extended"),
+    "plain": ("f", "extended, no frame-shaped texts, no shots"),
+    "told": ("h", "(a), films told as words"),
+    "dose_512": ("i", "extended to 512"),
+    "dose_1024": ("i", "extended to 1,024"),
+    "dose_2048": ("i", "extended to 2,048"),
+}
+"""Letter and meaning of each condition."""
+
+CONTROLS = ("short", "sharpened", "rope", "base")
+DOSES = ("dose_512", "dose_1024", "dose_2048", "extended")
+JUDGED = (512, 1024)
+"""Frames at which conditions are compared."""
+
+REACHED = 0.5
+"""Corrected share that a length must have to be reached."""
+
+IN_MOST = 0.8
+"""Share of the seeds in which reach has to grow with the dose."""
+
+DRAWN = ("extended", "short", "sharpened", "rope", "base", "plain", "told")
+
+
+def write_study_report(run: Path) -> Path:
+    """Write the report of the seeds that have left their results; return its page.
+
+    Raises:
+        LongVAError: none has.
+    """
+    measurements, seeds = read_study(run)
+    out = run / "report"
+    out.mkdir(exist_ok=True)
+    numbers = study_numbers(measurements, seeds)
+    write_json(out / "transfer.json", json.loads(to_json(numbers)))
+    lines = {
+        name: {
+            "by_length": by_length,
+            "chance": measured_chance(measurements[name]),
+            "label": f"({CONDITIONS[name][0]}) {CONDITIONS[name][1]}",
+        }
+        for name, by_length in numbers["by_length"].items()
+        if name in DRAWN
+    }
+    marks = {64: "base context", 1024: "text training length"}
+    draw_accuracy(lines, marks, out / "transfer.png")
+    write_whole(out / "transfer.md", "\n".join(study_page(numbers)) + "\n")
+    return out / "transfer.md"
+
+
+def read_study(run: Path) -> tuple[dict[str, Measurement], list[dict[str, Any]]]:
+    """Read the answers of every finished seed by condition, and what the seeds say of themselves.
+
+    Raises:
+        LongVAError: there is no finished seed.
+    """
+    paths = sorted(run.glob(f"seed_*/{RESULTS}"))
+    if not paths:
+        raise LongVAError(
+            f"{run} holds no seed_*/{RESULTS}, so no seed of the study has ended there. Run "
+            f"`longva reproduce nano --study transfer --output {run}`."
+        )
+    seeds = [read_json(path) for path in paths]
+    found: dict[str, dict[int, Sequence[Row]]] = {}
+    for seed in seeds:
+        for name, answers in seed["answers"].items():
+            found.setdefault(name, {})[seed["seed"]] = [
+                _row(seed["needles"], *answer) for answer in answers
+            ]
+    return {
+        name: Measurement(by_seed=by_seed, fingerprint={}) for name, by_seed in found.items()
+    }, seeds
+
+
+def _row(needles: Sequence[Any], length: int, depth: float, trial: int, right: int) -> Row:
+    name, chance = needles[trial]
+    place = {"length": length, "depth": depth, "position": int(depth * length), "trial": trial}
+    return Row(**place, needle=name, answer="", chance=chance, is_greedy=bool(right))
+
+
+def measured_chance(of: Measurement) -> float:
+    """Return the mean probability of guessing right."""
+    return sum(row.chance for row in of.rows) / len(of.rows)
+
+
+def study_numbers(of: Mapping[str, Measurement], seeds: Sequence[Mapping[str, Any]]) -> Any:
+    """Return every number of the page."""
+    checks = judge_study(of)
+    return {
+        "seeds": [
+            {key: seed[key] for key in ("seed", "version", "date", "torch", "rope")}
+            for seed in seeds
+        ],
+        "outcome": outcome(checks),
+        "checks": [vars(check) for check in checks],
+        "by_length": {
+            name: [
+                {"length": length, **score(one.at([length])), "by_seed": _by_seed(one, length)}
+                for length in one.lengths
+            ]
+            for name, one in of.items()
+        },
+        "reach": {name: reach_by_seed(of[name]) for name in of},
+    }
+
+
+def _by_seed(of: Measurement, length: int) -> dict[int, dict[str, Any]]:
+    return {seed: score(of.seed(seed).at([length])) for seed in of.by_seed}
+
+
+def judge_study(
+    of: Mapping[str, Measurement], lengths: Sequence[int] = JUDGED
+) -> tuple[Check, Check, Check]:
+    """Apply the rule: (a) over its controls, (f) and (g) over theirs, reach by dose."""
+    return (
+        above(of, "extended", CONTROLS, lengths),
+        survives(of, lengths),
+        dose(of),
+    )
+
+
+def above(
+    of: Mapping[str, Measurement], name: str, controls: Sequence[str], lengths: Sequence[int]
+) -> Check:
+    """Whether a condition's interval lies above those of its controls at every length."""
+    letter = CONDITIONS[name][0]
+    others = ", ".join(f"({CONDITIONS[control][0]})" for control in controls)
+    at = " and ".join(f"{length:,}" for length in lengths)
+    expected = f"({letter}) above {others} at {at} frames, by intervals that do not overlap"
+    if any(one not in of or not set(lengths) <= set(of[one].lengths) for one in (name, *controls)):
+        return Check(expected=expected, passed=None, found="Not all of them were measured there.")
+    numbers = {
+        one: {length: score(of[one].at([length])) for length in lengths}
+        for one in (name, *controls)
+    }
+    equal = [
+        f"({CONDITIONS[control][0]}) at {length:,}"
+        for control in controls
+        for length in lengths
+        if numbers[name][length]["corrected95"][0] <= numbers[control][length]["corrected95"][1]
+    ]
+    found = "; ".join(
+        f"at {length:,} frames ({letter}) {share(numbers[name][length])}, "
+        + ", ".join(f"({CONDITIONS[c][0]}) {share(numbers[c][length])}" for c in controls)
+        for length in lengths
+    )
+    if equal:
+        found += f". Not above {', '.join(equal)}"
+    return Check(expected=expected, passed=not equal, found=f"{found}.", numbers=numbers)
+
+
+def survives(of: Mapping[str, Measurement], lengths: Sequence[int]) -> Check:
+    """Whether (f) does as (a) against (b); the towers of (g) are open until they are run."""
+    check = above(of, "plain", ("short",), lengths)
+    passed = False if check.passed is False else None
+    found = f"{check.found} (g) was not run."
+    expected = f"{check.expected}; so do both towers of (g)"
+    return Check(expected=expected, passed=passed, found=found, numbers=check.numbers)
+
+
+def dose(of: Mapping[str, Measurement]) -> Check:
+    """Whether reach grows with the length of the texts."""
+    expected = "(i) reach never falls with the dose, and grows in all, in 4 of every 5 seeds"
+    if any(name not in of for name in DOSES):
+        return Check(expected=expected, passed=None, found="Not every dose was measured.")
+    by_dose = [reach_by_seed(of[name]) for name in DOSES]
+    seeds = sorted(set.intersection(*map(set, by_dose)))
+    reaches = {seed: [reach[seed] for reach in by_dose] for seed in seeds}
+    growing = [
+        seed
+        for seed, of_seed in reaches.items()
+        if all(a <= b for a, b in pairwise(of_seed)) and of_seed[0] < of_seed[-1]
+    ]
+    told = "; ".join(f"seed {s}: {', '.join(map(str, reaches[s]))} frames" for s in seeds)
+    return Check(
+        expected=expected,
+        passed=len(growing) >= IN_MOST * len(seeds),
+        found=f"It grows in {len(growing)} of {len(seeds)} seeds ({told}).",
+        numbers={"reach": reaches, "growing": growing},
+    )
+
+
+def reach_by_seed(of: Measurement) -> dict[int, int]:
+    """Return the longest length up to which all have at least half, a seed; 0 if none has."""
+    reached = dict.fromkeys(of.by_seed, 0)
+    for seed in of.by_seed:
+        for length in of.lengths:
+            if score(of.seed(seed).at([length]))["corrected"] < REACHED:
+                break
+            reached[seed] = length
+    return reached
+
+
+def outcome(checks: Sequence[Check]) -> str:
+    """Say in a sentence what the rule gives."""
+    first, second, third = (check.passed for check in checks)
+    if first is False:
+        return "By the rule, transfer does not show: what (a) reaches, a control reaches too."
+    if first and second is False:
+        return "By the rule, transfer shows for these texts or this tower only."
+    if third is False:
+        return "By the rule, transfer does not show: reach does not grow with the dose."
+    if None in (first, second, third):
+        return "The rule cannot be applied yet: conditions are missing."
+    return "By the rule, transfer shows."
+
+
+def share(of: Mapping[str, Any]) -> str:
+    """Write a corrected share and its interval."""
+    low, high = of["corrected95"]
+    return f"{percent(of['corrected'])} ({percent(low)[:-2]} to {percent(high)})"
+
+
+def study_page(numbers: Mapping[str, Any]) -> list[str]:
+    """Write the tables as lines of Markdown."""
+    seeds = [seed["seed"] for seed in numbers["seeds"]]
+    by_length = {
+        name: numbers["by_length"][name] for name in CONDITIONS if name in numbers["by_length"]
+    }
+    lengths = [point["length"] for point in next(iter(by_length.values()))]
+    lines = [
+        "# Does a context that was lengthened on text carry over to films? What was found",
+        "",
+        f"**{numbers['outcome']}** Seeds {', '.join(map(str, seeds))}.",
+        "",
+        *(
+            f"{n}. {check['expected']}: **{_verdict(check['passed'])}**. {check['found']}"
+            for n, check in enumerate(numbers["checks"], 1)
+        ),
+        "",
+        "Share right, corrected for chance, with 95 % intervals clustered by needle and seed.",
+        "",
+        f"| | frames | {' | '.join(f'{length:,}' for length in lengths)} |",
+        f"|---|---|{'---|' * len(lengths)}",
+    ]
+    for name, points in by_length.items():
+        letter, meaning = CONDITIONS[name]
+        lines.append(f"| {letter} | {meaning} | {' | '.join(map(share, points))} |")
+    lines += ["", "By seed, and the reach in frames:", ""]
+    lines += [
+        f"| | seed | {' | '.join(f'{length:,}' for length in lengths)} | reach |",
+        f"|---|---|{'---|' * (len(lengths) + 1)}",
+    ]
+    for name, points in by_length.items():
+        for seed, reached in numbers["reach"][name].items():
+            shares = (percent(point["by_seed"][seed]["corrected"]) for point in points)
+            letter, meaning = CONDITIONS[name]
+            lines.append(f"| {letter} {meaning} | {seed} | {' | '.join(shares)} | {reached:,} |")
+    chosen = ", ".join(f"{s['seed']}: {s['rope']['chosen']:g}" for s in numbers["seeds"])
+    made = {f"longva {s['version']}, torch {s['torch']}, {s['date']}" for s in numbers["seeds"]}
+    return [*lines, "", f"RoPE base chosen for (d), by seed: {chosen}.", "", *sorted(made)]
+
+
+def _verdict(passed: bool | None) -> str:
+    return {True: "holds", False: "does not hold", None: "open"}[passed]
