@@ -14,7 +14,9 @@ from nbconvert import MarkdownExporter
 from traitlets.config import Config
 
 NOTE = "*This page is a notebook that ran when the site was built: [{0}]({0}).*\n"
-SECONDS_A_CELL = 300
+SECONDS = 300
+"""That a cell, or the start of the kernel, may take on a busy machine."""
+
 PRIVATE = Config({"ConnectionFileMixin": {"transport": "ipc"}})
 """The kernel is spoken to through files, not ports, which others on the machine could read."""
 
@@ -26,7 +28,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         with TemporaryDirectory() as folder:
             NotebookClient(
                 notebook,
-                timeout=SECONDS_A_CELL,
+                timeout=SECONDS,
+                startup_timeout=SECONDS,
                 resources={"metadata": {"path": folder}},
                 config=PRIVATE,
             ).execute()
