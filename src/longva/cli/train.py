@@ -168,7 +168,7 @@ def align(options: StageOptions) -> None:
 @grouped
 def check_data(
     options: RecipeOptions,
-    folder: Annotated[
+    out_folder: Annotated[
         Path | None, typer.Option("--out", help="For what is found; default: OUTPUT_DIR/data.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; default: one a CPU.")] = None,
@@ -187,7 +187,7 @@ def check_data(
     from longva.train.extend import ExtendConfig
 
     config = _read_any(options, (AlignConfig, DPOConfig, ExtendConfig))
-    folder = folder or config.output_dir / "data"
+    folder = out_folder or config.output_dir / "data"
     with progress_bar(show=not as_json) as progress:
         found = check_data(config, folder, workers or os.cpu_count() or 1, progress)
     if as_json:

@@ -200,6 +200,7 @@ class ToldModel(TreeModel):
         told = read_json(cache.parent / "told.json")
         scenes = [*told["film"][: len(pictures[0])], *told["needles"]]
         ids = self.tokenizer.convert_tokens_to_ids([w for scene in scenes for w in scene])
+        assert self.tokens_per_frame is not None
         assert len(ids) == self.tokens_per_frame * sum(map(len, pictures))
         with torch.inference_mode():
             self.features = self.model.get_input_embeddings()(torch.tensor(ids)).cpu()

@@ -70,7 +70,7 @@ def write_study_report(run: Path) -> Path:
         for name, by_length in numbers["by_length"].items()
         if name in DRAWN
     }
-    marks = {64: "base context", 1024: "text training length"}
+    marks = {64.0: "base context", 1024.0: "text training length"}
     draw_accuracy(lines, marks, out / "transfer.png")
     write_whole(out / "transfer.md", "\n".join(study_page(numbers)) + "\n")
     return out / "transfer.md"
