@@ -100,10 +100,10 @@ def test_a_search_survives_a_reload_and_a_reload_in_its_middle_follows_it(open_p
     page.wait_for_selector("#lv-end-job", state="visible")
     demo.release()
     page.wait_for_selector("#lv-found .lv-done")
-    found = page.inner_text("#lv-found")
+    found = page.inner_text("#lv-found .lv-job")
     page.reload()
     page.wait_for_selector("#lv-found .lv-done")
-    assert page.inner_text("#lv-found") == found
+    assert page.inner_text("#lv-found .lv-job") == found
 
 
 @pytest.mark.parametrize("width", [1280, 390])
