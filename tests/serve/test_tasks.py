@@ -1,13 +1,19 @@
 """POST /v1/find and /v1/summarize: what the library finds and tells, as JSON and as a stream."""
 
 import json
+import re
+from pathlib import Path
 
 import httpx
 import pytest
 
+from longva.nano.film import write_film
 from longva.serve.limits import Limits
+from longva.watching.assistant import LongVA
 from longva.watching.features import FrameSettings
 from tests.serve.conftest import data_uri, film, picture, serving
+
+ROOT = Path(__file__).parents[2]
 
 
 def post(server, path, **body):
@@ -119,6 +125,29 @@ def test_the_servers_bounds_hold_for_tasks_too(longva, video, web, tmp_path, mon
         assert told["message"].startswith("this makes 3 chapters; 2 are allowed. Take longer")
         done = ask("summarize", longva={"start": 0, "end": 3}, chapter=2)
         assert len(done.json()["chapters"]) == 2
+
+
+def test_the_page_shows_what_a_server_of_the_embedded_model_says(tmp_path):
+    section = (ROOT / "docs" / "serving.md").read_text().split("## Find and summarize")[1]
+    code, *_ = re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    shown, *_ = re.findall(r"^```json\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    films = tmp_path / "films"
+    write_film(films / "a.mp4", seconds=60, seed=1)
+    nano = LongVA.from_pretrained("nano")
+    with serving(nano, tmp_path, folders=[films]) as server:
+        for here, there in (
+            ("http://127.0.0.1:8000", server.url),
+            ("/films/a.mp4", str(films / "a.mp4")),
+            ('"nano"', '"random"'),  # as the server of these tests calls its model
+        ):
+            code = code.replace(here, there)
+        names = {}
+        exec(code, names)
+    find, summary = map(json.loads, shown.splitlines())
+    (one,) = find["ranges"]
+    one["score"] = pytest.approx(one["score"], abs=1e-4)
+    assert {name: names["found"][name] for name in find} == find
+    assert {name: names["told"][name] for name in summary} == summary
 
 
 @pytest.mark.anyio
