@@ -23,7 +23,9 @@ from tests.clock import Clock
 from tests.other_systems import left_out
 from tests.scenes import scene_frames
 
-collect_ignore = [] if sys.platform == "linux" else [Path(__file__).parents[1] / f for f in left_out()]
+collect_ignore = []
+if sys.platform != "linux":
+    collect_ignore = [Path(__file__).parents[1] / file for file in left_out()]
 
 # Many small processes and threads on few cores wait for one another more than they compute.
 torch.set_num_threads(1)

@@ -11,7 +11,6 @@ import shlex
 import subprocess
 import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import yaml
@@ -59,7 +58,7 @@ class Block:
 
     @property
     def commands(self) -> list[str]:
-        """Lines that are typed: those after a prompt; without one all, if the first is a command."""
+        """Lines that are typed: those after a prompt, or all, if the first is a command."""
         lines = re.sub(r"\\\n\s*", "", self.text).splitlines()
         if any(line.startswith("$ ") for line in lines):
             lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]

@@ -9,12 +9,12 @@ from tests.other_systems import NEEDS, left_out
 
 WITHOUT_POSIX = """
 import importlib, os, pkgutil, signal, sys
-import torch, transformers, av, matplotlib.figure, typer, fastapi, uvicorn, gradio, peft  # Linux's own
+import torch, transformers, av, matplotlib.figure, fastapi, uvicorn, gradio, peft  # with POSIX
 hidden = ("fcntl", "grp", "pwd", "resource", "termios", "tty", "pty", "syslog")
 for name in hidden:
     sys.modules[name] = None
-for name in ("fork", "pread", "pwrite", "killpg", "getuid", "geteuid", "mkfifo", "sched_getaffinity",
-             "O_NOFOLLOW", "O_NONBLOCK", "O_DIRECTORY", "register_at_fork"):
+for name in ("fork", "pread", "pwrite", "killpg", "getuid", "geteuid", "mkfifo",
+             "sched_getaffinity", "O_NOFOLLOW", "O_NONBLOCK", "O_DIRECTORY", "register_at_fork"):
     delattr(os, name)
 for name in ("SIGKILL", "SIGHUP", "SIGUSR1", "SIGSTOP", "SIGALRM", "setitimer"):
     delattr(signal, name)

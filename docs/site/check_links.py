@@ -1,4 +1,4 @@
-"""Check a built site: every link and picture is there, every anchor too, and nothing comes from elsewhere.
+"""Check a built site: every link, picture and anchor is there, and nothing comes from elsewhere.
 
     python docs/site/check_links.py out/site
 
@@ -7,6 +7,7 @@ cross-references, outputs of notebooks. Links to other sites are left alone, but
 load from one (scripts, styles, fonts, pictures) is an error, since the site works offline.
 """
 
+import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 LOADED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
 """Elements for which a browser loads something by itself, and where from."""
+
+LOADED_BY_STYLE = re.compile(r"(?:url\(|@import)\s*[\"']?((?:https?:)?//[^)\"']+)")
 
 
 class Page(HTMLParser):
@@ -51,8 +54,13 @@ def problems(site: Path) -> list[str]:
             if not target.exists():
                 found.append(f"{where}: {link} is not there")
             elif parts.fragment and target in pages:
-                if unquote(parts.fragment) not in pages[target].anchors:
-                    found.append(f"{where}: {link} has no such anchor")
+                anchors = pages[target].anchors
+                found += (
+                    [] if unquote(parts.fragment) in anchors else [f"{where}: {link}: no anchor"]
+                )
+    for path in sorted(site.rglob("*.css")):
+        named = LOADED_BY_STYLE.findall(path.read_text(encoding="utf-8"))
+        found += [f"{path.relative_to(site)}: a style loads {address}" for address in named]
     if not pages:
         found.append(f"{site} holds no page")
     return found

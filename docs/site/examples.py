@@ -23,7 +23,7 @@ slug = slugify(case="lower")
 
 def section(text: str, anchor: str) -> str:
     """Return what follows the heading with an anchor, up to the next heading; "" without such."""
-    prose = BLOCK.sub(lambda block: re.sub(r"[^\n]", " ", block[0]), text)  # a comment is no heading
+    prose = BLOCK.sub(lambda block: re.sub(r"[^\n]", " ", block[0]), text)
     headings = list(HEADING.finditer(prose))
     for heading, following in zip(headings, [*headings[1:], None], strict=True):
         if slug(heading[1].replace("`", ""), "-") == anchor:

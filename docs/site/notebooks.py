@@ -11,9 +11,14 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
+from traitlets.config import Config
 
 NOTE = "*This page is a notebook that ran when the site was built: [{0}]({0}).*\n"
-SECONDS_A_CELL = 300
+SECONDS = 300
+"""That a cell, or the start of the kernel, may take on a busy machine."""
+
+PRIVATE = Config({"ConnectionFileMixin": {"transport": "ipc"}})
+"""The kernel is spoken to through files, not ports, which others on the machine could read."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -21,8 +26,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path in sorted(Path(config.docs_dir).glob("tutorials/*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         with TemporaryDirectory() as folder:
-            where = {"metadata": {"path": folder}}
-            NotebookClient(notebook, timeout=SECONDS_A_CELL, resources=where).execute()
+            NotebookClient(
+                notebook,
+                timeout=SECONDS,
+                startup_timeout=SECONDS,
+                resources={"metadata": {"path": folder}},
+                config=PRIVATE,
+            ).execute()
         for cell in notebook.cells:  # progress bars, which are drawn again and again
             cell.outputs = [o for o in cell.get("outputs", ()) if o.get("name") != "stderr"]
         named = {"unique_key": path.stem, "output_files_dir": f"{path.stem}_files"}

@@ -75,9 +75,18 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def named(setting: tuple[Precision, Precision]) -> str:
+    """Name a setting in a table."""
+    return " / ".join(NAMES.get(value, value) for value in setting)
+
+
 def frames_table() -> str:
     """Frames that fit, by card and precision."""
-    head = ["card", "GiB found", *(f"{NAMES.get(w, w)} / {NAMES.get(kv, kv)}" for w, kv in SETTINGS)]
+    head = [
+        "card",
+        "GiB found",
+        *(f"{NAMES.get(w, w)} / {NAMES.get(kv, kv)}" for w, kv in SETTINGS),
+    ]
     rows = []
     for name, (gib, rate) in CARDS.items():
         most = [most_frames(gib, rate, *setting) for setting in SETTINGS]
@@ -102,8 +111,9 @@ def film_table() -> str:
             if value != "model"
         ]
         watch = "rate not known" if made.seconds is None else f"{made.seconds:.0f} s"
-        named = " / ".join(NAMES.get(value, value) for value in setting)
-        rows.append([name, named, f"{made.peak / GIB:.1f}", watch, " ".join(options) or "none"])
+        rows.append(
+            [name, named(setting), f"{made.peak / GIB:.1f}", watch, " ".join(options) or "none"]
+        )
     return table(head, rows)
 
 

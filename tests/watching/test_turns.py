@@ -136,6 +136,13 @@ def test_the_prompt_says_subtitles_and_times_and_evidence_is_that_of_the_frames(
     assert again.prompt_tokens > answer.prompt_tokens
 
 
+def test_what_is_said_after_the_last_frame_does_not_run_into_what_follows(longva, film):
+    late = with_subtitles(film, [Cue(5.5, 5.9, "late")])
+    assert words(longva.watch(late, fps=1)).count('*\n"late"\nWhat?') == 1
+    told = words(longva.watch([late, film], fps=1))
+    assert '"late"\nscenes.mp4 (2):*\nWhat?' in told
+
+
 def test_a_film_with_subtitles_can_be_watched_on_saved_and_gone_on_with(longva, film, tmp_path):
     told = with_subtitles(film, CUES)
     whole = longva.watch(told)

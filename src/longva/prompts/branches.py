@@ -9,7 +9,7 @@ there was room, at the positions that they have in its own prompt, and see none 
 have filled their room, those that go on are read anew without the others.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,9 +48,6 @@ class Branch:
     given_up: bool = False
     """Whether nobody waits for it any more; set it between two tokens."""
 
-    known: bool | None = None
-    """What `begun` of `answer_together` makes of it."""
-
     @property
     def goes_on(self) -> bool:
         """Whether it takes a further token."""
@@ -80,21 +77,12 @@ class Branches:
         """T, tokens of all branches in the cache."""
         return len(self._owner)
 
-    def append(
-        self,
-        symbols: Mapping[int, Tensor],
-        collectors: Mapping[int, EvidenceCollector] | None = None,
-    ) -> Tensor:
+    def append(self, symbols: Mapping[int, Tensor]) -> Tensor:
         """Add symbols [n] to branches by number; return their last hidden states, [branches, D].
-
-        Args:
-            symbols: of branches by number.
-            collectors: that hear this append, instead of the branches' own.
 
         Raises:
             ContextLengthError: a branch would be longer than the model's context.
         """
-        listening = dict(enumerate(self._collectors)) if collectors is None else collectors
         lengths = self._shared + torch.bincount(self._owner, minlength=len(self._collectors))
         added = torch.cat(list(symbols.values()))  # [N]
         owner = torch.cat([torch.full((len(s),), branch) for branch, s in symbols.items()])
@@ -111,7 +99,7 @@ class Branches:
                 len(self._owner)
             )
             ends = last[(last >= start) & (last < start + step)] - start
-            heard = [(int(row), listening[int(owner[start + row])]) for row in ends]
+            heard = [(int(row), self._collectors[int(owner[start + row])]) for row in ends]
             hidden = self._reader.append(
                 added[chunk],
                 keep=len(visible),
@@ -121,27 +109,11 @@ class Branches:
             states.append(hidden[ends.to(hidden.device)])
         return torch.cat(states)
 
-    def look_ahead(
-        self, symbols: Mapping[int, Tensor], collectors: Mapping[int, EvidenceCollector]
-    ) -> None:
-        """Append symbols and forget them again: only the collectors have heard.
-
-        Raises:
-            ContextLengthError: see `append`.
-        """
-        before = self.tail
-        try:
-            self.append(symbols, collectors)
-        finally:
-            self._owner = self._owner[:before]
-            self._reader.crop(self._shared + before)
-
 
 def answer_together(
     reader: PromptReader,
     branches: Sequence[Branch],
     *,
-    begun: Callable[[Branches, dict[int, Tensor]], None] | None = None,
     tail_tokens: int = TAIL_TOKENS,
 ) -> Iterator[list[tuple[int, str | None]]]:
     """Read prompts and write their replies; the caller crops the reader afterwards.
@@ -149,8 +121,6 @@ def answer_together(
     Args:
         reader: what it holds of the prompts' common beginning is not read again.
         branches: prompts with one beginning.
-        begun: called once of each branch with the hidden state [1, D] of its prompt's last
-            position, by number; several at a time.
         tail_tokens: room of all branches; one alone is bound by the model's context only.
 
     Yields:
@@ -173,12 +143,11 @@ def answer_together(
         sizes = torch.tensor([len(branches[n].symbols) - shared for n in left]).cumsum(0)
         group = left[: max(1, int((sizes <= tail_tokens // 2).sum()))]
         most = tail_tokens if len(group) > 1 else None
-        first = fresh.intersection(group)
-        fresh -= first
-        yield from _together(reader, branches, group, shared, most, begun if first else None, first)
+        fresh.difference_update(group)
+        yield from _together(reader, branches, group, shared, most)
 
 
-def _together(reader, branches, group, shared, most, begun, first) -> Iterator:
+def _together(reader, branches, group, shared, most) -> Iterator:
     """Write the replies of a group until they end or have no room; see `answer_together`."""
     reader.crop(shared)
     tree = Branches(reader, [branch.collector for branch in branches])
@@ -186,8 +155,6 @@ def _together(reader, branches, group, shared, most, begun, first) -> Iterator:
     rows = {n: hidden[row, None] for row, n in enumerate(group) if branches[n].goes_on}
     if full := [n for n in group if branches[n].reply.done]:  # those without room for an answer
         yield [(n, None) for n in full]
-    if begun is not None and (new := {n: row for n, row in rows.items() if n in first}):
-        begun(tree, new)
     while rows:
         logits = reader.logits(torch.cat([*rows.values()]))  # [branches, V]
         tokens = _chosen(branches, list(rows), logits)

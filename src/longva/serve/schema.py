@@ -118,8 +118,8 @@ class ChatMessage(Known):
         return tuple(said for kind, said in self.parts() if kind == "media")
 
 
-class LongVAOptions(BaseModel):
-    """How media are watched, and what is reported beside the answer."""
+class WatchOptions(BaseModel):
+    """How media are watched."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -144,11 +144,15 @@ class LongVAOptions(BaseModel):
     fit: Literal["crop", "pad"] = "crop"
     """Centre crop, or the whole frame on a square."""
 
-    evidence: int = Field(default=5, ge=0, le=1000)
-    """Frames to name on which the answer rests most."""
-
     progress: bool = False
     """Send chunks with `longva.progress` in a stream; comments are always sent."""
+
+
+class LongVAOptions(WatchOptions):
+    """How media are watched, and what is reported beside the answer."""
+
+    evidence: int = Field(default=5, ge=0, le=1000)
+    """Frames to name on which the answer rests most."""
 
 
 class StreamOptions(Known):

@@ -18,19 +18,22 @@ from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
-from longva.errors import VideoError, is_out_of_memory
+from longva.errors import LongVAError, VideoError, is_out_of_memory
 from longva.media.medium import Media
 from longva.planning.planner import Plan
 from longva.prompts.decoding import prepare
 from longva.prompts.steps import Steps, steps
 from longva.watching.answer import Answer
 from longva.watching.assistant import LongVA
-from longva.watching.events import EventStream, Failed, Progress, Text, Watched
+from longva.watching.events import EventStream, Failed, Part, Progress, Text, Watched
 from longva.watching.features import elsewhere, wait
 from longva.watching.question import Question
 from longva.watching.session import Session
 from longva.watching.store import SessionStore, Watching
+from longva.watching.summarize import Summary, summarize
+from longva.watching.tasks import Outline, Ranges, Search
 from longva.watching.worker import ModelWorker
 
 MOST_CHARACTERS = 8000
@@ -42,7 +45,9 @@ while a long text of somebody else is read."""
 class _Request:
     """A question in the queue."""
 
-    question: Question
+    question: Any
+    """A `Question`, or of `tasks.py` what else is to be done."""
+
     watching: Watching
     media: list[Media] | None
     open_media: Callable[[], list[Media]]
@@ -54,7 +59,7 @@ class _Request:
     def is_brief(self) -> bool:
         """Whether it may be answered together with others."""
         asked = self.question
-        if asked.count > 1:
+        if not isinstance(asked, Question) or asked.count > 1:
             return False
         said = sum(len(str(message["content"])) for message in asked.history)
         return said + len(asked.text) + len(asked.begins) <= MOST_CHARACTERS
@@ -111,7 +116,7 @@ class Engine:
 
     async def answer(
         self,
-        question: Question,
+        question: Question | Search | Outline,
         watching: Watching,
         open_media: Callable[[], list[Media]],
         events: EventStream,
@@ -119,15 +124,22 @@ class Engine:
         """Open the media and stand in the queue; all that follows is told as events.
 
         Args:
-            question: what to answer.
+            question: what to answer, or what else is to be done.
             watching: which media to watch, and how.
             open_media: called in any thread, if the media were not watched or have been dropped.
-            events: which hold the place in the queue. `Finished.result` will be an `Answer`.
+            events: which hold the place in the queue. `Finished.result` will be an `Answer`, or
+                what `tasks.py` says.
         """
         media, model = None, self.longva.model
+        work: Callable[[_Request], Any] = self._answer
+        if isinstance(question, Search):
+            work = self._search
+        elif isinstance(question, Outline):
+            work = self._summarize
         try:
             tokenizer = self.longva.processor.tokenizer
-            await asyncio.to_thread(prepare, model, tokenizer, question.sampling)
+            if isinstance(question, Question):
+                await asyncio.to_thread(prepare, model, tokenizer, question.sampling)
             if watching not in self.store:
                 media = await asyncio.to_thread(open_media)
         except Exception as error:
@@ -138,8 +150,8 @@ class Engine:
             question=question, watching=watching, media=media, open_media=open_media, events=events
         )
         events.submit(
-            partial(self._answer, request),
-            is_short=partial(self._is_short, watching),
+            partial(work, request),
+            is_short=lambda: isinstance(question, Question) and self._is_short(watching),
             may_begin=lambda: media is not None and self.store.may_begin(watching, media),
             kind=watching if request.is_brief else None,
             item=request,
@@ -149,24 +161,27 @@ class Engine:
         """Whether a question may go between the steps of what is being done."""
         return watching not in self._in_use and (watching in self.store or not watching.digests)
 
-    def _answer(self, request: _Request) -> None:
-        """Watch and answer, in this question's turn."""
-        watching, events = request.watching, request.events
+    @contextmanager
+    def _session(self, request: _Request, watching: Watching | None = None) -> Iterator[Session]:
+        """Give the session of media, watched now or earlier, in a task's turn.
 
-        def watched(stage: str, done: int, total: int) -> None:
-            events.tell(Progress(stage, done, total))
-
+        Args:
+            request: whose media they are.
+            watching: how they are watched, if otherwise than the request says.
+        """
+        watching, events = watching or request.watching, request.events
         started = time.perf_counter()
         reused = watching in self.store
         try:
             with self.sharing():
-                if not reused and request.media is None:  # dropped while this question waited
+                if not reused and request.media is None:  # dropped while this task waited
                     request.media = elsewhere(request.open_media)
-                session = self.store.session(watching, request.media or [], watched)
+                told = partial(self._tell, events)
+                session = self.store.session(watching, request.media or [], told)
                 seconds = time.perf_counter() - started
                 events.tell(Watched(frames=session.frames, seconds=seconds, reused=reused))
                 self._in_use.add(watching)
-                self._answer_with_others(request, session)
+                yield session
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 self.store.clear()
@@ -174,6 +189,15 @@ class Engine:
         finally:
             self._in_use.discard(watching)
             self.store.settle(watching)
+
+    @staticmethod
+    def _tell(events: EventStream, stage: str, done: int, total: int) -> None:
+        events.tell(Progress(stage, done, total))
+
+    def _answer(self, request: _Request) -> None:
+        """Watch and answer, in this question's turn."""
+        with self._session(request) as session:
+            self._answer_with_others(request, session)
 
     def _answer_with_others(self, request: _Request, session: Session) -> None:
         """Answer a question, and those that wait and can be answered with it."""
@@ -205,6 +229,69 @@ class Engine:
             for one in together:
                 one.events.end(error)
             raise
+
+    def _search(self, request: _Request) -> Ranges:
+        """Watch and find, in this task's turn."""
+        search, events = request.question, request.events
+        with self._session(request) as session:
+
+            def progress(stage: str, done: int, total: int) -> None:
+                events.tell(Progress(stage, done, total))
+
+            found = session.find(search.query, least=search.least, progress=progress)
+        return Ranges.of(session, search.query, found[: search.most])
+
+    def _summarize(self, request: _Request) -> Summary:
+        """Watch a film window by window and summarize it; no window is kept.
+
+        Others have their turns between the steps of watching, and between chapters.
+        """
+        outline, watching, events = request.question, request.watching, request.events
+        with self.sharing():
+            if request.media is None:
+                request.media = elsewhere(request.open_media)
+        (film,) = request.media
+        tokens = outline.max_new_tokens
+
+        @contextmanager
+        def watch(start: float, end: float) -> Iterator[Session]:
+            part = replace(watching, sampling=replace(watching.sampling, start=start, end=end))
+            known = part in self.store
+            try:
+                with self._session(request, part) as session:
+                    session.history = []
+                    yield session
+            finally:
+                if not known:
+                    self.store.drop(part)
+
+        def ask(session: Session, question: str) -> str:
+            pieces = []
+            with closing(iter(session.stream(question, max_new_tokens=tokens))) as stream:
+                for piece in stream:
+                    events.check()
+                    pieces.append(piece)
+            return "".join(pieces)
+
+        most = self.store.max_frames
+        spans = self.longva.windows(
+            film, watching.sampling, chapter=outline.chapter, max_frames=most
+        )
+        if outline.most_chapters is not None and len(spans) > outline.most_chapters:
+            raise LongVAError(
+                f"this makes {len(spans):,} chapters; {outline.most_chapters} are allowed. Take "
+                "longer chapters."
+            )
+        return summarize(
+            spans,
+            film=film.name,
+            watch=watch,
+            talk=lambda: self.longva.watch([]),
+            ask=ask,
+            fits=partial(self.longva.fits, max_new_tokens=tokens),
+            progress=partial(self._tell, events),
+            told=lambda chapter: events.tell(Part(chapter)),
+        )
 
     @staticmethod
     def _alone(question: Question, session: Session, number: int, events: EventStream) -> Answer:

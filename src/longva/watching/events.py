@@ -46,6 +46,13 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of a result, such as a chapter of a summary."""
+
+    part: Any
+
+
+@dataclass(frozen=True)
 class Finished:
     """The task is done; the last event. The result of a question is its `Answer`."""
 
@@ -64,7 +71,7 @@ class Stopped:
     """The stream was closed; the last event."""
 
 
-Event = Progress | Watched | Text | Finished | Failed | Stopped
+Event = Progress | Watched | Text | Part | Finished | Failed | Stopped
 
 
 class EventStream:
@@ -149,6 +156,10 @@ class EventStream:
         """
         self._task.check()
         self.emit(event)
+
+    def check(self) -> None:
+        """Raise `TaskCancelledError` if the task was given up."""
+        self._task.check()
 
     def _append(self, event: Event) -> None:
         if not self._closed:

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longva.attention.evidence import EvidenceCollector
 from longva.errors import LongVAError
 from longva.media.sampling import FrameSampling
 from longva.model.chat_format import beginning, text_ids
@@ -25,9 +24,9 @@ from longva.prompts.decoding import Sampling, TextStream
 from longva.reporting.progress import Progress
 from longva.watching import session_file
 from longva.watching.answer import Answer, AnswerStream, check_question, evidence_of
+from longva.watching.confidence import confidences, listener
 from longva.watching.features import FrameSettings
 from longva.watching.find import Found, Searched, check_find, find
-from longva.watching.known import is_known
 from longva.watching.question import Question
 from longva.watching.together import Asked, answers_together
 from longva.watching.watched import Watched
@@ -284,7 +283,7 @@ class Session(Watched):
         """
         self._check_open()
         settled, self._asking = self._settled, None
-        told = self._reader, self.watcher, self._prompt, self._answered, bool(self.media)
+        told = self._reader, self.watcher, self._prompt, self._answered, self.media
         try:
             yield from answers_together(Asked(*told), questions, given_up)
         finally:
@@ -306,11 +305,11 @@ class Session(Watched):
         asked = Question(text=question, history=self.history, begins=begins, raw=raw)
         prompt = self._prompt(asked)
         cached = min(self._reader.share(prompt), len(prompt) - 1)
-        collector = EvidenceCollector(self.watcher.family.evidence_heads)
+        heads = self.watcher.family.evidence_heads
+        collector = listener(self.model, heads, prompt, self.media)
         reader, settled = self._reader, self._settled
         try:
             hidden = reader.read(prompt, progress, evidence=collector)
-            known = self._known(prompt, hidden)
             reply = TextStream(
                 reader,
                 hidden,
@@ -327,7 +326,7 @@ class Session(Watched):
                         "another question was asked before this answer was read to its end. "
                         "A session answers one question at a time: take a session for each."
                     )
-            attention = collector.weights()
+            collector.weights()  # before anything is kept: NaN among them is an error
             settled = len(prompt) if keep else settled
         finally:
             if self._asking is mine:  # else the cache belongs to a later question
@@ -336,13 +335,13 @@ class Session(Watched):
         if keep:
             said = {"role": "assistant", "content": begins + reply.text}
             self.history += [self._turn(question), said]
-        return self._answered(question, prompt, reply, attention, top_k, started, known, cached)
+        return self._answered(question, prompt, reply, collector, top_k, started, cached)
 
-    def _answered(self, question, prompt, reply, attention, top_k, started, known, cached):
+    def _answered(self, question, prompt, reply, collector, top_k, started, cached):
         return Answer(
             question=question,
             text=reply.text,
-            evidence=evidence_of(prompt, attention, self.media, top_k),
+            evidence=evidence_of(prompt, collector.weights(), self.media, top_k),
             model=self.name,
             media=[medium.source for medium in self.media],
             durations=[medium.duration for medium in self.media],
@@ -351,9 +350,9 @@ class Session(Watched):
             prompt_tokens=len(prompt),
             answer_tokens=len(reply.ids),
             finish_reason=reply.finish_reason,
-            known=known,
-            cached_tokens=cached,
+            confidences=confidences(self.model, collector, reply),
             logprob=reply.logprob,
+            cached_tokens=cached,
             logprobs=reply.logprobs,
             timings={**self.timings, "answer": time.perf_counter() - started},
         )
@@ -369,12 +368,6 @@ class Session(Watched):
 
     def _turn(self, question: str) -> dict:
         return {"role": "user", "content": question}
-
-    def _known(self, prompt: Tensor, hidden: Tensor) -> bool | None:
-        """Whether a question is about what is shown; None of a model that may know everything."""
-        if self.watcher.notice is None or not self.media:
-            return None
-        return is_known(self._reader, prompt, hidden)
 
     def _question(self, question: str) -> Tensor:
         return self._symbols([self._turn(question)], self.media)

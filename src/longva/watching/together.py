@@ -3,18 +3,17 @@
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from torch import Tensor
 
-from longva.attention.evidence import EvidenceCollector
 from longva.errors import LongVAError
 from longva.prompts.branches import Branch, answer_together
 from longva.prompts.decoding import AnswerText
 from longva.prompts.reader import PromptReader
 from longva.prompts.symbols import common_prefix
 from longva.watching.answer import Answer, check_question
-from longva.watching.known import note_known
+from longva.watching.confidence import listener
+from longva.watching.features import WatchedFrames
 from longva.watching.question import Question
 from longva.watching.watcher import Watcher
 
@@ -33,7 +32,7 @@ class Asked:
     answered: Callable[..., Answer]
     """Makes the answer of what came out; see `Session`."""
 
-    has_media: bool
+    media: Sequence[WatchedFrames]
 
 
 def answers_together(
@@ -53,10 +52,7 @@ def answers_together(
     prompts = [branch.prompt for branch in open_ones]
     held = [common_prefix(reader.held, prompt) for prompt in prompts]
     shared = min(common_prefix(prompts[0], prompt) for prompt in prompts)
-    begun = None
-    if asked.watcher.notice is not None and asked.has_media:
-        begun = partial(note_known, reader, open_ones)
-    for step in answer_together(reader, open_ones, begun=begun):
+    for step in answer_together(reader, open_ones):
         for n, piece in step:
             branch, question = open_ones[n], questions[places[n]]
             if piece:
@@ -65,9 +61,8 @@ def answers_together(
                 yield places[n], branch.error
             elif piece is None:
                 cached = min(held[n], shared, len(prompts[n]) - 1)
-                weights, rest = branch.collector.weights(), (started, branch.known, cached)
-                told = question.text, prompts[n], branch.reply, weights, question.evidence, *rest
-                yield places[n], asked.answered(*told)
+                told = question.text, prompts[n], branch.reply, branch.collector
+                yield places[n], asked.answered(*told, question.evidence, started, cached)
         for place, branch in branches.items():
             branch.given_up = given_up(place)
 
@@ -91,4 +86,5 @@ def _branch(asked: Asked, question: Question) -> Branch:
         sampling=question.sampling,
         stop=question.stop,
     )
-    return Branch(prompt, reply, EvidenceCollector(watcher.family.evidence_heads))
+    heads = watcher.family.evidence_heads
+    return Branch(prompt, reply, listener(watcher.model, heads, prompt, asked.media))
