@@ -1,7 +1,10 @@
 """Media where they stand among the words."""
 
+import pytest
 import torch
+from PIL import Image
 
+from longva.prompts.symbols import chat_symbols
 from tests.serve.conftest import data_uri, film, picture, user
 
 
@@ -9,20 +12,20 @@ def text(words) -> dict:
     return {"type": "text", "text": words}
 
 
-def generated(longva, messages, *pixels) -> str:
-    """What the model's own `generate` answers to media among words."""
+def generated(longva, messages, *pixels) -> tuple[str, float]:
+    """What the model's own `generate` answers to media among words; its first log-probability."""
     prompt = longva.processor.apply_chat_template(messages, add_generation_prompt=True)
     inputs = longva.processor(text=[prompt], images=list(pixels), return_tensors="pt")
     inputs = {k: v.double() if v.is_floating_point() else v for k, v in inputs.items()}
     with torch.inference_mode():
+        logits = longva.model(**inputs).logits[0, -1]
         ids = longva.model.generate(**inputs, max_new_tokens=8, do_sample=False)
     new = ids[0, inputs["input_ids"].shape[1] :]
-    return longva.processor.tokenizer.decode(new, skip_special_tokens=True).strip()
+    text = longva.processor.tokenizer.decode(new, skip_special_tokens=True).strip()
+    return text, float(logits.log_softmax(-1).max())
 
 
 def test_pictures_among_words_are_answered_as_generate_does(server, longva, image, tmp_path):
-    from PIL import Image
-
     other = tmp_path / "other.png"
     Image.effect_noise((80, 90), 90).convert("RGB").save(other)
     shown = [picture(data_uri(path, "image/png")) for path in (image, other)]
@@ -32,18 +35,23 @@ def test_pictures_among_words_are_answered_as_generate_does(server, longva, imag
     def ask(content, **options):
         messages = [{"role": "user", "content": content}]
         extra = {"longva": {"media": "in_place", **options}}
-        return create(model="random", messages=messages, max_tokens=8, extra_body=extra)
+        told = {"max_tokens": 8, "logprobs": True}
+        return create(model="random", messages=messages, extra_body=extra, **told)
+
+    def first(completion) -> float:
+        return completion.choices[0].logprobs.content[0].logprob
 
     plain = [{"type": "image"} if part["type"] == "image_url" else part for part in sent]
     messages = [{"role": "user", "content": plain}]
-    want = generated(longva, messages, Image.open(image), Image.open(other))
+    want, probable = generated(longva, messages, Image.open(image), Image.open(other))
     got = ask(sent)
     assert got.choices[0].message.content == want
+    assert first(got) == pytest.approx(probable, abs=1e-9)
     assert not got.model_extra["longva"]["reused"]
     again = ask([*sent[:4], text("or not?")])  # what differs comes after the last medium
     assert again.model_extra["longva"]["reused"]
     assert not ask([text("Was"), *sent[1:]]).model_extra["longva"]["reused"]
-    assert ask(sent, media="head").choices[0].message.content != want
+    assert first(ask(sent, media="head")) != pytest.approx(probable, abs=1e-6)
 
 
 def test_a_film_in_a_later_turn_stands_there(server, longva, video, image):
@@ -65,7 +73,5 @@ def test_a_film_in_a_later_turn_stands_there(server, longva, video, image):
         *messages[:2],
         {"role": "user", "content": [text("Now"), {"type": "video"}, text("What?")]},
     ]
-    from longva.prompts.symbols import chat_symbols
-
     rows = [medium.rows for medium in session.media]
     assert got.usage.prompt_tokens == len(chat_symbols(longva.processor, plain, rows))

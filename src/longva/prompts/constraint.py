@@ -140,12 +140,16 @@ class ConstraintProcessor:
         new = ids[0, self._read :].tolist()
         self._read = ids.shape[1]
         self._matcher.consume_tokens(new)
+        self._check()
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._check()  # beyond its limits it would end the answer here
+        allowed = np.unpackbits(bits, bitorder="little")[: scores.shape[-1]].astype(bool)
+        return scores.masked_fill(~torch.from_numpy(allowed).to(scores.device), -torch.inf)
+
+    def _check(self) -> None:
         if problem := self._matcher.get_error():
             reason = problem.partition("\n")[0]  # what follows is the state of the matcher
             raise LongVAError(f"the form of the answer cannot be kept: {reason[:300]}")
-        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        allowed = np.unpackbits(bits, bitorder="little")[: scores.shape[-1]].astype(bool)
-        return scores.masked_fill(~torch.from_numpy(allowed).to(scores.device), -torch.inf)
 
 
 @lru_cache(maxsize=32)
