@@ -127,8 +127,11 @@ def main() -> None:
     for name, (model, context) in {**models, SHARPENED: (Path(SHARPENED), CONTEXT)}.items():
         result["panels"][name] = found = panel(budget, seed, name, model, context)
         write_json(Path("result.json"), result)
-        cells = [f"{of['length']}: {of['corrected']:.2f}" for of in found["by_length"]]
-        sys.stdout.write(f"{name}: {', '.join(cells)}\n")
+        for of in found["by_length"]:
+            low, high = of["corrected95"]
+            frames, share = of["length"], of["corrected"]
+            sys.stdout.write(f"| {name} | {frames} | {share:.1%} | {low:.1%} to {high:.1%} |\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -27,9 +27,9 @@ from longva.cli.console import out, printable, worded
 from longva.cli.options import grouped
 from longva.errors import LongVAError
 from longva.media.medium import open_media
+from longva.media.sampling import clock
 from longva.model.random_model import random_longva
 from longva.watching.answer import Answer, Evidence
-from longva.watching.evidence_pictures import clock
 from tests.hard_videos import truncate, write_tracks, write_video
 from tests.interrupts import OBEYING_LONGVA
 

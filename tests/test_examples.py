@@ -53,6 +53,11 @@ NOT_RUN = {
     "longva reproduce": "takes minutes to hours: tests/nano/reproduction/test_run.py has one",
     "longva convert": "needs a 7B checkpoint: tests/test_cli.py converts a small one both ways",
     "longva niah visual niah_visual_paper": "downloads the paper's needles from the hub",
+    "longva niah visual niah_visual_distractors": "asks what nano has no words for: "
+    "tests/niah/test_sources.py asks all of it",
+    "longva niah text niah_text_variables": "nano has no words for it: tests/niah/test_sources.py",
+    "longva niah visual niah_visual --set adapter": "other people's models: "
+    "tests/niah/test_image_text_model.py and tests/serve/test_needles.py have small ones",
     "longva prepare-text SLIMPAJAMA": "needs SlimPajama, 627 billion tokens",
     "longva prepare-text CORPUS": "a share of a job array, see data/text/test_prepare.py",
     "longva check-data align_stage2_full": "needs the paper's data: tests/data/chats has made ones",

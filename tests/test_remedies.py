@@ -43,6 +43,7 @@ ASKS = re.compile(
 )
 
 CHAT = "tests/data/chats/test_chat.py::test_"
+TALKS = "tests/data/chats/test_conversations.py::test_"
 PAIRS = "tests/data/chats/test_preferences.py::test_"
 MIXTURES = "tests/data/chats/test_mixtures.py::test_"
 PREPARE = "tests/data/text/test_prepare.py::test_"
@@ -63,6 +64,8 @@ REMEDIES = {
     "looks like its media": CHAT + "a_field_that_would_be_dropped_is_refused",
     "Raise max_tokens": CHAT + "long_text_is_cut_but_never_media_nor_the_whole_answer",
     "and again as turns": PAIRS + "pairs_that_would_lose_something_are_refused",
+    "Write them into times.txt": TALKS + "times_that_cannot_be_told_are_refused_with_what_to_do",
+    "Leave time_tokens out": TALKS + "times_that_cannot_be_told_are_refused_with_what_to_do",
     "Give both, or video.num_frames": MISTAKES + "what_a_message_says_of_a_recipe_mends_it",
     "Mend it; or leave it out": (
         CHECK + "a_run_that_met_a_broken_sample_goes_on_once_it_is_mended",
@@ -206,7 +209,7 @@ def test_every_message_that_asks_for_something_has_a_test_that_does_it():
 
 def environment_without(missing: str, folder: Path) -> Path:
     """The Python of a new environment that sees the packages of this one, less one of them."""
-    venv.create(folder, with_pip=True)
+    venv.create(folder)  # pip is among the others
     try:
         hidden = {Path(file).parts[0] for file in distribution(missing).files or ()}
     except PackageNotFoundError:  # it is not here either

@@ -445,7 +445,6 @@ def test_the_models_code_goes_with_our_format_alone(llava, tmp_path):
 
 def test_a_vision_tower_without_an_architecture_is_given_as_a_folder(llava, tmp_path):
     tower = tmp_path / "tower"
-    tower.mkdir()
     with pytest.raises(CheckpointError, match="no architecture for .*Try vision_tower='FOLDER'"):
         read_checkpoint(llava, vision_tower=str(tower))
     load_pretrained(llava)[0].config.vision_config.save_pretrained(tower)

@@ -12,6 +12,7 @@ import torch
 pytest.importorskip("gradio", reason="the demo needs Gradio: pip install gradio")
 
 from longva.demo import asking
+from longva.demo.library import Library
 from longva.demo.medium import open_medium
 from longva.demo.speed import Speed
 from longva.demo.visitor import Setting, Turn, Visitor
@@ -81,7 +82,8 @@ def a_turn(question="what?", **fields) -> Turn:
 
 async def answered(setting, visitor, question, **options) -> Turn:
     watching = Watching(digests=(visitor.medium.digest,), sampling=ONE_A_SECOND)
-    turn = a_turn(question, **{"watching": watching} | options)
+    media = list(visitor.media)
+    turn = a_turn(question, **{"watching": watching, "media": media} | options)
     turn.question = replace(turn.question, history=visitor.history if turn.remember else ())
     visitor.turns.append(turn)
     async for _ in asking.answer(setting, visitor):
@@ -105,6 +107,7 @@ def setting(longva, tmp_path):
         examples=[],
         feedback=tmp_path / "votes.jsonl",
         folder=tmp_path,
+        library=Library(tmp_path / "library", 2**30),
     )
     engine.worker.stop()
 
@@ -153,3 +156,11 @@ def open_page(browser, demo):
     demo.release()
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def film(video, tmp_path):
+    """A film that nobody has watched: the model finds films by their content."""
+    path = tmp_path / "film.mp4"
+    path.write_bytes(video.read_bytes() + b"\0\0\0\x10free" + tmp_path.name.encode()[-8:].rjust(8))
+    return path

@@ -8,14 +8,6 @@ import pytest
 pytestmark = pytest.mark.slow  # Chromium alone takes half a minute of CPU
 
 
-@pytest.fixture
-def film(video, tmp_path):
-    """A film that nobody has watched: the model finds films by their content."""
-    path = tmp_path / "film.mp4"
-    path.write_bytes(video.read_bytes() + b"\0\0\0\x10free" + tmp_path.name.encode()[-8:].rjust(8))
-    return path
-
-
 def upload(page, path):
     page.set_input_files("#lv-drop input[type=file]", str(path))
     page.wait_for_selector("#lv-player")

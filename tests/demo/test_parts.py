@@ -64,7 +64,7 @@ def estimate(plan, seconds) -> str:
 
 
 def stage(medium) -> str:
-    return draw("stage", medium=medium)
+    return draw("stage", media=[medium])
 
 
 # asking
@@ -270,7 +270,7 @@ def test_a_turn_shows_how_far_it_is():
 def test_times_in_an_answer_jump_there(setting, video):
     def times(text, duration=3700.0):
         turn = a_turn(state="done", text=text, answer=an_answer(evidence=[]))
-        drawn = draw("conversation", turns=[turn], duration=duration)
+        drawn = draw("conversation", turns=[turn], durations=[duration])
         return re.findall(r'lv-time" data-seconds="([\d.]+)">([^<]+)<', drawn)
 
     assert times("at 1:01:05, 0:07 and after 12.5 seconds") == [
@@ -281,7 +281,7 @@ def test_times_in_an_answer_jump_there(setting, video):
     assert times("9:99:00 is none, nor 2:03:04 of a shorter film, nor 5 men", 60) == []
     assert times("0:07", None) == []
     drawn = draw(
-        "conversation", turns=[a_turn(state="done", text="<b>0:07", answer=None)], duration=60
+        "conversation", turns=[a_turn(state="done", text="<b>0:07", answer=None)], durations=[60]
     )
     assert "&lt;b&gt;<button" in drawn
 
@@ -313,7 +313,7 @@ def counted(setting, visitor, watching, question, remember=True) -> int:
 def test_the_estimate_counts_what_will_be_asked(setting, video):
     visitor = a_visitor(setting, video)
     for how in ((6,), (20,), (6, 2.0), (6, None, "1", "0:04.5")):
-        watching = watching_of(visitor.medium, *how)
+        watching = watching_of(visitor.media, *how)
         for question in ("what is shown?", "and then, after that?"):  # the second one follows up
             want = counted(setting, visitor, watching, question)
             turn = ask(setting, visitor, question, watching=watching)
@@ -324,7 +324,7 @@ def test_the_estimate_counts_what_will_be_asked(setting, video):
 
 
 def test_the_controls_make_a_rule(setting, video):
-    medium = a_visitor(setting, video).medium
+    medium = a_visitor(setting, video).media
     assert watching_of(medium, 6).sampling == ONE_A_SECOND
     assert watching_of(medium, 7).sampling == FrameSampling(num_frames=7)
     assert watching_of(medium, 6, 2.5).sampling == FrameSampling(fps=2.5)
@@ -374,7 +374,7 @@ def request(watching=Watching(sampling=ONE_A_SECOND), **fields) -> dict:  # noqa
     medium = SimpleNamespace(is_image=False, path=Path("film.mp4"))
     history = [{"role": "user", "content": "First?"}, {"role": "assistant", "content": "Yes."}]
     question = Question(text="Second?", history=history, max_new_tokens=4, **fields)
-    return request_of("nano", medium, question, watching, evidence=3)
+    return request_of("nano", [medium], question, watching, evidence=3)
 
 
 def test_the_request_is_one_that_the_server_takes():
@@ -493,3 +493,19 @@ def test_a_map_takes_a_place_in_the_queue_as_a_question_does(engine, tmp_path):
     measured = NeedleMap(engine, SMALL, 2, tmp_path)
     measure(measured)
     assert "Too many questions are waiting. Try again later: 0 of 8" in draw_map(measured)
+
+
+def test_a_map_lets_questions_between_its_steps(engine, tmp_path, monkeypatch):
+    order, tell = [], NeedleMap._progress
+
+    def ask(self, stage, done, total):
+        tell(self, stage, done, total)
+        order.append(done)
+        if done == 1:
+            place = engine.worker.reserve("somebody")
+            engine.worker.submit(place, lambda _: order.append("asked"), is_short=lambda: True)
+
+    monkeypatch.setattr(NeedleMap, "_progress", ask)
+    measured = NeedleMap(engine, SMALL, 2, tmp_path)
+    measure(measured)
+    assert order.index("asked") < order.index(8) and measured.summary

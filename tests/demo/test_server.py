@@ -179,28 +179,30 @@ def test_a_reloaded_page_finds_its_conversation_and_a_guess_finds_none(setting, 
     async def visit():
         with gr.Blocks():
             tab = AskTab(setting)
+            stage = tab.on_stage
         first, key = Visitor(), "0123456789abcdef" * 2
-        await tab.reopen(first, key)
-        await tab.show(first, video)
+        await stage.reopen(first, key)
+        await stage.show(first, video)
         assert (first.key, first.pages) == (key, 1)
         turn = await answered(setting, first, "what?")
-        drawn = await tab.reopen(Visitor(), key)
+        drawn = await stage.reopen(Visitor(), key)
         assert drawn[tab.visitor] is first and first.pages == 2
         assert turn.text in drawn[tab.talk] and "lv-lit" in drawn[tab.timeline]
         for guess in ("", "x", "f" * 32):
             stranger = Visitor()
-            assert await tab.reopen(stranger, guess) == {tab.visitor: stranger}
-        await tab.clear(first)
-        assert (await tab.reopen(Visitor(), key))[tab.visitor] is first
+            drawn = await stage.reopen(stranger, guess)
+            assert drawn[tab.visitor] is stranger and tab.talk not in drawn
+        await stage.clear(first)
+        assert (await stage.reopen(Visitor(), key))[tab.visitor] is first
         asking.leave(setting, first)
-        await tab.show(first, video)
+        await stage.show(first, video)
         await answered(setting, first, "what?")
         nameless = [Visitor(), Visitor()]  # their browsers keep nothing
         for visitor in nameless:
-            await tab.reopen(visitor, "")
-            await tab.show(visitor, video)
+            await stage.reopen(visitor, "")
+            await stage.show(visitor, video)
         assert len({visitor.key for visitor in (*nameless, first)}) == 3
-        assert (await tab.reopen(stranger := Visitor(), ""))[tab.visitor] is stranger
+        assert (await stage.reopen(stranger := Visitor(), ""))[tab.visitor] is stranger
         for visitor in nameless:
             asking.leave(setting, visitor)
         asking.leave(setting, first)  # the page before the reload, an hour later
@@ -211,11 +213,36 @@ def test_a_reloaded_page_finds_its_conversation_and_a_guess_finds_none(setting, 
     asyncio.run(visit())
 
 
+def test_a_copied_tab_that_is_closed_takes_nothing_from_the_first(setting, video):
+    """A browser copies a tab with its secret, and each may have chosen its film by itself."""
+    pytest.importorskip("gradio")
+    import gradio as gr
+
+    from longva.demo.ask_tab import AskTab
+
+    async def visit():
+        with gr.Blocks():
+            stage = AskTab(setting).on_stage
+        key, first, copy = "0123456789abcdef" * 2, Visitor(), Visitor()
+        for visitor in (first, copy):
+            await stage.reopen(visitor, key)
+        for visitor in (first, copy):
+            await stage.show(visitor, video)
+            await answered(setting, visitor, "what?")
+        assert first.key == key != copy.key
+        asking.leave(setting, copy)
+        assert setting.visitors[key] is first and len(setting.engine.store) == 1
+        asking.leave(setting, first)
+        assert not setting.visitors and len(setting.engine.store) == 0
+
+    asyncio.run(visit())
+
+
 def test_an_answer_goes_on_while_its_page_is_reloaded(setting, video):
     async def visit():
         visitor = a_visitor(setting, video)
         watching = Watching(digests=(visitor.medium.digest,), sampling=ONE_A_SECOND)
-        turn = a_turn("what?", watching=watching)
+        turn = a_turn("what?", watching=watching, media=visitor.media)
         visitor.turns.append(turn)
         before = asking.answer(setting, visitor)
         await anext(before)
@@ -233,7 +260,7 @@ def test_an_answer_that_no_page_follows_is_stopped(setting, video, monkeypatch):
     async def visit():
         visitor = a_visitor(setting, video)
         watching = Watching(digests=(visitor.medium.digest,), sampling=ONE_A_SECOND)
-        visitor.turns.append(turn := a_turn("what?", watching=watching))
+        visitor.turns.append(turn := a_turn("what?", watching=watching, media=visitor.media))
         async for _ in asking.answer(setting, visitor):
             pass
         return turn

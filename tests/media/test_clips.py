@@ -59,6 +59,44 @@ def test_frames_of_any_length_keep_their_times(keyframe, tmp_path):
     assert np.allclose(made.pts_seconds, want, atol=0.002)
 
 
+def length(path) -> float:
+    """Seconds of a file's video track, as its container says them."""
+    with av.open(str(path)) as made:
+        stream = made.streams.video[0]
+        return float(stream.duration * stream.time_base)
+
+
+@pytest.mark.parametrize("b_frames", [0, 3])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_clip_lasts_until_the_next_frame_would_be_shown(b_frames, suffix, tmp_path):
+    """8 frames a second, the last of a clip as long as the others."""
+    options = {"g": "16", "bf": str(b_frames), "x264-params": "threads=1:scenecut=0:open-gop=0"}
+    path, made = tmp_path / f"film.{suffix}", tmp_path / "clip.mp4"
+    hard_videos.write_video(path, 48, options=options, milliseconds=[125 * n for n in range(48)])
+    film, copied = open_media(path), []
+    for start, end in ((0, 3), (0, 2), (2, 4), (1, 3.5), (0.125, 0.25)):
+        copied.append(write_clip(film, start, end, made))
+        assert hard_videos.numbers_of(made) == list(range(round(start * 8), round(end * 8)))
+        assert (length(made), open_media(made).duration) == (end - start, end - start)
+    assert copied[3:] == [False, False] and (copied[1] or suffix == "mkv")
+    assert write_clip(film, 4, 6, made) == copied[2]
+    assert abs(length(made) - (film.duration - 4)) < 0.002  # to the end, whatever the file says
+
+
+@pytest.mark.parametrize("b_frames", [0, 3])
+def test_a_clip_of_uneven_frames_lasts_as_long_as_they_do(b_frames, tmp_path):
+    times = [0, 40, 100, 500, 520, 900, 1500, 1540, 1600, 2000, 2500, 2600, 3100]
+    options = {"g": "4", "bf": str(b_frames), "x264-params": "threads=1:scenecut=0:open-gop=0"}
+    path, made = tmp_path / "film.mp4", tmp_path / "clip.mp4"
+    hard_videos.write_video(path, len(times), options=options, milliseconds=times)
+    for first, stop in ((0, 4), (1, 6), (4, 8), (4, 10), (8, 12)):
+        write_clip(open_media(path), times[first] / 1000, times[stop] / 1000, made)
+        assert hard_videos.numbers_of(made) == list(range(first, stop))
+        want = (times[stop] - times[first]) / 1000
+        assert abs(length(made) - want) < 0.002
+        assert abs(open_media(made).duration - want) < 0.002
+
+
 def test_sound_comes_along(tmp_path):
     path = tmp_path / "film.mp4"
     with av.open(str(path), "w") as container:

@@ -8,6 +8,7 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
 
 from longva.errors import RecipeError
 from longva.model.random_model import random_longva
+from longva.nano.needles import own_pictures
 from longva.niah.cells import Grid
 from longva.niah.image_text_model import ImageTextModel
 from longva.niah.log import read_rows
@@ -154,6 +155,14 @@ def test_longva_is_shown_one_video_by_its_own_processor(tmp_path):
         written = len(processor.tokenizer(text)["input_ids"]) - 1
         assert row.prompt_tokens == written + row.frames * per_frame
         assert row.logprob < 0 and len(row.evidence_frames) == 5
+
+
+def test_a_model_that_sees_finds_the_needle_and_looks_at_it(tmp_path):
+    one = {"grid": Grid(lengths=(12,), depths=(0.0, 0.5, 1.0)), "needles": NeedleRecipe(count=2)}
+    settings = recipe(tmp_path / "run", "nano", max_new_tokens=8, **one)
+    summary = run_visual(settings, **own_pictures(settings))
+    assert summary["mean"] == 1.0 and summary["localisation"]["hit@1"] == 1.0
+    assert all(row.generated is not None for row in read_rows(tmp_path / "run").values())
 
 
 def test_a_model_without_videos_is_shown_images(tmp_path):

@@ -8,6 +8,7 @@ import torch
 
 from longva.errors import LongVAError
 from longva.model.random_model import random_longva
+from longva.prompts import constraint
 from longva.prompts.constraint import Constraint, ConstraintProcessor
 from longva.prompts.decoding import Sampling
 from longva.watching.assistant import LongVA
@@ -64,6 +65,11 @@ def test_a_text_matches_its_expression_or_is_one_of_the_choices(session, warm):
     )
 
 
+def test_blanks_that_a_form_asks_for_are_kept(session):
+    stream = session.stream("What?", sampling=Sampling(constraint=Constraint.regex(" a\\n")))
+    assert "".join(stream) == " a\n" == stream.answer.text
+
+
 def test_logprobs_are_the_models_own(session):
     free = session.ask("What?", max_new_tokens=4, sampling=Sampling(logprobs=3))
     assert [one.token for one in free.logprobs[: free.answer_tokens]] == [
@@ -116,3 +122,27 @@ def test_a_model_of_words_cannot_be_held_to_a_form():
     nano = LongVA.from_pretrained("nano", device="cpu").watch([])
     with pytest.raises(LongVAError, match="words for tokens"):
         ask(nano, Constraint.choice(["red"]))
+
+
+def test_a_form_that_is_too_hard_to_keep_is_told_so(session, monkeypatch):
+    monkeypatch.setitem(constraint.LIMITS, "step_lexer_fuel", 200)
+    hard = Constraint.regex(r"(.*a.{50}|.*b.{60}|.*c.{70})*")
+    with pytest.raises(LongVAError, match="cannot be kept: .*too many"):
+        ask(session, hard)
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    ['root ::= "col_" n " = " n\nn ::= "1" | "2"\n', 'start: "col_" n " = " n\nn: "1" | "2"\n'],
+)
+def test_a_text_is_of_its_grammar(session, grammar):
+    answer = ask(session, Constraint.of_grammar(grammar), temperature=1, seed=2)
+    assert re.fullmatch(r"col_[12] = [12]", answer.text)
+
+
+@pytest.mark.parametrize(
+    "grammar", ["root ::= (", "start: nothing", "root ::= " + "(" * 5000, "\0"]
+)
+def test_a_grammar_that_is_none_is_refused(grammar):
+    with pytest.raises(LongVAError, match="this grammar cannot be used"):
+        Constraint.of_grammar(grammar)

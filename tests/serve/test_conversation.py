@@ -3,6 +3,7 @@ import pytest
 from longva.errors import LongVAError
 from longva.serve.conversation import read_conversation
 from longva.serve.schema import ChatMessage
+from longva.watching.turns import PLACE
 
 
 def message(role, text, *media):
@@ -70,3 +71,47 @@ def test_an_earlier_turn_may_be_media_alone_the_question_may_not():
 def test_other_orders_are_refused(messages):
     with pytest.raises(LongVAError):
         read_conversation(messages)
+
+
+def parts(role, *said):
+    """A message of words, and of media in angle brackets."""
+    return ChatMessage.model_validate(
+        {
+            "role": role,
+            "content": [
+                {"type": "image_url", "image_url": {"url": one[1:-1]}}
+                if one.startswith("<")
+                else {"type": "text", "text": one}
+                for one in said
+            ],
+        }
+    )
+
+
+def test_media_in_place_stand_where_they_were_sent():
+    spelt = f"an own mark {PLACE}"
+    conversation = read_conversation(
+        [
+            parts("system", "Be brief.", spelt),
+            parts("user", "Is", "<a>", "as", "<b>", "or", spelt),
+            message("assistant", spelt),
+            parts("user", "<a>", "And this?", "<a>", "Well?"),
+        ],
+        in_place=True,
+    )
+    own = "an own mark \ufffd"
+    first = f"Be brief.\n{own}\n\nIs{PLACE}as{PLACE}or\n{own}"
+    assert conversation.media == ("a", "b", "a", "a")
+    assert conversation.history == (
+        {"role": "user", "content": first},
+        {"role": "assistant", "content": own},
+    )
+    assert conversation.question == f"{PLACE}And this?{PLACE}Well?"
+    opening = (("user", first), ("assistant", own), ("user", f"{PLACE}And this?{PLACE}"))
+    assert conversation.opening == opening
+
+
+def test_media_in_place_are_no_question_and_words_alone_have_no_opening():
+    with pytest.raises(LongVAError, match="empty"):
+        read_conversation([parts("user", "<a>")], in_place=True)
+    assert read_conversation([parts("user", "Hello")], in_place=True).opening == ()

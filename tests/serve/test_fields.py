@@ -34,7 +34,6 @@ def test_a_field_of_vllm_does_what_it_does_in_python(server, longva, name):
 
 REFUSED = {
     "regex": "a+",
-    "guided_grammar": "root ::= 'a'",
     "bad_words": ["train"],
     "prompt_logprobs": 1,
     "best_of": 2,

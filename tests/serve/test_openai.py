@@ -47,9 +47,11 @@ def test_a_schema_holds_the_answer(server, stream):
         {"structured_outputs": {"choice": ["yes", "no"]}},
         {"structured_outputs": {"regex": "yes|no"}},
         {"structured_outputs": {"json": {"enum": ["yes", "no"]}}},
+        {"structured_outputs": {"grammar": 'root ::= "yes" | "no"'}},
         {"guided_choice": ["yes", "no"]},
         {"guided_regex": "yes|no"},
         {"guided_json": {"enum": ["yes", "no"]}},
+        {"guided_grammar": 'start: "yes" | "no"'},
     ],
 )
 def test_forms_as_vllm_has_them(server, form):

@@ -1,5 +1,7 @@
 """Media over a ring: the gradients of one process, each rank with its share of the work."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from longva.errors import LongVAError
 from longva.losses import IGNORE_INDEX
 from longva.model.random_model import random_longva
 from longva.parallel import RingSequence, parallel_mesh
+from longva.train.loop import _read
 from longva.train.objective import NextTokenObjective
 from longva.train.sharding import ParallelConfig
 from longva.train.visual_tokens import PIXELS, embed_shard, own_grids
@@ -163,3 +166,31 @@ def test_bytes_are_normalised_where_they_are_encoded_to_the_same_bits():
         for batch in (ready, raw)
     )
     assert torch.equal(one, other)
+
+
+def test_pixels_wait_as_pinned_bytes_while_all_else_of_a_batch_is_sent(monkeypatch):
+    """On a machine without a GPU: what is asked of torch, by tensors that note it."""
+    model, processor = random_longva()
+    picture = np.zeros((60, 80, 3), np.uint8)
+    raw = {"do_rescale": False, "do_normalize": False}
+    sample = processor(text="<image>\nWhat?", images=[picture], return_tensors="pt", **raw)
+
+    class Pictures(list):
+        def collate(self, samples):
+            (sample,) = samples
+            return {**sample, "labels": sample["input_ids"]}
+
+    def body(rank, world_size):
+        asked = []
+        monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: asked.append("pinned") or x)
+        monkeypatch.setattr(torch.Tensor, "to", lambda x, *_, **__: asked.append("sent") or x)
+        with parallel_mesh() as mesh:
+            mesh = replace(mesh, device=torch.device("cuda"))
+            read = _read(Pictures([sample] * 3), iter([[0], [1], [2]]), 0, mesh)
+            (batch, _), told = next(read), list(asked)
+            pixels = batch["pixel_values"]
+            return told, pixels.dtype == torch.uint8, len(pixels), len(list(read))
+
+    (told, bytes_, grids, left), *_ = run_distributed(body, 1, join=False)
+    assert sorted(told) == ["pinned", *["sent"] * len(sample)]  # labels are sent, too
+    assert bytes_ and grids == int(sample["image_grid_thw"].prod()) and left == 2

@@ -126,6 +126,36 @@ def test_an_interrupt_while_frames_are_read_again_loses_nothing(parts, pictures)
     assert_knows_just(session, longva, pictures, range(0, 24, 4))
 
 
+@pytest.mark.parametrize(
+    ("policy", "room", "until", "kept"),
+    [("thin", 8, 16, [*range(0, 16, 2)]), ("newest", 16, 18, [*range(4), *range(12, 18)])],
+)
+def test_frames_that_an_interrupt_left_to_be_read_again_are_kept_in_the_file(
+    parts, pictures, tmp_path, policy, room, until, kept
+):
+    longva = LongVA(*parts, name="random", chunk_tokens=4)
+    session = longva.watch(film(pictures, range(room)), fps=2, policy=policy, max_frames=room)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    longva.model.config.vision_batch_size, before = 1, longva.model.config.vision_batch_size
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            session.extend(film(pictures, range(until)), interrupt)
+    finally:
+        longva.model.config.vision_batch_size = before
+    held = [n for n in kept if n < room]
+    assert 0 < session.frames < len(held)
+    session.save(tmp_path / "a.safetensors")
+    resumed = longva.resume(tmp_path / "a.safetensors")
+    assert resumed.frames == session.frames
+    resumed.watch()  # reads again what was left, from the file
+    assert_knows_just(resumed, longva, pictures, held)
+    resumed.extend(film(pictures, range(until)))
+    assert_knows_just(resumed, longva, pictures, kept)
+
+
 def test_a_session_that_forgets_is_saved_and_goes_on(parts, pictures, tmp_path):
     longva = LongVA(*parts, name="random")
     session = longva.watch(film(pictures, range(11)), fps=2, policy="thin", max_frames=ROOM)

@@ -8,6 +8,8 @@ from longva.errors import ContextLengthError, VideoError
 from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling
 from longva.model.random_model import random_longva
+from longva.prompts import steps
+from longva.prompts.reader import PromptReader
 from longva.watching.assistant import LongVA
 from longva.watching.features import FrameSettings
 
@@ -190,3 +192,32 @@ def test_an_entry_of_the_cache_is_written_on_the_way_and_only_of_all(parts, pict
     assert len(list(tmp_path.iterdir())) == 1
     assert first.timings["encode"] > 0 == second.timings["encode"]
     assert torch.equal(held(first), held(second))
+
+
+def test_where_others_wait_watching_pauses_after_every_short_step(parts, pictures, monkeypatch):
+    longva, encoded, read = longva_of(parts), [], []
+    plain, without = longva.watch(pictures, fps=2), steps.steps.get()
+    encode, forward = type(longva.model.model).encode_grids, PromptReader.forward
+    monkeypatch.setattr(
+        type(longva.model.model),
+        "encode_grids",
+        lambda self, grids: (encoded.append(len(grids)), encode(self, grids))[1],
+    )
+    monkeypatch.setattr(
+        PromptReader,
+        "forward",
+        lambda self, chunk, *args, **more: (
+            read.append(len(chunk)),
+            forward(self, chunk, *args, **more),
+        )[1],
+    )
+    pauses: list[int] = []
+    token = steps.steps.set(steps.Steps(lambda: pauses.append(1), tokens=30, frames=6))
+    try:
+        cut = longva.watch(pictures, fps=2)
+    finally:
+        steps.steps.reset(token)
+    assert without is None and max(encoded) == 6 and max(read) == 30
+    assert len(pauses) == len(encoded) + len(read)
+    torch.testing.assert_close(held(cut), held(plain), atol=1e-9, rtol=0)
+    assert asked(cut)[0] == asked(plain)[0]

@@ -1,5 +1,4 @@
 import json
-from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -26,10 +25,9 @@ class Told:
     def __exit__(self, *_):
         self.asked.append("closed")
 
-    def ask(self, question, **options):
+    def ask(self, question):
         self.asked.append(question)
-        assert options == {"max_new_tokens": 9}
-        return SimpleNamespace(text=next(self.answers))
+        return next(self.answers)
 
 
 def summarized(spans, answers, fits=lambda question: True):
@@ -39,9 +37,17 @@ def summarized(spans, answers, fits=lambda question: True):
         watched.append((start, end))
         return Told(asked, answers)
 
+    known = []
     summary = summarize(
-        watch, spans, film="a.mp4", talk=lambda: Told(asked, answers), fits=fits, max_new_tokens=9
+        spans,
+        film="a.mp4",
+        watch=watch,
+        talk=lambda: Told(asked, answers),
+        ask=Told.ask,
+        fits=fits,
+        told=known.append,
     )
+    assert known == summary.chapters
     return summary, asked, watched
 
 

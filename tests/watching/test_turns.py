@@ -13,7 +13,7 @@ from longva.media.medium import open_media
 from longva.media.subtitles import with_subtitles
 from longva.watching.assistant import LongVA
 from longva.watching.features import FrameSettings, WatchedFrames
-from longva.watching.turns import told_between, with_media
+from longva.watching.turns import PLACE, told_between, with_media
 from tests.hard_videos import add_subtitles
 
 FRAMES = WatchedFrames(
@@ -136,6 +136,13 @@ def test_the_prompt_says_subtitles_and_times_and_evidence_is_that_of_the_frames(
     assert again.prompt_tokens > answer.prompt_tokens
 
 
+def test_what_is_said_after_the_last_frame_does_not_run_into_what_follows(longva, film):
+    late = with_subtitles(film, [Cue(5.5, 5.9, "late")])
+    assert words(longva.watch(late, fps=1)).count('*\n"late"\nWhat?') == 1
+    told = words(longva.watch([late, film], fps=1))
+    assert '"late"\nscenes.mp4 (2):*\nWhat?' in told
+
+
 def test_a_film_with_subtitles_can_be_watched_on_saved_and_gone_on_with(longva, film, tmp_path):
     told = with_subtitles(film, CUES)
     whole = longva.watch(told)
@@ -188,3 +195,26 @@ def test_the_plan_counts_what_is_said(longva, film):
         assert small.watch(with_subtitles(film, CUES), frames=2).frames == 2
     finally:
         small.model.config.text_config.max_position_embeddings = 32_768
+
+
+def test_media_in_place_stand_where_the_texts_say():
+    told = replace(FRAMES, in_place=True, before=("", "", "one", "", "", ""))
+    image = replace(FRAMES, kind="image", seconds=None, in_place=True)
+    talk = [
+        {"role": "user", "content": f"Is {PLACE} as"},
+        {"role": "assistant", "content": "What?"},
+        {"role": "user", "content": f"{PLACE}{PLACE}"},
+    ]
+    messages, rows = with_media(talk, [told, image])
+    assert rows == [8, 16, 24]
+    assert [message["content"] for message in messages] == [
+        [
+            {"type": "text", "text": "Is "},
+            {"type": "video"},
+            {"type": "text", "text": "one"},
+            {"type": "video"},
+            {"type": "text", "text": " as"},
+        ],
+        "What?",
+        [{"type": "image"}],  # the last place waits for its medium
+    ]

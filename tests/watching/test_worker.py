@@ -234,3 +234,59 @@ def test_waiting_for_a_decoder_has_a_bound(worker):
 
     submit(worker, "a", work)
     assert ended.wait(30) and seconds[0] >= 0.01
+
+
+def test_what_is_of_one_kind_is_done_in_one_turn_clients_in_turn(worker, held):
+    done, ended = [], threading.Event()
+
+    def work(task):
+        done.append([task.item, *worker.take_along(3)])
+
+    for item, kind in [("a1", 1), ("a2", 1), ("b1", 2), ("a3", 1), ("c1", 1)]:
+        task = worker.reserve(item[0])
+        worker.submit(task, work, kind=kind, item=item)
+    worker.submit(worker.reserve("d"), lambda _: ended.set())
+    held.release.set()
+    assert ended.wait(30)
+    assert done == [["a1", "c1", "a2", "a3"], ["b1"]] and worker.waiting == 0
+
+
+def test_what_is_done_with_another_task_is_given_up_at_the_end(worker, held):
+    begun, tasks = threading.Event(), []
+
+    def work(task):
+        worker.take_along(3)
+        begun.set()
+        assert tasks[1].cancelled.wait(30)
+
+    for client in ("a", "b"):
+        tasks.append(worker.reserve(client))
+        worker.submit(tasks[-1], work, kind=1)
+    held.release.set()
+    assert begun.wait(30)
+    worker.stop()
+    assert not worker.alive and tasks[1].cancelled.is_set()
+
+
+def test_short_tasks_go_between_the_steps_of_a_short_one_but_not_of_one_that_went_between(worker):
+    done = []
+    begun, ready, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def short(name, steps):
+        def work(task):
+            begun.set()
+            assert ready.wait(30)
+            for step in range(steps):
+                done.append(f"{name}{step}")
+                worker.between()
+
+        worker.submit(worker.reserve(name), work, is_short=lambda: True)
+
+    short("a", 3)
+    assert begun.wait(30)
+    short("b", 2)
+    short("c", 2)
+    worker.submit(worker.reserve("d"), lambda _: ended.set())
+    ready.set()
+    assert ended.wait(30)
+    assert done == ["a0", "b0", "b1", "a1", "c0", "c1", "a2"]

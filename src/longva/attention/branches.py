@@ -45,6 +45,11 @@ class BranchAttention:
 
     def observe(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
         """Add one layer's attention to the collectors; see `EvidenceCollector.observe`."""
+        for row, collector in self.heard:
+            if collector.match is not None and collector.match.layer == layer:
+                seen = torch.cat([torch.ones(self.shared, dtype=torch.bool), self.visible[row]])
+                own = key[0][:, seen.to(key.device)]
+                collector.match.hear(query[0, :, row], own, scaling)
         if not self.heard or not (heads := self.heard[0][1].heads_of(layer, query.shape[1])):
             return
         groups = query.shape[1] // key.shape[1]

@@ -21,6 +21,7 @@ Shapes: B batch, H query heads, K key heads, Lq queries, Lk keys, E head dimensi
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -32,6 +33,29 @@ from longva.attention.kernels import BLOCK_KERNELS, attend_to_all, block_kernel
 from longva.finite import check_finite
 
 
+@dataclass
+class Match:
+    """How well places in a sequence match the last query of each append, in one head.
+
+    By the scores before the softmax: afterwards the best of places none of which matches looks like
+    a place that does.
+    """
+
+    layer: int
+    head: int
+    places: Sequence[Tensor]
+    """[R] positions each."""
+
+    found: list[list[float]] = field(default_factory=list)
+    """Of each append, the highest score at each of the places."""
+
+    def hear(self, query: Tensor, key: Tensor, scaling: float) -> None:
+        """Note an append: query [H, E] of its last position, key [K, L, E] of what it sees."""
+        own = key[self.head // (len(query) // len(key))]
+        scores = (own @ query[self.head]).float() * scaling  # [L]
+        self.found.append([float(scores[at.to(scores.device)].max()) for at in self.places])
+
+
 class EvidenceCollector:
     """Adds up the attention that the last queries of each append pay to every token.
 
@@ -40,9 +64,16 @@ class EvidenceCollector:
         num_queries: how many last positions of each append count; for a teacher-forced answer of n
             tokens, n. Whoever appends in chunks passes `evidence_queries`, how many of them lie in
             a chunk, so that chunks change nothing.
+        match: hears each append as well, where its last query counts.
     """
 
-    def __init__(self, heads: Sequence[Sequence[int]] | None = None, num_queries: int = 1):
+    def __init__(
+        self,
+        heads: Sequence[Sequence[int]] | None = None,
+        num_queries: int = 1,
+        match: Match | None = None,
+    ):
+        self.match = match
         self.heads = None if heads is None else {(int(layer), int(head)) for layer, head in heads}
         self.num_queries = num_queries
         self._mass: Tensor | None = None
@@ -72,6 +103,9 @@ class EvidenceCollector:
         """
         if query.shape[0] != 1:
             raise ValueError(f"evidence is collected for one sequence, got {query.shape[0]}")
+        counted = self.num_queries if num_queries is None else num_queries
+        if counted and self.match is not None and self.match.layer == layer:
+            self.match.hear(query[0, :, -1], key[0], scaling)
         heads = self.heads_of(layer, query.shape[1])
         if not heads:
             return
@@ -80,7 +114,7 @@ class EvidenceCollector:
             groups = query.shape[1] // key.shape[1]
             query = query[:, heads]
             key = torch.cat([key[:, head // groups, None] for head in heads], dim=1)
-        num_queries = min(self.num_queries if num_queries is None else num_queries, query.shape[2])
+        num_queries = min(counted, query.shape[2])
         mass = last_attention(query, key, scaling, num_queries, mask).sum(0)
         self.add(mass, num_queries * len(heads))
 

@@ -74,7 +74,7 @@ PUBLISHED_TOWERS: dict[str, dict[str, Any]] = {
 
 def planned_config(model: str) -> LongVAConfig:
     """Return the config of a LongVA that is to be trained, without asking the Hub if published."""
-    return load_config("longva-7b" if model in PUBLISHED else model)
+    return load_config("longva-7b" if model in HUB_IDS.values() else model)
 
 
 def load_config(model: str) -> LongVAConfig:

@@ -100,7 +100,7 @@ def watch_on(session, *, quiet: bool = False, partly: bool = False) -> None:
     except KeyboardInterrupt:
         if not partly or not session.frames:
             raise
-        from longva.watching.evidence_pictures import clock
+        from longva.media.sampling import clock
 
         until = session.watched_until
         at = "" if until is None else f" at {clock(until)}"
@@ -118,6 +118,8 @@ def say(session, question: str, **options):
         full = answer.answer_tokens < options["max_new_tokens"]
         why = "the model's context is full" if full else "raise --max-new-tokens"
         out.print(f"   (cut at {answer.answer_tokens} tokens: {why})")
+    if answer.confidence is not None:
+        out.print(f"   confidence {answer.confidence:.0%}")
     if answer.doubt:
         out.print(f"   ({answer.doubt})")
     return answer
@@ -184,7 +186,7 @@ def write_pictures(answer, media: list, folder: Path | None, number: int) -> Non
 
 def place(item) -> str:
     """Say where evidence is: its time, else its file, else its part of the image."""
-    from longva.watching.evidence_pictures import clock
+    from longva.media.sampling import clock
 
     if item.seconds is not None:
         return clock(item.seconds)

@@ -49,6 +49,7 @@ def find(
     from longva.files.writing import whole_file, write_whole
     from longva.media.cue import srt as subtitles
     from longva.watching import found_files
+    from longva.watching.tasks import Ranges
 
     sampling = taken.rule()
     opened = given.open([media, *(also or [])])
@@ -64,8 +65,8 @@ def find(
         found = session.find(query, least=least, progress=progress)[:most]
     if as_json:
         names = [medium.source for medium in session.media]
-        rows = [item.to_json() | {"file": names[item.medium]} for item in found]
-        typer.echo(to_json({"query": query, "model": session.name, "ranges": rows}, indent=2))
+        told = Ranges.of(session, query, found)
+        typer.echo(to_json(told.to_json(names), indent=2))
     else:
         out.print(f"{len(found)} found: {printable(query)}")
         for item in found:

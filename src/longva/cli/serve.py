@@ -56,6 +56,9 @@ def serve(
     ] = 1800.0,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 4096,
     max_waiting: Annotated[int, typer.Option(help="Requests that may wait.")] = 64,
+    max_together: Annotated[
+        int, typer.Option(help="Questions about one film answered together; 1: none.")
+    ] = 32,
     keep_media: Annotated[
         float, typer.Option(help="GiB of downloaded media kept for the next question; 0: none.")
     ] = 4.0,
@@ -93,6 +96,7 @@ def serve(
         new_tokens=max_new_tokens,
         waiting=max_waiting,
         waiting_per_client=max(1, max_waiting // 2),
+        together=max_together,
     )
     run(
         loading.load,

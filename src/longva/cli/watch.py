@@ -180,6 +180,6 @@ def _lines(source: str) -> "tuple[queue.Queue[str], threading.Event]":
 
 
 def _until(session) -> str:
-    from longva.watching.evidence_pictures import clock
+    from longva.media.sampling import clock
 
     return clock(session.watched_until or 0.0)

@@ -4,6 +4,7 @@ Content parts `text`, `image_url` and `video_url` are OpenAI's and vLLM's; an ob
 `longva`, says how to watch and how many evidence frames to report. Media stand in the first turn.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from longva.demo.medium import Medium
@@ -13,22 +14,24 @@ from longva.watching.store import Watching
 
 
 def request_of(
-    model: str, medium: Medium, question: Question, watching: Watching, evidence: int
+    model: str, media: Sequence[Medium], question: Question, watching: Watching, evidence: int
 ) -> dict[str, Any]:
     """Return the body of the request.
 
     Args:
         model: name of the model.
-        medium: on the stage; the file's address stands for its content.
+        media: on the stage; a file's address stands for its content.
         question: the latest, with the earlier messages if they are remembered.
-        watching: how the medium is watched.
+        watching: how the media are watched.
         evidence: frames to report.
     """
-    part = "image_url" if medium.is_image else "video_url"
-    first = {"type": part, part: {"url": f"file:///path/to/{medium.path.name}"}}
+    parts: list[dict[str, Any]] = []
+    for medium in media:
+        kind = "image_url" if medium.is_image else "video_url"
+        parts.append({"type": kind, kind: {"url": f"file:///path/to/{medium.path.name}"}})
     turns = [*question.history, {"role": "user", "content": question.text}]
     messages = [dict(turn) for turn in turns]
-    messages[0]["content"] = [first, {"type": "text", "text": messages[0]["content"]}]
+    messages[0]["content"] = [*parts, {"type": "text", "text": messages[0]["content"]}]
     sampling = question.sampling
     body: dict[str, Any] = {
         "model": model,
@@ -40,7 +43,7 @@ def request_of(
     if sampling.temperature > 0:
         body |= {"top_p": sampling.top_p, "seed": sampling.seed}
     ours: dict[str, Any] = {"evidence": evidence}
-    if not medium.is_image:
+    if not all(medium.is_image for medium in media):
         rule = watching.sampling
         ours |= {"frames": rule.num_frames} if rule.fps is None else {"fps": rule.fps}
         times = {"start": rule.start, "end": rule.end}

@@ -3,11 +3,13 @@
     wide                                   phone
     +----------------+-----------+         stage
     | stage          | talk      |         timeline
-    | timeline       | question  |         talk
-    | name, change   | frames    |         question
+    | timeline       | question  |         names, find, found
+    | names, add     | frames    |         talk
+    | find, found    |           |         question
     +----------------+-----------+         frames, settings
 
-Until a medium is chosen, the drop zone and the examples stand in place of the stage.
+Until a medium is chosen, the drop zone, the examples and what was watched before stand in place of
+the stage; while one is added, above it.
 """
 
 from typing import Any
@@ -21,9 +23,21 @@ CARD_CLICK = """element.addEventListener('click', event => {
   const card = event.target.closest('[data-example]');
   if (card) trigger('select', {example: Number(card.dataset.example)});
 });"""
-VOTE_CLICK = """element.addEventListener('click', event => {
+ACT_CLICK = """element.addEventListener('click', event => {
   const vote = event.target.closest('[data-like]');
   if (vote) trigger('like', {turn: Number(vote.dataset.turn), liked: vote.dataset.like === 'True'});
+  const button = event.target.closest('[data-act]');
+  if (button) trigger('select', {act: button.dataset.act, turn: Number(button.dataset.turn)});
+});"""
+SHELF_CLICK = """element.addEventListener('click', event => {
+  const open = event.target.closest('[data-open]');
+  if (open) trigger('select', {digest: open.dataset.open});
+  const gone = event.target.closest('[data-delete]');
+  if (gone) trigger('delete', {digest: gone.dataset.delete});
+});"""
+FILM_CLICK = """element.addEventListener('click', event => {
+  const gone = event.target.closest('[data-remove]');
+  if (gone) trigger('delete', {medium: Number(gone.dataset.remove)});
 });"""
 
 
@@ -33,6 +47,9 @@ class AskLayout:
     def __init__(self, setting: Setting):
         self.key = gr.Textbox(visible=False)
         """The page's secret, by which a reloaded one finds its conversation."""
+
+        self.owner = gr.Textbox(visible=False)
+        """The browser's secret, by which it finds its library."""
 
         with gr.Row(elem_id="lv-ask"):
             with gr.Column(scale=7, min_width=320, elem_id="lv-left"):
@@ -46,24 +63,45 @@ class AskLayout:
                 label="Video or image", file_types=["video", "image"], height=190, elem_id="lv-drop"
             )
             self.cards = gr.HTML(
-                draw("cards", examples=setting.examples),
+                draw("cards", examples=setting.examples, notice=setting.engine.longva.notice),
                 js_on_load=CARD_CLICK,
                 elem_id="lv-examples",
             )
+            self.shelf = gr.HTML(js_on_load=SHELF_CLICK, elem_id="lv-shelf")
+            self.back = gr.Button("Back", size="sm", visible=False, elem_id="lv-back")
         with gr.Column(visible=False, elem_id="lv-watch") as self.watch:
             self.stage = gr.HTML(elem_id="lv-stage")
             self.timeline = gr.HTML(elem_id="lv-strip")
             with gr.Row(elem_id="lv-bar"):
-                self.about = gr.HTML(elem_id="lv-about")
+                self.about = gr.HTML(js_on_load=FILM_CLICK, elem_id="lv-about")
+                self.add = gr.Button("Add a film", size="sm", min_width=80, elem_id="lv-add")
                 self.change = gr.Button("Change", size="sm", min_width=80, elem_id="lv-change")
+            with gr.Row(elem_id="lv-tasks"):
+                self.query = gr.Textbox(
+                    placeholder="Find when this is shown: the red car",
+                    label="Find",
+                    show_label=False,
+                    container=False,
+                    max_lines=1,
+                    scale=1,
+                    min_width=160,
+                    elem_id="lv-query",
+                )
+                small: Any = {"scale": 0, "size": "md", "min_width": 76}
+                self.find = gr.Button("Find", elem_id="lv-find", **small)
+                small["min_width"] = 116
+                self.summarize = gr.Button("Summarize", elem_id="lv-summarize", **small)
+                self.end_job = gr.Button("Stop", visible=False, elem_id="lv-end-job", **small)
+            self.found = gr.HTML(js_on_load=ACT_CLICK, elem_id="lv-found")
 
     def _lay_out_talk(self) -> None:
-        self.talk = gr.HTML(draw("nothing_asked"), js_on_load=VOTE_CLICK, elem_id="lv-talk")
+        self.talk = gr.HTML(draw("nothing_asked"), js_on_load=ACT_CLICK, elem_id="lv-talk")
         with gr.Row(elem_id="lv-composer"):
             self.question = gr.Textbox(
                 placeholder="Ask about what is shown",
                 show_label=False,
                 container=False,
+                label="Question",
                 max_lines=6,
                 scale=1,
                 min_width=160,

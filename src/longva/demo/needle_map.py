@@ -20,6 +20,7 @@ from longva.niah.log import read_rows
 from longva.niah.needles import NeedleRecipe
 from longva.niah.video_tree_model import tree_model
 from longva.niah.visual import VisualRecipe, run_visual
+from longva.watching.assistant import LongVA
 from longva.watching.engine import Engine
 from longva.watching.events import EventStream, Failed, Finished, Progress
 from longva.watching.worker import QueueFullError
@@ -104,6 +105,10 @@ class NeedleMap:
         """Measure, in the model's thread; return the summary."""
         recipe, longva = self.recipe, self.engine.longva
         self.engine.store.make_room_for(max(recipe.grid.all_lengths))
+        with self.engine.sharing():
+            return self._measured(recipe, longva)
+
+    def _measured(self, recipe: VisualRecipe, longva: LongVA) -> dict[str, Any] | None:
         try:
             grid, fps = recipe.grid, recipe.haystack.fps
             model = tree_model(

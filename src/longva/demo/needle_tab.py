@@ -6,8 +6,8 @@ from uuid import uuid4
 
 import gradio as gr
 
-from longva.demo.ask_tab import AT_ONCE, BESIDE_OTHERS, IDLE_SECONDS
 from longva.demo.needle_map import NeedleMap, draw_map, even_grid
+from longva.demo.view import AT_ONCE, BESIDE_OTHERS, IDLE_SECONDS
 from longva.demo.visitor import Setting
 
 MOST_FRAMES = 512

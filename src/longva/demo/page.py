@@ -10,9 +10,10 @@ The switch in the header turns the page dark or light; until it is touched, the 
 import gradio as gr
 
 from longva.demo.ask_layout import CallPanel
-from longva.demo.ask_tab import IDLE_SECONDS, AskTab
+from longva.demo.ask_tab import AskTab
 from longva.demo.needle_tab import needle_tab
 from longva.demo.parts import draw
+from longva.demo.view import IDLE_SECONDS
 from longva.demo.visitor import Setting
 
 

@@ -4,11 +4,13 @@ Every value is escaped (`autoescape`): questions, answers and names of files are
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup, escape
 
+from longva.demo.export import parts_of
 from longva.planning.devices import GIB
 from longva.reporting.page import page_template
 
@@ -26,9 +28,11 @@ def draw(part: str, **values: Any) -> str:
 def size(num_bytes: float) -> str:
     """Write bytes for people.
 
-    >>> size(3 * 2**20), size(5.25 * 2**30)
-    ('3 MiB', '5.2 GiB')
+    >>> size(3 * 2**20), size(5.25 * 2**30), size(9000)
+    ('3 MiB', '5.2 GiB', '9 KiB')
     """
+    if num_bytes < 2**20:
+        return f"{num_bytes / 2**10:.0f} KiB"
     return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB else f"{num_bytes / 2**20:,.0f} MiB"
 
 
@@ -63,17 +67,19 @@ TIME = re.compile(
 """1:02:03, 2:03, or a number of seconds, in an answer."""
 
 
-def with_times(text: str, duration: float | None) -> Markup:
+def with_times(text: str, durations: Sequence[float | None]) -> Markup:
     """Make the times in an answer buttons that jump there, as far as the film goes.
 
     Args:
         text: plain.
-        duration: of the film, in seconds; None without a clock.
+        durations: of the films, in seconds; None without a clock. Of several films it is not known
+            which one a time means, and nothing is made.
 
-    >>> str(with_times("<b> at 9:00", 60)), "0:05</button>" in with_times("at 0:05", 60)
+    >>> str(with_times("<b> at 9:00", [60])), "0:05</button>" in with_times("at 0:05", [60])
     ('&lt;b&gt; at 9:00', True)
     """
     drawn, end = Markup(), 0
+    duration = durations[0] if len(durations) == 1 else None
     for found in TIME.finditer(text):
         hours, minutes, rest, plain = found.groups()
         clock = int(hours or 0) * 3600 + int(minutes or 0) * 60 + int(rest or 0)
@@ -93,4 +99,5 @@ _TEMPLATE = page_template(
     duration=duration,
     clock=clock,
     with_times=with_times,
+    cuttable=parts_of,
 )

@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 
 from longva.demo.examples import make_examples
 from longva.demo.guard import Ending, Guard, Uploads
+from longva.demo.library import Library
 from longva.demo.page import build_page
 from longva.demo.speed import Speed
 from longva.demo.visitor import Setting
@@ -71,12 +72,15 @@ def running(
             max_waiting_per_client=max_waiting,
         )
         grid_size = getattr(longva.processor.image_processor, "grid_size", GRID_SIZE)
+        kept = Path(folder) if longva.cache is None else longva.cache.folder.resolve()
+        library = Library(kept / "library", max_uploads_mb * 2**20, longva.cache)
         setting = Setting(
             engine=engine,
             speed=Speed.of(longva),
             examples=make_examples(Path(folder) / "examples", grid_size=grid_size),
             feedback=feedback,
             folder=Path(folder),
+            library=library,
         )
         ending, uploads = Ending(), _uploads(setting, max_uploads_mb)
         named = None
@@ -98,6 +102,7 @@ def running(
                 server_port=port or None,
                 share=share,
                 max_file_size=max_upload_mb * 2**20,
+                allowed_paths=[str(library.folder)],
                 max_threads=MAX_THREADS + max_waiting,  # a place for each that waits
                 prevent_thread_lock=True,
                 quiet=True,
@@ -120,7 +125,8 @@ def running(
 
 def _uploads(setting: Setting, most_mb: int) -> Uploads:
     def shown() -> list[Path]:
-        return [one.medium.path for one in list(setting.visitors.values()) if one.medium]
+        everybody = list(setting.visitors.values())
+        return [medium.path for visitor in everybody for medium in visitor.media]
 
     return Uploads(setting.folder, most_mb * 2**20, setting.folder / "examples", shown)
 

@@ -19,6 +19,7 @@ def timeline(
     attention: Sequence[Evidence] = (),
     evidence: Sequence[Evidence] = (),
     pictures: Mapping[int, str] | None = None,
+    number: int = 0,
 ) -> str:
     """Draw the timeline of a medium.
 
@@ -27,6 +28,7 @@ def timeline(
         attention: every watched frame with its weight; empty before the first answer.
         evidence: the frames to light up.
         pictures: of evidence frames that are not in the strip, by frame.
+        number: of the medium, of several; the first is shown.
     """
     lit = {item.frame: item for item in evidence}
     frames = [
@@ -37,7 +39,7 @@ def timeline(
     ]
     most = max((item.weight for item in evidence), default=0.0) or 1.0
     curve = _curve(medium, attention) if attention and not medium.is_image else None
-    return draw("timeline", medium=medium, frames=frames, most=most, curve=curve)
+    return draw("timeline", medium=medium, frames=frames, most=most, curve=curve, number=number)
 
 
 def _shown(

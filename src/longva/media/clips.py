@@ -5,12 +5,17 @@
                            K . . [. . . .] . K .      else decoded and encoded anew, as H.264
 
 Packets stand alone if they begin with a keyframe and no other packet lies among them. A copy is
-opened before it counts: with another number of frames, other times or another first picture than
-wanted, it is thrown away.
+opened before it counts: with another number of frames, other times, another length or another first
+picture than wanted, it is thrown away.
+
+A clip lasts until the frame after its last one would be shown. MP4 adds up the durations of packets
+in the order of decoding, so that is what the last of them is given; what is encoded has no
+B-frames, whose order differs.
 """
 
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
@@ -73,7 +78,7 @@ def _copy(media: Media, first: int, stop: int, path: Path) -> bool:
     entrance = next(entrance for entrance in video.entrances if entrance.number == first)
     if entrance.offset or entrance.place is not None:  # stamps that are not those of the file
         return False
-    begin = video.stamps[first]
+    begin, lasts = video.stamps[first], _seconds(media, first, stop)
     try:
         with open_stream(video.file, video.name, video.track) as (container, stream):
             if stream.codec_context.name not in MP4_VIDEO:
@@ -84,19 +89,25 @@ def _copy(media: Media, first: int, stop: int, path: Path) -> bool:
                 return False
             with av.open(str(path), "w", format="mp4") as out:
                 copy = out.add_stream_from_template(stream)
-                _add_sound(video, first, _seconds(media, first, stop), out)
+                _add_sound(video, first, lasts, out)
+                assert stream.time_base is not None and packets[0].dts is not None
+                whole = round(Fraction(lasts) / stream.time_base)
+                packets[-1].duration = whole - ((packets[-1].dts or 0) - packets[0].dts)
                 for packet in packets:
                     assert packet.pts is not None and packet.dts is not None
                     packet.pts, packet.dts = packet.pts - begin, packet.dts - begin
                     packet.stream = copy
                     out.mux(packet)
+        with open_stream(path, str(path)) as (_, track):
+            told = float((track.duration or 0) * (track.time_base or 0))
         made = open_media(path)
         same = np.array_equal(next(made.pictures([0])), next(media.pictures([first])))
     except (av.FFmpegError, VideoError):
         return False
     want = media.pts_seconds[first:stop] - media.pts_seconds[first]
     timed = len(made) == len(want) and bool(np.allclose(made.pts_seconds, want, atol=CLOSE))
-    return timed and same  # a turned film stays turned
+    ends = bool(np.allclose([made.duration, told], lasts, atol=CLOSE))
+    return timed and ends and same  # a turned film stays turned
 
 
 def _alone(packets: Iterator[Packet], stamps: list[int]) -> list[Packet] | None:
@@ -118,27 +129,36 @@ def _alone(packets: Iterator[Packet], stamps: list[int]) -> list[Packet] | None:
 
 def _encode(media: Media, first: int, stop: int, path: Path) -> None:
     """Encode the frames as H.264; sound is copied."""
+    lasts = _seconds(media, first, stop)
     times = media.pts_seconds[first:stop] - media.pts_seconds[first]
+    stamps = [round(float(time) / TICK) for time in (*times, lasts)]
+    lengths = {a: b - a for a, b in pairwise(stamps)}
     pictures = media.pictures(range(first, stop))
     with av.open(str(path), "w", format="mp4") as out:
-        stream = out.add_stream("libx264", rate=25, options={"crf": "18"})
+        stream = out.add_stream("libx264", rate=25, options={"crf": "18", "bf": "0"})
         stream.pix_fmt = "yuv420p"
         stream.time_base = stream.codec_context.time_base = TICK
+
+        def write(packets: list[Packet]) -> None:
+            for packet in packets:
+                packet.duration = lengths[cast(int, packet.pts)]
+                out.mux(packet)
+
         sound = False
-        for time, picture in zip(times, pictures, strict=True):
+        for stamp, picture in zip(stamps[:-1], pictures, strict=True):
             height, width = (side - side % 2 for side in picture.shape[:2])  # H.264 halves them
             if not sound:
                 stream.width, stream.height = width, height
                 if media.video is not None:
-                    _add_sound(media.video, first, _seconds(media, first, stop), out)
+                    _add_sound(media.video, first, lasts, out)
                 sound = True
             shown = np.ascontiguousarray(picture[:height, :width])
             frame = av.VideoFrame.from_ndarray(shown, format="rgb24")
             if (width, height) != (stream.width, stream.height):
                 frame = frame.reformat(width=stream.width, height=stream.height)
-            frame.pts, frame.time_base = round(float(time) / TICK), TICK
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
+            frame.pts, frame.time_base = stamp, TICK
+            write(stream.encode(frame))
+        write(stream.encode(None))
 
 
 def _seconds(media: Media, first: int, stop: int) -> float:

@@ -104,7 +104,7 @@ def resize_picture(
         resized = Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC)
         box = (left, top, right, bottom)
         return torch.from_numpy(np.array(resized.crop(box))).permute(2, 0, 1).contiguous()
-    x = torch.from_numpy(np.ascontiguousarray(picture))[None]  # [1, H, W, 3]
+    x = torch.from_numpy(np.require(picture, requirements=["C", "W"]))[None]  # [1, H, W, 3]
     x = x.permute(0, 3, 1, 2)  # [1, 3, H, W], channels last: torch's fast uint8 path
     x = F.interpolate(x, (height, width), mode="bicubic", antialias=True)
     return x[0, :, top:bottom, left:right].contiguous()

@@ -137,6 +137,16 @@ def seconds_of(time: Time, name: str = "a time") -> float:
     return 3600 * hours + 60 * minutes + seconds
 
 
+def clock(seconds: float) -> str:
+    """Write seconds as h:mm:ss.t.
+
+    >>> clock(3725.04)
+    '1:02:05.0'
+    """
+    minutes, rest = divmod(round(seconds, 1), 60)
+    return f"{int(minutes // 60)}:{int(minutes % 60):02}:{rest:04.1f}"
+
+
 def evenly_spread(total: int, count: int) -> np.ndarray:
     """Choose `count` of `total` numbers by the original's rule, linspace truncated to integers.
 

@@ -39,6 +39,8 @@ class LongVAConfig(PretrainedConfig):
             does not change.
         evidence_heads: (layer, head) pairs whose attention tells which frames an answer rests on;
             None takes the mean over all heads.
+        confidence: what a calibration found, see `watching/confidence.py`; None of a model that
+            was not calibrated.
         tie_word_embeddings: whether input and output embeddings are one matrix.
         **kwargs: see `PretrainedConfig`.
 
@@ -64,6 +66,7 @@ class LongVAConfig(PretrainedConfig):
         image_packing: Packing = "unires",
         vision_batch_size: int = 16,
         evidence_heads: list[list[int]] | None = None,
+        confidence: dict | None = None,
         tie_word_embeddings: bool = False,
         **kwargs,
     ):
@@ -76,6 +79,7 @@ class LongVAConfig(PretrainedConfig):
         self.image_packing: Packing = image_packing
         self.vision_batch_size = vision_batch_size
         self.evidence_heads = evidence_heads
+        self.confidence = confidence
         self.set_pooling(pool_stride, pool_mode)
         if image_packing not in ("unires", "anyres"):
             raise LongVAError(f"image_packing must be 'unires' or 'anyres', got {image_packing!r}")

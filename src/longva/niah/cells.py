@@ -111,8 +111,9 @@ class Row(Cell):
     @property
     def key(self) -> Key:
         """See `Cell.key`."""
-        also = (self.asked or "", self.turned or 0)
-        return (*super().key, *also) if any(also) else super().key
+        if not (self.asked or self.turned):
+            return super().key
+        return self.length, self.depth, self.trial, self.asked or "", self.turned or 0
 
     @property
     def correct(self) -> bool:

@@ -142,7 +142,7 @@ def similar_cards(
         )
     chosen = [kinds[i] for i in rng.permutation(len(kinds))[:count]]
     told = rng.permutation(labels)[:count].tolist()
-    return [Card(*kind, label) for kind, label in zip(chosen, told, strict=True)]
+    return [Card(colour, s, label) for (colour, s), label in zip(chosen, told, strict=True)]
 
 
 def draw_card(card: Card) -> Image.Image:

@@ -139,8 +139,7 @@ class ImageTextModel(ImageModel):
             return {"videos": [np.stack(frames)]}
         size = self.prompts.frame_size(side, side, count)
         geometry = self.prompts.geometry(size)
-        fit = {"fit": "pad"} if isinstance(geometry, int) else {}
-        pixels = torch.stack([resize_picture(f, size=geometry, **fit) for f in frames])
+        pixels = torch.stack([resize_picture(f, size=geometry) for f in frames])  # squares
         about = {"fps": fps, "frames_indices": list(range(count)), "total_num_frames": count}
         about |= {"height": size[0], "width": size[1]}
         off = {"do_resize": False, "do_center_crop": False, "do_sample_frames": False}
@@ -161,7 +160,8 @@ class ImageTextModel(ImageModel):
             longer["logits_to_keep"] = len(ids)
         collector = None
         if frames and self.tells_evidence:
-            collector = longer["evidence"] = EvidenceCollector(num_queries=len(ids))
+            heads = getattr(self.model.config, "evidence_heads", None)
+            collector = longer["evidence"] = EvidenceCollector(heads, num_queries=len(ids))
         logits = self.model(**longer, use_cache=False).logits[0, -len(ids) :]
         logits = check_finite(logits.to(torch.promote_types(logits.dtype, torch.float32)), "logits")
         scored = score(logits, Prompt([inputs["input_ids"][0, :length].cpu()], answer=ids))

@@ -37,7 +37,7 @@ def load_auto(kind: Any, recipe: ModelRecipe) -> Any:
     device = own_device(recipe.device)
     with loading(f"cannot load {recipe.model!r}"):
         dtype = recipe.dtype or default_dtype(device)
-        return kind.from_pretrained(recipe.model, dtype=dtype).to(device)
+        return kind.from_pretrained(locate_model(recipe.model), dtype=dtype).to(device)
 
 
 def prepare(model: Any, theta: float | None = None) -> Any:

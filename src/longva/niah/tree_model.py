@@ -42,6 +42,7 @@ from longva.prompts.decoding import stop_tokens
 from longva.prompts.kv_cache import CachedSequence, Precision, context_length
 from longva.prompts.partition import partition
 from longva.prompts.recomputed import RecomputedSequence
+from longva.prompts.steps import pause, steps
 from longva.prompts.tree import Prompt, Scored, plan_walk, score_alone, walk
 from longva.watching.assistant import LongVA
 from longva.watching.feature_cache import FeatureCache
@@ -169,8 +170,13 @@ class TreeModel(Model):
 
     def _encode(self, pixels: Tensor) -> Tensor:
         """Encode [n, 3, S, S] uint8: [n, T, D]."""
-        pixels = normalize_pixels(pixels.to(self.model.device), self.image_mean, self.image_std)
-        return check_finite(self.model.model.encode_grids(pixels).cpu(), FEATURES)
+        cut = steps.get()
+        parts = []
+        for part in pixels.split(len(pixels) if cut is None else cut.frames):
+            part = normalize_pixels(part.to(self.model.device), self.image_mean, self.image_std)
+            parts.append(check_finite(self.model.model.encode_grids(part).cpu(), FEATURES))
+            pause()
+        return torch.cat(parts)
 
     def _ids(self, text: str) -> Tensor:
         return torch.tensor(text_ids(self.tokenizer, text), dtype=torch.int64)

@@ -117,6 +117,16 @@ class Shape:
         """Channels of a head."""
         return head_dim(self.text)
 
+    @property
+    def row_width(self) -> int:
+        """Width of a row of features."""
+        return self.text.hidden_size
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows of a batch of frames."""
+        return self.config.vision_batch_size * self.config.tokens_per_grid()
+
     def tokens(self, frames: int) -> int:
         """Tokens of so many frames."""
         return frames * self.config.tokens_per_grid()
@@ -156,9 +166,8 @@ class Shape:
 
     def waiting_rows(self, tokens: int) -> int:
         """Visual tokens that are less than a chunk yet, and the batch that has come last."""
-        batch = self.config.vision_batch_size * self.config.tokens_per_grid()
-        rows = min(tokens, self.chunk_tokens + 2 * batch)
-        return rows * self.text.hidden_size * self.dtype_bytes
+        rows = min(tokens, self.chunk_tokens + 2 * self.batch_rows)
+        return rows * self.row_width * self.dtype_bytes
 
     def prefill_chunk(self, tokens: int) -> int:
         """Bytes of a chunk of tokens in one layer of the language model."""

@@ -39,6 +39,11 @@ class VideoShape(Shape):
         deep = getattr(self.config.vision_config, "deepstack_visual_indexes", None) or ()
         return (1 + len(deep)) * self.text.hidden_size
 
+    @property
+    def batch_rows(self) -> int:
+        """Rows of a batch of frames."""
+        return self.tokens(BATCH)
+
     def kv_bytes_per_token(self) -> float:
         """Bytes of the layers that keep keys and values of their own: windows keep every token."""
         layers = len(DynamicCache(config=self.text).layers)
@@ -58,11 +63,10 @@ class VideoShape(Shape):
         pixels = min(BATCH, max(1, frames)) * 3 * height * width
         return values * self.dtype_bytes + 2 * pixels * 4
 
-    def waiting_rows(self, tokens: int) -> int:
-        """Rows that are less than a chunk yet, and the batch that has come last."""
-        size = self.frames.frame_size(*self.picture, BATCH)
-        rows = min(tokens, self.chunk_tokens + 2 * BATCH * self.frames.tokens(size))
-        return rows * self.row_width * self.dtype_bytes
+    def prefill_chunk(self, tokens: int) -> int:
+        """Bytes of a chunk in one layer, and of its rows: as taken from those ahead, and placed."""
+        rows = min(self.chunk_tokens, tokens)
+        return super().prefill_chunk(tokens) + 2 * rows * self.row_width * self.dtype_bytes
 
     def prefill_flops(self, frames: int, tokens: int) -> float | None:
         """None: an encoder's operations are not counted."""

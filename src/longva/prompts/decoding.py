@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from longva.errors import LongVAError
-from longva.prompts.constraint import Constraint, ConstraintProcessor
+from longva.prompts.constraint import Constraint, ConstraintProcessor, matcher
 from longva.prompts.kv_cache import SymbolSequence, most_probable
 from longva.prompts.reader import PromptReader
 
@@ -150,6 +150,19 @@ def chooser(
     return choose
 
 
+def prepare(model: PreTrainedModel, tokenizer: Any, sampling: Sampling) -> None:
+    """Do beforehand, in any thread, what takes long about the form of an answer.
+
+    Raises:
+        LongVAError: see `ConstraintProcessor`.
+    """
+    if sampling.constraint is not None:
+        generation: Any = model.generation_config
+        ends = tuple(sorted(stop_tokens(generation, sampling)))
+        size = model.config.get_text_config(decoder=True).vocab_size
+        matcher(sampling.constraint, tokenizer, size, ends)
+
+
 def _logprob(logprobs: Tensor, token: int, count: int) -> TokenLogprob:
     values, tokens = logprobs.topk(min(count, len(logprobs)))
     top = tuple(zip(tokens.tolist(), values.tolist(), strict=True))
@@ -226,6 +239,7 @@ class AnswerText:
         self._tokenizer, self._stop = tokenizer, stop
         self._stops = stop_tokens(generation, sampling)
         self._min_tokens = sampling.min_tokens
+        self._has_form = sampling.constraint is not None  # which may end with a line break
         self._told = self._begin = 0
         self.ids: list[int] = []
         self.text, self.finish_reason = "", "length"
@@ -253,7 +267,7 @@ class AnswerText:
             self.finish_reason = "stop"
         sure, told = self.text, self._told
         if self.done:
-            self.text = self.text.strip()
+            self.text = self.text if self._has_form else self.text.strip()
         else:
             sure = sure[: len(sure) - begun_stop(sure, self._stop)]
             if sure.endswith("\ufffd"):  # half a character: wait for its other bytes

@@ -32,6 +32,7 @@ from longva.errors import ContextLengthError, LongVAError, NonFiniteError
 from longva.finite import check_finite
 from longva.model.modeling_longva import cache_argument
 from longva.prompts.kv_layers import BufferedLayer
+from longva.prompts.steps import pause, steps
 from longva.prompts.symbols import embed_symbols
 from longva.reporting.progress import Progress
 
@@ -104,7 +105,14 @@ class SymbolSequence(ABC):
     def _check_append(self, n: int, keep: int, positions: Tensor | None = None) -> None:
         if not 0 <= keep <= n:
             raise ValueError(f"keep must be between 0 and the {n} appended symbols, got {keep}.")
-        length = self.length + n if positions is None else int(positions.max()) + 1
+        self.check_length(self.length + n if positions is None else int(positions.max()) + 1)
+
+    def check_length(self, length: int) -> None:
+        """Refuse what does not fit the context.
+
+        Raises:
+            ContextLengthError: more than `max_position_embeddings` tokens.
+        """
         most = self.max_length
         if most is not None and length > most:
             raise ContextLengthError(
@@ -178,11 +186,17 @@ class CachedSequence(SymbolSequence):
         super().__init__(model, allow_beyond_context=allow_beyond_context)
         check_cacheable(model)
         bits = {"model": None, "int8": 8, "int4": 4}[kv_dtype]
-        self.chunk_tokens = chunk_tokens
+        self._chunk_tokens = chunk_tokens
         self.progress = progress
         self.kv_dtype: Precision = kv_dtype
         self._layers = [BufferedLayer(bits) for _ in range(self.num_layers)]
         self._cache = Cache(layers=list(self._layers))
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Tokens of one forward."""
+        cut = steps.get()
+        return self._chunk_tokens if cut is None else min(self._chunk_tokens, cut.tokens)
 
     @property
     def kv_bytes(self) -> int:
@@ -258,6 +272,7 @@ class CachedSequence(SymbolSequence):
                     kept.append(hidden)
                 if self.progress:
                     self.progress("prefill", self.length - before, n)
+                pause()
             return torch.cat(kept) if keep else embed(self.model, symbols[:0], None)[0]  # [0, D]
         except BaseException:
             self.length = before

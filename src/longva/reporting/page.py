@@ -3,11 +3,12 @@
 import base64
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
 
-def page_template(path: Path, **filters: Callable[..., str]) -> Template:
+def page_template(path: Path, **filters: Callable[..., Any]) -> Template:
     """Read a template of HTML, in which every value is escaped and none may be missing.
 
     Args:

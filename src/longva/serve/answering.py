@@ -13,9 +13,13 @@ from longva.serve.media.kept import StoredMedium
 from longva.watching.engine import Engine, Question
 from longva.watching.events import EventStream, Failed, Progress
 from longva.watching.store import Watching
+from longva.watching.tasks import Outline, Search
 
 EVERY_FRAME = 1000.0
 """Frames a second that no list of pictures exceeds."""
+
+UNBOUNDED = 10**9
+"""Frames that no film has."""
 
 
 class Answering(EventStream):
@@ -25,7 +29,7 @@ class Answering(EventStream):
         engine: answers.
         fetcher: of media; its limits hold for all that is asked.
         client: whose turn in the queue it takes.
-        question: what to answer.
+        question: what to answer, or what else is to be done.
         urls: of the media.
         watching: how to watch them; their digests are not known yet.
         times: of the pictures of videos that are given as lists of pictures.
@@ -39,7 +43,7 @@ class Answering(EventStream):
         engine: Engine,
         fetcher: MediaFetcher,
         client: str,
-        question: Question,
+        question: Question | Search | Outline,
         urls: Sequence[str],
         watching: Watching,
         times: FrameList | None = None,
@@ -65,7 +69,9 @@ class Answering(EventStream):
             event = Failed(as_api_error(event.error, names))
         super().emit(event)
 
-    async def _prepare(self, question: Question, urls: Sequence[str], watching: Watching) -> None:
+    async def _prepare(
+        self, question: Question | Search | Outline, urls: Sequence[str], watching: Watching
+    ) -> None:
         """Fetch the media and ask. By default a frame a second is watched, as many as may be."""
         try:
             for url in urls:
@@ -78,6 +84,8 @@ class Answering(EventStream):
                 if listed and rule.num_frames is None and rule.fps is None:
                     # Whoever lists frames has chosen them: every one is taken, once.
                     rule = replace(rule, fps=EVERY_FRAME, max_frames=rule.max_frames or most)
+                elif isinstance(question, Outline):
+                    rule = rule.or_default(UNBOUNDED)  # each of its windows fits
                 else:
                     rule = rule.or_default(most)
                 watching = replace(

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from longva import __version__
-from longva.serve import replies, schema
+from longva.serve import replies, schema, tasks
 from longva.serve.answering import Answering
 from longva.serve.conversation import encodable
 from longva.serve.errors import ApiError, as_api_error
@@ -151,10 +151,37 @@ def create_app(
             raise RequestValidationError(told) from error
         return await ask(chat, request, ResponsesForm)
 
+    @app.post(
+        "/v1/find",
+        response_model=tasks.FindAnswer,
+        responses={200: {"content": {"text/event-stream": {}}}, **ERRORS},
+    )
+    async def find(body: tasks.FindRequest, request: Request) -> Response:
+        return await do(body, request)
+
+    @app.post(
+        "/v1/summarize",
+        response_model=tasks.SummaryAnswer,
+        responses={200: {"content": {"text/event-stream": {}}}, **ERRORS},
+    )
+    async def summarize(body: tasks.SummaryRequest, request: Request) -> Response:
+        return await do(body, request)
+
+    async def do(body: tasks.FindRequest | tasks.SummaryRequest, request: Request) -> Response:
+        _check_model(body.model, model_name)
+        chat = body.chat()
+        _, said = await asyncio.to_thread(question_of, chat, fetcher.limits)
+        media = said.media, watching_of(chat, said), frame_list_of(chat)
+        client, task = request.state.client, body.task(fetcher.limits)
+        answering = Answering(engine, fetcher, client, task, *media)
+        return await tasks.TaskReply(answering, tasks.TaskForm(body), metrics, keep_alive).respond(
+            request
+        )
+
     async def ask(body: schema.ChatRequest, request: Request, form: type[ChatForm]) -> Response:
         _check_model(body.model, model_name)
-        question, urls = await asyncio.to_thread(question_of, body, fetcher.limits)
-        media = urls, watching_of(body), frame_list_of(body)
+        question, said = await asyncio.to_thread(question_of, body, fetcher.limits)
+        media = said.media, watching_of(body, said), frame_list_of(body)
         answering = Answering(engine, fetcher, request.state.client, question, *media)
         told = form(body, engine.longva.processor.tokenizer)
         return await Reply(answering, told, metrics, keep_alive).respond(request)

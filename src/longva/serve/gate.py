@@ -22,6 +22,7 @@ BODIES_HELD = 4
 
 PATHS = (
     *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/models"),
+    *("/v1/find", "/v1/summarize"),
     *("/healthz", "/health", "/version", "/metrics", "/openapi.json"),
 )
 

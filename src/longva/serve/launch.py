@@ -77,6 +77,7 @@ def run(
             max_waiting=limits.waiting,
             max_waiting_per_client=limits.waiting_per_client,
             decode_seconds=limits.decode_seconds,
+            most_together=limits.together,
         )
         app = create_app(engine, fetcher, **serving)
         uvicorn.run(

@@ -72,6 +72,9 @@ class Limits:
     waiting_per_client: int = 32
     """Of them, requests of one client."""
 
+    together: int = 32
+    """Questions about the same media that are answered together."""
+
     def __post_init__(self) -> None:
         """Refuse bounds that let nothing through."""
         bounds = {**vars(self), "kept_bytes": self.kept_bytes + 1}  # this one may be 0

@@ -1,7 +1,6 @@
 """From a request's fields to the question that is put to the engine."""
 
 import secrets
-from collections.abc import Sequence
 
 from longva.media.sampling import FrameSampling
 from longva.prompts.decoding import Sampling
@@ -16,8 +15,8 @@ from longva.watching.features import FrameSettings
 from longva.watching.store import Watching
 
 
-def question_of(body: schema.ChatRequest, limits: Limits) -> tuple[Question, Sequence[str]]:
-    """Check what can be checked before anything is fetched; return the question and media URLs.
+def question_of(body: schema.ChatRequest, limits: Limits) -> tuple[Question, Conversation]:
+    """Check what can be checked before anything is fetched; return the question and its media.
 
     Raises:
         ApiError: beyond a limit.
@@ -37,7 +36,8 @@ def question_of(body: schema.ChatRequest, limits: Limits) -> tuple[Question, Seq
         conversation = Conversation(media=(), history=(), question=body.text)
     else:
         goes_on = bool(body.continue_final_message)
-        conversation = read_conversation(body.messages, goes_on=goes_on)
+        in_place = body.longva.media == "in_place"
+        conversation = read_conversation(body.messages, goes_on=goes_on, in_place=in_place)
     if len(conversation.media) > limits.media:
         raise ApiError(
             f"a conversation may have {limits.media} media, got {len(conversation.media)}.",
@@ -73,7 +73,7 @@ def question_of(body: schema.ChatRequest, limits: Limits) -> tuple[Question, Seq
         raw=isinstance(body, schema.CompletionRequest),
         count=body.n or 1,
     )
-    return question, conversation.media
+    return question, conversation
 
 
 def _logprobs(body: schema.ChatRequest) -> int | None:
@@ -84,8 +84,12 @@ def _logprobs(body: schema.ChatRequest) -> int | None:
     return (body.top_logprobs or 0) if body.logprobs else None
 
 
-def watching_of(body: schema.ChatRequest) -> Watching:
+def watching_of(body: schema.ChatRequest, conversation: Conversation) -> Watching:
     """Say how media are watched; their digests are not known yet.
+
+    Args:
+        body: the request.
+        conversation: what is said in it.
 
     Raises:
         ApiError: numbers of frames are given, and no list of frames.
@@ -104,7 +108,8 @@ def watching_of(body: schema.ChatRequest) -> Watching:
     rule = FrameSampling(
         num_frames=frames, fps=fps, max_frames=how.max_frames, start=how.start, end=how.end
     )
-    settings = FrameSettings(fit=how.fit, named=False)  # media are their content
+    # Media are their content, so they have no names.
+    settings = FrameSettings(fit=how.fit, named=False, opening=conversation.opening)
     return Watching(sampling=rule, settings=settings)
 
 

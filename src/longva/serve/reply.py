@@ -11,6 +11,7 @@ An answer may take minutes to begin. What a client receives meanwhile:
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -18,10 +19,9 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from longva.finite import to_json
 from longva.serve.answering import Answering
 from longva.serve.errors import ApiError
-from longva.serve.forms import ChatForm, usage_of
+from longva.serve.forms import usage_of
 from longva.serve.metrics import Metrics
-from longva.watching.answer import Answer
-from longva.watching.events import Event, Failed, Finished, Progress, Text, Watched
+from longva.watching.events import Event, Failed, Finished, Part, Progress, Text, Watched
 
 
 class Reply:
@@ -29,12 +29,12 @@ class Reply:
 
     Args:
         answering: the events.
-        form: what they are written as.
+        form: what they are written as, a `ChatForm` or one like it.
         metrics: count tokens and seconds.
         keep_alive: see above.
     """
 
-    def __init__(self, answering: Answering, form: ChatForm, metrics: Metrics, keep_alive: float):
+    def __init__(self, answering: Answering, form: Any, metrics: Metrics, keep_alive: float):
         self._answering, self._form, self._metrics = answering, form, metrics
         self._body, self._keep_alive = form.body, keep_alive
         self._reused = False
@@ -119,6 +119,8 @@ class Reply:
                         chunks = form.progress(vars(event))
                 elif isinstance(event, Text) and event.text:
                     chunks = form.text(event.text, event.number)
+                elif isinstance(event, Part):
+                    chunks = form.part(event.part)
                 elif isinstance(event, Failed):
                     assert isinstance(event.error, ApiError)
                     chunks = form.failed(event.error)
@@ -132,7 +134,7 @@ class Reply:
         finally:
             self._answering.close()
 
-    def _told(self, first: Answer) -> tuple[list[Answer], dict, dict]:
+    def _told(self, first: Any) -> tuple[Any, ...]:
         """Return answers, usage and the `longva` object; count the answers in the metrics."""
         answers = [first, *first.alternatives]
         self._metrics.tokens.labels("prompt").inc(first.prompt_tokens)
@@ -146,6 +148,8 @@ class Reply:
             "notes": first.notes,
             "reused": self._reused,
             "timings": first.timings,
+            "logprob": first.logprob,
+            **({} if first.confidence is None else {"confidence": first.confidence}),
         }
         return answers, usage_of(answers, reused=self._reused), about
 

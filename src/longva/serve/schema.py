@@ -100,22 +100,26 @@ class ChatMessage(Known):
 
     def text(self) -> str:
         """Its words."""
+        return "\n".join(said for kind, said in self.parts() if kind == "text")
+
+    def parts(self) -> list[tuple[str, str]]:
+        """Its parts: `text` and words, or `media` and an address."""
         if isinstance(self.content, str):
-            return self.content
-        return "\n".join(part.text for part in self.content if isinstance(part, TextPart))
+            return [("text", self.content)]
+        return [
+            ("text", part.text)
+            if isinstance(part, TextPart)
+            else ("media", (part.image_url if isinstance(part, ImagePart) else part.video_url).url)
+            for part in self.content
+        ]
 
     def media(self) -> tuple[str, ...]:
         """Addresses of its media."""
-        parts = [] if isinstance(self.content, str) else self.content
-        images_and_videos = [part for part in parts if not isinstance(part, TextPart)]
-        return tuple(
-            (part.image_url if isinstance(part, ImagePart) else part.video_url).url
-            for part in images_and_videos
-        )
+        return tuple(said for kind, said in self.parts() if kind == "media")
 
 
-class LongVAOptions(BaseModel):
-    """How media are watched, and what is reported beside the answer."""
+class WatchOptions(BaseModel):
+    """How media are watched."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -134,14 +138,21 @@ class LongVAOptions(BaseModel):
     end: PartTime | None = None
     """And up to here. Times in the answer stay those of the whole video."""
 
+    media: Literal["head", "in_place"] = "head"
+    """Media stand at the head of the first turn, or where they stand among the words."""
+
     fit: Literal["crop", "pad"] = "crop"
     """Centre crop, or the whole frame on a square."""
 
-    evidence: int = Field(default=5, ge=0, le=1000)
-    """Frames to name on which the answer rests most."""
-
     progress: bool = False
     """Send chunks with `longva.progress` in a stream; comments are always sent."""
+
+
+class LongVAOptions(WatchOptions):
+    """How media are watched, and what is reported beside the answer."""
+
+    evidence: int = Field(default=5, ge=0, le=1000)
+    """Frames to name on which the answer rests most."""
 
 
 class StreamOptions(Known):
@@ -184,6 +195,9 @@ class StructuredOutputs(Known):
     json_: dict[str, Any] | str | None = Field(default=None, alias="json")
     regex: str | None = Field(default=None, max_length=10_000)
     choice: list[str] | None = Field(default=None, max_length=1024)
+    grammar: str | None = Field(default=None, min_length=1, max_length=10_000)
+    """Of Lark or llama.cpp."""
+
     json_object: bool | None = None
 
     def constraints(self) -> list[Constraint]:
@@ -195,6 +209,8 @@ class StructuredOutputs(Known):
             given.append(Constraint.regex(self.regex))
         if self.choice is not None:
             given.append(Constraint.choice(self.choice))
+        if self.grammar is not None:
+            given.append(Constraint.of_grammar(self.grammar))
         return given + ([Constraint.json({"type": "object"})] if self.json_object else [])
 
 
@@ -293,11 +309,12 @@ class ChatRequest(Known):
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
-    """As in vLLM's API, like the next three, its older names of the same."""
+    """As in vLLM's API, like the next four, its older names of the same."""
 
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = Field(default=None, max_length=10_000)
     guided_choice: list[str] | None = Field(default=None, max_length=1024)
+    guided_grammar: str | None = Field(default=None, min_length=1, max_length=10_000)
     continue_final_message: bool | None = None
     """Go on with the last message, which is the assistant's."""
 
@@ -310,7 +327,8 @@ class ChatRequest(Known):
         Raises:
             LongVAError: it cannot be used, or several are given.
         """
-        older = {"json": self.guided_json, "regex": self.guided_regex, "choice": self.guided_choice}
+        names = ("json", "regex", "choice", "grammar")
+        older = {name: getattr(self, f"guided_{name}") for name in names}
         given = StructuredOutputs.model_validate(older).constraints()
         given += self.structured_outputs.constraints() if self.structured_outputs else []
         if self.response_format and (form := self.response_format.constraint()):

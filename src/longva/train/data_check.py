@@ -51,7 +51,7 @@ class RecipeData:
     def as_json(self) -> dict[str, Any]:
         """Return what was found as JSON has it."""
         found = {key: report.as_json() for key, report in self.reports.items()}
-        return {**found, "skip": str(self.bad)}
+        return {**found, "skip": str(self.bad), "set": self.remedies()}
 
 
 def check_data(

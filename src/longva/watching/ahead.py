@@ -78,6 +78,12 @@ class PolicyState:
     rows: Tensor | None
     """[F, T, D], the features of the frames held, if they may have to be read again."""
 
+    again: WatchedFrames | None = None
+    """Frames that an interrupt left to be read again; their numbers follow those held."""
+
+    again_rows: Tensor | None = None
+    """Their features."""
+
 
 class Ahead:
     """The parts that a session is still to watch, in the order of its prompt.
@@ -128,6 +134,8 @@ class Ahead:
     ) -> WatchedFrames:
         """Say which frames are watched, and what stands between them."""
         frames = self._watcher.describe(media, self._sampling, before)
+        if self._settings.opening:
+            frames = replace(frames, in_place=True)
         return self._watcher.family.told(frames, media, self._settings, label, before)
 
     def begin(
@@ -269,19 +277,26 @@ class Ahead:
             return None
         kept = self._features[:held]
         rows = torch.stack(kept) if kept else None
-        ahead = sum(len(part.frames) for part in self.parts)
-        numbers = self._numbers[: len(self._numbers) - ahead]
-        offered, last = self._offered, self._last
-        if ahead and all(part.media is not None for part in self.parts):
-            # An interrupt left what is ahead unwatched, and it may come again.
+        # An interrupt leaves parts ahead. What is to be read again is kept; of what was never
+        # watched nothing is, and it may come again.
+        again = [part for part in self.parts if part.rows is not None]
+        frames = again_rows = None
+        if again:
+            (frames,) = joined([], [(part.frames, n == 0) for n, part in enumerate(again)])
+            again_rows = torch.cat([part.rows for part in again if part.rows is not None])
+        offered, last, numbers = self._offered, self._last, self._numbers
+        if self.undecoded:
+            numbers = numbers[: len(numbers) - self.undecoded]
             offered, last = int(numbers[-1]) + 1 if len(numbers) else 0, None
-        return PolicyState(self.policy, numbers, offered, last, rows)
+        return PolicyState(self.policy, numbers, offered, last, rows, frames, again_rows)
 
     def restore(self, state: "PolicyState") -> None:
         """Go on where `state` was taken."""
         self.policy, self._numbers, self._offered = state.policy, state.numbers, state.offered
         self._last = state.last
         self._features = [] if state.rows is None else list(state.rows.unbind())
+        if state.again is not None:
+            self.parts = [Part(None, state.again_rows, state.again, False)]
 
     def notes(self, watched: list[WatchedFrames]) -> list[str]:
         """Say what of the last medium the policy forgot; nothing if it forgot nothing."""

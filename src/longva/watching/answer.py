@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,10 @@ from longva.prompts.decoding import TokenLogprob
 from longva.watching.features import WatchedFrames
 
 NOTHING = "nothing I know is shown: this is a guess"
-"""Noted with an answer of a model whose small world the film is not of; see `known.py`."""
+"""Noted with an answer that is less than `KNOWN`."""
+
+KNOWN = 0.5
+"""Confidence from which an answer is more probably right than a guess."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +60,9 @@ class Answer:
     durations: list[float] = field(default_factory=list)
     """Seconds that each medium lasts, watched whole or not; 0 of what has no times."""
 
-    known: bool | None = None
-    """Of a model that knows a small world only: whether what was asked about seems to be shown."""
+    confidences: list[float] = field(default_factory=list)
+    """Of a model that was calibrated: for each medium how probable it is that the answer is right
+    about what it shows, 0 to 1; see `confidence.py`."""
 
     logprob: float = 0.0
     """Log-probability of the answer's tokens to the model, nats, the one that ends it included: the
@@ -81,9 +86,29 @@ class Answer:
         return [item for item in self.evidence if round(item.weight, 3) > 0]
 
     @property
+    def confidence(self) -> float | None:
+        """How probable it is that the answer is right, 0 to 1; None of a model not calibrated."""
+        return max(self.confidences, default=None)
+
+    @property
+    def known_media(self) -> list[bool]:
+        """Which media seem to show what was asked about, of a model that was calibrated."""
+        return [confidence >= KNOWN for confidence in self.confidences]
+
+    @property
+    def known(self) -> bool | None:
+        """Whether what was asked about seems to be shown; None of a model not calibrated."""
+        return any(self.known_media) if self.known_media else None
+
+    @property
     def doubt(self) -> str:
         """What a reader should know of an answer whose subject does not seem to be shown."""
-        return NOTHING if self.known is False else ""
+        if self.known is False:
+            return NOTHING
+        names = [Path(name).name for name in self.media]
+        told = zip(names, self.known_media, strict=False)
+        shown = ", ".join(name for name, known in told if known)
+        return "" if all(self.known_media) else f"what is asked about seems to be in {shown} alone"
 
     def to_json(self) -> dict:
         """Return the object that `longva ask --json` prints."""
@@ -100,6 +125,8 @@ class Answer:
             "finish_reason": self.finish_reason,
             "logprob": self.logprob,
             **({} if self.known is None else {"known": self.known}),
+            **({} if self.confidence is None else {"confidence": self.confidence}),
+            **({"known_media": self.known_media} if len(self.known_media) > 1 else {}),
         }
 
     def plot(self) -> Any:
@@ -153,24 +180,30 @@ def frame_shares(prompt: Tensor, attention: Tensor, media: Sequence[WatchedFrame
 
 
 def evidence_of(
-    prompt: Tensor, attention: Tensor, media: Sequence[WatchedFrames]
+    prompt: Tensor,
+    attention: Tensor,
+    media: Sequence[WatchedFrames],
+    most: int | None = None,
 ) -> list[Evidence]:
-    """Return what `frame_shares` gives every frame, that which got most first."""
-    weights = iter(frame_shares(prompt, attention, media).tolist())
+    """Return what `frame_shares` gives each frame, that which got most first; `most` of them."""
+    weights = frame_shares(prompt, attention, media).tolist()
+    places = [(n, frame) for n, m in enumerate(media) for frame in range(0, len(m), m.unit)]
+    order = sorted(range(len(places)), key=lambda place: -weights[place])
     found = []
-    for number, medium in enumerate(media):
-        for frame in range(0, len(medium), medium.unit):
-            seconds = None if medium.seconds is None else float(medium.seconds[frame])
-            found.append(
-                Evidence(
-                    frame=int(medium.indices[frame]),
-                    seconds=seconds,
-                    weight=next(weights),
-                    medium=number,
-                    file=medium.names[frame] or None if medium.names else None,
-                )
+    for place in order[:most]:  # an hour has thousands of frames, an answer names a few
+        number, frame = places[place]
+        medium = media[number]
+        seconds = None if medium.seconds is None else float(medium.seconds[frame])
+        found.append(
+            Evidence(
+                frame=int(medium.indices[frame]),
+                seconds=seconds,
+                weight=weights[place],
+                medium=number,
+                file=medium.names[frame] or None if medium.names else None,
             )
-    return sorted(found, key=lambda e: -e.weight)
+        )
+    return found
 
 
 def check_question(question: str) -> None:

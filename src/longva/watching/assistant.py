@@ -9,8 +9,9 @@
 cache and answers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from longva.watching.features import FrameSettings
 from longva.watching.policies import Policy, check_policy
 from longva.watching.self_test import run_self_test
 from longva.watching.session import Session
-from longva.watching.summarize import Summary, summarize, windows
+from longva.watching.summarize import Chapter, Summary, summarize, windows
 from longva.watching.turns import told_tokens
 from longva.watching.watcher import Watcher, refuse_settings
 
@@ -266,6 +267,7 @@ class LongVA(Watcher):
         subtitles: str | Path | Sequence[Cue] | None = None,
         max_new_tokens: int = 512,
         progress: Progress | None = None,
+        told: Callable[[Chapter], object] | None = None,
     ) -> Summary:
         """Tell the chapters of a film, and what they come to; see `summarize.py`.
 
@@ -277,41 +279,69 @@ class LongVA(Watcher):
             settings: how frames are made.
             subtitles: see `watch`.
             max_new_tokens: longest answer to each question, in tokens.
-            progress: called with ("chapters", done, chapters).
+            progress: called with ("chapters", done, chapters), and while each is watched.
+            told: called with each chapter as soon as it is known.
 
         Raises:
             VideoError: it has no times, or a frame cannot be decoded.
             LongVAError: see `summarize.py`.
         """
         film = media if isinstance(media, Media) else open_media(media)
-        if film.kind == "image" or not film.has_clock:
-            raise VideoError(f"{film.name} has no times, which chapters need.", frames_fps=1)
         if subtitles is not None:
             film = with_subtitles(film, subtitles)
-        sampling = sampling or FrameSampling()
-        start, end = max(0.0, sampling.part[0]), min(film.duration, sampling.part[1])
-        if chapter is None:
-            chapter = min(max(30.0, (end - start) / 10), float(self._frames_that_fit([film], 0)))
+        rule = sampling or FrameSampling()
 
         def watch(start: float, end: float) -> Session:
-            return self.watch(
-                film, sampling=replace(sampling, start=start, end=end), settings=settings
-            )
+            part = replace(rule, start=start, end=end)
+            return self.watch(film, sampling=part, settings=settings, progress=progress)
 
-        def fits(question: str) -> bool:
-            prompt = self.family.symbols([{"role": "user", "content": question}], [])
-            most = context_length(self.model.config)
-            return most is None or len(prompt) + max_new_tokens <= most
+        def ask(session: Session, question: str) -> str:
+            return session.ask(question, max_new_tokens=max_new_tokens).text
 
         return summarize(
-            watch,
-            windows(start, end, chapter),
+            self.windows(film, rule, chapter=chapter),
             film=film.name,
+            watch=watch,
             talk=lambda: self.watch([]),
-            fits=fits,
+            ask=ask,
+            fits=partial(self.fits, max_new_tokens=max_new_tokens),
             progress=progress,
-            max_new_tokens=max_new_tokens,
+            told=told,
         )
+
+    def windows(
+        self,
+        film: Media,
+        sampling: FrameSampling,
+        *,
+        chapter: float | None = None,
+        max_frames: int | None = None,
+    ) -> list[tuple[float, float]]:
+        """Cut a film into the windows that `summarize` watches, in seconds.
+
+        Args:
+            film: opened.
+            sampling: which frames of each window to take, and which part of the film.
+            chapter: see `summarize`.
+            max_frames: of a window, where fewer than fit are allowed.
+
+        Raises:
+            VideoError: it has no times.
+        """
+        if film.kind == "image" or not film.has_clock:
+            raise VideoError(f"{film.name} has no times, which chapters need.", frames_fps=1)
+        start, end = max(0.0, sampling.part[0]), min(film.duration, sampling.part[1])
+        if chapter is None:
+            most = self._frames_that_fit([film], 0)
+            most = most if max_frames is None else min(most, max_frames)
+            chapter = min(max(30.0, (end - start) / 10), most / (sampling.fps or 1.0))
+        return windows(start, end, chapter)
+
+    def fits(self, question: str, *, max_new_tokens: int) -> bool:
+        """Whether a question without media, and its answer, fit the context."""
+        prompt = self.family.symbols([{"role": "user", "content": question}], [])
+        most = context_length(self.model.config)
+        return most is None or len(prompt) + max_new_tokens <= most
 
     def _frames_that_fit(self, opened: list[Media], told: int) -> int:
         """Frames that each video may take when no number was asked for."""

@@ -46,6 +46,13 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of a result, such as a chapter of a summary."""
+
+    part: Any
+
+
+@dataclass(frozen=True)
 class Finished:
     """The task is done; the last event. The result of a question is its `Answer`."""
 
@@ -64,7 +71,7 @@ class Stopped:
     """The stream was closed; the last event."""
 
 
-Event = Progress | Watched | Text | Finished | Failed | Stopped
+Event = Progress | Watched | Text | Part | Finished | Failed | Stopped
 
 
 class EventStream:
@@ -84,16 +91,21 @@ class EventStream:
         self._worker, self._task = worker, worker.reserve(client)
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._closed = False
+        self._closed = self._ended = False
 
-    def submit(self, work: Callable[[], Any], **when: Callable[[], bool]) -> None:
+    def submit(self, work: Callable[[], Any], **options: Any) -> None:
         """Have the work done in its turn, and its result or error told.
 
         Args:
-            work: gives the result.
-            **when: see `ModelWorker.submit`.
+            work: gives the result; or it has called `end`.
+            **options: see `ModelWorker.submit`.
         """
-        self._worker.submit(self._task, partial(self._do, work), **when)
+        self._worker.submit(self._task, partial(self._do, work), **options)
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nobody waits for the task any more."""
+        return self._task.cancelled.is_set()
 
     async def next_event(self, timeout: float) -> Event | None:
         """Wait for the next event; None if none came for `timeout` seconds."""
@@ -145,18 +157,31 @@ class EventStream:
         self._task.check()
         self.emit(event)
 
+    def check(self) -> None:
+        """Raise `TaskCancelledError` if the task was given up."""
+        self._task.check()
+
     def _append(self, event: Event) -> None:
         if not self._closed:
             self._events.put_nowait(event)
 
-    def _do(self, work: Callable[[], Any], _: Task) -> None:
+    def end(self, result: Any) -> None:
+        """Tell the last event: the result, or an error. Nothing, if it has been told."""
+        if self._ended:
+            return
+        self._ended = True
+        if isinstance(result, Exception) and is_out_of_memory(result):
+            told = "the device ran out of memory. Ask for fewer frames, or try again later."
+            result = DeviceMemoryError(told)
+        self.emit(Failed(result) if isinstance(result, Exception) else Finished(result))
+
+    def _do(self, work: Callable[[], Any], task: Task) -> None:
         try:
-            event = Finished(work())
+            result = work()
         except TaskCancelledError:
             raise
         except Exception as error:
-            if is_out_of_memory(error):
-                told = "the device ran out of memory. Ask for fewer frames, or try again later."
-                error = DeviceMemoryError(told)
-            event = Failed(error)
-        self.tell(event)
+            result = error
+        if not self._ended:
+            task.check()
+        self.end(result)

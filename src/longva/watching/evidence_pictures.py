@@ -16,6 +16,7 @@ from longva.errors import LongVAError
 from longva.files.writing import write_whole
 from longva.media.frames import Media
 from longva.media.medium import open_media
+from longva.media.sampling import clock
 from longva.reporting.figure import new_figure, plain_axes
 from longva.reporting.page import data_uri, page_template
 
@@ -129,13 +130,3 @@ def jpeg(image: Image.Image) -> bytes:
     written = io.BytesIO()
     image.convert("RGB").save(written, "JPEG", quality=92)
     return written.getvalue()
-
-
-def clock(seconds: float) -> str:
-    """Write seconds as h:mm:ss.t.
-
-    >>> clock(3725.04)
-    '1:02:05.0'
-    """
-    minutes, rest = divmod(round(seconds, 1), 60)
-    return f"{int(minutes // 60)}:{int(minutes % 60):02}:{rest:04.1f}"

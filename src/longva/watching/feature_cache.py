@@ -20,6 +20,8 @@ from longva.media.medium import Media
 from longva.watching.features import FrameSettings, WatchedFrames
 
 ENTRY = re.compile("[0-9a-f]{40}")
+BEGINNING = 16
+"""Characters of an entry's name that are those of its content's fingerprint."""
 
 
 class FeatureCache:
@@ -44,13 +46,14 @@ class FeatureCache:
         model_fingerprint: str,
     ) -> str:
         """Name of an entry: content of the medium, frames taken, settings, processor, model."""
-        numbers = (frames.indices - frames.offset).tolist()
-        content = [media.kind, media.fingerprint(), numbers, frames.size]
+        fingerprint, numbers = media.fingerprint(), (frames.indices - frames.offset).tolist()
+        content = [media.kind, fingerprint, numbers, frames.size]
         visual = (getattr(processor, f"{kind}_processor", None) for kind in ("image", "video"))
         pixels = {"fit": settings.fit, "resize": settings.resize}
         made = [pixels, *(part.to_json_string() for part in visual if part is not None)]
         parts = [*content, *made, model_fingerprint]
-        return hashlib.blake2b(to_json(parts).encode(), digest_size=20).hexdigest()
+        how = hashlib.blake2b(to_json(parts).encode(), digest_size=12).hexdigest()
+        return fingerprint[:BEGINNING] + how
 
     def load(self, key: str, device: torch.device) -> Tensor | None:
         """Return the tokens of an entry, [F, T, D]; None if it is absent or damaged.
@@ -76,6 +79,19 @@ class FeatureCache:
         with self._writing(key, tokens.shape, tokens.dtype) as add:
             add(tokens)
         self._make_room()
+
+    def bytes_of(self, content: str) -> int:
+        """Return the bytes of all entries of a content, by its fingerprint."""
+        return sum(path.stat().st_size for path in self._entries_of(content))
+
+    def forget(self, content: str) -> None:
+        """Delete all entries of a content."""
+        for path in self._entries_of(content):
+            with suppress(OSError):  # on Windows, one that is being read
+                path.unlink(missing_ok=True)
+
+    def _entries_of(self, content: str) -> list[Path]:
+        return [*self.folder.glob(f"{content[:BEGINNING]}*.safetensors")]
 
     def keep(
         self,

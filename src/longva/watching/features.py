@@ -29,6 +29,7 @@ from longva.finite import check_finite
 from longva.media.medium import Media
 from longva.media.resize import Fit, Resize
 from longva.model import LongVAForConditionalGeneration, LongVAProcessor
+from longva.prompts.steps import pause, stand_back, steps
 
 FEATURES = "its features of frames"
 """Named where they are not finite."""
@@ -58,6 +59,11 @@ class FrameSettings:
 
     named: bool = True
     """Write the names of several media before each. One alone is not named."""
+
+    opening: tuple[tuple[str, str], ...] = ()
+    """The conversation up to its last medium, where media stand among its words: role and text of
+    each message, `PLACE` of `turns.py` in the text for each medium. Without, media stand at the
+    head of the first message."""
 
     def __post_init__(self) -> None:
         if self.time_tokens is not None and not 0 < self.time_tokens < float("inf"):
@@ -107,6 +113,9 @@ class WatchedFrames:
 
     step: float = 1.0
     """Seconds between frames, of models that are told one rate for a film."""
+
+    in_place: bool = False
+    """Whether it stands where a message says; see `FrameSettings.opening`."""
 
     def __len__(self) -> int:
         """F."""
@@ -268,6 +277,7 @@ def encode_frames(
     indices: np.ndarray,
     encode: Callable[[Tensor], Tensor],
     timings: dict[str, float],
+    unit: int = 1,
     **geometry: Any,
 ) -> Generator[Tensor]:
     """Decode, resize and encode frames of a film, a batch at a time; see `encode`.
@@ -277,6 +287,7 @@ def encode_frames(
         indices: [F], increasing.
         encode: makes [n, T, D] of a batch of frames, [n, 3, H, W] uint8.
         timings: seconds spent are added to `decode` and `encode`.
+        unit: frames that are encoded together.
         **geometry: see `Media.stream`.
     """
     finite = torch.ones((), dtype=torch.bool)
@@ -286,13 +297,27 @@ def encode_frames(
         for pixels in decoded:
             started = time.perf_counter()
             with torch.inference_mode():
-                batch = encode(pixels)
+                batch = _in_steps(encode, pixels, unit)
                 # Looked at when all is done, to wait only once.
                 finite = finite.to(batch.device) & batch.isfinite().all()
             timings["encode"] += time.perf_counter() - started
             yield batch
     if not finite:
         raise NonFiniteError(FEATURES)
+
+
+def _in_steps(encode: Callable[[Tensor], Tensor], pixels: Tensor, unit: int) -> Tensor:
+    """Encode a batch, in parts of whole units where others wait for the model."""
+    cut = steps.get()
+    if cut is None or len(pixels) <= cut.frames:
+        encoded = encode(pixels)
+        pause()
+        return encoded
+    parts = []
+    for part in pixels.split(max(unit, cut.frames - cut.frames % unit)):
+        parts.append(encode(part))
+        pause()
+    return torch.cat(parts)
 
 
 def _encode_image(model, processor, media, timings) -> Tensor:
@@ -329,7 +354,7 @@ def _decoded_ahead(
         timings["decode"] += time.perf_counter() - started
         return torch.cat(batch) if batch else None
 
-    pool = ThreadPoolExecutor(max_workers=1)
+    pool = ThreadPoolExecutor(max_workers=1, initializer=stand_back if steps.get() else None)
     try:
         pending = deque(pool.submit(decode) for _ in range(BATCHES_AHEAD))
         while (batch := _result(pending.popleft())) is not None:

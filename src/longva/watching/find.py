@@ -28,11 +28,11 @@ from longva.errors import LongVAError
 from longva.model.chat_format import text_ids
 from longva.prompts.decoding import TextStream, stop_tokens
 from longva.prompts.excerpt import Excerpt
+from longva.prompts.phrases import phrases
 from longva.prompts.reader import PromptReader
 from longva.reporting.progress import Progress
 from longva.watching.answer import check_question, frame_shares
 from longva.watching.features import WatchedFrames
-from longva.watching.phrases import phrases
 
 SHARE = 0.1
 """Evidence that makes a frame worth a look, in shares of what each frame would get evenly."""

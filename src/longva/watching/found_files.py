@@ -10,7 +10,8 @@ from longva.errors import LongVAError
 from longva.media.clips import write_clip
 from longva.media.cue import Cue, one_line
 from longva.media.frames import Media
-from longva.watching.evidence_pictures import THUMBNAIL, clock
+from longva.media.sampling import clock
+from longva.watching.evidence_pictures import THUMBNAIL
 from longva.watching.find import Found
 
 COLUMNS = 4

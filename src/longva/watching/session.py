@@ -9,7 +9,7 @@ common is never computed again, which makes follow-up questions (`keep=True`) th
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longva.attention.evidence import EvidenceCollector
 from longva.errors import LongVAError
 from longva.media.sampling import FrameSampling
 from longva.model.chat_format import beginning, text_ids
-from longva.prompts.branches import answer_together
-from longva.prompts.decoding import AnswerText, Sampling, TextStream
+from longva.prompts.decoding import Sampling, TextStream
 from longva.reporting.progress import Progress
 from longva.watching import session_file
 from longva.watching.answer import Answer, AnswerStream, check_question, evidence_of
+from longva.watching.confidence import confidences, listener
 from longva.watching.features import FrameSettings
 from longva.watching.find import Found, Searched, check_find, find
-from longva.watching.known import is_known
+from longva.watching.question import Question
+from longva.watching.together import Asked, answers_together
 from longva.watching.watched import Watched
 from longva.watching.watcher import Watcher
 
@@ -236,37 +236,59 @@ class Session(Watched):
         """
         for question in questions:
             self._check(question, max_new_tokens, evidence)
-        if not questions:
-            return []
-        if self._reader.own_forward:  # which takes one sequence, at one run of positions
+        if not self.can_answer_together:
             options = {"max_new_tokens": max_new_tokens, "sampling": sampling}
             options |= {"evidence": evidence, "stop": stop}
             return [self.ask(question, **options) for question in questions]
-        started, settled, self._asking = time.perf_counter(), self._settled, None
-        turns = [[*self.history, self._turn(question)] for question in questions]
-        prompts = [self._symbols(messages, self.media) for messages in turns]
-        heads = self.watcher.family.evidence_heads
-        collectors = [EvidenceCollector(heads) for _ in prompts]
-        replies = [
-            AnswerText(
-                self.model,
-                self.processor.tokenizer,
-                prompt=prompt[prompt >= 0],
-                room=self._reader.room_after(len(prompt)),
-                max_new_tokens=max_new_tokens,
-                sampling=sampling,
-                stop=stop,
-            )
-            for prompt in prompts
-        ]
+        asked = Question(
+            text="",
+            history=self.history,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling or Sampling(),
+            evidence=evidence,
+            stop=tuple(stop),
+        )
+        answers: dict[int, Answer] = {}
+        for number, told in self.stream_all([replace(asked, text=text) for text in questions]):
+            if isinstance(told, LongVAError):
+                raise told
+            if isinstance(told, Answer):
+                answers[number] = told
+        return [answers[number] for number in range(len(questions))]
+
+    @property
+    def can_answer_together(self) -> bool:
+        """Whether questions can be answered together: not through a model's own forward.
+
+        It takes one sequence, at one run of positions.
+        """
+        return not self._reader.own_forward
+
+    def stream_all(
+        self, questions: Sequence[Question], given_up: Callable[[int], bool] = lambda _: False
+    ) -> Generator[tuple[int, str | Answer | LongVAError]]:
+        """Answer several questions together, piece by piece; see `ask_all`.
+
+        Args:
+            questions: one answer each, whatever their `count` says.
+            given_up: whether nobody waits for the answer to a question, by its number; asked
+                before every token.
+
+        Yields:
+            The number of a question, and a piece of its answer; the whole answer, once it is there;
+            or an error that ends this answer alone.
+
+        Raises:
+            NonFiniteError: the model computes NaN or infinity.
+        """
+        self._check_open()
+        settled, self._asking = self._settled, None
+        told = self._reader, self.watcher, self._prompt, self._answered, self.media
         try:
-            answer_together(self._reader, prompts, replies, collectors)
-            known = [self._known(prompt) for prompt in prompts]
+            yield from answers_together(Asked(*told), questions, given_up)
         finally:
+            self._settled = settled
             self._reader.crop(min(settled, self._reader.length))
-        weights = (collector.weights() for collector in collectors)
-        told = zip(questions, prompts, replies, weights, known, strict=True)
-        return [self._answered(q, p, r, w, evidence, started, k) for q, p, r, w, k in told]
 
     def _check(self, question: str, max_new_tokens: int, evidence: int) -> None:
         check_question(question)
@@ -280,13 +302,14 @@ class Session(Watched):
     def _answer(self, question, max_new_tokens, sampling, top_k, keep, stop, begins, raw, progress):
         started = time.perf_counter()
         mine = self._asking = object()
-        prompt = self._prompt(question, begins, raw)
+        asked = Question(text=question, history=self.history, begins=begins, raw=raw)
+        prompt = self._prompt(asked)
         cached = min(self._reader.share(prompt), len(prompt) - 1)
-        collector = EvidenceCollector(self.watcher.family.evidence_heads)
+        heads = self.watcher.family.evidence_heads
+        collector = listener(self.model, heads, prompt, self.media)
         reader, settled = self._reader, self._settled
         try:
             hidden = reader.read(prompt, progress, evidence=collector)
-            known = self._known(prompt, hidden)
             reply = TextStream(
                 reader,
                 hidden,
@@ -303,7 +326,7 @@ class Session(Watched):
                         "another question was asked before this answer was read to its end. "
                         "A session answers one question at a time: take a session for each."
                     )
-            attention = collector.weights()
+            collector.weights()  # before anything is kept: NaN among them is an error
             settled = len(prompt) if keep else settled
         finally:
             if self._asking is mine:  # else the cache belongs to a later question
@@ -312,14 +335,13 @@ class Session(Watched):
         if keep:
             said = {"role": "assistant", "content": begins + reply.text}
             self.history += [self._turn(question), said]
-        answer = self._answered(question, prompt, reply, attention, top_k, started, known)
-        return replace(answer, cached_tokens=cached)
+        return self._answered(question, prompt, reply, collector, top_k, started, cached)
 
-    def _answered(self, question, prompt, reply, attention, top_k, started, known=None) -> Answer:
+    def _answered(self, question, prompt, reply, collector, top_k, started, cached):
         return Answer(
             question=question,
             text=reply.text,
-            evidence=evidence_of(prompt, attention, self.media)[:top_k],
+            evidence=evidence_of(prompt, collector.weights(), self.media, top_k),
             model=self.name,
             media=[medium.source for medium in self.media],
             durations=[medium.duration for medium in self.media],
@@ -328,30 +350,24 @@ class Session(Watched):
             prompt_tokens=len(prompt),
             answer_tokens=len(reply.ids),
             finish_reason=reply.finish_reason,
-            known=known,
+            confidences=confidences(self.model, collector, reply),
             logprob=reply.logprob,
+            cached_tokens=cached,
             logprobs=reply.logprobs,
             timings={**self.timings, "answer": time.perf_counter() - started},
         )
 
-    def _prompt(self, question: str, begins: str, raw: bool) -> Tensor:
+    def _prompt(self, asked: Question) -> Tensor:
         tokenizer = self.processor.tokenizer
-        if raw:
-            text = text_ids(tokenizer, question, control_tokens=True)
+        if asked.raw:
+            text = text_ids(tokenizer, asked.text, control_tokens=True)
             return torch.tensor([*beginning(tokenizer), *text])
-        prompt = self._symbols([*self.history, self._turn(question)], self.media)
-        return torch.cat([prompt, torch.tensor(text_ids(tokenizer, begins), dtype=prompt.dtype)])
+        prompt = self._symbols([*asked.history, self._turn(asked.text)], self.media)
+        begins = text_ids(tokenizer, asked.begins)
+        return torch.cat([prompt, torch.tensor(begins, dtype=prompt.dtype)])
 
     def _turn(self, question: str) -> dict:
         return {"role": "user", "content": question}
-
-    def _known(self, prompt: Tensor, hidden: Tensor | None = None) -> bool | None:
-        """Whether a question is about what is shown; None of a model that may know everything."""
-        if self.watcher.notice is None or not self.media:
-            return None
-        if hidden is None:
-            hidden = self._reader.read(prompt)
-        return is_known(self._reader, prompt, hidden)
 
     def _question(self, question: str) -> Tensor:
         return self._symbols([self._turn(question)], self.media)

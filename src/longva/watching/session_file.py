@@ -3,6 +3,7 @@
 FILE.safetensors    0.0 0.1 1.0 ...          keys and values as the cache holds them, by layer
 symbols                  the tokens that they belong to
 rows                     features, where a policy may have to read frames again
+again                    features of those that an interrupt left to be read again
 __metadata__             fingerprint of the model; media, rule, history
 """
 
@@ -27,6 +28,8 @@ from longva.watching.features import WatchedFrames
 from longva.watching.watcher import Watcher
 
 FORMAT = "longva session 1"
+
+FEATURES = {"rows", "again"}
 
 
 def write(
@@ -54,9 +57,11 @@ def write(
     model = {"model": watcher.fingerprint(model_fingerprint), "kv": watcher.kv}
     plain = [_plain(medium) for medium in media]
     if state is not None:
-        tensors |= {} if state.rows is None else {"rows": state.rows}
-        last = None if state.last is None else _plain(state.last)
-        known = {"numbers": state.numbers.tolist(), "offered": state.offered, "last": last}
+        features = {"rows": state.rows, "again": state.again_rows}
+        tensors |= {name: rows for name, rows in features.items() if rows is not None}
+        frames = {"last": state.last, "again": state.again}
+        known = {"numbers": state.numbers.tolist(), "offered": state.offered}
+        known |= {n: None if f is None else _plain(f) for n, f in frames.items()}
         facts = {**facts, "policy": {"policy": state.policy, **known}}
     metadata = {"format": FORMAT, "facts": to_json({**facts, **model, "media": plain})}
     sizes = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
@@ -84,10 +89,16 @@ def reading(
             facts["media"] = [_watched(medium) for medium in facts["media"]]
             names = [name for name in file.keys() if name[0].isdigit()]  # noqa: SIM118
             if (known := facts.get("policy")) is not None:
-                rows = file.get_tensor("rows").cpu() if "rows" in file.keys() else None  # noqa: SIM118
-                last = None if known["last"] is None else _watched(known["last"])
+                held = {name: file.get_tensor(name).cpu() for name in FEATURES & {*file.keys()}}
+                last, again = (known.get(n) and _watched(known[n]) for n in ("last", "again"))
                 facts["policy"] = PolicyState(
-                    known["policy"], np.array(known["numbers"]), known["offered"], last, rows
+                    known["policy"],
+                    np.array(known["numbers"], np.int64),
+                    known["offered"],
+                    last,
+                    held.get("rows"),
+                    again,
+                    held.get("again"),
                 )
             names.sort(key=lambda name: [int(part) for part in name.split(".")])
             yield facts, file.get_tensor, names

@@ -31,7 +31,8 @@ class Watching:
     """Which media to watch and how; equal ones share a session."""
 
     digests: tuple[str, ...] = ()
-    """Hash of each medium's content. Without any the session is for text."""
+    """Hash of each medium's content, and after a space what else of it the prompt says, such as its
+    name. Without any the session is for text."""
 
     sampling: FrameSampling = field(default_factory=FrameSampling)
     settings: FrameSettings = field(default_factory=FrameSettings)
@@ -122,7 +123,7 @@ class SessionStore:
             )
         finally:
             with self._lock:
-                del self._coming[watching]
+                self._coming.pop(watching, None)  # two tasks may have watched the same
         with self._lock:
             self._sessions[watching] = session, session.kv_bytes
         self._make_room(0)
@@ -134,6 +135,18 @@ class SessionStore:
             if (found := self._sessions.get(watching)) is not None:
                 self._sessions[watching] = found[0], found[0].kv_bytes
         self._make_room(0)
+
+    def bytes_of(self, digest: str) -> int:
+        """Bytes of the sessions that have watched a content."""
+        with self._lock:
+            held = self._sessions.items()
+            return sum(size for watching, (_, size) in held if _has(watching, digest))
+
+    def drop_all(self, digest: str) -> None:
+        """Forget all sessions that have watched a content."""
+        with self._lock:
+            for watching in [one for one in self._sessions if _has(one, digest)]:
+                del self._sessions[watching]
 
     def drop(self, watching: Watching) -> None:
         """Forget one session."""
@@ -169,6 +182,10 @@ class SessionStore:
             for oldest in list(self._sessions)[:1]:  # none, if another thread dropped it just now
                 del self._sessions[oldest]
                 self.evictions += 1
+
+
+def _has(watching: Watching, digest: str) -> bool:
+    return any(known.split(" ")[0] == digest for known in watching.digests)
 
 
 def _kv_bytes(plan: Plan) -> int:

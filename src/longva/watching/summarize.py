@@ -4,19 +4,21 @@
     chapters     title, text title, text title, text
     summary    [ of as many texts as fit the context ] -> [ of these summaries ] -> one
 
-The questions are in prompts.yaml. The times of chapters are those of the windows: a model is not
+The questions are in phrases.yaml. The times of chapters are those of the windows: a model is not
 trusted with them.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from longva.errors import LongVAError
 from longva.media.cue import Cue, srt
+from longva.media.sampling import clock
+from longva.prompts.phrases import phrases
 from longva.reporting.progress import Progress
-from longva.watching.evidence_pictures import clock
-from longva.watching.phrases import phrases
 
 TITLE = 80
 """Most characters of a title."""
@@ -137,25 +139,27 @@ def summary_of(
 
 
 def summarize(
-    watch: Callable[[float, float], Any],
     spans: Sequence[tuple[float, float]],
     *,
     film: str,
-    talk: Callable[[], Any],
+    watch: Callable[[float, float], AbstractContextManager[Any]],
+    talk: Callable[[], AbstractContextManager[Any]],
+    ask: Callable[[Any, str], str],
     fits: Callable[[str], bool],
     progress: Progress | None = None,
-    **options: Any,
+    told: Callable[[Chapter], object] | None = None,
 ) -> Summary:
     """Watch a film window by window and tell its chapters, then what they come to.
 
     Args:
-        watch: gives a session that has watched the film from a time to a time.
         spans: the windows, in seconds.
         film: its name.
+        watch: gives a session that has watched the film from a time to a time.
         talk: gives a session without media.
+        ask: answers a question by a session.
         fits: whether a question without media fits the model's context.
         progress: called with ("chapters", done, chapters).
-        **options: of `Session.ask`.
+        told: called with each chapter as soon as it is known.
 
     Raises:
         VideoError: a frame cannot be decoded.
@@ -167,16 +171,18 @@ def summarize(
             progress("chapters", number, len(spans))
         with watch(start, end) as session:
             question = words["chapter"].format(start=_time(start), end=_time(end))
-            chapters.append(chapter_of(session.ask(question, **options).text, start, end))
+            chapters.append(chapter_of(ask(session, question), start, end))
             notes += session.notes
             model = session.name
+        if told is not None:
+            told(chapters[-1])
     if progress is not None:
         progress("chapters", len(spans), len(spans))
     if len(chapters) == 1:
         text = chapters[0].text
     else:
         with talk() as session:
-            text = summary_of(chapters, lambda q: session.ask(q, **options).text, fits)
+            text = summary_of(chapters, partial(ask, session), fits)
     return Summary(
         film=film, model=model, chapters=chapters, text=text, notes=tuple(dict.fromkeys(notes))
     )

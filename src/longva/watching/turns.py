@@ -4,7 +4,9 @@
                     [before 0    ]                   [before 2     ]
 
 A conversation is kept as texts; its media are put before the first one whenever a prompt is made of
-it, because media that are watched on have more parts then. The words are in prompts.yaml.
+it, because media that are watched on have more parts then; or, if a client wants it so, where a
+text has the mark `PLACE`. Times, and what becomes of all this in a message, are
+`prompts/between_frames.py`'s.
 """
 
 import math
@@ -18,15 +20,18 @@ import numpy as np
 from longva.errors import LongVAError
 from longva.media.medium import Media
 from longva.model.chat_format import text_ids
-from longva.watching.evidence_pictures import clock
+from longva.prompts.between_frames import parts_of, times_between
+from longva.prompts.phrases import phrases
 from longva.watching.features import FrameSettings, WatchedFrames
-from longva.watching.phrases import phrases
+
+PLACE = "\ufdd1"
+"""Stands in a text for a medium. Unicode keeps this character for the inside of programs."""
 
 
 def with_media(
     messages: Sequence[Mapping[str, Any]], media: Sequence[WatchedFrames]
 ) -> tuple[list[dict[str, Any]], list[int]]:
-    """Put media before the text of the first message.
+    """Put media before the text of the first message, or where the messages have `PLACE`.
 
     Args:
         messages: `role` and `content`; media that a content holds are replaced.
@@ -35,14 +40,13 @@ def with_media(
     Returns:
         Messages as a chat template takes them, and the rows of each of their parts that is frames.
     """
-    content, rows = [], []
-    for medium in media:
-        for text, frames in _pieces(medium):
-            if text:
-                content.append({"type": "text", "text": text})
-            if frames:
-                content.append({"type": medium.kind})
-                rows.append(frames * medium.tokens_per_frame)
+    cut = [parts_of(m.kind, m.before or ("",) * len(m), m.after) for m in media]
+    rows = [
+        n * m.tokens_per_frame for m, (_, frames) in zip(media, cut, strict=True) for n in frames
+    ]
+    if media and media[0].in_place:
+        return _in_place(messages, [parts for parts, _ in cut]), rows
+    content = [part for parts, _ in cut for part in parts]
     first = dict(messages[0])
     told = first["content"]
     if not isinstance(told, str):
@@ -51,12 +55,19 @@ def with_media(
     return [first, *map(dict, messages[1:])], rows
 
 
-def _pieces(medium: WatchedFrames) -> list[tuple[str, int]]:
-    """Texts and the frames that follow each, in order; the last text has none."""
-    texts = medium.before or ("",) * len(medium)
-    cuts = [0, *(n for n in range(1, len(medium)) if texts[n]), len(medium)]
-    pieces = [(texts[a], b - a) for a, b in zip(cuts[:-1], cuts[1:], strict=True) if a < b]
-    return [*pieces, (medium.after, 0)]
+def _in_place(
+    messages: Sequence[Mapping[str, Any]], media: Sequence[list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Put media where messages have `PLACE`, in order; a place without a medium is left out."""
+    said, ahead = [], iter(media)
+    for message in messages:
+        first, *others = message["content"].split(PLACE)
+        parts = [{"type": "text", "text": first}] if first else []
+        for text in others:
+            parts += next(ahead, [])
+            parts += [{"type": "text", "text": text}] if text else []
+        said.append({**message, "content": parts if others else first})
+    return said
 
 
 def labels(media: Sequence[Media], settings: FrameSettings) -> list[str]:
@@ -106,14 +117,10 @@ def told_between(
         if cue.end > seconds[0] and cue.start < (end or 0.0):
             place = int(np.searchsorted(seconds, cue.start, side="right"))
             told[place].append(words["subtitle"].format(text=cue.text))
-    due = -math.inf
-    last = None if before is None or before.seconds is None else float(before.seconds[-1])
-    if every is not None and last is not None and last < seconds[0]:
-        due = (math.floor(last / every) + 1) * every
-    for number, time in enumerate(seconds if every is not None else ()):
-        if time >= due:
-            told[number].append(words["time"].format(time=clock(float(time)).removesuffix(".0")))
-            due = (math.floor(time / every) + 1) * every
+    if every is not None:
+        last = None if before is None or before.seconds is None else float(before.seconds[-1])
+        for number, time in enumerate(times_between(seconds.tolist(), every, last)):
+            told[number] += [time] if time else []
     texts = tuple("\n".join(lines) for lines in told)
     if not any(texts):
         return frames
@@ -130,11 +137,12 @@ def told_tokens(
 
     Args:
         media: that are watched.
-        settings: of the frames.
+        settings: of the frames; where media stand among words, these are counted, too.
         tokenizer: of the model.
         part: seconds of videos from which frames are taken.
     """
-    words, texts, (start, end) = phrases()["between_frames"], [], part
+    words, (start, end) = phrases()["between_frames"], part
+    texts = [text for _, text in settings.opening]
     for medium, label in zip(media, labels(media, settings), strict=True):
         texts += [words["label"].format(name=label)] if label else []
         cues = [cue for cue in medium.subtitles if cue.start < end and start < cue.end]

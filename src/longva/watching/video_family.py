@@ -148,6 +148,7 @@ class VideoFamily(Family):
             frames.indices - frames.offset,
             partial(self.rows, tokens=frames.tokens_per_frame),
             timings,
+            unit=self.unit,
             batch=BATCH,
             **geometry,
         )

@@ -174,7 +174,8 @@ class Watched:
     def _watch(self, progress: Progress | None) -> None:
         started, waited = time.perf_counter(), [0.0]
         media = self._everything()
-        prompt = self._symbols([{"role": "user", "content": ""}], media)
+        opening = [{"role": role, "content": text} for role, text in self.settings.opening]
+        prompt = self._symbols(opening or [{"role": "user", "content": ""}], media)
         prompt = prompt[: end_of_rows(prompt, sum(medium.rows for medium in media))]
         if self._reader.share(prompt) < self._watched:
             raise _NoMoreError(f"{self.name} {NO_MORE}")

@@ -4,10 +4,11 @@
     done        a1 b1 c1 a2 c2 a3       every client in turn, each in its own order
                 a1 c1 a1 a2 a1 ...      short tasks go between the steps of a long one
                 a1 c1 c1 a1 c1 ...      another long one, while the first waits for its decoder
+                a1+b1+c2 ...            what can be done together is, in the turn of the first
 
-One task at a time has the model. A long one gives its turn away after every step (`between`), and
-while it waits for what is done elsewhere (`away`). So a task runs in a thread of its own, and
-whatever it does with the model, it does in its turn.
+One task at a time has the model. It gives its turn away after every step (`between`), unless it has
+itself come between the steps of another, and while it waits for what is done elsewhere (`away`). So
+a task runs in a thread of its own, and whatever it does with the model, it does in its turn.
 
 The queue is bounded, in all and per client; the error of a full one says when to try again. A place
 is reserved on arrival, before anything is downloaded. Work that its client gave up leaves the
@@ -21,6 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 from longva.errors import LongVAError
@@ -58,6 +60,15 @@ class Task:
         self.may_begin: Callable[[], bool] = lambda: True
         """Whether it may begin beside what is begun, while nobody else wants the model."""
 
+        self.kind: object = None
+        """Tasks of one kind may be done together; None: alone."""
+
+        self.item: Any = None
+        """What another task of its kind has to know of it."""
+
+        self.along: list[Task] = []
+        """Others that are done in its turn."""
+
         self.cancelled = threading.Event()
 
     def check(self) -> None:
@@ -83,7 +94,7 @@ class ModelWorker:
         self._turn: Task | None = None  # has the model
         self._away: dict[Task, Future] = {}  # begun, and wait for something else
         self._back: deque[Task] = deque()  # begun, and want the model again
-        self._was_short = False  # whether the turn before was a short task's
+        self._was_short = False  # whether the turn before was a short task's, between others' steps
         self._seconds = FIRST_GUESS_SECONDS
         self._stopping = False
         self._threads: list[threading.Thread] = []
@@ -103,7 +114,8 @@ class ModelWorker:
         """Give up all tasks and end; wait so many seconds for those in work to notice."""
         with self._changed:
             self._stopping = True
-            for task in [*self._begun, *self._places()]:
+            along = [other for task in self._begun for other in task.along]
+            for task in [*self._begun, *along, *self._places()]:
                 task.cancelled.set()
             self._clients.clear()
             self._reserved.clear()
@@ -148,6 +160,8 @@ class ModelWorker:
         work: Callable[[Task], None],
         is_short: Callable[[], bool] = lambda: False,
         may_begin: Callable[[], bool] = lambda: True,
+        kind: object = None,
+        item: Any = None,
     ) -> None:
         """Stand in the client's line.
 
@@ -156,11 +170,14 @@ class ModelWorker:
             work: called in its turn, in a thread of this worker; handles its own errors.
             is_short: see `Task`; asked in any thread.
             may_begin: see `Task`; asked in any thread.
+            kind: see `Task`.
+            item: see `Task`.
         """
         with self._changed:
             if task in self._reserved:
                 self._reserved.remove(task)
                 task.work, task.is_short, task.may_begin = work, is_short, may_begin
+                task.kind, task.item = kind, item
                 self._clients.setdefault(task.client, deque()).append(task)
                 self._changed.notify_all()
 
@@ -176,10 +193,34 @@ class ModelWorker:
                     del self._clients[task.client]
             self._changed.notify_all()  # it may be away
 
+    def take_along(self, most: int) -> list[Any]:
+        """Take tasks out of the queue, to do them with the one that has the turn and calls this.
+
+        Args:
+            most: how many, clients in turn, each one's in its order.
+
+        Returns:
+            The items of tasks of its kind.
+        """
+        with self._changed:
+            leader = self._turn
+            assert leader is not None
+            if leader.kind is None:
+                return []
+            lines = [[t for t in line if t.kind == leader.kind] for line in self._clients.values()]
+            rounds = [task for tasks in zip_longest(*lines) for task in tasks if task is not None]
+            leader.along = rounds[:most]
+            for task in leader.along:
+                line = self._clients.pop(task.client)
+                line.remove(task)
+                if line:
+                    self._clients[task.client] = line  # it has had a turn, and stands last
+            return [task.item for task in leader.along]
+
     def between(self) -> None:
         """Let others have a turn: called by the task that has it, between two of its steps."""
         with self._changed:
-            if not self._was_short:  # a short task has no others between its steps
+            if not self._was_short and (self._back or self._short() is not None):
                 self._take_back(self._give_away())
 
     def away(self, future: Future[Any], seconds: float | None = None) -> float:
@@ -231,10 +272,10 @@ class ModelWorker:
         """Whose turn it is now, of those who are to begin or want it back."""
         if self._turn is not None:
             return None
-        heads = [] if self._stopping else [line[0] for line in self._clients.values()]
+        heads = self._heads()
         if not self._begun:
             return next(iter(heads), None)
-        short = next((task for task in heads if task.is_short()), None)
+        short = self._short()
         if short is not None and not (self._was_short and self._back):
             return short
         if self._back:
@@ -242,6 +283,14 @@ class ModelWorker:
         if len(self._begun) < MOST_BEGUN and heads and heads[0].may_begin():
             return heads[0]  # never one behind it, or it might wait for ever
         return None
+
+    def _heads(self) -> list[Task]:
+        """The first in each client's line."""
+        return [] if self._stopping else [line[0] for line in self._clients.values()]
+
+    def _short(self) -> Task | None:
+        """The first of them that may go between another's steps."""
+        return next((task for task in self._heads() if task.is_short()), None)
 
     def _begin(self) -> Task | None:
         """Wait for a task whose turn it is to begin; its client then stands last."""
@@ -256,7 +305,7 @@ class ModelWorker:
             self._changed.wait_for(comes)
             if self._stopping or task is None:
                 return None
-            self._was_short = task.is_short()
+            self._was_short = bool(self._begun) and task.is_short()
             line = self._clients.pop(task.client)
             line.popleft()
             if line:
@@ -271,7 +320,8 @@ class ModelWorker:
             was_done = self._do(task)
             with self._changed:
                 if was_done:
-                    self._seconds += 0.2 * (time.perf_counter() - started - self._seconds)
+                    seconds = (time.perf_counter() - started) / (1 + len(task.along))
+                    self._seconds += 0.2 * (seconds - self._seconds)
                 self._begun.remove(task)
                 self._turn = None
                 self._changed.notify_all()

@@ -1,5 +1,7 @@
 import copy
 import json
+import re
+import tracemalloc
 from pathlib import Path
 
 import fsspec
@@ -13,6 +15,8 @@ from longva.data.chats.media import VideoConfig
 from longva.data.chats.mixtures import DatasetConfig
 from longva.errors import LongVAError, RecipeError
 from longva.model.random_model import random_longva
+from longva.watching.assistant import LongVA
+from longva.watching.features import FrameSettings
 
 SIZES = {"wide.png": (160, 60), "small.png": (40, 40), "tall.png": (50, 200)}
 
@@ -201,6 +205,21 @@ def test_samples_and_media_are_read_from_an_object_store(folder, model_and_proce
         ConversationDataset(ConversationConfig(datasets=(gone,)), model_and_processor[1])
 
 
+def test_an_opened_list_takes_so_little_a_sample_that_738_000_take_less_than_a_gib(
+    folder, model_and_processor, monkeypatch
+):
+    """From the second start on; the samples themselves stay on the disk."""
+    many = [sample(f"Question {number}?") for number in range(5000)]
+    settings = config(folder, many, group_by_length=True)
+    ConversationDataset(settings, model_and_processor[1])
+    monkeypatch.setattr("longva.data.chats.samples.read_samples", None)  # not called again
+    tracemalloc.start()
+    opened = ConversationDataset(settings, model_and_processor[1])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(opened) == 5000 and peak < 5000 * 2**30 / 738_000
+
+
 def test_contradictory_video_settings_are_refused():
     with pytest.raises(RecipeError, match=r"video.max_frames caps video.fps"):
         VideoConfig(max_frames=8)
@@ -237,3 +256,82 @@ def test_what_is_left_out_of_samples_is_told_once_with_their_number(folder, mode
     assert [str(one.message) for one in told] == [
         "2 of 3 samples: what the assistant says before the first question is left out"
     ]
+
+
+def asked_with_times(model_and_processor, video, every: float) -> torch.Tensor:
+    """Token ids of a question that is asked with times; frames as the token of a video."""
+    model, processor = model_and_processor
+    longva = LongVA(copy.deepcopy(model), processor, name="random")
+    session = longva.watch(video, fps=2, settings=FrameSettings(time_tokens=every))
+    prompt = session._question("When is it?")
+    return torch.where(prompt < 0, processor.video_token_id, prompt)
+
+
+def test_a_model_is_trained_on_the_prompt_that_asking_with_times_gives(
+    folder, video, model_and_processor
+):
+    def item(**how):
+        data = [sample("<video>\nWhen is it?", "At 0:00:02.", video="scenes.mp4")]
+        told = config(folder, data, video=VideoConfig(fps=2, **how))
+        return ConversationDataset(told, model_and_processor[1])[0]
+
+    for every in (1, 2.5):
+        trained, asked = (
+            item(time_tokens=every),
+            asked_with_times(model_and_processor, video, every),
+        )
+        learned = trained["labels"] != -100
+        assert trained["input_ids"][: int(learned.nonzero()[0])].tolist() == asked.tolist()
+        said = model_and_processor[1].tokenizer.decode(trained["input_ids"][learned])
+        assert said == "At 0:00:02.<|im_end|>"
+    assert len(item()["input_ids"]) < len(item(time_tokens=2.5)["input_ids"])
+    assert item()["pixel_values_videos"].equal(item(time_tokens=1)["pixel_values_videos"])
+
+
+def test_times_stand_in_every_video_of_a_sample_and_in_none_of_its_images(
+    folder, model_and_processor
+):
+    model, processor = model_and_processor
+    (folder / "frames" / "times.txt").write_text("\n".join(str(n) for n in range(12)))
+    data = [
+        sample(
+            "See <video> and <image> and <video>!",
+            video=["frames", "scenes.mp4"],
+            image="small.png",
+        ),
+        sample("<image>\nWhat?", image="small.png"),
+    ]
+    how = VideoConfig(num_frames=3, time_tokens=4)
+    dataset = ConversationDataset(config(folder, data, video=how, group_by_length=True), processor)
+    item = dataset[0]
+    text = processor.tokenizer.decode(item["input_ids"])
+    runs = re.sub(r"(?:<video>)+", "<video>", re.sub(r"(?:<image>)+", "<image>", text))
+    assert "See \n0:00:00<video>\n0:00:05<video>\n0:00:11<video>\nand <image>" in runs
+    assert "<image>\n and \n0:00:00<video>\n0:00:05.8<video>\n!" in runs.replace(
+        "0:00:05.9", "0:00:05.8"
+    )
+    with torch.no_grad():
+        model(**{name: x[None] if x.ndim == 1 else x for name, x in item.items()})
+    assert not re.search(r"\d:\d\d", processor.tokenizer.decode(dataset[1]["input_ids"]))
+    longer = ConversationDataset(
+        config(folder, data, video=VideoConfig(num_frames=3), group_by_length=True), processor
+    )
+    assert dataset.lengths is not None and longer.lengths is not None
+    assert dataset.lengths[0] > longer.lengths[0] and dataset.lengths[1] == longer.lengths[1]
+
+
+def test_times_that_cannot_be_told_are_refused_with_what_to_do(folder, model_and_processor):
+    data = [sample("<video>\nWhen?", video="frames")]
+    how = VideoConfig(num_frames=3, time_tokens=4)
+    dataset = ConversationDataset(config(folder, data, video=how), model_and_processor[1])
+    with pytest.raises(LongVAError, match="no times, which video.time_tokens writes"):
+        dataset[0]
+    (folder / "frames" / "times.txt").write_text("\n".join(str(n) for n in range(12)))
+    assert len(dataset[0]["input_ids"])
+    with pytest.raises(RecipeError, match="template plain has none. Leave time_tokens out"):
+        config(folder, data, video=how, template="plain")
+    config(folder, data, video=how, template="chat")
+    config(folder, data, template="plain")
+    for every in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(RecipeError, match="time_tokens needs more than 0 seconds"):
+            VideoConfig(time_tokens=every)

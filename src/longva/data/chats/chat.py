@@ -13,7 +13,7 @@ A placeholder becomes as many tokens as its image or video takes; L is the lengt
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from longva.losses import IGNORE_INDEX
 from longva.media.folder import IMAGE_SUFFIXES
 from longva.model import LongVAProcessor
 from longva.model.chat_format import apply_template, quoted, template_ids, turn_end
+from longva.prompts.between_frames import parts_of, times_between
 
 Template = Literal["chat", "plain"]
 
@@ -216,6 +217,43 @@ def _parts(text: str, only_videos: bool) -> str | list[dict[str, str]]:
         elif piece.strip():
             parts.append({"type": "text", "text": piece.lstrip() if parts else piece})
     return parts
+
+
+def with_times(
+    messages: Sequence[dict[str, Any]], videos: Sequence[Sequence[float]], every: float
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """Write times between the frames of the videos of a conversation, as asking does.
+
+    Args:
+        messages: see `ConversationSample.messages`.
+        videos: seconds when the frames of each are shown, in order.
+        every: distance of the times, in seconds.
+
+    Returns:
+        Messages in which every run of frames is a video of its own, and the frames of each.
+
+    >>> content = [{"type": "video"}, {"type": "text", "text": "When?"}]
+    >>> question = {"role": "user", "content": content}
+    >>> messages, frames = with_times([question], [[0.0, 1.0, 2.0]], every=2)
+    >>> [part.get("text", "*") for part in messages[0]["content"]], frames
+    (['0:00:00', '*', '0:00:02', '*', 'When?'], [2, 1])
+    """
+    coming, told, frames = iter(videos), [], []
+    for message in messages:
+        parts: list[dict[str, Any]] = []
+        for part in message["content"] if isinstance(message["content"], list) else ():
+            if part["type"] != "video":
+                parts.append(part)
+                continue
+            own, runs = parts_of("video", times_between(next(coming), every))
+            if parts and parts[-1]["type"] == "text" and own[0]["type"] == "text":
+                own[0] = {
+                    **own[0],
+                    "text": "\n" + own[0]["text"],
+                }  # texts are put together as they are
+            parts, frames = parts + own, frames + runs
+        told.append({**message, "content": parts} if parts else message)
+    return told, frames
 
 
 def encode_conversation(

@@ -22,6 +22,7 @@ from torch import Tensor
 from longva.data.chats.chat import Template, read_conversation
 from longva.data.chats.media_dataset import MediaDataset
 from longva.data.chats.mixtures import MixtureConfig
+from longva.errors import RecipeError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,14 @@ class ConversationConfig(MixtureConfig):
 
     template: Template = "chat"
     """`chat`: the processor's template. `plain`: media and answers only (the paper's stage 1)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.template == "plain" and self.video.time_tokens is not None:
+            raise RecipeError(
+                "video.time_tokens writes times into the chat; the template plain has none. Leave "
+                "time_tokens out, or take the template chat."
+            )
 
 
 class ConversationDataset(MediaDataset):
@@ -43,7 +52,7 @@ class ConversationDataset(MediaDataset):
         conversation = self.read_sample(self.samples[index])
         media = self.read_media(index, conversation)
         name, template = self.samples.name(index), self.config.template
-        return {**self.encode(conversation.messages, media, name, template=template), **media}
+        return {**self.encode(conversation.messages, media, name, template=template), **media[0]}
 
     def collate(self, samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Make a batch; see the top of this file."""

@@ -19,12 +19,14 @@ import torch
 from torch import Tensor
 
 from longva.data.chats.storage import local
-from longva.errors import RecipeError
+from longva.errors import RecipeError, VideoError
 from longva.media.medium import MAX_PIXELS, open_media
 from longva.media.resize import Fit, Resize
 from longva.media.sampling import FrameSampling, Time
 from longva.media.source import load_image, upright_size
 from longva.model import LongVAProcessor
+from longva.model.chat_format import text_ids
+from longva.prompts.between_frames import times_between
 from longva.recipes import STRICT
 
 MEDIA_KEYS = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
@@ -54,7 +56,15 @@ class VideoConfig:
     fit: Fit | None = None
     resize: Resize | None = None
 
+    time_tokens: float | None = None
+    """Write the time between the frames every so many seconds, as `longva ask --time-tokens` does,
+    so that a model can learn to say when. None: never."""
+
     def __post_init__(self) -> None:
+        if self.time_tokens is not None and not 0 < self.time_tokens < float("inf"):
+            raise RecipeError(
+                f"video.time_tokens needs more than 0 seconds, got {self.time_tokens}."
+            )
         if self.max_frames is not None and self.fps is None:
             raise RecipeError("video.max_frames caps video.fps. Give both, or video.num_frames.")
         FrameSampling(
@@ -77,24 +87,43 @@ class MediaReader:
     def __init__(self, processor: LongVAProcessor, video: VideoConfig):
         self.processor, self.video = processor, video
 
-    def read(self, images: Iterable[Path], videos: Iterable[Path]) -> dict[str, Tensor]:
-        """Read the media of a sample; see the top of this file. What there is none of is absent.
+    def read(
+        self, images: Iterable[Path], videos: Iterable[Path]
+    ) -> tuple[dict[str, Tensor], list[list[float]]]:
+        """Read the media of a sample.
+
+        Returns:
+            Media, see the top of this file, what there is none of being absent; and when the frames
+            of each video are shown, in seconds.
 
         Raises:
-            VideoError: a file cannot be read.
+            VideoError: a file cannot be read, or has no times and these are to be told.
         """
         processor, how = self.processor.video_processor, asdict(self.video)
+        every = how.pop("time_tokens")
         raw = {"do_rescale": False, "do_normalize": False}
-        pictures, batches = [], []
+        pictures, batches, seconds = [], [], []
         for path in images:
             with local(path) as file:
                 pictures.append(load_image(file, MAX_PIXELS))
         for path in videos:
             with local(path) as file:
-                batches.append(processor.preprocess([str(file)], **how, **raw))
+                if every is not None:
+                    self._require_times(file)
+                read = processor.preprocess([str(file)], **how, **raw, return_metadata=True)
+                seconds.append(read.pop("video_metadata")[0].timestamps)
+                batches.append(read)
         if pictures:
             batches.append(self.processor.image_processor.preprocess(pictures, **raw))
-        return concatenate_media(batches)
+        return concatenate_media(batches), seconds
+
+    @staticmethod
+    def _require_times(file: Path) -> None:
+        if not open_media(file).has_clock:
+            raise VideoError(
+                f"{file} has no times, which video.time_tokens writes between its frames. Write "
+                "them into times.txt in that folder, or leave time_tokens out."
+            )
 
     def collate(self, samples: Iterable[Any]) -> dict[str, Tensor]:
         """Join the media of several samples in order, with the scale of their pixels."""
@@ -127,16 +156,25 @@ class MediaReader:
         return self.processor.image_tokens(*layout)
 
     def video_tokens(self, path: Path) -> int:
-        """Return the most tokens that a video may take; reads its index only if nothing caps it."""
+        """Return the most tokens that a video may take; reads its index only if it has to.
+
+        That is where nothing caps the frames, or times are told.
+        """
         video = self.video
         sampling = self.processor.video_processor.sampling(
             video.num_frames, video.fps, video.max_frames, video.start, video.end
         )
         frames = sampling.num_frames or sampling.max_frames
-        if frames is None:
+        told = 0
+        if frames is None or video.time_tokens is not None:
             with local(path) as file:
-                frames = len(open_media(file).choose(sampling))
-        return frames * self.processor.tokens_per_grid()
+                media = open_media(file)
+            numbers = media.choose(sampling)
+            frames = len(numbers)
+            if video.time_tokens is not None:
+                texts = times_between(media.pts_seconds[numbers].tolist(), video.time_tokens)
+                told = len(text_ids(self.processor.tokenizer, "\n".join(filter(None, texts))))
+        return frames * self.processor.tokens_per_grid() + told
 
 
 def concatenate_media(samples: Iterable[Any]) -> dict[str, Tensor]:

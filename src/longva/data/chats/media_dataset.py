@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from longva.data.chats.chat import Sample, encode_conversation
+from longva.data.chats.chat import Sample, encode_conversation, with_times
 from longva.data.chats.media import MediaReader
 from longva.data.chats.mixtures import MixtureConfig
 from longva.data.chats.samples import Samples
@@ -101,21 +101,35 @@ class MediaDataset(Dataset, ABC):
                 "go on: longva check-data RECIPE finds all such samples for `skip` of the recipe."
             ) from error
 
-    def read_media(self, index: int, sample: Sample) -> dict[str, Tensor]:
-        """Decode the media of a sample; see `media.py`."""
+    def read_media(self, index: int, sample: Sample) -> tuple[dict[str, Tensor], list[list[float]]]:
+        """Decode the media of a sample; see `MediaReader.read`."""
         images = [self.samples.media_path(index, name) for name in sample.images]
         videos = [self.samples.media_path(index, name) for name in sample.videos]
         return self.reader.read(images, videos)
 
     def encode(
-        self, messages: list[dict[str, Any]], media: dict[str, Tensor], name: str, **options: Any
+        self,
+        messages: list[dict[str, Any]],
+        media: tuple[dict[str, Tensor], list[list[float]]],
+        name: str,
+        **options: Any,
     ) -> dict[str, Tensor]:
-        """Tokenise a conversation and its decoded media; see `encode_conversation` for options.
+        """Tokenise a conversation about media, which `read_media` gave.
+
+        Args:
+            messages: of the sample.
+            media: that it is about.
+            name: with which messages begin.
+            **options: see `encode_conversation`.
 
         Raises:
-            LongVAError: it cannot be cut to `max_tokens`; the message begins with `name`.
+            LongVAError: it cannot be cut to `max_tokens`.
         """
-        counts, most = self.reader.token_counts(media), self.config.max_tokens
+        tensors, seconds = media
+        counts, most = self.reader.token_counts(tensors), self.config.max_tokens
+        if (every := self.config.video.time_tokens) is not None:
+            messages, frames = with_times(messages, seconds, every)
+            counts["video"] = [n * self.processor.tokens_per_grid() for n in frames]
         try:
             return encode_conversation(self.processor, messages, counts, max_tokens=most, **options)
         except LongVAError as error:

@@ -100,7 +100,7 @@ class PreferenceDataset(MediaDataset):
         """Read a pair; see the top of this file."""
         preference = self.read_sample(self.samples[index])
         media = self.read_media(index, preference)
-        item: dict[str, Any] = dict(media)
+        item: dict[str, Any] = dict(media[0])
         for answer in ("chosen", "rejected"):
             messages, name = getattr(preference, answer), f"{self.samples.name(index)}, {answer}"
             encoded = self.encode(messages, media, name, last_only=True)

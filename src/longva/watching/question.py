@@ -1,0 +1,31 @@
+"""A question, and how it is to be answered."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from longva.prompts.decoding import Sampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked about the media, and how it is to be answered."""
+
+    text: str
+    history: Sequence[dict[str, Any]] = ()
+    """Earlier messages, the user's first: `role` and `content`, a text."""
+
+    sampling: Sampling = field(default_factory=Sampling)
+    max_new_tokens: int = 1024
+    evidence: int | None = 5
+    """Evidence frames to report; None reports every frame."""
+
+    stop: tuple[str, ...] = ()
+    begins: str = ""
+    """How the answer begins; what is generated goes on from there."""
+
+    raw: bool = False
+    """Whether the text is all of the prompt; see `Session.stream`."""
+
+    count: int = 1
+    """Answers, each drawn with a seed of its own."""

@@ -1,0 +1,90 @@
+"""Several questions about the same media, answered together, each as if it were asked alone."""
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from longva.errors import LongVAError
+from longva.prompts.branches import Branch, answer_together
+from longva.prompts.decoding import AnswerText
+from longva.prompts.reader import PromptReader
+from longva.prompts.symbols import common_prefix
+from longva.watching.answer import Answer, check_question
+from longva.watching.confidence import listener
+from longva.watching.features import WatchedFrames
+from longva.watching.question import Question
+from longva.watching.watcher import Watcher
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked: a session's media in a cache."""
+
+    reader: PromptReader
+    """Holds the media. It is read on, and then holds parts of the questions after them."""
+
+    watcher: Watcher
+    prompt_of: Callable[[Question], Tensor]
+    """Writes a question as symbols, [L]."""
+
+    answered: Callable[..., Answer]
+    """Makes the answer of what came out; see `Session`."""
+
+    media: Sequence[WatchedFrames]
+
+
+def answers_together(
+    asked: Asked, questions: Sequence[Question], given_up: Callable[[int], bool]
+) -> Generator[tuple[int, str | Answer | LongVAError]]:
+    """Answer questions together; see `Session.stream_all`."""
+    started, reader = time.perf_counter(), asked.reader
+    branches: dict[int, Branch] = {}
+    for number, question in enumerate(questions):
+        try:
+            branches[number] = _branch(asked, question)
+        except LongVAError as error:
+            yield number, error
+    if not branches:
+        return
+    places, open_ones = list(branches), list(branches.values())
+    prompts = [branch.prompt for branch in open_ones]
+    held = [common_prefix(reader.held, prompt) for prompt in prompts]
+    shared = min(common_prefix(prompts[0], prompt) for prompt in prompts)
+    for step in answer_together(reader, open_ones):
+        for n, piece in step:
+            branch, question = open_ones[n], questions[places[n]]
+            if piece:
+                yield places[n], piece
+            elif piece is None and branch.error is not None:
+                yield places[n], branch.error
+            elif piece is None:
+                cached = min(held[n], shared, len(prompts[n]) - 1)
+                told = question.text, prompts[n], branch.reply, branch.collector
+                yield places[n], asked.answered(*told, question.evidence, started, cached)
+        for place, branch in branches.items():
+            branch.given_up = given_up(place)
+
+
+def _branch(asked: Asked, question: Question) -> Branch:
+    """Make what a question is answered in.
+
+    Raises:
+        ContextLengthError: it does not fit the context.
+        LongVAError: it is empty, or not text.
+    """
+    check_question(question.text)
+    prompt, watcher = asked.prompt_of(question), asked.watcher
+    asked.reader.check_length(len(prompt))
+    reply = AnswerText(
+        watcher.model,
+        watcher.processor.tokenizer,
+        prompt=prompt[prompt >= 0],
+        room=asked.reader.room_after(len(prompt)),
+        max_new_tokens=question.max_new_tokens,
+        sampling=question.sampling,
+        stop=question.stop,
+    )
+    heads = watcher.family.evidence_heads
+    return Branch(prompt, reply, listener(watcher.model, heads, prompt, asked.media))
