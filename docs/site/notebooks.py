@@ -17,21 +17,20 @@ NOTE = "*This page is a notebook that ran when the site was built: [{0}]({0}).*\
 SECONDS = 300
 """That a cell, or the start of the kernel, may take on a busy machine."""
 
-PRIVATE = Config({"ConnectionFileMixin": {"transport": "ipc"}})
-"""The kernel is spoken to through files, not ports, which others on the machine could read."""
-
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the page and the pictures of each notebook in docs/tutorials."""
     for path in sorted(Path(config.docs_dir).glob("tutorials/*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         with TemporaryDirectory() as folder:
+            # The kernel is spoken to through files, not ports, which others here could listen to.
+            private = {"transport": "ipc", "ip": f"{folder}/kernel"}
             NotebookClient(
                 notebook,
                 timeout=SECONDS,
                 startup_timeout=SECONDS,
                 resources={"metadata": {"path": folder}},
-                config=PRIVATE,
+                config=Config({"ConnectionFileMixin": private}),
             ).execute()
         for cell in notebook.cells:  # progress bars, which are drawn again and again
             cell.outputs = [o for o in cell.get("outputs", ()) if o.get("name") != "stderr"]
