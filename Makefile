@@ -25,6 +25,8 @@ test: $(INSTALLED_DEV)  ## The fast suite: about 8 minutes on two cores.
 
 test-slow: $(INSTALLED_DEV)  ## What takes long and seldom fails: whole runs twice, four ranks, a process a section.
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow tests
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt --target .venv/lowbit torchao
+	PYTHONPATH=.venv/lowbit $(BIN)/python -m pytest -n 0 tests/train/test_loop.py -k do_not_fit
 
 test-eval: $(INSTALLED_EVAL)  ## Every benchmark through lmms-eval, on fixtures.
 	$(BIN)/python -m pytest tests/evaluate

@@ -331,8 +331,9 @@ def test_recipes_that_do_not_fit_say_what_to_change(
     ranks, changes, message, remedies, tmp_path, request
 ):
     if changes.get("name"):
-        import torchao.optim  # noqa: F401  here once, for all processes that are forked later
-
+        # Here once, for all processes that are forked later. It prints lines wherever transformers
+        # is imported, so only `make test-slow` has it, for this test.
+        pytest.importorskip("torchao.optim", reason="torchao is tried by make test-slow")
         torch.compiler.set_stance("force_eager")  # in what is forked: no compiler is needed
         request.addfinalizer(lambda: torch.compiler.set_stance("default"))
     changes = {**changes, "max_steps": 1}

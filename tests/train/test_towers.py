@@ -116,7 +116,7 @@ TODAY = [recipe for recipe in shipped_recipes() if recipe.name.startswith("today
 
 def test_today_has_a_stage_each_for_every_pair_of_parts():
     seen = {
-        (config.language_model, config.vision_tower, config.projector is not None)
+        (config.language_model, str(config.vision_tower), config.projector is not None)
         for config in (load_recipe(AlignConfig, recipe.name) for recipe in TODAY)
     }
     languages = {language for language, *_ in seen}

@@ -81,7 +81,7 @@ def load_pretrained(
     if device is not None:
         kwargs.setdefault("device_map", {"": device})
     if quantization != "model":
-        compute_dtype = torch_dtype(dtype or source.config.dtype) or torch.bfloat16
+        compute_dtype = dtype or torch_dtype(source.config.dtype) or torch.bfloat16
         kwargs |= quantised(quantization, source.config, compute_dtype)
     model = LongVAForConditionalGeneration.from_pretrained(
         source.folder,
