@@ -93,6 +93,7 @@ def test_what_cannot_be_done_is_said(server, web, image):
         ("find", {"input": [picture_only], "query": "a", "longva": {}}, "only a video has times"),
         ("find", {"input": [video], "query": "a", "top_k": 3}, "top_k is not supported"),
         ("find", {"input": [video], "query": "a", "longva": {"evidence": 3}}, "evidence"),
+        ("find", {"input": [video], "query": "a", "longva": {"media": "head"}}, "longva.media"),
         ("find", {"input": [video], "query": "a" * 200_000}, "characters"),
         ("summarize", {"input": [picture_only], "longva": {}}, "has no times"),
         ("summarize", {"input": [video, video]}, "input: List should have at most 1 item"),

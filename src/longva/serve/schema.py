@@ -138,9 +138,6 @@ class WatchOptions(BaseModel):
     end: PartTime | None = None
     """And up to here. Times in the answer stay those of the whole video."""
 
-    media: Literal["head", "in_place"] = "head"
-    """Media stand at the head of the first turn, or where they stand among the words."""
-
     fit: Literal["crop", "pad"] = "crop"
     """Centre crop, or the whole frame on a square."""
 
@@ -149,7 +146,10 @@ class WatchOptions(BaseModel):
 
 
 class LongVAOptions(WatchOptions):
-    """How media are watched, and what is reported beside the answer."""
+    """How media are watched, where they stand, and what is reported beside the answer."""
+
+    media: Literal["head", "in_place"] = "head"
+    """Media stand at the head of the first turn, or where they stand among the words."""
 
     evidence: int = Field(default=5, ge=0, le=1000)
     """Frames to name on which the answer rests most."""
