@@ -30,6 +30,7 @@ from longva.nano.film import draw_frame
 from longva.nano.world import OBJECTS, QUESTIONS
 from longva.reporting.figure import new_figure, plain_axes, save_figure
 from longva.reporting.intervals import clustered_interval
+from longva.watching.answer import KNOWN
 
 HEAD = [1, 1]
 """The head whose match tells most, of nano's twelve, on the films of calibration."""
@@ -148,6 +149,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--calibrate", action="store_true")
     options.add_argument("--drawn", type=int, default=100, help="films, half without the object")
+    options.add_argument("--first", type=int, default=TEST, help="seed of the first film")
     options.add_argument("--films", type=Path, help="a folder of videos and pictures")
     options.add_argument("--picture", type=Path)
     given = options.parse_args()
@@ -156,7 +158,7 @@ def main() -> None:
     if given.calibrate:
         print(json.dumps(calibrate(longva, given.drawn)))
         return
-    rows = asked(longva, range(TEST, TEST + given.drawn))
+    rows = asked(longva, range(given.first, given.first + given.drawn))
     pictures, videos = [], []
     for name, frames in patterns(np.random.default_rng(TEST)).items():
         pictures += [(name, answer) for answer in known(longva, np.stack(frames), frames_fps=1)]
@@ -166,7 +168,7 @@ def main() -> None:
     brier = float(np.mean([(row["confidence"] - row["right"]) ** 2 for row in rows]))
     print(f"Area under the ROC curve {area(rows):.3f}, Brier score {brier:.3f}.\n")
     print("| questions whose answers are `known` | share [95 % interval] | count |\n|---|---|---|")
-    judged = [(row["film"], row["confidence"] >= 0.5, row) for row in rows]
+    judged = [(row["film"], row["confidence"] >= KNOWN, row) for row in rows]
     groups = {
         "objects shown": [(film, k) for film, k, row in judged if row["shown"]],
         "of these, answered right": [(film, k) for film, k, row in judged if row["right"]],

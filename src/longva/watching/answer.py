@@ -15,8 +15,8 @@ from longva.watching.features import WatchedFrames
 NOTHING = "nothing I know is shown: this is a guess"
 """Noted with an answer that is less than `KNOWN`."""
 
-KNOWN = 0.5
-"""Confidence from which an answer is more probably right than a guess."""
+KNOWN = 0.1
+"""Confidence under which an answer is called a guess: fewer than one in ten of them are right."""
 
 
 @dataclass(frozen=True, kw_only=True)
