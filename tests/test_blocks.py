@@ -28,7 +28,6 @@ OTHERS = {
     "cat ": "shows what the command before it wrote or reads",
     "python -m tests.other_systems": "run by tests/test_other_systems.py",
     "docker ": "needs images from a registry; make deploy reads the Dockerfile",
-    "curl -s http://127.0.0.1:8000/v1/": "asks a running server, as tests/serve/test_tasks.py does",
     "LONGVA_API_KEY=secret ": "needs images from a registry; make deploy reads the file",
 }
 """Beginnings of commands that are not longva's, and why no test starts them."""

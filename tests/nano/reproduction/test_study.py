@@ -110,6 +110,17 @@ def test_one_control_that_reaches_as_far_says_that_transfer_does_not_show(tmp_pa
     assert "transfer does not show" in outcome(checks)
 
 
+def test_a_control_that_reaches_as_far_decides_before_the_others_are_there(tmp_path):
+    write_seed(tmp_path, 1, {"extended": FAR, "short": FAR})
+    (check, *_) = judge_study(read_study(tmp_path)[0])
+    assert check.passed is False
+    assert check.found.endswith("Not measured: (c), (d), (e).")
+    write_seed(tmp_path, 1, {"extended": FAR, "short": NEAR})
+    assert judge_study(read_study(tmp_path)[0])[0].passed is None
+    write_seed(tmp_path, 1, {"extended": FAR})
+    assert judge_study(read_study(tmp_path)[0])[0].found == "Too little was measured there."
+
+
 def test_texts_without_frames_that_do_not_help_limit_what_is_shown(tmp_path):
     write_seed(tmp_path, 1, ALL | {"plain": NEAR})
     assert "these texts or this tower only" in outcome(judge_study(read_study(tmp_path)[0]))

@@ -150,17 +150,19 @@ def judge_study(
 def above(
     of: Mapping[str, Measurement], name: str, controls: Sequence[str], lengths: Sequence[int]
 ) -> Check:
-    """Whether a condition's interval lies above those of its controls at every length."""
+    """Whether a condition's interval lies above those of its controls at every length.
+
+    One control that reaches as far decides; those that are not there leave the rest open.
+    """
     letter = CONDITIONS[name][0]
     others = ", ".join(f"({CONDITIONS[control][0]})" for control in controls)
     at = " and ".join(f"{length:,}" for length in lengths)
     expected = f"({letter}) above {others} at {at} frames, by intervals that do not overlap"
-    if any(one not in of or not set(lengths) <= set(of[one].lengths) for one in (name, *controls)):
-        return Check(expected=expected, passed=None, found="Not all of them were measured there.")
-    numbers = {
-        one: {length: score(of[one].at([length])) for length in lengths}
-        for one in (name, *controls)
-    }
+    there = [one for one in (name, *controls) if one in of and set(lengths) <= set(of[one].lengths)]
+    if name not in there or len(there) == 1:
+        return Check(expected=expected, passed=None, found="Too little was measured there.")
+    controls, missing = there[1:], [one for one in controls if one not in there]
+    numbers = {one: {length: score(of[one].at([length])) for length in lengths} for one in there}
     equal = [
         f"({CONDITIONS[control][0]}) at {length:,}"
         for control in controls
@@ -174,7 +176,10 @@ def above(
     )
     if equal:
         found += f". Not above {', '.join(equal)}"
-    return Check(expected=expected, passed=not equal, found=f"{found}.", numbers=numbers)
+    if missing:
+        found += f". Not measured: {', '.join(f'({CONDITIONS[one][0]})' for one in missing)}"
+    passed = False if equal else None if missing else True
+    return Check(expected=expected, passed=passed, found=f"{found}.", numbers=numbers)
 
 
 def survives(of: Mapping[str, Measurement], lengths: Sequence[int]) -> Check:
