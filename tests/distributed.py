@@ -10,6 +10,7 @@ Its socket is the loopback's alone and is waited for; without either, one connec
 took five seconds here.
 """
 
+import gc
 import os
 import signal
 import socket
@@ -63,6 +64,7 @@ def _run_rank(
     pipe: Connection,
 ) -> None:
     torch.set_num_threads(1)  # a forked OpenMP pool would hang
+    gc.freeze()  # so would an old process group of the parent's that is collected here
     try:
         store = _meet(rank, world_size, door, served)
         if join:
@@ -93,6 +95,7 @@ def run_distributed(
     Returns:
         What the ranks returned, in order.
     """
+    gc.collect()  # what a failed run left behind has its threads here, and none in a fork
     context = get_context("fork")
     door, served = socket.create_server(("127.0.0.1", 0), backlog=world_size), context.Event()
     pipes, processes, results = {}, [], {}
