@@ -109,7 +109,8 @@ def test_a_search_survives_a_reload_and_a_reload_in_its_middle_follows_it(open_p
 @pytest.mark.parametrize("width", [1280, 390])
 def test_several_films_in_one_question(open_page, tmp_path, width):
     page = open_page(width=width)
-    for name, count in (("first.mp4", 50), ("second.mp4", 75)):
+    counts = (50, 75) if width > 400 else (75, 50)  # films that nobody has watched before
+    for name, count in zip(("first.mp4", "second.mp4"), counts, strict=True):
         upload(page, write_video(tmp_path / name, count))
         if name == "first.mp4":
             page.click("#lv-add")
