@@ -37,6 +37,9 @@ from longva.serve.media.shared import SharedFolders
 REPORTED_BYTES = 4 * 2**20
 """Downloads report their progress so often."""
 
+PIECE = 2**18
+"""Bytes of a medium in the request itself that are written at once."""
+
 
 class MediaFetcher:
     """Brings media to disk and hashes them.
@@ -82,7 +85,7 @@ class MediaFetcher:
         if scheme == "data":
             pictures = await asyncio.to_thread(self._decode, url)
             content = b"".join(pictures)
-            medium = await self._spool(_one(content), len(content), report)
+            medium = await self._spool(_pieces(content), len(content), report)
             if not is_frame_list(url):
                 return medium
             sizes = tuple(map(len, pictures))
@@ -179,16 +182,17 @@ class MediaFetcher:
     def _decode(self, url: str) -> list[bytes]:
         """Return the bytes of a data: URI; of a list of frames, those of each."""
         self._check_size((len(url) - url.find(",")) * 3 // 4 - 2)
-        header, _, body = url.partition(",")
-        count = body.count(",") + 1 if is_frame_list(url) else 1
-        if count > self.limits.listed_frames:
-            raise MediaError(
-                f"a list may have {self.limits.listed_frames:,} frames, got {count:,}.",
-                code="too_many_frames",
-            )
-        parts = body.split(",", count - 1)
         try:
-            return [data_of(f"{header},{part}") for part in parts]
+            if not is_frame_list(url):
+                return [data_of(url)]
+            count = url.count(",")
+            if count > self.limits.listed_frames:
+                raise MediaError(
+                    f"a list may have {self.limits.listed_frames:,} frames, got {count:,}.",
+                    code="too_many_frames",
+                )
+            header, *parts = url.split(",")
+            return [data_of(f"{header},{part}") for part in parts or [""]]
         except VideoError as error:
             raise MediaError(error.message) from error
 
@@ -202,5 +206,7 @@ def is_frame_list(url: str) -> bool:
     return url[:15].lower() == "data:video/jpeg"
 
 
-async def _one(chunk: bytes) -> AsyncIterator[bytes]:
-    yield chunk
+async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(content), PIECE):
+        yield content[at : at + PIECE]
+        await asyncio.sleep(0)  # others of this thread go between
