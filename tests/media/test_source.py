@@ -16,9 +16,9 @@ from av.stream import Disposition
 from PIL import Image, ImageFile
 
 from longva.errors import VideoError
+from longva.media.image_file import load_image
 from longva.media.medium import MAX_ANIMATION_PIXELS, open_media
 from longva.media.sampling import FrameSampling
-from longva.media.source import load_image
 from tests.hard_videos import (
     EVERY,
     numbered,

@@ -1,8 +1,8 @@
 """`longva demo`: watch and ask in the browser."""
 
 import os
-import signal
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -65,7 +65,8 @@ def demo(
     try:
         with served as address:
             out.print(f"LongVA listens at {address}   (Ctrl-C ends)")
-            signal.pause()
+            while True:
+                time.sleep(3600)
     except KeyboardInterrupt:
         err.print("Ended; uploads are deleted.")
         sys.stdout.flush()

@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 
 from longva.cli.console import app, err
-from longva.cli.options import GIB, LoadingOptions, grouped, session_bytes
+from longva.cli.options import LoadingOptions, grouped, session_bytes
 from longva.errors import LongVAError
-
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
+from longva.planning.devices import GIB
 
 
 @app.command()
@@ -74,6 +73,7 @@ def serve(
 
     Then: OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="any").
     """
+    from longva.media.network import LOOPBACK
     from longva.serve.launch import run
     from longva.serve.limits import Limits
 

@@ -20,6 +20,7 @@ from longva.demo.library import Library
 from longva.demo.page import build_page
 from longva.demo.speed import Speed
 from longva.demo.visitor import Setting
+from longva.media.network import LOOPBACK
 from longva.planning.devices import usable_memory
 from longva.watching.assistant import LongVA
 from longva.watching.engine import Engine
@@ -28,8 +29,6 @@ ASSETS = Path(__file__).parent
 
 GRID_SIZE = 336
 """Pixels a side of the pictures in an example, for models that cut no image into grids."""
-
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 MAX_THREADS = 40
 """Events that Gradio handles at a time, besides those that wait for the model."""

@@ -13,7 +13,7 @@ from rich.console import Console
 from transformers import PreTrainedConfig
 
 from longva.errors import RecipeError
-from longva.files.writing import append_line, read_lines, write_lines
+from longva.files.writing import append_line, read_lines, write_lines, write_whole
 from longva.model.flops import Flops
 from longva.planning.devices import DEVICES, GIB
 from longva.recipes import recipe_values
@@ -100,7 +100,7 @@ def _open_tracker(name: str, config: StageConfig, first_step: int, opened: ExitS
         raise RecipeError(f"loop.track names {name}: pip install {name}") from None
     named = output_dir / "wandb_id"
     if not named.is_file():
-        named.write_text(uuid4().hex[:12])
+        write_whole(named, uuid4().hex[:12])
     try:
         run = wandb.init(
             project="longva",

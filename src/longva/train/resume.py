@@ -12,7 +12,6 @@ What may change when a run goes on is said here alone:
     output_dir/model_step_000120/              the model of a finished run that was lengthened
 """
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,14 @@ from torch import nn
 
 from longva.errors import CheckpointError, RecipeError
 from longva.files.claim import differences, refuse_others
+from longva.files.writing import read_json
 from longva.parallel import ParallelMesh
 from longva.recipes import load_recipe, recipe_values, save_recipe
 from longva.train.checkpoints import latest_checkpoint, load_checkpoint
 from longva.train.optim import learning_rate_factor
 from longva.train.recipe import StageConfig
 
-Progress = dict[str, int]
+Counts = dict[str, int]
 """Steps done, steps and samples of a run, as its checkpoints hold them."""
 
 NEUTRAL = {
@@ -52,7 +52,7 @@ def resume(
     config: StageConfig,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    progress: Progress,
+    progress: Counts,
     mesh: ParallelMesh,
 ) -> int:
     """Load the last checkpoint of a run, if it has any; otherwise write the recipe down.
@@ -79,7 +79,7 @@ def resume(
             save_recipe(config, folder / "recipe.yaml")
         return 0
     try:
-        saved = json.loads((checkpoint / "progress.json").read_text())
+        saved = read_json(checkpoint / "progress.json")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{checkpoint} is not a whole checkpoint: {error}") from error
     begun = _begun(config)
@@ -140,9 +140,7 @@ def _begun(config: StageConfig) -> StageConfig:
         raise CheckpointError(f"{config.output_dir} is not a whole run: {error}") from error
 
 
-def _same_rates(
-    begun: StageConfig, saved: Progress, config: StageConfig, progress: Progress
-) -> bool:
+def _same_rates(begun: StageConfig, saved: Counts, config: StageConfig, progress: Counts) -> bool:
     return all(
         learning_rate_factor(begun.optim, step, saved["num_steps"])
         == learning_rate_factor(config.optim, step, progress["num_steps"])
@@ -163,8 +161,8 @@ def _refuse_another(
     config: StageConfig,
     begun: StageConfig,
     may_change: Collection[str],
-    saved: Progress | None = None,
-    progress: Progress | None = None,
+    saved: Counts | None = None,
+    progress: Counts | None = None,
 ) -> None:
     """Raise unless recipe and progress of a run are those that it began with."""
     refuse_others(

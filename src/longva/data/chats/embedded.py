@@ -19,6 +19,7 @@ import fsspec.core
 from longva.data.chats.storage import address
 from longva.data.text.documents import train_extra
 from longva.errors import LongVAError, reason
+from longva.files.writing import whole_file
 
 EMBEDDED = "embedded://"
 
@@ -73,8 +74,6 @@ def _keep(content: bytes, suffix: str, folder: Path) -> str:
     name = f"{EMBEDDED}{hashlib.blake2b(content, digest_size=16).hexdigest()}{suffix}"
     path = file_of(name, folder)
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_bytes(content)
-        partial.replace(path)
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content)
     return name

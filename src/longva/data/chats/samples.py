@@ -26,7 +26,7 @@ from longva.data.chats.embedded import EMBEDDED, file_of, take_out
 from longva.data.chats.mixtures import MixtureConfig, mixture_parts, read_samples, take_indices
 from longva.data.chats.storage import address, files_of, version
 from longva.errors import RecipeError
-from longva.files.writing import read_lines, whole_file, write_whole
+from longva.files.writing import read_json, read_lines, whole_file, write_whole
 from longva.finite import to_json
 
 FORMAT = "samples 1"
@@ -120,7 +120,7 @@ class Samples:
         with self._alone():
             if not path.is_file():
                 write_whole(path, to_json(make()))
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -162,7 +162,7 @@ class Samples:
             index = np.concatenate(rows, axis=1)
             if not index.size:
                 raise RecipeError(f"the mixture of {len(self.parts)} data set(s) has no samples.")
-        if (self.folder / "media").is_dir():
+        if (self.folder / "media").is_dir() and hasattr(os, "sync"):  # not on Windows
             os.sync()  # before the index says that they are whole
         with whole_file(self.folder / "index.npy") as temporary, temporary.open("wb") as file:
             np.save(file, index)

@@ -8,7 +8,6 @@ In a file, T tokens of n documents: `tokens` [T], and of each document `lengths`
 `place` uint64 (see `upsampling.py`), `domain` int64, an index into the JSON's `domains`.
 """
 
-import json
 import multiprocessing
 import os
 import threading
@@ -28,8 +27,7 @@ from safetensors.numpy import save
 from longva.checkpoints.language_model import load_tokenizer
 from longva.data.text.documents import Piece, TextSource, read_documents
 from longva.data.text.upsampling import LengthStatistics, content_hash, is_kept
-from longva.files.writing import write_whole
-from longva.finite import to_json
+from longva.files.writing import read_json, write_json, write_whole
 
 BATCH_CHARACTERS = 1 << 20
 """Text that is tokenised in one call."""
@@ -112,17 +110,17 @@ def tokenise_part(
     if held:
         flush()
     before = {
-        domain: LengthStatistics.of(np.array(counts), long_tokens).as_json()
+        domain: LengthStatistics.of(np.array(counts), long_tokens).to_json()
         for domain, counts in lengths.items()
     }
     values = {"files": files, "domains": list(domains), "before": before, "kept_tokens": kept}
-    write_whole(done, to_json(values))
+    write_json(done, values)
     return read_result(done)
 
 
 def read_result(path: Path) -> PartResult:
     """Read what a finished part gave, from its JSON file."""
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = read_json(path)
     before = {name: LengthStatistics.from_json(s) for name, s in values.pop("before").items()}
     return PartResult(before=before, **values)
 

@@ -19,7 +19,7 @@ from longva.finite import to_json
 from longva.nano.reproduction.plots import draw_accuracy
 from longva.nano.reproduction.results import Measurement, score
 from longva.nano.reproduction.study import RESULTS
-from longva.nano.reproduction.transfer import Check, percent
+from longva.nano.reproduction.verdict import Check, percent
 from longva.niah.cells import Row
 
 CONDITIONS = {
