@@ -54,7 +54,7 @@ def add_control_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]
     return tokenizer.convert_tokens_to_ids(list(tokens))  # pyright: ignore[reportReturnType]
 
 
-def sees(config: PreTrainedConfig) -> bool:
+def is_multimodal(config: PreTrainedConfig) -> bool:
     """Whether a model has more parts than a language model."""
     return config.get_text_config() is not config
 
@@ -71,7 +71,7 @@ def read_language_config(id_or_path: str, architecture: dict[str, Any] | None = 
         if architecture is not None:
             return AutoConfig.for_model(**architecture)
         config = AutoConfig.from_pretrained(id_or_path)
-    if sees(config):
+    if is_multimodal(config):
         raise CheckpointError(
             f"{id_or_path!r} is a {config.model_type}, which sees more than text; needed a "
             "language model such as Qwen/Qwen2-7B-Instruct"

@@ -52,7 +52,7 @@ def batch(
 
     asked = read_questions(questions, named(media or []))
     part, sampling = read_shard(shard), taken.rule()
-    longva = loading.load(pool_stride=made.pool_stride, pool_mode=made.pool_mode)
+    longva = loading.load(made)
     settings = made.settings()
     with progress_bar() as progress:
 

@@ -98,8 +98,8 @@ class LoadingOptions(ModelOptions):
         float, typer.Option(help="GiB of them, at most: what was used least recently is deleted.")
     ] = 100.0
 
-    def load(self, **pooling: Any) -> Any:
-        """Load it as `LongVA`, and print its notice if it has one."""
+    def load(self, made: "FrameOptions | None" = None) -> Any:
+        """Load it as `LongVA`, which pools as `made` says, and print its notice if it has one."""
         from longva.watching.assistant import LongVA
 
         longva = LongVA.from_pretrained(
@@ -111,7 +111,8 @@ class LoadingOptions(ModelOptions):
             cache_dir=self.cache,
             self_test=self.self_test,
             cache_bytes=as_bytes(self.cache_size, "--cache-size"),
-            **pooling,
+            pool_stride=made and made.pool_stride,
+            pool_mode=made and made.pool_mode,
         )
         if longva.notice:
             err.print(f"Note: {longva.notice}.")

@@ -45,19 +45,19 @@ def parquet_samples(path: Path) -> Iterator[dict[str, Any]]:
         raise LongVAError(f"{name} cannot be read as Parquet: {reason(error)}") from error
 
 
-def take_out(value: Any, folder: Path) -> Any:
+def extract_files(value: Any, folder: Path) -> Any:
     """Write the files in a row into a folder, and return the row with their names instead.
 
-    >>> take_out({"image": {"bytes": None, "path": "a.png"}, "n": [1, None]}, Path("unused"))
+    >>> extract_files({"image": {"bytes": None, "path": "a.png"}, "n": [1, None]}, Path("unused"))
     {'image': 'a.png', 'n': [1, None]}
     """
     if isinstance(value, list):
-        return [take_out(item, folder) for item in value]
+        return [extract_files(item, folder) for item in value]
     if isinstance(value, bytes):
         return _keep(value, "", folder)
     if isinstance(value, dict):
         if value.keys() != {"bytes", "path"}:
-            return {name: take_out(item, folder) for name, item in value.items()}
+            return {name: extract_files(item, folder) for name, item in value.items()}
         if value["bytes"] is None:
             return value["path"]
         return _keep(value["bytes"], Path(value["path"] or "").suffix.lower(), folder)
@@ -65,7 +65,7 @@ def take_out(value: Any, folder: Path) -> Any:
 
 
 def file_of(name: str, folder: Path) -> Path:
-    """Where `take_out` has put the file that it calls `name`."""
+    """Where `extract_files` has put the file that it calls `name`."""
     name = name.removeprefix(EMBEDDED)
     return folder / name[:2] / name
 

@@ -23,7 +23,7 @@ from longva.media.address import path_of
 from longva.media.file import HeldFile, open_file, version_of
 from longva.serve.errors import MediaError
 from longva.serve.limits import Limits
-from longva.serve.media.kept import StoredMedium
+from longva.serve.media.cache import StoredMedium
 
 KNOWN_DIGESTS = 1024
 SETTLED_SECONDS = 2.0
