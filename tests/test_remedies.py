@@ -28,7 +28,7 @@ from tests.train.test_loop import on_ranks
 from tests.train.toys import RandomText, metrics, toy_recipe
 
 SOURCE = Path(longva.__file__).parent
-PACKAGES = ("data", "train", "losses.py", "parallel", "checkpoints")
+PACKAGES = ("data", "files/text.py", "train", "losses.py", "parallel", "checkpoints")
 
 VERBS = (
     "Add|Call|Check|Choose|Convert|Copy|Correct|Cut|Fetch|Give|Install|Keep|Leave|Lower|Make|Mend|"
@@ -119,13 +119,13 @@ REMEDIES = {
     "matches no parameter": LOOP + "recipes_that_do_not_fit_say_what_to_change",
     "needs parallel.masters": LOOP + "recipes_that_do_not_fit_say_what_to_change",
     "knows gated MLPs": LOOP + "an_mlp_that_is_not_gated_is_not_tiled",
-    "loop.track names : pip install": HERE + "what_is_missing_is_installed_by_the_command",
+    "loop.trackpip install": HERE + "what_is_missing_is_installed_by_the_command",
     "Or set WANDB_MODE=offline": HERE + "a_tracker_works_without_a_network",
-    "needs peft": HERE + "what_is_missing_is_installed_by_the_command",
-    "needs torchao": HERE + "what_is_missing_is_installed_by_the_command",
-    "need bitsandbytes": HERE + "what_is_missing_is_installed_by_the_command",
-    "needs bitsandbytes": HERE + "what_is_missing_is_installed_by_the_command",
-    "reading this source needs": HERE + "what_is_missing_is_installed_by_the_command",
+    "optim.loratrain": HERE + "what_is_missing_is_installed_by_the_command",
+    "optim.name adamw8bitlowbit": HERE + "what_is_missing_is_installed_by_the_command",
+    "the precision quant": HERE + "what_is_missing_is_installed_by_the_command",
+    "optim.lora.weights quant": HERE + "what_is_missing_is_installed_by_the_command",
+    "reading this sourcetrain": HERE + "what_is_missing_is_installed_by_the_command",
     "Use the model's own processor": "tests/train/test_visual_tokens.py::test_media_of_another_len",
     "cannot be dealt into rings": "tests/parallel/test_mesh.py::test_a_ring_must_divide",
     "set LOCAL_RANK=0": "tests/parallel/test_mesh.py::test_more_processes_than_gpus_are_refused",
@@ -252,13 +252,17 @@ PICTURE = "ask picture.png What? --weights int8"
 @pytest.mark.parametrize(
     ("package", "command", "told"),
     [
-        ("peft", TRAIN + "'optim.lora={rank: 4}'", "optim.lora needs peft: "),
+        ("peft", TRAIN + "'optim.lora={rank: 4}'", "optim.lora needs peft, which is missing: "),
         ("bitsandbytes", TRAIN + "'optim.lora={rank: 4, weights: int4}'", "needs bitsandbytes"),
-        ("bitsandbytes", PICTURE, "int8 weights need bitsandbytes"),
-        ("torchao", TRAIN + "optim.name=adamw8bit", "adamw8bit needs torchao: "),
-        ("tensorboard", TRAIN + "loop.track=[tensorboard]", "loop.track names tensorboard: "),
-        ("wandb", TRAIN + "loop.track=[wandb]", "loop.track names wandb: "),
-        ("datasets", TRAIN + "tokens=set", "this source needs datasets. Install it: "),
+        ("bitsandbytes", PICTURE, "int8 needs bitsandbytes, which is missing: "),
+        ("torchao", TRAIN + "optim.name=adamw8bit", "adamw8bit needs torchao, which is missing: "),
+        (
+            "tensorboard",
+            TRAIN + "loop.track=[tensorboard]",
+            "loop.track needs tensorboard, which is missing: ",
+        ),
+        ("wandb", TRAIN + "loop.track=[wandb]", "loop.track needs wandb, which is missing: "),
+        ("datasets", TRAIN + "tokens=set", "this source needs datasets, which is missing: "),
     ],
 )
 def test_what_is_missing_is_installed_by_the_command_of_the_message(

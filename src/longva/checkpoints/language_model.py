@@ -20,7 +20,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from longva.attention.rotary import set_rope_theta, set_yarn
 from longva.checkpoints.names import fetching, locate_model
-from longva.errors import CheckpointError, install_command, loading, reason
+from longva.errors import CheckpointError, install_command, loading, needing
 
 WHOLE = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Classes whose tokenizer.json says everything."""
@@ -104,16 +104,13 @@ def quantised(kind: str, config: Any, compute_dtype: torch.dtype) -> dict[str, A
         compute_dtype: of what is computed with them.
 
     Raises:
-        CheckpointError: without bitsandbytes, or for another `kind`.
+        CheckpointError: for another `kind`.
+        LongVAError: without bitsandbytes.
     """
     if kind == "model":
         return {}
-    try:
+    with needing(f"the precision {kind}", install_command("quant")):
         importlib.import_module("bitsandbytes")
-    except ImportError as error:
-        raise CheckpointError(
-            f"{kind} weights need bitsandbytes ({reason(error)}): {install_command('quant')}"
-        ) from error
     if kind not in ("int8", "int4"):
         raise CheckpointError(f"quantization must be 'model', 'int8' or 'int4', got {kind!r}")
     with torch.device("meta"):

@@ -31,8 +31,7 @@ def parquet_samples(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a Parquet file; what is no JSON in them is bytes.
 
     Raises:
-        RecipeError: pyarrow is missing.
-        LongVAError: the file cannot be read.
+        LongVAError: the file cannot be read, or pyarrow is missing.
     """
     train_extra("pyarrow")
     parquet = importlib.import_module("pyarrow.parquet")

@@ -17,7 +17,7 @@ from longva.errors import LongVAError
 from longva.files.writing import read_json, write_json, write_whole
 from longva.finite import to_json
 from longva.nano.reproduction.plots import draw_accuracy
-from longva.nano.reproduction.results import Measurement, score, scores_by_seed
+from longva.nano.reproduction.results import Measurement, score, scores_by_length
 from longva.nano.reproduction.study import RESULTS
 from longva.nano.reproduction.verdict import Check, percent
 from longva.niah.cells import Row
@@ -116,17 +116,7 @@ def study_numbers(of: Mapping[str, Measurement], seeds: Sequence[Mapping[str, An
         ],
         "outcome": outcome(checks),
         "checks": [vars(check) for check in checks],
-        "by_length": {
-            name: [
-                {
-                    "length": length,
-                    **score(one.at([length])),
-                    "by_seed": scores_by_seed(one.at([length])),
-                }
-                for length in one.lengths
-            ]
-            for name, one in of.items()
-        },
+        "by_length": {name: scores_by_length(one) for name, one in of.items()},
         "reach": {name: reach_by_seed(of[name]) for name in of},
     }
 
