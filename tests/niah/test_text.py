@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from longva.errors import LongVAError, RecipeError
+from longva.errors import RecipeError
 from longva.model.random_model import byte_tokenizer
 from longva.niah.book import read_text, tokenise_book
 from longva.niah.cells import Grid
@@ -195,7 +195,7 @@ def test_a_missing_book_is_named(tmp_path):
 def test_a_book_that_is_not_utf8_says_where(tmp_path):
     (tmp_path / "latin.txt").write_bytes("Un caf\u00e9.".encode("latin1"))
     message = r"haystack: .*latin.txt is not UTF-8 text: byte 6 is 0xe9. Convert it: iconv"
-    with pytest.raises(LongVAError, match=message):
+    with pytest.raises(RecipeError, match=message):
         read_text(tmp_path / "latin.txt")
 
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from longva.errors import RecipeError, first_few
-from longva.files.text import decode
 from longva.niah.drawn_text import story
 
 SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*(?=\s|$)")
@@ -55,8 +54,7 @@ def read_text(source: Path | None, key: str = "haystack") -> str:
         key: of the recipe, which the messages name.
 
     Raises:
-        RecipeError: no text there.
-        LongVAError: it is not UTF-8.
+        RecipeError: no text there, or it is not UTF-8.
     """
     if source is None:
         return Path(__file__).with_name("haystack.txt").read_text(encoding="utf-8")
@@ -71,11 +69,20 @@ def read_text(source: Path | None, key: str = "haystack") -> str:
         others = [path.name for path in sorted(source.iterdir()) if path not in files]
         if others := [name for name in others if not name.startswith(".")]:
             warnings.warn(f"{source}: left out as no .txt files: {first_few(others)}", stacklevel=2)
-    texts = [decode(file.read_bytes(), f"{key}: {file}") for file in files]
-    text = "\n\n".join(text.replace("\r\n", "\n").strip() for text in texts)
+    text = "\n\n".join(_decode(file, key).strip() for file in files)
     if not text:
         raise RecipeError(f"{key}: {source} holds no text.")
     return text
+
+
+def _decode(file: Path, key: str) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            f"{key}: {file} is not UTF-8 text: byte {error.start} is "
+            f"{error.object[error.start]:#x}. Convert it: iconv -f latin1 -t utf-8"
+        ) from None
 
 
 def tokenise_book(text: str, tokenizer: Any, num_tokens: int) -> Book:

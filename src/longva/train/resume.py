@@ -12,6 +12,7 @@ What may change when a run goes on is said here alone:
     output_dir/model_step_000120/              the model of a finished run that was lengthened
 """
 
+import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from torch import nn
 
 from longva.errors import CheckpointError, RecipeError
 from longva.files.claim import differences, refuse_others
-from longva.files.writing import read_json
 from longva.parallel import ParallelMesh
 from longva.recipes import load_recipe, recipe_values, save_recipe
 from longva.train.checkpoints import latest_checkpoint, load_checkpoint
@@ -79,7 +79,7 @@ def resume(
             save_recipe(config, folder / "recipe.yaml")
         return 0
     try:
-        saved = read_json(checkpoint / "progress.json")
+        saved = json.loads((checkpoint / "progress.json").read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{checkpoint} is not a whole checkpoint: {error}") from error
     begun = _begun(config)

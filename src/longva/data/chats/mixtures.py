@@ -27,8 +27,8 @@ from pydantic import TypeAdapter, ValidationError
 from longva.data.chats.embedded import parquet_samples
 from longva.data.chats.media import VideoConfig
 from longva.data.chats.storage import files_of, read_bytes
+from longva.data.text.documents import decode
 from longva.errors import LongVAError, RecipeError
-from longva.files.text import decode
 from longva.recipes import STRICT, read_yaml, require_at_least
 
 LIST_BEGIN, LIST_GAP = re.compile(r"\s*\[\s*"), re.compile(r"\s*(?:,\s*|(?=\]))")

@@ -26,7 +26,7 @@ from longva.data.chats.embedded import EMBEDDED, extract_files, file_of
 from longva.data.chats.mixtures import MixtureConfig, mixture_parts, read_samples, take_indices
 from longva.data.chats.storage import address, files_of, version
 from longva.errors import RecipeError
-from longva.files.writing import read_json, read_lines, whole_file, write_whole
+from longva.files.writing import read_lines, whole_file, write_whole
 from longva.finite import to_json
 
 FORMAT = "samples 1"
@@ -120,7 +120,7 @@ class Samples:
         with self._alone():
             if not path.is_file():
                 write_whole(path, to_json(make()))
-        return read_json(path)
+        return json.loads(path.read_text(encoding="utf-8"))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 from longva.errors import LongVAError, RecipeError, first_few, install_command, needing
-from longva.files.text import decode
 
 SPLITS = {"train", "validation", "valid", "val", "dev", "test"}
 """Names of folders that hold a split of a corpus."""
@@ -253,6 +252,21 @@ def train_extra(name: str) -> Any:
     """
     with needing("reading this source", install_command("train")):
         return importlib.import_module(name)
+
+
+def decode(content: bytes, path: Path | str) -> str:
+    """Decode a file's content.
+
+    Raises:
+        LongVAError: it is not UTF-8.
+    """
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise LongVAError(
+            f"{path} is not UTF-8 text: byte {error.start} is {content[error.start]:#x}. Convert "
+            "it: iconv -f latin1 -t utf-8"
+        ) from None
 
 
 def _valid(text: str) -> str:

@@ -17,6 +17,7 @@ tokens after the last whole row, less than a row, are not read.
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from safetensors.numpy import load_file, save
 
 from longva.data.text.rows import TextRows
 from longva.errors import RecipeError
-from longva.files.writing import read_json, write_whole
+from longva.files.writing import write_whole
 from longva.finite import to_json
 
 SHARD_TOKENS = 1 << 26
@@ -183,7 +184,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
             "--tokenizer MODEL (the same command finishes one that was interrupted)."
         )
     try:
-        index = read_json(path)
+        index = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         index = {}
     if index.get("format") != FORMAT:

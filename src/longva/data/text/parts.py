@@ -8,6 +8,7 @@ In a file, T tokens of n documents: `tokens` [T], and of each document `lengths`
 `place` uint64 (see `upsampling.py`), `domain` int64, an index into the JSON's `domains`.
 """
 
+import json
 import multiprocessing
 import os
 import threading
@@ -27,7 +28,8 @@ from safetensors.numpy import save
 from longva.checkpoints.language_model import load_tokenizer
 from longva.data.text.documents import Piece, TextSource, read_documents
 from longva.data.text.upsampling import LengthStatistics, content_hash, is_kept
-from longva.files.writing import read_json, write_json, write_whole
+from longva.files.writing import write_whole
+from longva.finite import to_json
 
 BATCH_CHARACTERS = 1 << 20
 """Text that is tokenised in one call."""
@@ -114,13 +116,13 @@ def tokenise_part(
         for domain, counts in lengths.items()
     }
     values = {"files": files, "domains": list(domains), "before": before, "kept_tokens": kept}
-    write_json(done, values)
+    write_whole(done, to_json(values))
     return read_result(done)
 
 
 def read_result(path: Path) -> PartResult:
     """Read what a finished part gave, from its JSON file."""
-    values = read_json(path)
+    values = json.loads(path.read_text(encoding="utf-8"))
     before = {name: LengthStatistics.from_json(s) for name, s in values.pop("before").items()}
     return PartResult(before=before, **values)
 

@@ -13,6 +13,7 @@ budget end reading early, what was read is a sample of all of the source. How do
 `upsampling.py`; the format on disk: `packing.py`.
 """
 
+import json
 import os
 import shutil
 from collections import Counter
@@ -41,7 +42,8 @@ from longva.data.text.upsampling import Choice, choose_documents, content_hash
 from longva.errors import RecipeError
 from longva.files.claim import claim, refuse_others
 from longva.files.lock import only_run
-from longva.files.writing import read_json, write_json
+from longva.files.writing import write_whole
+from longva.finite import to_json
 from longva.recipes import STRICT, save_recipe
 from longva.reporting.progress import Progress
 
@@ -132,7 +134,7 @@ def prepare_text(config: CorpusConfig, progress: Progress | None = None) -> Corp
         staging = work / "packed"
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
-        write_json(staging / "report.json", report.to_json())
+        write_whole(staging / "report.json", to_json(report.to_json(), indent=2) + "\n")
         draw_lengths_by_domain(report, staging / "lengths.png")
         save_recipe(config, staging / "recipe.yaml")
         write_packed(
@@ -232,11 +234,12 @@ def _claim_parts(work: Path, settings: dict[str, Any], parts: list) -> None:
 
 
 def _finished(folder: Path, settings: dict[str, Any]) -> CorpusReport:
-    index = read_json(folder / "index.json")
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     made = {name: index.get(name) for name in settings}
     refuse_others(folder, made, settings, "a packed set with other settings")
     shutil.rmtree(folder / ".parts", ignore_errors=True)  # of a run killed at its last line
-    return CorpusReport.from_json(read_json(folder / "report.json"))
+    values = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return CorpusReport.from_json(values)
 
 
 def _read_enough(
