@@ -72,7 +72,7 @@ def running(
         )
         grid_size = getattr(longva.processor.image_processor, "grid_size", GRID_SIZE)
         kept = Path(folder) if longva.cache is None else longva.cache.folder.resolve()
-        library = Library(kept / "library", max_uploads_mb * 2**20, longva.cache)
+        library = Library(kept / "library", max_uploads_mb * 10**6, longva.cache)
         setting = Setting(
             engine=engine,
             speed=Speed.of(longva),
@@ -100,7 +100,7 @@ def running(
                 server_name=host,
                 server_port=port or None,
                 share=share,
-                max_file_size=max_upload_mb * 2**20,
+                max_file_size=max_upload_mb * 10**6,
                 allowed_paths=[str(library.folder)],
                 max_threads=MAX_THREADS + max_waiting,  # a place for each that waits
                 prevent_thread_lock=True,
@@ -127,7 +127,7 @@ def _uploads(setting: Setting, most_mb: int) -> Uploads:
         everybody = list(setting.visitors.values())
         return [medium.path for visitor in everybody for medium in visitor.media]
 
-    return Uploads(setting.folder, most_mb * 2**20, setting.folder / "examples", shown)
+    return Uploads(setting.folder, most_mb * 10**6, setting.folder / "examples", shown)
 
 
 @contextmanager
