@@ -10,6 +10,6 @@
     server.py  guard.py                               private folder, launch; headers, uploads, end
 
 Only the page, its tabs, their handlers and the server know Gradio. The conversation is HTML of our
-own, not a `gr.Chatbot`: its evidence chips jump to their frames, and all that is shown is escaped in
-one place, parts.py.
+own, not a `gr.Chatbot`: its evidence chips jump to their frames, and all that is shown is escaped
+in one place, parts.py.
 """
