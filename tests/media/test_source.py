@@ -18,9 +18,9 @@ from PIL import Image, ImageFile
 
 from longva.errors import VideoError
 from longva.media.address import PIECE, data_of
+from longva.media.image_file import load_image, open_image, picture_count
 from longva.media.medium import MAX_ANIMATION_PIXELS, open_media
 from longva.media.sampling import FrameSampling
-from longva.media.source import load_image, open_image, picture_count
 from tests.hard_videos import (
     EVERY,
     numbered,

@@ -15,8 +15,8 @@ from longva.errors import VideoError
 from longva.media.bounds import Bounds
 from longva.media.file import HeldFile, file_name, open_file
 from longva.media.frames import video_media
+from longva.media.image_file import is_animation, open_image, picture_count
 from longva.media.medium import MAX_ANIMATION_PIXELS, Media, open_media
-from longva.media.source import is_animation, open_image, picture_count
 from longva.media.video_index import open_video
 from longva.serve.limits import Limits
 

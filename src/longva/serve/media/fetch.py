@@ -1,7 +1,7 @@
 """Fetch media: from an address to a file on disk and the hash of its content.
 
     https://...    streamed to disk from public addresses       network.py
-                   or still there, if its server says so        kept.py
+                   or still there, if its server says so        cache.py
     data:...       decoded to disk
     file:///...    left where it is, if it lies in a folder that the        shared.py
                    operator shares
@@ -31,7 +31,7 @@ from longva.media.network import (
 )
 from longva.serve.errors import MediaError
 from longva.serve.limits import Limits
-from longva.serve.media.kept import KeptMedia, StoredMedium
+from longva.serve.media.cache import MediaCache, StoredMedium
 from longva.serve.media.shared import SharedFolders
 
 REPORTED_BYTES = 4 * 2**20
@@ -67,7 +67,7 @@ class MediaFetcher:
         self._shared = SharedFolders(folders, limits)
         self._allow_private, self._ssl = allow_private, ssl_context
         self._network = network or PublicNetwork(allow_private=allow_private)
-        self._kept = KeptMedia(limits)
+        self._cache = MediaCache(limits)
 
     async def fetch(
         self, url: str, report: Callable[[int, int], None] = lambda done, total: None
@@ -103,17 +103,17 @@ class MediaFetcher:
     def release(self, medium: StoredMedium) -> None:
         """Let go of a medium: a spooled one is deleted, unless it is kept or in use elsewhere."""
         if medium.temporary_bytes:
-            self._kept.release(medium)
+            self._cache.release(medium)
 
     def forget(self) -> None:
         """Delete the media that no request uses."""
-        self._kept.clear()
+        self._cache.clear()
 
     async def _download(self, url: str, report) -> StoredMedium:
         limits = self.limits
         try:
             async with asyncio.timeout(limits.fetch_seconds):
-                return await self._ask(url, self._kept.conditions, report)
+                return await self._ask(url, self._cache.conditions, report)
         except TimeoutError as error:
             raise refused(f"it was not there within {limits.fetch_seconds:g} seconds") from error
         except AddressError:  # a ValueError, too
@@ -134,14 +134,14 @@ class MediaFetcher:
                 ssl_context=self._ssl,
             ) as (address, response):
                 headers = {name.lower(): value for name, value in response.headers}
-                medium = self._kept.find(address, response.status, headers)
+                medium = self._cache.find(address, response.status, headers)
                 if medium is None and response.status == 200:
                     total = int(headers.get(b"content-length", 0))
                     medium = await self._spool(response.aiter_stream(), total, report)
-                    self._kept.keep(address, headers, medium)
+                    self._cache.keep(address, headers, medium)
         except BaseException:  # even after the last byte: cancelled while the connection closes
             if medium is not None:
-                self._kept.release(medium)
+                self._cache.release(medium)
             raise
         # A 304 about a version that is not here any more: ask without conditions.
         return medium or await self._ask(url, None, report)
@@ -155,7 +155,7 @@ class MediaFetcher:
             try:
                 async for chunk in chunks:
                     size += len(chunk)
-                    self._kept.grow(len(chunk))
+                    self._cache.grow(len(chunk))
                     self._check_size(size)
                     digest.update(chunk)
                     file.write(chunk)
@@ -165,17 +165,17 @@ class MediaFetcher:
                 if not size:
                     raise MediaError("a medium is empty (0 bytes).", code="invalid_media")
             except BaseException:
-                self._kept.bytes -= size
+                self._cache.bytes -= size
                 path.unlink()
                 raise
         medium = StoredMedium(path=path, digest=digest.hexdigest(), temporary_bytes=size)
-        return self._kept.hold(medium)
+        return self._cache.hold(medium)
 
     def _check_size(self, size: int) -> None:
         if size > self.limits.media_bytes:
             message = f"a medium is larger than the {self.limits.media_bytes:,} bytes allowed."
             raise MediaError(message, code="media_too_large", status=413)
-        if self._kept.bytes > self.limits.spool_bytes:
+        if self._cache.bytes > self.limits.spool_bytes:
             message = "too many media are being read at this moment. Try again later."
             raise MediaError(message, code="server_busy", status=429, retry_after=10)
 

@@ -1,4 +1,4 @@
-"""The pictures in images and animations: [height, width, 3] uint8, upright."""
+"""One image or animation file: the pictures in it, [height, width, 3] uint8, upright."""
 
 import importlib
 import io
