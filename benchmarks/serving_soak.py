@@ -211,7 +211,7 @@ class Soak:
             "requests": f"{len(self.memory)}, {self.hostile} of them hostile",
             "wrong answers or statuses": len(self.wrong),
             "memory, median of each fifth, MiB": ", ".join(f"{m / 2**20:.0f}" for m in parts),
-            "last fifth over second": f"{100 * (parts[4] / parts[1] - 1):+.1f} %",
+            "last fifth over third": f"{100 * (parts[4] / parts[2] - 1):+.1f} %",
             "requests of others when the first client was done": (
                 f"{min(had)} to {max(had)}, median {statistics.median(had):.0f}"
             ),
@@ -219,6 +219,7 @@ class Soak:
                 f"{min(self.took):.1f} to {max(self.took):.1f}, "
                 f"median {statistics.median(self.took):.1f}"
             ),
+            "Jain's index of their speeds": f"{jain([1 / seconds for seconds in self.took]):.3f}",
             "waiting and answering, median / longest": (
                 f"{statistics.median(self.seconds):.2f} s / {max(self.seconds):.2f} s"
             ),
@@ -230,6 +231,11 @@ class Soak:
         print("\n".join(f"| {name} | {value} |" for name, value in rows.items()))
         if self.wrong:
             raise SystemExit("\n".join(self.wrong[:20]))
+
+
+def jain(shares: list[float]) -> float:
+    """Return how equal shares are: 1 if all are, 1/n if one has all (Jain et al., 1984)."""
+    return sum(shares) ** 2 / sum(share**2 for share in shares) / len(shares)
 
 
 def body(url: str, text: str) -> dict:
