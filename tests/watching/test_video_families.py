@@ -201,3 +201,90 @@ def test_what_stands_elsewhere_is_read_again():
     reader._place = lambda symbols: replace(place(symbols), positions=place(symbols).positions + 1)
     reader._placed = replace(reader._placed, symbols=prompt[:0])
     assert reader.share(prompt) == reader.share(prompt) == 0
+
+
+DIVISIBLE = ["qwen2_5_vl", "qwen3_vl", "internvl", "llava_onevision"]
+
+
+@pytest.fixture(scope="module", params=DIVISIBLE)
+def divisible(request) -> SimpleNamespace:
+    """Of `family`, those whose layers see everything before a token."""
+    model, processor = families.make(request.param)
+    longva = LongVA(model, processor, name=request.param, chunk_tokens=37)
+    return SimpleNamespace(name=request.param, model=model, processor=processor, longva=longva)
+
+
+@torch.inference_mode()
+def masked_logits(family, session, hidden: slice) -> torch.Tensor:
+    """After a question about a film of six frames, of whose rows it does not see some, [1, V]."""
+    made = inputs(family, session, QUESTIONS[0], frames=6)
+    ids = made.pop("input_ids")
+    made.pop("attention_mask")
+    visual = torch.isin(ids[0], torch.tensor([family.longva.family.prompts.placeholder]))
+    rows = visual.nonzero().flatten()
+    last = int(rows[session.media[0].tokens_per_frame * 6 // session.media[0].unit - 1])
+    sees = torch.ones(len(visual), len(visual), dtype=torch.bool).tril()
+    sees[last + 1 :, hidden] = False
+    find = getattr(family.model.base_model, "get_rope_index", None)
+    places = {}
+    if find is not None:
+        takes = find.__code__.co_varnames[: find.__code__.co_argcount]
+        places["position_ids"] = find(ids, **{n: v for n, v in made.items() if n in takes})[0]
+    logits = family.model(input_ids=ids, attention_mask=sees[None, None], **made, **places).logits
+    return logits[:, -1]
+
+
+def test_parts_of_a_film_are_asked_about_as_if_the_others_could_not_be_seen(divisible):
+    session = divisible.longva.watch(film())
+    reader, (medium,) = session._reader, session.media
+    prompt = session._question(QUESTIONS[0])
+    rows = (prompt < 0).nonzero().flatten()
+    starts = rows[:: medium.tokens_per_frame]
+    first, stop = 4 // medium.unit, 6 // medium.unit
+    end = int(rows[stop * medium.tokens_per_frame - 1]) + 1
+    question = prompt[int(rows[medium.rows - 1]) + 1 :]
+    part = reader.excerpt([(0, int(starts[0])), (int(starts[first]), end)])
+    ours = part.logits(part.append(question))
+    want = masked_logits(divisible, session, slice(int(starts[0]), int(starts[first])))
+    torch.testing.assert_close(ours, want, atol=1e-6, rtol=0)
+    assert session.ask("What?", max_new_tokens=3).text  # the whole is as it was
+
+
+def test_ranges_that_are_found_are_whole_frames_or_pairs_at_their_times(divisible):
+    seconds = [2.0 * n for n in range(FRAMES)]
+    session = divisible.longva.watch(open_media(film(), seconds=seconds), frames=FRAMES)
+    said = session.ask(QUESTIONS[1], max_new_tokens=4).text
+    found = session.find("a car", least=0.0)
+    assert {one.by for one in found} == {"attention"}
+    unit = session.media[0].unit
+    for one in found:
+        assert one.first % unit == 0 and (one.last + 1) % unit == 0
+        assert (one.start, one.end) == (2.0 * one.first, 2.0 * (one.last + 1))
+        assert one.first <= one.frame <= one.last and 0 <= one.score <= 1
+    shown = {n for one in found for n in range(one.first, one.last + 1)}
+    evidence = session.ask("When is a car shown?", max_new_tokens=1, evidence=FRAMES).evidence
+    assert evidence[0].frame in shown
+    assert session.ask(QUESTIONS[1], max_new_tokens=4).text == said
+
+
+def test_questions_asked_together_are_answered_as_if_alone(family):
+    session = family.longva.watch(film()[:6])
+    session.ask("Who?", max_new_tokens=3, keep=True)
+    asked = ["What?", "What happens in the end, and why?", "Where?"]
+    for grown in (False, True):
+        if grown and family.name != "smolvlm":
+            session.extend(film())
+        together = session.ask_all(asked, max_new_tokens=8, evidence=FRAMES)
+        alone = [session.ask(question, max_new_tokens=8, evidence=FRAMES) for question in asked]
+        assert [a.text for a in together] == [a.text for a in alone]
+        assert [a.prompt_tokens for a in together] == [a.prompt_tokens for a in alone]
+        for a, b in zip(together, alone, strict=True):
+            weights = [[e.weight for e in sorted(x.evidence, key=lambda e: e.frame)] for x in (a, b)]
+            torch.testing.assert_close(*map(torch.tensor, weights), atol=1e-9, rtol=0)
+    assert session.can_answer_together == (family.name != "gemma3")
+
+
+def test_windows_and_pictures_that_see_all_of_themselves_cannot_be_searched():
+    session = LongVA(*families.make("gemma3"), name="windows").watch(film())
+    with pytest.raises(LongVAError, match="Gemma3.* has layers that see a window"):
+        session.find("a car")

@@ -116,8 +116,7 @@ class Watcher:
 
         def use(media: Media, _: np.ndarray) -> Tensor:
             frames = self.describe(media, sampling)
-            units = frames.rows // frames.tokens_per_frame
-            shape = (units, frames.tokens_per_frame, self.family.width)
+            shape = (frames.units, frames.tokens_per_frame, self.family.width)
             tokens = torch.empty(shape, dtype=self.model.dtype, device=self.model.device)
             done = 0
             for batch in self.stream(media, frames, settings):
@@ -163,8 +162,7 @@ class Watcher:
         if held is not None:
             parts = held.split(self.family.batch)
             return (part.to(self.model.device) for part in parts)
-        units = frames.rows // frames.tokens_per_frame
-        shape = (units, frames.tokens_per_frame, self.family.width)
+        shape = (frames.units, frames.tokens_per_frame, self.family.width)
         return self.cache.keep(key, media, batches, shape, self.model.dtype)
 
     def fingerprint(self, of: Callable[[LongVAForConditionalGeneration], str]) -> str:
