@@ -175,21 +175,29 @@ def test_a_frame_waits_for_the_other_of_its_pair():
     assert session.extend(film()[:7]) == 2 and session.frames == 6
 
 
+@pytest.mark.parametrize("name", ["internvl", "qwen2_5_vl", "qwen3_vl"])
 @pytest.mark.parametrize("policy", ["stop", "newest", "thin"])
-def test_policies_forget_frames_that_are_encoded_singly(policy):
-    session = LongVA(*families.make("internvl"), name="singly").watch(
-        film()[:4], policy=policy, max_frames=6
-    )
-    session.extend(film())
+def test_policies_forget_whole_frames_or_pairs(name, policy, tmp_path):
+    longva = LongVA(*families.make(name), name="forgetful")
+    some = [open_media(film(n), seconds=range(n)) for n in (4, 9, FRAMES)]
+    session = longva.watch(some[0], policy=policy, max_frames=6)
+    session.extend(some[1])
+    session.save(tmp_path / "session.safetensors")
+    session = longva.resume(tmp_path / "session.safetensors")
+    session.extend(some[2])
     (medium,) = session.media
-    assert len(medium) <= 6 and session.notes
-    chosen = film()[medium.indices.tolist()]
-    again = session.watcher.watch(open_media(chosen, seconds=medium.indices.tolist()))
+    numbers = medium.indices.tolist()
+    single = {"stop": range(6), "newest": [0, 1, 2, 10, 11], "thin": [0, 4, 8]}
+    paired = {"stop": range(6), "newest": [0, 1, 10, 11], "thin": [0, 1, 4, 5, 8, 9]}
+    assert numbers == list((single if medium.unit == 1 else paired)[policy])
+    again = longva.watch(open_media(film()[numbers], seconds=numbers), frames=len(numbers))
+    assert again.media[0].indices.tolist() == list(range(len(numbers)))
     asked = {"max_new_tokens": 10}
     assert session.ask("What?", **asked).text == again.ask("What?", **asked).text
-    pairs = LongVA(*families.make("qwen2_vl"), name="pairs")
-    with pytest.raises(LongVAError, match="encodes 2 frames together"):
-        pairs.watch(film(), policy=policy)
+    torch.testing.assert_close(logits(session, "When?"), logits(again, "When?"), atol=1e-9, rtol=0)
+    if policy == "thin":
+        known = "one frame in 4" if medium.unit == 1 else "one pair of frames in 2"
+        assert session.notes[-1].endswith(f"the context was full, so only {known} is known")
 
 
 def test_what_stands_elsewhere_is_read_again():
