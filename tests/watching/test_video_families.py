@@ -5,7 +5,9 @@ logits of `generate` are rounded to float32.
 """
 
 import importlib.util
+import inspect
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -187,7 +189,7 @@ def test_policies_forget_whole_frames_or_pairs(name, policy, tmp_path):
     session.extend(some[2])
     (medium,) = session.media
     numbers = medium.indices.tolist()
-    single = {"stop": range(6), "newest": [0, 1, 2, 10, 11], "thin": [0, 4, 8]}
+    single = {"stop": range(6), "newest": [0, 1, 2, 11], "thin": range(0, 12, 2)}
     paired = {"stop": range(6), "newest": [0, 1, 10, 11], "thin": [0, 1, 4, 5, 8, 9]}
     assert numbers == list((single if medium.unit == 1 else paired)[policy])
     again = longva.watch(open_media(film()[numbers], seconds=numbers), frames=len(numbers))
@@ -196,7 +198,7 @@ def test_policies_forget_whole_frames_or_pairs(name, policy, tmp_path):
     assert session.ask("What?", **asked).text == again.ask("What?", **asked).text
     torch.testing.assert_close(logits(session, "When?"), logits(again, "When?"), atol=1e-9, rtol=0)
     if policy == "thin":
-        known = "one frame in 4" if medium.unit == 1 else "one pair of frames in 2"
+        known = "one frame in 2" if medium.unit == 1 else "one pair of frames in 2"
         assert session.notes[-1].endswith(f"the context was full, so only {known} is known")
 
 
@@ -296,3 +298,54 @@ def test_windows_and_pictures_that_see_all_of_themselves_cannot_be_searched():
     session = LongVA(*families.make("gemma3"), name="windows").watch(film())
     with pytest.raises(LongVAError, match="Gemma3.* has layers that see a window"):
         session.find("a car")
+
+
+def several_films(family, session, cuts: list[int], question: str) -> dict:
+    """What the family's processor makes of films that are cut out of one, each after its time."""
+    processor, (medium,) = family.processor, session.media
+    size = family.longva.family.prompts.geometry(medium.size)
+    pixels = open_media(film()).frames_at(range(FRAMES), size=size).pixels
+    content, written, made = [], [], {}
+    for first, stop in pairwise(cuts):
+        content += [{"type": "text", "text": f"0:00:{5 * len(written):02}"}, {"type": "video"}]
+        about = {"fps": 1.0, "frames_indices": list(range(first, stop))}
+        about["total_num_frames"] = stop - first
+        one = processor.video_processor([pixels[first:stop]], video_metadata=[about])
+        written.append(processor.replace_video_token(one, video_idx=0))
+        for name, value in one.items():
+            if isinstance(value, torch.Tensor):
+                made.setdefault(name, []).append(value)
+    talk = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
+    text = processor.apply_chat_template(talk, add_generation_prompt=True)
+    pieces = text.split(processor.video_token)
+    text = "".join(a + b for a, b in zip(pieces, [*written, ""], strict=True))
+    ids = processor.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+    made = {name: torch.cat(values, dim=values[0].ndim // 5) for name, values in made.items()}
+    made = {n: v.double() if v.is_floating_point() else v for n, v in made.items()}
+    if made["pixel_values_videos"].ndim == 5:
+        made["pixel_values"] = made["pixel_values_videos"].flatten(0, 1)  # frames are pictures
+    made["second_per_grid_ts"] = [2.0] * len(written)
+    made["mm_token_type_ids"] = torch.tensor(processor.create_mm_token_type_ids(ids.tolist()))
+    return made | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def test_texts_between_frames_stand_between_films_of_the_model(divisible):
+    timed = {"settings": FrameSettings(time_tokens=5)}
+    watch = divisible.longva.watch
+    if divisible.name == "llava_onevision":
+        with pytest.raises(LongVAError, match="ends every film with a row of its own"):
+            watch(open_media(film(), seconds=range(FRAMES)), **timed)
+        return
+    session = watch(open_media(film()[:8], seconds=range(8)), **timed)
+    session.extend(open_media(film(), seconds=range(FRAMES)))
+    cuts = [0, 4, 10, FRAMES] if session.media[0].unit == 2 else [0, 5, 10, FRAMES]
+    made = several_films(divisible, session, cuts, "When?")
+    prompt, ids = session._question("When?"), made["input_ids"][0]
+    visual = ids == divisible.longva.family.prompts.placeholder
+    assert torch.equal(prompt.clamp_min(-1), ids.masked_fill(visual, -1))
+    takes = inspect.signature(divisible.model.forward).parameters
+    made = {name: value for name, value in made.items() if name in takes}
+    greedy = {"max_new_tokens": 1, "do_sample": False}
+    told = {"output_logits": True, "return_dict_in_generate": True}
+    out = divisible.model.generate(**made, **greedy, **told)
+    torch.testing.assert_close(logits(session, "When?").float(), out.logits[0], atol=1e-6, rtol=0)

@@ -108,26 +108,6 @@ class VideoFamily(Family):
         about = {"unit": self.unit, "size": size, "step": step}
         return describe(media, indices, self.prompts.tokens(size), note, **about)
 
-    def told(
-        self,
-        frames: WatchedFrames,
-        media: Media,
-        settings: FrameSettings,
-        label: str = "",
-        before: WatchedFrames | None = None,
-    ) -> WatchedFrames:
-        """Return the frames: what stands between them, this model's processor writes.
-
-        Raises:
-            LongVAError: subtitles or times of ours are asked for.
-        """
-        if media.subtitles or settings.time_tokens is not None:
-            raise LongVAError(
-                "subtitles and time_tokens are for LongVA: what stands between the frames of "
-                f"{type(self.model).__name__} is written by its own processor. Leave them out."
-            )
-        return frames
-
     def encode(
         self,
         media: Media,
