@@ -164,7 +164,7 @@ def test_one_frame_is_no_beginning_for_a_model_that_encodes_pairs():
 def test_the_features_of_a_film_are_one_a_pair():
     longva = LongVA(*families.make("qwen2_5_vl"), name="pairs")
     medium = open_media(film()[:4], seconds=range(4))
-    features = longva.encode(medium, FrameSampling(), FrameSettings())
+    _, features = longva.encode(medium, FrameSampling(), FrameSettings())
     frames = longva.describe(medium, FrameSampling())
     (whole,) = longva.stream(medium, frames, FrameSettings())
     assert len(features) == 2 and torch.equal(features, whole)
