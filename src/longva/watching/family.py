@@ -51,7 +51,7 @@ class Family:
     @property
     def evidence_heads(self) -> list | None:
         """The heads that tell where an answer looked; None for all."""
-        return self.model.config.evidence_heads
+        return getattr(self.model.config, "evidence_heads", None)
 
     def choose(self, media: Media, sampling: FrameSampling) -> np.ndarray:
         """Frames to take of a video; of an image, as many as it has frames' worth of tokens."""

@@ -82,11 +82,6 @@ class VideoFamily(Family):
         """(1 + k) D, the width of a row."""
         return self._row_width
 
-    @property
-    def evidence_heads(self) -> list | None:
-        """None: all of them."""
-        return None
-
     def choose(self, media: Media, sampling: FrameSampling) -> np.ndarray:
         """Frames to take of a medium, in whole pairs."""
         if media.kind == "image":

@@ -54,11 +54,15 @@ class VideoPrompts:
         if getattr(self.frames, "use_token_compression", False):
             self.frames.use_token_compression = False  # a frame's tokens would depend on others
         self.unit = getattr(self.frames, "temporal_patch_size", None) or 1
-        self.tokens = cache(self._tokens)
+        self.unit_tokens = cache(self._tokens_of_a_unit)
         self._empty = cache(lambda size: dict(self.processed(torch.zeros(self.unit, 3, *size))))
         text = self._text(self.unit, [0.0] * self.unit, self.frame_size(64, 64, self.unit))
         ids = template_ids(processor.tokenizer, [text])[0]
         self.placeholder = next(token for token in ids if token in self.visual_ids)
+
+    def tokens(self, size: tuple[int, int]) -> int:
+        """T, of frames of a height and width."""
+        return self.unit_tokens(size)[0]
 
     def frame_size(self, height: int, width: int, frames: int) -> tuple[int, int]:
         """Height and width to which a film's frames are resized: what its processor would choose.
@@ -210,21 +214,13 @@ class VideoPrompts:
         made["video_metadata"] = [VideoMetadata(total_num_frames=frames, **facts)]
         return self.processor.replace_video_token(made, video_idx=0)
 
-    def _tokens(self, size: tuple[int, int]) -> int:
-        """T."""
+    def _tokens_of_a_unit(self, size: tuple[int, int]) -> tuple[int, int]:
+        """T, and the tokens of all that is written for a unit: times and marks, too."""
         texts = [self._text(n, [0.0] * n, size) for n in (self.unit, 2 * self.unit)]
-        one, two = (self._count(text) for text in texts)
-        return two - one if self.as_video else one
-
-    def text_tokens(self, size: tuple[int, int]) -> int:
-        """Tokens between two units: times and marks."""
-        texts = [self._text(n, [0.0] * n, size) for n in (self.unit, 2 * self.unit)]
-        one, two = (len(template_ids(self.processor.tokenizer, [text])[0]) for text in texts)
-        return two - one - self.tokens(size) if self.as_video else one - self.tokens(size)
-
-    def _count(self, text: str) -> int:
-        tokens = self.processor.tokenizer.convert_ids_to_tokens(list(self.visual_ids))
-        return sum(text.count(token) for token in tokens)
+        ids = [template_ids(self.processor.tokenizer, [text])[0] for text in texts]
+        rows, all_of_them = [sum(id_ in self.visual_ids for id_ in of) for of in ids], map(len, ids)
+        one, two = zip(rows, all_of_them, strict=True)
+        return (two[0] - one[0], two[1] - one[1]) if self.as_video else one
 
     def _types(self, tokens: Tensor) -> Tensor:
         make = self.processor.create_mm_token_type_ids
