@@ -202,6 +202,32 @@ def test_policies_forget_whole_frames_or_pairs(name, policy, tmp_path):
         assert session.notes[-1].endswith(f"the context was full, so only {known} is known")
 
 
+def test_an_interrupt_while_pairs_are_read_again_loses_none(tmp_path, monkeypatch):
+    monkeypatch.setattr("longva.watching.video_family.BATCH", 2)
+    longva = LongVA(*families.make("qwen2_5_vl"), name="pairs", chunk_tokens=4)
+    session = longva.watch(open_media(film(24), seconds=range(24)), policy="thin", max_frames=24)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        session.extend(open_media(film(48), seconds=range(48)), interrupt)
+    held = [n for n in range(24) if n // 2 % 2 == 0]
+    assert 2 < session.frames < len(held)
+    session.save(tmp_path / "session.safetensors")
+    resumed = longva.resume(tmp_path / "session.safetensors")
+    resumed.watch()  # reads again what was left, from the file
+    again = longva.watch(open_media(film(24)[held], seconds=held), frames=len(held))
+    assert resumed.media[0].indices.tolist() == held
+    for one in (session, resumed):
+        one.extend(open_media(film(48), seconds=range(48)))
+        assert one.media[0].indices.tolist() == [n for n in range(48) if n // 2 % 2 == 0]
+    torch.testing.assert_close(logits(session, "?"), logits(resumed, "?"), atol=1e-9, rtol=0)
+    resumed = longva.resume(tmp_path / "session.safetensors")
+    resumed.watch()
+    torch.testing.assert_close(logits(resumed, "?"), logits(again, "?"), atol=1e-9, rtol=0)
+
+
 def test_what_stands_elsewhere_is_read_again():
     model, processor = families.make("qwen2_vl")
     session = LongVA(model, processor, name="q").watch(film())
