@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -19,6 +20,7 @@ from longva.cli import app
 from longva.errors import CheckpointError, LongVAError
 from longva.watching.assistant import LongVA
 from longva.watching.self_test import run_self_test
+from tests.live_films import write_film
 from tests.watching import families
 
 RUN = CliRunner()
@@ -39,8 +41,6 @@ def folder(request, tmp_path_factory) -> Path:
 def film(tmp_path_factory) -> Path:
     """Six seconds, ten frames a second."""
     from fractions import Fraction
-
-    from PIL import Image
 
     from longva.media.write import write_video
 
@@ -168,6 +168,16 @@ def test_subtitles_times_and_a_search_are_for_every_model(folder, film, tmp_path
     found = json.loads(run("find", film, "a car", "--model", folder, "--least", 0, "--json"))
     assert found["ranges"] and {one["by"] for one in found["ranges"]} == {"attention"}
     assert all(0 <= one["start"] < one["end"] <= 6 for one in found["ranges"])
+
+
+def test_a_film_that_is_being_recorded_is_watched(folder, tmp_path):
+    path, pictures = tmp_path / "film.ts", [Image.effect_noise((160, 96), 60)] * 7
+    write_film(str(path), [picture.convert("RGB") for picture in pictures])
+    options = ["--model", folder, "--idle", 0.1, "--max-frames", 4, "--max-new-tokens", 2]
+    told = RUN.invoke(app, ["watch", str(path), "What?", "--json", *map(str, options)])
+    assert told.exit_code == 0, told.output
+    answer = json.loads(told.stdout)
+    assert answer["frames"] <= 4 and "the context was full" in answer["notes"][-1]
 
 
 def test_how_frames_fit_is_said_by_the_model_s_own_processor(folder, film):

@@ -9,15 +9,18 @@ import inspect
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from longva.errors import LongVAError, VideoError
+from longva.media.live import LiveFrame
 from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling
 from longva.watching.assistant import LongVA
 from longva.watching.features import FrameSettings
+from longva.watching.live import follow
 from tests.watching import families
 
 QUESTIONS = ["What?", "Who arrives, and when?"]
@@ -228,6 +231,22 @@ def test_an_interrupt_while_pairs_are_read_again_loses_none(tmp_path, monkeypatc
     torch.testing.assert_close(logits(resumed, "?"), logits(again, "?"), atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "internvl"])
+def test_what_comes_frame_by_frame_is_watched_in_whole_pairs(name):
+    longva = LongVA(*families.make(name), name="live")
+    pictures = film().permute(0, 2, 3, 1).numpy()
+    frames = [LiveFrame(picture=p, seconds=float(n)) for n, p in enumerate(pictures)]
+    steps = [frames[:1], [], frames[1:4], frames[4:9], frames[9:], None]
+    source: Any = SimpleNamespace(next=lambda *_: steps.pop(0))
+    known = []
+    for session, is_due in follow(longva, source, name="camera", policy="newest", every=5):
+        known += [session.frames] if is_due else []
+    assert known == ([4, 10] if longva.family.unit == 2 else [5, 10])
+    whole = longva.watch(open_media(film(), seconds=range(FRAMES)))
+    assert session.frames == FRAMES
+    torch.testing.assert_close(logits(session, "?"), logits(whole, "?"), atol=1e-9, rtol=0)
+
+
 def test_what_stands_elsewhere_is_read_again():
     model, processor = families.make("qwen2_vl")
     session = LongVA(model, processor, name="q").watch(film())
@@ -315,7 +334,9 @@ def test_questions_asked_together_are_answered_as_if_alone(family):
         assert [a.text for a in together] == [a.text for a in alone]
         assert [a.prompt_tokens for a in together] == [a.prompt_tokens for a in alone]
         for a, b in zip(together, alone, strict=True):
-            weights = [[e.weight for e in sorted(x.evidence, key=lambda e: e.frame)] for x in (a, b)]
+            weights = [
+                [e.weight for e in sorted(x.evidence, key=lambda e: e.frame)] for x in (a, b)
+            ]
             torch.testing.assert_close(*map(torch.tensor, weights), atol=1e-9, rtol=0)
     assert session.can_answer_together == (family.name != "gemma3")
 

@@ -40,8 +40,8 @@ from longva.niah.recipe import MeasurementRecipe
 from longva.niah.scoring import one_forward_each
 from longva.prompts.decoding import stop_tokens
 from longva.prompts.kv_cache import CachedSequence, Precision, context_length
-from longva.prompts.partition import partition
 from longva.prompts.model_reader import CLOSING
+from longva.prompts.partition import partition
 from longva.prompts.recomputed import RecomputedSequence
 from longva.prompts.steps import pause, steps
 from longva.prompts.tree import Prompt, Scored, plan_walk, score_alone, walk

@@ -44,6 +44,11 @@ class Family:
         return self.model.config.vision_batch_size
 
     @property
+    def frame_side(self) -> int:
+        """Pixels of the shorter side of a frame; 0 where they are chosen for each film."""
+        return self.processor.video_processor.grid_size
+
+    @property
     def width(self) -> int:
         """D, the width of a row."""
         return self.model.config.text_config.hidden_size

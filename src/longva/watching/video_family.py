@@ -60,9 +60,9 @@ class VideoFamily(Family):
         text = model.config.get_text_config(decoder=True)
         blocks = getattr(text, "use_bidirectional_attention", None) == "vision"
         types = "mm_token_type_ids" if blocks else "token_type_ids"
-        pixels = torch.zeros(self.prompts.unit, 3, *self.prompts.frame_size(64, 64, 1))
-        rows, batched = self._features(pixels)
-        last = len(rows) % self.prompts.tokens(tuple(pixels.shape[2:]))
+        size = self.prompts.frame_size(64, 64, 1)
+        rows, batched = self._features(torch.zeros(self.unit, 3, *size))
+        last = len(rows) % self.prompts.tokens(size)
         self._row_width = rows.shape[1]
         self._inputs = Inputs(
             kind=kind,
@@ -76,6 +76,11 @@ class VideoFamily(Family):
     def batch(self) -> int:
         """See `Family.batch`."""
         return BATCH
+
+    @property
+    def frame_side(self) -> int:
+        """0."""
+        return 0
 
     @property
     def width(self) -> int:
