@@ -30,7 +30,6 @@ from longva.prompts.decoding import TextStream
 from longva.prompts.tree import Prompt, score
 from longva.watching.assistant import LongVA
 from longva.watching.features import FrameSettings, WatchedFrames
-from longva.watching.turns import PLACE
 
 Messages = list[dict[str, Any]]
 """Messages as transformers has them: `role` and `content`, a list of parts. A part is
@@ -174,8 +173,7 @@ class Reader:
         media = media_of(conversation)
         if not self.reuse or media != self._media:
             self._watch(media)
-        said = [{**one, "content": _written(one["content"])} for one in conversation]
-        return self.longva.family.symbols(said, self._frames)
+        return self.longva.family.symbols(conversation, self._frames)
 
     def _watch(self, media: list[Shown]) -> None:
         self._reader.crop(0)
@@ -192,9 +190,3 @@ class Reader:
         sampling = replace(self.sampling, start=medium.start, end=medium.end)
         self.longva.plan(self.longva.num_frames([opened], sampling), media=[opened]).check()
         return self.longva.encode(opened, sampling, self.settings)
-
-
-def _written(content: list[dict[str, Any]]) -> str:
-    """A message's text, with the mark `PLACE` where its media stand."""
-    texts = [part["text"].replace(PLACE, "") if "text" in part else PLACE for part in content]
-    return "".join(texts)
