@@ -68,7 +68,7 @@ def watch(
     if every is not None and not 0 < every < float("inf"):
         raise LongVAError(f"--every needs seconds, more than 0, got {every:g}.")
     opened = _opened(source)
-    longva = loading.load(pool_stride=made.pool_stride, pool_mode=made.pool_mode)
+    longva = loading.load(made)
     session = None if resume is None else longva.resume(resume)
     until = None if session is None else session.watched_until
     frames = LiveSource(

@@ -24,7 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from longva.errors import LongVAError, RecipeError, first_few, install_command
+from longva.errors import LongVAError, RecipeError, first_few, install_command, needing
 
 SPLITS = {"train", "validation", "valid", "val", "dev", "test"}
 """Names of folders that hold a split of a corpus."""
@@ -248,14 +248,10 @@ def train_extra(name: str) -> Any:
     """Import a package of the extra `train`.
 
     Raises:
-        RecipeError: it is not installed.
+        LongVAError: it is not installed.
     """
-    try:
+    with needing("reading this source", install_command("train")):
         return importlib.import_module(name)
-    except ModuleNotFoundError:
-        raise RecipeError(
-            f"reading this source needs {name}. Install it: {install_command('train')}"
-        ) from None
 
 
 def decode(content: bytes, path: Path | str) -> str:
