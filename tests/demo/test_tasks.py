@@ -305,7 +305,7 @@ def test_what_is_encoded_of_a_film_is_counted_and_deleted_with_it(longva, tmp_pa
     library.add("you", film)
     assert library.of("me")[0].encoded == 0
     frames = longva.describe(film.media, FrameSampling(num_frames=4))
-    tokens = longva.encode(film.media, FrameSampling(num_frames=4), FrameSettings())
+    _, tokens = longva.encode(film.media, FrameSampling(num_frames=4), FrameSettings())
     for model in ("one", "other"):
         key = cache.key(film.media, frames, FrameSettings(), longva.processor, model)
         cache.save(key, tokens)
