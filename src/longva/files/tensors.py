@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from longva.files.writing import whole_file
+from longva.files.writing import remove_left, whole_file
 from longva.finite import to_json
 
 NAMES = {
@@ -49,6 +49,7 @@ def tensor_file(
         header[name] = {"dtype": NAMES[dtype], "shape": [*shape], "data_offsets": [start, end]}
     text = to_json(header).encode()
     text += b" " * (-len(text) % 8)
+    remove_left(path.parent, path.suffix)
     with whole_file(path) as temporary, temporary.open("wb") as file:
         begin = file.write(len(text).to_bytes(8, "little")) + file.write(text)
 

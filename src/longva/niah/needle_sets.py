@@ -46,7 +46,7 @@ def read_needles(
     """
     try:
         listed = read_json(file)
-        entries = {entry["path"]: entry | {"prompt": entry["prompt"]} for entry in listed}
+        entries = {entry["path"]: _checked(entry) for entry in listed}
         missing = [name for name, entry in entries.items() if "answer" not in entry]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecipeError(
@@ -87,16 +87,33 @@ def download_needles(dataset: str, distractors: int = 0) -> list[Needle]:
     try:
         rows: list[Any] = list(load_dataset(dataset, split="test"))
         entries = [
-            {"path": f"{dataset}#{i}", "prompt": row["question"], "answer": row["answer"]}
+            _checked({"path": f"{dataset}#{i}", "prompt": row["question"], "answer": row["answer"]})
             for i, row in enumerate(rows)
         ]
         pictures = [to_rgb(row["image"]) for row in rows]
-    except (ValueError, LookupError, AttributeError) as error:
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
         raise RecipeError(
             f"needles.dataset: {dataset} has no split `test` with columns image (pictures), "
             f"question and answer: {error!r}"
         ) from None
     return _make_set(entries, pictures, distractors)
+
+
+def _checked(entry: Any) -> dict[str, Any]:
+    """Return an entry whose fields have the right types.
+
+    Raises:
+        KeyError: it has no prompt.
+        TypeError: a field is something else.
+        ValueError: a chance is none.
+    """
+    told = {name: entry[name] for name in ("path", "prompt")} | entry
+    for name in ("path", "prompt"):
+        if not isinstance(told[name], str):
+            raise TypeError(f"{name} is no text: {told[name]!r}")
+    if not 0 <= float(told.get("chance", 0)) <= 1:
+        raise ValueError(f"chance lies in [0, 1], got {told['chance']!r}")
+    return told
 
 
 def _make_set(

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from longva.data.chats.embedded import EMBEDDED, file_of, take_out
 from longva.data.chats.mixtures import MixtureConfig, mixture_parts, read_samples, take_indices
 from longva.data.chats.storage import address, files_of, version
 from longva.errors import RecipeError
-from longva.files.writing import read_lines, whole_file, write_whole
+from longva.files.writing import read_json, read_lines, whole_file, write_whole
 from longva.finite import to_json
 
 FORMAT = "samples 1"
@@ -60,11 +60,12 @@ class Samples:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         self.folder = cache / "longva" / "samples" / digest([FORMAT, files])
         with self._alone():
-            if not (self.folder / "index.npy").is_file():
+            try:
+                index, self._bytes = self._open()
+            except (OSError, ValueError):  # there is none yet, or it is damaged
                 self._write()
-        index = np.load(self.folder / "index.npy", mmap_mode="r")
+                index, self._bytes = self._open()
         self.file, self._starts, self._stops, self._keys = index
-        self._bytes = np.memmap(self.folder / "samples.json", np.uint8, "r")
         self.skipped = np.isin(self._keys, _keys_to_skip(config.skip))
 
     def __reduce__(self):  # a process of the loader maps the index again instead of copying it
@@ -118,9 +119,10 @@ class Samples:
         folders = [_whole(self.media_folder(part)) for part in range(len(self.parts))]
         path = self.folder / f"{what}-{digest([settings, folders])}.json"
         with self._alone():
-            if not path.is_file():
-                write_whole(path, to_json(make()))
-        return json.loads(path.read_text(encoding="utf-8"))
+            with suppress(OSError, ValueError):  # there is none yet, or it is damaged
+                return read_json(path)
+            write_whole(path, to_json(make()))
+        return read_json(path)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -140,6 +142,19 @@ class Samples:
             yield
         finally:
             lock.release()
+
+    def _open(self) -> tuple[np.ndarray, np.ndarray]:
+        """Map the index, int64 [4, N], and the bytes of the samples.
+
+        Raises:
+            OSError: a file is missing.
+            ValueError: a file is damaged.
+        """
+        index = np.load(self.folder / "index.npy", mmap_mode="r")
+        content = np.memmap(self.folder / "samples.json", np.uint8, "r")
+        if index.dtype != np.int64 or index.shape[:-1] != (4,) or index[2].max() > len(content):
+            raise ValueError("the index is not that of the samples")
+        return index, content
 
     def _write(self) -> None:
         rows = [np.empty((4, 0), np.int64)]
