@@ -8,9 +8,7 @@ done again.
 
 import json
 import os
-import re
 import shutil
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,12 +17,6 @@ from uuid import uuid4
 
 from longva.errors import LongVAError, first_line
 from longva.finite import to_json
-
-HALF_WRITTEN = re.compile(r"\..*\.[0-9a-f]{32}")
-"""Names that `whole_file` gives for the time being."""
-
-LEFT_AFTER = 24 * 3600
-"""Seconds without a change after which nobody can still be writing a file."""
 
 
 @contextmanager
@@ -49,19 +41,6 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def remove_left(folder: Path, suffix: str) -> None:
-    """Delete what processes that were killed a day ago or earlier left of files with this ending.
-
-    Nobody else would, and files of tensors are large. A process that still writes one writes often.
-    """
-    with suppress(OSError):
-        for path in folder.glob(f".*{suffix}.*"):
-            if HALF_WRITTEN.fullmatch(path.name):
-                with suppress(OSError):  # another process has deleted it
-                    if time.time() - path.stat().st_mtime > LEFT_AFTER:
-                        path.unlink()
-
-
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Give a new folder to fill; it takes the place of `folder` if all went well, and goes if not.
@@ -77,6 +56,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         yield partial
         take_place(partial, folder)
     finally:
+        _old_of(folder)
         shutil.rmtree(partial, ignore_errors=True)
 
 
@@ -123,7 +103,18 @@ def read_json(path: Path) -> Any:
     Raises:
         ValueError: it holds none.
     """
-    return parse_json(path.read_text(encoding="utf-8"))
+    with naming(path):
+        return parse_json(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have errors of reading a file name it, which those of a file server that is gone do not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -216,7 +207,9 @@ def read_lines(path: Path, *names: str) -> Iterator[dict[str, Any]]:
     """
     if not path.is_file():
         return
-    for line in path.read_bytes().splitlines():
+    with naming(path):
+        lines = path.read_bytes().splitlines()
+    for line in lines:
         try:
             row = parse_json(line)
         except ValueError:

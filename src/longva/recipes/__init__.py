@@ -29,7 +29,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from longva.errors import RecipeError, reason
-from longva.files.writing import write_whole
+from longva.files.writing import naming, write_whole
 from longva.recipes.shipped import find_recipe
 
 T = TypeVar("T")
@@ -56,7 +56,8 @@ def load_recipe(kind: type[T], path: Path | str, overrides: Sequence[str] = ()) 
             lists every problem with the key's full path.
     """
     try:
-        values = read_yaml(find_recipe(path).read_bytes())  # which also finds what is not UTF-8
+        with naming(file := find_recipe(path)):
+            values = read_yaml(file.read_bytes())  # which also finds what is not UTF-8
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is no YAML in UTF-8 with each key once: {error}") from None
     if values is None:

@@ -20,7 +20,7 @@ from longva.checkpoints.fingerprint import weights_fingerprint
 from longva.errors import LongVAError, reason
 from longva.files.claim import claim
 from longva.files.lock import only_run
-from longva.files.writing import append_line, parse_json, read_lines, write_lines
+from longva.files.writing import append_line, naming, parse_json, read_lines, write_lines
 from longva.finite import to_json
 from longva.parallel.ranks import joined_ranks
 from longva.prompts.decoding import Sampling
@@ -79,7 +79,8 @@ def read_questions(table: Path, media: Sequence[str] = ()) -> list[Asked]:
 
 def _rows(table: Path) -> Iterator[Any]:
     try:
-        text = table.read_text(encoding="utf-8-sig")
+        with naming(table):
+            text = table.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise LongVAError(f"{table} is not UTF-8 text: {error}.") from None
     if table.suffix.lower() == ".csv":

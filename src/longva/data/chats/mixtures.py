@@ -29,6 +29,7 @@ from longva.data.chats.media import VideoConfig
 from longva.data.chats.storage import files_of, read_bytes
 from longva.data.text.documents import decode
 from longva.errors import LongVAError, RecipeError, first_line
+from longva.files.writing import naming
 from longva.recipes import STRICT, read_yaml, require_at_least
 
 LIST_BEGIN, LIST_GAP = re.compile(r"\s*\[\s*"), re.compile(r"\s*(?:,\s*|(?=\]))")
@@ -133,7 +134,8 @@ def mixture_parts(config: MixtureConfig) -> tuple[DatasetConfig, ...]:
     if not config.mixture.is_file():
         raise RecipeError(f"There is no mixture {config.mixture}. Give a YAML file.")
     try:
-        values = read_yaml(config.mixture.read_bytes())
+        with naming(config.mixture):
+            values = read_yaml(config.mixture.read_bytes())
         rows = [
             {OLD_KEYS.get(key, key): value for key, value in row.items()}
             for row in values["datasets"]

@@ -25,7 +25,7 @@ from filelock import FileLock
 from longva.data.chats.embedded import EMBEDDED, file_of, take_out
 from longva.data.chats.mixtures import MixtureConfig, mixture_parts, read_samples, take_indices
 from longva.data.chats.storage import address, files_of, version
-from longva.errors import RecipeError
+from longva.errors import LongVAError, RecipeError, first_line
 from longva.files.writing import read_json, read_lines, whole_file, write_whole
 from longva.finite import to_json
 
@@ -62,7 +62,7 @@ class Samples:
         with self._alone():
             try:
                 index, self._bytes = self._open()
-            except (OSError, ValueError):  # there is none yet, or it is damaged
+            except (OSError, ValueError, EOFError):  # there is none yet, or it is damaged
                 self._write()
                 index, self._bytes = self._open()
         self.file, self._starts, self._stops, self._keys = index
@@ -77,7 +77,13 @@ class Samples:
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        return json.loads(self._bytes[self._starts[index] : self._stops[index]].tobytes())
+        content = self._bytes[self._starts[index] : self._stops[index]].tobytes()
+        try:
+            return json.loads(content)
+        except ValueError as error:
+            raise LongVAError(
+                f"{self.folder} is damaged: {first_line(error)}. Without it, it is made again."
+            ) from None
 
     def media_folder(self, part: int) -> Path:
         """Return the folder of the media of a data set."""
@@ -148,7 +154,7 @@ class Samples:
 
         Raises:
             OSError: a file is missing.
-            ValueError: a file is damaged.
+            ValueError, EOFError: a file is damaged.
         """
         index = np.load(self.folder / "index.npy", mmap_mode="r")
         content = np.memmap(self.folder / "samples.json", np.uint8, "r")

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from longva.errors import LongVAError, RecipeError, first_few, first_line, install_command
-from longva.files.writing import parse_json
+from longva.files.writing import naming, parse_json
 
 SPLITS = {"train", "validation", "valid", "val", "dev", "test"}
 """Names of folders that hold a split of a corpus."""
@@ -133,7 +133,9 @@ def read_documents(source: TextSource, part: list[Piece]) -> Iterator[tuple[str,
             stream = _hub_dataset(source.source, source.subset, source.split)
             records: Iterator[Any] = iter(stream.shard(piece.stop, piece.start))
         elif piece.path.endswith(TEXT):
-            yield decode(Path(piece.path).read_bytes(), piece.path), piece.domain
+            with naming(Path(piece.path)):
+                content = Path(piece.path).read_bytes()
+            yield decode(content, piece.path), piece.domain
             continue
         elif piece.path.endswith(".parquet"):
             records = _parquet_rows(source, piece)
@@ -186,7 +188,7 @@ def _json_lines(piece: Piece) -> Iterator[Any]:
 def _lines(piece: Piece) -> Iterator[tuple[str, bytes]]:
     """Yield the lines that begin in the piece, each with the name of its place."""
     if not piece.path.endswith(COMPRESSED):
-        with Path(piece.path).open("rb") as file:
+        with naming(Path(piece.path)), Path(piece.path).open("rb") as file:
             if piece.start:
                 file.seek(piece.start - 1)
                 file.readline()  # what began before this piece belongs to the one before

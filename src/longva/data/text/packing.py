@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from longva.data.text.rows import TextRows
 from longva.errors import RecipeError
@@ -58,7 +58,11 @@ class PackedText(TextRows):
             check_tokenizer(tokenizer, self.index["tokenizer"], f"the text in {folder}")
         file = "documents.safetensors"
         try:
-            documents = load_file(self.folder / file)
+            content = (self.folder / file).read_bytes()
+            written = self.index.get("documents_sha256")  # older sets do not say it
+            if written and hashlib.sha256(content).hexdigest() != written:
+                raise OSError("it is not what was written")
+            documents = load(content)
             _check_documents(documents, self.index["num_documents"])
             for number, shard in enumerate(self.index["shards"]):  # headers only
                 file = shard["file"]
@@ -156,6 +160,7 @@ def write_packed(
         "format": FORMAT,
         "num_tokens": num_tokens,
         "num_documents": len(starts),
+        "documents_sha256": hashlib.sha256(index_of_documents).hexdigest(),
         "shards": shards,
         **about,
     }
