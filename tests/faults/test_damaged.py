@@ -26,10 +26,9 @@ from longva.errors import CheckpointError, LongVAError, RecipeError
 from longva.files.claim import claim
 from longva.files.writing import append_line, read_json, read_lines, write_json
 from longva.media.medium import open_media
-from longva.model.random_model import random_longva
+from longva.model.random_model import byte_tokenizer
 from longva.niah.heatmap import read_panel
 from longva.niah.log import CellLog
-from longva.watching.assistant import LongVA
 from longva.watching.batch import read_questions
 from tests.faults.conditions import forked
 from tests.faults.test_kills import save_checkpoint
@@ -45,14 +44,9 @@ def damages(content: bytes, count: int = 40) -> Iterator[bytes]:
         yield cut_up(content, chance, [content])
 
 
-@pytest.fixture(scope="module")
-def longva() -> LongVA:
-    return LongVA(*random_longva(hidden_size=16, num_heads=2, num_key_value_heads=1), name="random")
-
-
 def corpus(folder: Path) -> CorpusConfig:
     """A prepared text of four documents; its tokenizer is in the folder."""
-    random_longva()[1].tokenizer.save_pretrained(folder / "tokenizer")
+    byte_tokenizer().save_pretrained(folder / "tokenizer")
     (folder / "text").mkdir()
     for number in range(4):
         (folder / "text" / f"{number}.txt").write_text(f"{number} words " * (10 + number))
@@ -176,9 +170,7 @@ NOTES = ["", "[", "null", "[]", "3", '{"model"', "\0" * 40, "[" * 100_000, '{"a"
 @pytest.mark.parametrize("content", NOTES, ids=lambda content: content[:9].replace("\0", "0"))
 def test_a_note_of_what_an_output_is_of_that_is_damaged_is_named(content, tmp_path):
     (tmp_path / "note.json").write_text(content)
-    with pytest.raises(
-        LongVAError, match=r"note.json (is damaged: .*Restore it|.*\n  a: nan ther)"
-    ):
+    with pytest.raises(LongVAError, match="note.json is damaged: .*Restore it|holds of another"):
         claim(tmp_path / "note.json", {"model": 1}, "of another")
 
 
