@@ -274,6 +274,8 @@ def test_a_training_checkpoint_that_is_damaged_is_named(tmp_path):
             done = forked(resumed)
             assert done.code == 2 and str(checkpoint) in done.out, (name, done.err)
         (checkpoint / name).write_bytes(content)
+    shutil.rmtree(checkpoint)
+    assert forked(resumed).code == 0
 
 
 def test_a_table_of_questions_that_is_none_is_named(tmp_path):

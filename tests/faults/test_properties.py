@@ -81,7 +81,7 @@ def test_shards_of_any_tensor_come_back_and_every_place_is_on_one_rank(length, r
 documents = st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=9), min_size=1, max_size=9)
 
 
-@MANY
+@settings(MANY, max_examples=30)
 @given(documents, st.integers(1, 12), st.integers(2, 30), st.data())
 def test_rows_of_packed_text_are_slices_of_the_documents_one_after_another(
     texts, shard, length, data
