@@ -16,6 +16,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from fuzz_inputs import cut_up
+from safetensors.numpy import load_file, save_file
 
 from longva.data.chats.mixtures import DatasetConfig, MixtureConfig
 from longva.data.chats.samples import Samples
@@ -84,6 +85,11 @@ def test_packed_text_that_is_damaged_is_refused_or_named_by_a_check(tmp_path):
                 named += 1
         (config.output_dir / name).write_bytes(content)
     assert rows(config.output_dir) == whole and refused > 40 and named > 5
+    documents = load_file(config.output_dir / "documents.safetensors")
+    documents["starts"][1] += 1
+    save_file(documents, config.output_dir / "documents.safetensors")
+    with pytest.raises(RecipeError, match=r"documents.safetensors is damaged: it is not what was"):
+        rows(config.output_dir)
 
 
 def test_a_packed_set_of_a_newer_version_says_so(tmp_path):

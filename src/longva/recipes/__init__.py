@@ -34,9 +34,13 @@ from longva.recipes.shipped import find_recipe
 
 T = TypeVar("T")
 
+SHOWN = 200
+"""Characters of a value that a message shows."""
+
 SHORT = reprlib.Repr()
-SHORT.maxlevel, SHORT.maxlist, SHORT.maxtuple, SHORT.maxdict = 3, 12, 12, 12
-SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 200
+SHORT.maxlevel = 3
+SHORT.maxlist = SHORT.maxtuple = SHORT.maxset = SHORT.maxdict = 12
+SHORT.maxstring = SHORT.maxother = SHORT.maxlong = SHOWN
 
 STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 """A misspelt key is an error, never a setting quietly ignored; `output_dir=2024` is still text."""
@@ -197,7 +201,8 @@ def _describe(kind: type, problem: Any) -> str:
 
 def _shown(value: Any) -> str:
     """A value for a message; only the beginning of one that YAML's `*` repeats without end."""
-    return SHORT.repr(value)
+    text = SHORT.repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _dataclass_at(kind: Any, parents: Sequence[str]) -> Any:
