@@ -34,7 +34,7 @@ def claim(
     if empty or not path.is_file():
         write_json(path, asked)
     else:
-        refuse_others(output or path.parent, read_own(path), asked, what)
+        refuse_others(output or path.parent, read_own(path, kind=object), asked, what)
 
 
 def refuse_others(

@@ -129,12 +129,13 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def read_own(path: Path, *names: str) -> dict[str, Any]:
-    """Read an object that longva has written.
+def read_own(path: Path, *names: str, kind: type = dict) -> Any:
+    """Read what longva has written.
 
     Args:
         path: of the file.
-        names: that the object must have.
+        names: that the object in it must have.
+        kind: of the value in it; `object` takes any.
 
     Raises:
         LongVAError: the file is damaged.
@@ -145,7 +146,7 @@ def read_own(path: Path, *names: str) -> dict[str, Any]:
         problem = f"it lacks {', '.join(missing)}" if missing else ""
     except (ValueError, TypeError) as error:
         value, problem = None, first_line(error)
-    if not isinstance(value, dict) or problem:
+    if not isinstance(value, kind) or problem:
         raise LongVAError(
             f"{path} is damaged: {problem or 'it holds no object'}. Restore it, or name another "
             "output, or delete this one to start again."
