@@ -1,6 +1,7 @@
 """Does anything that a user or a client can send end neither in an answer nor in a refusal?
 
     python benchmarks/fuzz.py recipes --seconds 600     a row of Markdown; exit code 1: it crashed
+    python benchmarks/fuzz.py recipes --guided          by atheris, if that is installed
     python benchmarks/fuzz.py --list
 
 Hypothesis makes the inputs (`fuzz_inputs.py`): right ones that are changed in a few places, and
@@ -15,6 +16,7 @@ import faulthandler
 import io
 import json
 import logging
+import os
 import platform
 import resource
 import signal
@@ -23,13 +25,13 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import fuzz_inputs as inputs
@@ -94,18 +96,9 @@ def fuzz(name: str, *, seconds: float = 0.0, examples: int = 0, seed: int = 0) -
         def attempt(value: Any) -> None:
             if seconds and time.process_time() - begin > seconds:
                 return
-            found.tried += 1
             if seconds:  # of what ends the process there is no traceback
                 last.write_text(ascii(value)[:200_000])
-            try:
-                with limited():
-                    run(value)
-            except LongVAError as error:
-                found.refused += 1
-                str(error).encode(errors="replace")
-            except (Exception, TooSlow) as error:
-                told = "".join(traceback.format_exception(error))[-3000:]
-                found.crashes.setdefault(where(error), f"{ascii(value)[:3000]}\n{told}")
+            tried(found, run, value)
 
         while True:
             rounds = settings(
@@ -121,6 +114,46 @@ def fuzz(name: str, *, seconds: float = 0.0, examples: int = 0, seed: int = 0) -
                 break
         found.seconds = done
     return found
+
+
+def guided(name: str, *, seconds: float) -> None:
+    """Fuzz by what of longva's code an input reaches, by atheris; this does not return.
+
+    Atheris chooses bytes, of which hypothesis makes an input as it does of its own.
+    """
+    import atheris
+
+    found, folder = Found(), Path(mkdtemp())
+    with ExitStack() as opened:
+        with atheris.instrument_imports(include=["longva", "yaml"]):
+            strategy, run = opened.enter_context(TARGETS[name](folder))
+        begin = time.process_time()
+
+        @given(strategy)
+        def attempt(value: Any) -> None:
+            if (done := time.process_time() - begin) > seconds:
+                found.seconds = done
+                report(f"{name}, guided", found)
+                os._exit(bool(found.crashes))
+            tried(found, run, value)
+
+        arguments = [sys.argv[0], "-seed=1", "-rss_limit_mb=0", "-print_final_stats=0"]
+        atheris.Setup(arguments, attempt.hypothesis.fuzz_one_input)
+        atheris.Fuzz()
+
+
+def tried(found: Found, run: Run, value: Any) -> None:
+    """Try an input, and note how that went."""
+    found.tried += 1
+    try:
+        with limited():
+            run(value)
+    except LongVAError as error:
+        found.refused += 1
+        str(error).encode(errors="replace")
+    except (Exception, TooSlow) as error:
+        told = "".join(traceback.format_exception(error))[-3000:]
+        found.crashes.setdefault(where(error), f"{ascii(value)[:3000]}\n{told}")
 
 
 @contextmanager
@@ -603,26 +636,34 @@ def versions() -> str:
     return ", ".join(f"{name} {version(name)}" for name in names)
 
 
+def report(name: str, found: Found) -> None:
+    """Print a row of Markdown, and what crashed."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    row = [name, f"{found.tried:,}", f"{found.refused:,}", len(found.crashes)]
+    row += [f"{found.seconds:.0f} s", f"{peak:.1f} GiB"]
+    print("|", *(f"{cell} |" for cell in row), flush=True)
+    for place, told in found.crashes.items():
+        print(f"\n### {place}\n{told}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("targets", nargs="*", choices=[*TARGETS, []], help="Default: all.")
     parser.add_argument("--seconds", type=float, default=600.0, help="Of a core, for each.")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--guided", action="store_true", help="By atheris, of one target.")
     parser.add_argument("--list", action="store_true")
     args = parser.parse_args()
     if args.list:
         return print(*TARGETS, sep="\n")
     faulthandler.enable()
     warnings.simplefilter("ignore")
+    if args.guided:
+        return guided(*args.targets, seconds=args.seconds)
     crashed = False
     for name in args.targets or TARGETS:
         found = fuzz(name, seconds=args.seconds, seed=args.seed)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        row = [name, f"{found.tried:,}", f"{found.refused:,}", len(found.crashes)]
-        row += [f"{found.seconds:.0f} s", f"{peak:.1f} GiB"]
-        print("|", *(f"{cell} |" for cell in row), flush=True)
-        for place, told in found.crashes.items():
-            print(f"\n### {place}\n{told}", flush=True)
+        report(name, found)
         crashed = crashed or bool(found.crashes)
     print(f"\n{date.today()}, Python {platform.python_version()}, {versions()}")
     sys.exit(crashed)
