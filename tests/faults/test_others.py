@@ -44,7 +44,7 @@ def test_a_clock_that_jumps_changes_no_answer_and_what_is_watched_is_found(
         answer = session.ask("What?", max_new_tokens=4)
         assert (answer.text, answer.evidence) == (want.text, want.evidence)
         assert (session.timings["encode"] == 0) == found
-        assert all(seconds >= 0 for seconds in answer.timings.values())
+        assert all(0 <= seconds < 600 for seconds in answer.timings.values())
 
 
 def test_requests_wait_for_their_turn_by_no_wall_clock(jumping, monkeypatch):
