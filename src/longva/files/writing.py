@@ -63,9 +63,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 def take_place(new: Path, folder: Path) -> None:
     """Have a folder take the place of another one, which is deleted; that it is there is synced."""
     old = _old_of(folder)
-    if folder.exists():
+    if folder.is_dir():
         folder.replace(old)
-    new.replace(folder)
+    new.replace(folder)  # which fails where a file is in the way
     sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 

@@ -1,6 +1,7 @@
 """Read or draw the needles of a recipe: the paper's, a hub dataset, your own file, or generated."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def read_needles(
     if unknown := [name for name in names if name not in entries]:
         raise RecipeError(f"needles.names: {unknown} not among {list(entries)}")
     chosen = [name for name in entries if name in names or not names]
-    if absent := [name for name in chosen if not (folder / name).is_file()]:
+    if absent := [name for name in chosen if not _is_there(folder / name)]:
         there = [name for name in chosen if name not in absent]
         raise RecipeError(
             f"{folder} lacks {len(absent)} of {len(chosen)} needle pictures: {', '.join(absent)}. "
@@ -97,6 +98,12 @@ def download_needles(dataset: str, distractors: int = 0) -> list[Needle]:
             f"question and answer: {error!r}"
         ) from None
     return _make_set(entries, pictures, distractors)
+
+
+def _is_there(path: Path) -> bool:
+    with suppress(OSError):  # too long a name
+        return path.is_file()
+    return False
 
 
 def _checked(entry: Any) -> dict[str, Any]:
