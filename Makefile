@@ -13,7 +13,7 @@ BENCH := .venv-bench
 RELEASE := .venv-release
 EXAMPLE := out/hour.mp4
 
-.PHONY: ask test test-slow test-eval test-mixins test-vllm docs deploy sbom bench lint clean
+.PHONY: ask test test-slow coverage test-eval test-mixins test-vllm docs deploy sbom bench lint clean
 
 ask: $(INSTALLED)  ## Write an hour of film that shows an anchor for one second, and ask about it.
 	$(BIN)/python -m longva.nano.film $(EXAMPLE) --hide anchor
@@ -27,6 +27,13 @@ test-slow: $(INSTALLED_DEV)  ## What takes long and seldom fails: whole runs twi
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow tests
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt --target .venv/lowbit torchao
 	PYTHONPATH=.venv/lowbit $(BIN)/python -m pytest -n 0 tests/train/test_loop.py -k do_not_fit
+
+coverage: $(INSTALLED_DEV)  ## Which lines and branches of src the fast suite goes through: out/coverage.
+	mkdir -p out/coverage
+	$(BIN)/python -m coverage run -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report > out/coverage/report.txt
+	tail -1 out/coverage/report.txt
 
 test-eval: $(INSTALLED_EVAL)  ## Every benchmark through lmms-eval, on fixtures.
 	$(BIN)/python -m pytest tests/evaluate

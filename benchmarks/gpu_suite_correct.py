@@ -179,7 +179,7 @@ def embedded_case(scale: Scale, dtype: torch.dtype) -> Row:
         for device, kind in ((scale.device, dtype), ("cpu", torch.float32)):
             longva = LongVA.from_pretrained(device=device, dtype=kind)
             media, every = open_media(film), FrameSampling()
-            features.append(longva.encode(media, every, FrameSettings()))
+            features.append(longva.encode(media, every, FrameSettings())[1])
             session = longva.watch(media, sampling=every)
             answers.append([session.ask(scene.question(about)) for about in ("number", "color")])
     ours, theirs = answers

@@ -3,11 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/serving_soak.py
 
 40 clients, each with a key of its own, ask 5,000 questions about 30 short films of the drawn world,
-of which 26 fit the budget of sessions; one request in 20 is hostile. Every answer is
-compared with that of a session of its own, and every hostile request must be refused by the status
-that its kind has. Memory is read after every request. Turns are fair if, when the first client has
-had all of its answers, the others have had as many. Prints Markdown; ends with an error if an
-answer is wrong.
+of which 26 fit the budget of sessions; one request in 20 is hostile. Every answer is compared with
+that of a session of its own, and every hostile request must be refused by the status that its kind
+has. Memory is read after every request. All clients have the same to ask, in orders of their own:
+turns are fair if, when the first has had all of its answers, the others have had as many. Prints
+Markdown; ends with an error if an answer is wrong.
 """
 
 import argparse
@@ -35,6 +35,11 @@ QUESTIONS = (
     "What color is behind the moon?",
 )
 TOKENS = 8
+HOSTILE = 1 / 20
+ATTACKS = (
+    *("inside", "path", "steps", "broken", "field", "nested"),
+    *("large", "base64", "key", "gone", "half"),
+)
 FIT = 26
 """Films whose sessions fit the budget."""
 
@@ -96,26 +101,37 @@ class Soak:
         self.hostile = 0
         self.memory: list[int] = []
         self.seconds: list[float] = []
+        self.took: list[float] = []
         self.had = [0] * 1000
         self.at_first_end: list[int] | None = None
         self._lock = threading.Lock()
 
     def client(self, number: int, key: str) -> None:
-        """Make all requests of one client, each after the answer to the one before."""
+        """Make all requests of one client, each after the answer to the one before.
+
+        Every client has the same questions and attacks to make, in an order of its own.
+        """
         rng = random.Random(number)
+        questions = [(film, question) for film in range(FILMS) for question in QUESTIONS]
+        hostile = round(self.each * HOSTILE)
+        work = [questions[n % len(questions)] for n in range(self.each - hostile)]
+        work += [(ATTACKS[n % len(ATTACKS)], "") for n in range(hostile)]
+        rng.shuffle(work)
+        began = time.perf_counter()
         headers = {"Authorization": f"Bearer {key}"}
         with httpx.Client(base_url=self.server.url, headers=headers, timeout=600) as http:
-            for done in range(self.each):
-                if rng.randrange(20) == 0:
-                    self.attack(http, rng)
+            for done, (what, question) in enumerate(work):
+                if isinstance(what, str):
+                    self.attack(http, what)
                 else:
-                    self.ask(http, rng.randrange(FILMS), rng.choice(QUESTIONS))
+                    self.ask(http, what, question)
                 with self._lock:
                     self.memory.append(self.server.resident())
                     self.had[number] = done + 1
                 if time.monotonic() > self.ends:
                     break
         with self._lock:
+            self.took.append(time.perf_counter() - began)
             if self.at_first_end is None:
                 self.at_first_end = list(self.had)
 
@@ -132,8 +148,8 @@ class Soak:
             if said != self.right[film, question]:
                 self.wrong.append(f"{film}, {question}: {reply.status_code} {said[:200]}")
 
-    def attack(self, http: httpx.Client, rng: random.Random) -> None:
-        """Make a hostile request; note if it is not refused as its kind is."""
+    def attack(self, http: httpx.Client, kind: str) -> None:
+        """Make a hostile request of a kind; note if it is not refused as that kind is."""
         film = (self.folder / "1.mp4").as_uri()
         broken = (self.folder / "broken.mp4").as_uri()
         kinds = {
@@ -149,7 +165,6 @@ class Soak:
             "gone": (None, None),
             "half": (None, None),
         }
-        kind = rng.choice(list(kinds))
         sent, status = kinds[kind]
         if kind == "gone":
             self.hang_up(http, film)
@@ -196,10 +211,15 @@ class Soak:
             "requests": f"{len(self.memory)}, {self.hostile} of them hostile",
             "wrong answers or statuses": len(self.wrong),
             "memory, median of each fifth, MiB": ", ".join(f"{m / 2**20:.0f}" for m in parts),
-            "last fifth over second": f"{100 * (parts[4] / parts[1] - 1):+.1f} %",
+            "last fifth over third": f"{100 * (parts[4] / parts[2] - 1):+.1f} %",
             "requests of others when the first client was done": (
                 f"{min(had)} to {max(had)}, median {statistics.median(had):.0f}"
             ),
+            "seconds until a client had all of its answers": (
+                f"{min(self.took):.1f} to {max(self.took):.1f}, "
+                f"median {statistics.median(self.took):.1f}"
+            ),
+            "Jain's index of their speeds": f"{jain([1 / seconds for seconds in self.took]):.3f}",
             "waiting and answering, median / longest": (
                 f"{statistics.median(self.seconds):.2f} s / {max(self.seconds):.2f} s"
             ),
@@ -211,6 +231,11 @@ class Soak:
         print("\n".join(f"| {name} | {value} |" for name, value in rows.items()))
         if self.wrong:
             raise SystemExit("\n".join(self.wrong[:20]))
+
+
+def jain(shares: list[float]) -> float:
+    """Return how equal shares are: 1 if all are, 1/n if one has all (Jain et al., 1984)."""
+    return sum(shares) ** 2 / sum(share**2 for share in shares) / len(shares)
 
 
 def body(url: str, text: str) -> dict:

@@ -27,6 +27,7 @@ from datetime import date
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -52,14 +53,14 @@ class Probe:
         self.seconds: list[float] = []
         self.errors: list[str] = []
         self._server, self._film = server, film
+        self._client = httpx.Client(timeout=120)
 
     def once(self) -> None:
         """Ask, and note how long the answer took."""
         started = time.perf_counter()
-        reply = httpx.post(
+        reply = self._client.post(
             f"{self._server.url}/v1/chat/completions",
             json=body(self._server, "What number is with the key?", self._film.as_uri()),
-            timeout=120,
         )
         self.seconds.append(time.perf_counter() - started)
         if reply.status_code != 200:
@@ -93,12 +94,12 @@ def body(server: Serving | Target, text: str, url: str, **options) -> dict:
     return {"model": server.model, "messages": messages, "max_tokens": 16, **options}
 
 
-def post(server: Target, content: bytes | dict, **headers: str) -> str:
+def post(server: Target, content: bytes | dict, client: Any = httpx, **headers: str) -> str:
     """Send a request; return its status, and the code of an error, which may come after a 200."""
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
     kinds = {"Content-Type": "application/json", **headers}
     url = f"{server.url}/v1/chat/completions"
-    reply = httpx.post(url, content=data, headers=kinds, timeout=600)
+    reply = client.post(url, content=data, headers=kinds, timeout=600)
     error = reply.json().get("error")
     return f"{reply.status_code} {error['code'] or error['message']}" if error else "200"
 
@@ -145,11 +146,12 @@ def large_medium(server: Target) -> str:
 def forged(server: Target) -> str:
     """Ask as sixty clients by a header, all at once."""
     statuses: list[str] = []
+    client = httpx.Client(limits=httpx.Limits(max_connections=60))
 
     def ask(number: int) -> None:
         asked = {"model": server.model, "messages": [{"role": "user", "content": "Hi"}]}
         asked["max_tokens"] = 16
-        statuses.append(post(server, asked, **{"X-Forwarded-For": f"10.0.0.{number}"}))
+        statuses.append(post(server, asked, client, **{"X-Forwarded-For": f"10.0.0.{number}"}))
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(60)]
     for thread in threads:

@@ -464,7 +464,7 @@ def test_a_broken_file_of_ours_is_copied_again(llava, tmp_path, file):
 
 def test_quantised_weights_without_bitsandbytes_say_what_to_install(llava, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(CheckpointError, match="int8 weights need .*: pip install .bitsandbytes>="):
+    with pytest.raises(LongVAError, match="int8 needs bitsandbytes, .*: pip install .bitsandb"):
         load_pretrained(llava, quantization="int8")
 
 

@@ -179,7 +179,7 @@ def test_a_reloaded_page_finds_its_conversation_and_a_guess_finds_none(setting, 
     async def visit():
         with gr.Blocks():
             tab = AskTab(setting)
-            stage = tab.on_stage
+            stage = tab.stage_handlers
         first, key = Visitor(), "0123456789abcdef" * 2
         await stage.reopen(first, key)
         await stage.show(first, video)
@@ -222,7 +222,7 @@ def test_a_copied_tab_that_is_closed_takes_nothing_from_the_first(setting, video
 
     async def visit():
         with gr.Blocks():
-            stage = AskTab(setting).on_stage
+            stage = AskTab(setting).stage_handlers
         key, first, copy = "0123456789abcdef" * 2, Visitor(), Visitor()
         for visitor in (first, copy):
             await stage.reopen(visitor, key)

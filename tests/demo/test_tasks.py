@@ -149,7 +149,7 @@ def test_films_are_added_taken_away_and_no_more_than_eight(setting, films, monke
     async def visit():
         with gr.Blocks():
             tab = AskTab(setting)
-        stage, visitor = tab.on_stage, Visitor(key="k")
+        stage, visitor = tab.stage_handlers, Visitor(key="k")
         await stage.show(visitor, films[0])
         await answered(setting, visitor, "what?")
         drawn = await stage.begin_adding(visitor)
@@ -164,7 +164,7 @@ def test_films_are_added_taken_away_and_no_more_than_eight(setting, films, monke
         assert [medium.path.name for medium in visitor.media] == ["b.mp4", "a.mp4"]
         drawn = await stage.take_away(visitor, SimpleNamespace(medium=0))
         assert [medium.path.name for medium in visitor.media] == ["a.mp4"]
-        monkeypatch.setattr("longva.demo.on_stage.MOST_MEDIA", 1)
+        monkeypatch.setattr("longva.demo.stage_handlers.MOST_MEDIA", 1)
         await stage.begin_adding(visitor)
         with pytest.raises(gr.Error, match="At most 1 films together"):
             await stage.show(visitor, films[1])
@@ -208,7 +208,7 @@ def test_the_same_question_again_or_edited_begins_where_it_stood(setting, video)
         with gr.Blocks():
             tab = AskTab(setting)
         visitor = Visitor(key="k")
-        await tab.on_stage.show(visitor, video)
+        await tab.stage_handlers.show(visitor, video)
         values = (6, None, "", "", True, 3, 4, 0, 1, 0)
 
         async def asked(question, *how):
@@ -286,6 +286,17 @@ def test_a_library_is_bounded_and_what_was_opened_least_recently_goes(setting, t
     assert small.of("me") == []
 
 
+def test_a_film_that_cannot_be_kept_is_left_out(setting, video, tmp_path):
+    library = Library(tmp_path / "library", 2**30)
+    film = open_medium(video, setting.engine.longva)
+    library.add("me", film)
+    (entry,) = library.folder.glob("*/*/entry.json")
+    entry.unlink()
+    (entry / "no file").mkdir(parents=True)  # as a full disk: the entry cannot be written
+    library.add("me", film)
+    assert library.of("me") == []
+
+
 def test_what_is_encoded_of_a_film_is_counted_and_deleted_with_it(longva, tmp_path, video):
     cache = FeatureCache(tmp_path / "cache")
     library = Library(cache.folder / "library", 2**30, cache)
@@ -294,7 +305,7 @@ def test_what_is_encoded_of_a_film_is_counted_and_deleted_with_it(longva, tmp_pa
     library.add("you", film)
     assert library.of("me")[0].encoded == 0
     frames = longva.describe(film.media, FrameSampling(num_frames=4))
-    tokens = longva.encode(film.media, FrameSampling(num_frames=4), FrameSettings())
+    _, tokens = longva.encode(film.media, FrameSampling(num_frames=4), FrameSettings())
     for model in ("one", "other"):
         key = cache.key(film.media, frames, FrameSettings(), longva.processor, model)
         cache.save(key, tokens)
@@ -313,7 +324,7 @@ def test_answers_put_films_into_the_library_and_it_opens_and_deletes_them(settin
         with gr.Blocks():
             tab = AskTab(setting)
         key, owner, visitor = "0" * 32, "1" * 32, Visitor()
-        stage = tab.on_stage
+        stage = tab.stage_handlers
         await stage.reopen(visitor, key, owner)
         await stage.show(visitor, video)
         assert setting.library.of(owner) == []

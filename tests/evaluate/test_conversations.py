@@ -15,6 +15,7 @@ from longva.model.random_model import random_longva
 from longva.nano.world import draw_scene, random_scene
 from longva.watching.assistant import LongVA
 from tests.tolerance import SAME
+from tests.watching import families
 
 SIX_FRAMES = FrameSampling(num_frames=6)
 
@@ -46,6 +47,20 @@ def test_an_answer_is_that_of_the_assistant(longva, video):
     reader = Reader(longva, sampling=SIX_FRAMES)
     got = reader.generate(user(video, "What is shown?"), max_new_tokens=12)
     assert (got.text, got.prompt_tokens) == (want.text, want.prompt_tokens)
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "internvl"])
+def test_other_video_models_are_evaluated_by_their_own_prompts(name, video):
+    model, processor = families.make(name)
+    other = LongVA(model, processor, name=name)
+    want = other.watch(video, frames=6).ask("What is shown?", max_new_tokens=6)
+    reader = Reader(other, sampling=SIX_FRAMES)
+    asked = user(video, "What is shown?")
+    got = reader.generate(asked, max_new_tokens=6)
+    assert (got.text, got.prompt_tokens) == (want.text, want.prompt_tokens)
+    reader.generate(user("Before", video, "and", picture(0), "after?"), max_new_tokens=1)
+    again = Reader(other, sampling=SIX_FRAMES, reuse=False).loglikelihood(asked, "A fox.")
+    assert reader.loglikelihood(asked, "A fox.") == pytest.approx(again, abs=1e-9)
 
 
 def test_questions_about_one_video_share_one_watching(longva, video):

@@ -9,8 +9,8 @@ from PIL import Image, ImageCms
 
 from longva.errors import VideoError
 from longva.media.colours import to_rgb
+from longva.media.image_file import load_image
 from longva.media.medium import open_media
-from longva.media.source import load_image
 
 WHITE, HALF, RED = (255, 255, 255), (255, 127, 127), (255, 0, 0)
 

@@ -7,6 +7,7 @@ import struct
 import wave
 import zlib
 from pathlib import Path
+from urllib.parse import quote
 
 import av
 import numpy as np
@@ -16,9 +17,10 @@ from av.stream import Disposition
 from PIL import Image, ImageFile
 
 from longva.errors import VideoError
+from longva.media.address import PIECE, data_of
+from longva.media.image_file import load_image, open_image, picture_count
 from longva.media.medium import MAX_ANIMATION_PIXELS, open_media
 from longva.media.sampling import FrameSampling
-from longva.media.source import load_image
 from tests.hard_videos import (
     EVERY,
     numbered,
@@ -184,6 +186,21 @@ def test_bytes_data_uris_and_file_addresses(h264, tmp_path):
         assert numbers_of(source, [0, 33]) == [0, 33]
 
 
+@pytest.mark.parametrize("size", [1, 5, PIECE // 4 * 3 - 1, PIECE // 4 * 3, 2 * PIECE + 7])
+def test_a_data_uri_is_read_whole_with_line_breaks_and_escapes(size):
+    data = os.urandom(size)
+    for text in (base64.b64encode(data), base64.encodebytes(data)):
+        for body in (text.decode(), quote(text)):
+            assert data_of(f"data:video/mp4;base64,{body}") == data
+
+
+@pytest.mark.parametrize("at", [4, PIECE - 4, PIECE, PIECE + 4])
+def test_a_data_uri_with_an_end_in_its_middle_is_refused(at):
+    body = "A" * at + "AA==" + "A" * PIECE
+    with pytest.raises(VideoError, match="not valid base64"):
+        data_of(f"data:video/mp4;base64,{body}")
+
+
 def test_the_fingerprint_is_that_of_the_content(h264, tmp_path):
     copied = shutil.copy(h264, tmp_path / "copy.mp4")
     fingerprint = open_media(h264).fingerprint()
@@ -300,6 +317,16 @@ def test_sources_that_are_no_files_are_refused(tmp_path):
     }.items():
         with pytest.raises(VideoError, match=message):
             open_media(source)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_pictures_are_counted_no_further_than_asked(suffix, tmp_path):
+    path = tmp_path / f"a.{suffix}"
+    first, *others = [Image.new("RGB", (8, 8), (40 * number, 0, 0)) for number in range(6)]
+    first.save(path, save_all=True, append_images=others, duration=100)
+    with open_image(path, 64) as image:
+        assert picture_count(path, image, 6) == 6
+        assert picture_count(path, image, 2) == (3 if suffix == "gif" else 6)
 
 
 def test_large_animations_are_refused(tmp_path):

@@ -158,8 +158,8 @@ def test_evidence_is_the_attention_of_the_answers_positions_by_frame(tmp_path):
     found = []
 
     class Noting(TreeModel):
-        def per_frame(self, weights, probe):
-            found.append(super().per_frame(weights, probe))
+        def per_frame(self, weights, prompt):
+            found.append(super().per_frame(weights, prompt))
             return found[-1]
 
     recipe = visual_recipe(tmp_path / "run")

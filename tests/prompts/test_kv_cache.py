@@ -31,7 +31,7 @@ from transformers import (
 from longva.attention.evidence import EvidenceCollector
 from longva.errors import ContextLengthError, LongVAError, NonFiniteError
 from longva.niah.loading import prepare
-from longva.prompts.excerpt import Excerpt
+from longva.prompts.excerpt import excerpt
 from longva.prompts.kv_cache import CachedSequence
 from longva.prompts.kv_layers import CAPACITY_STEP, dequantise, quantise
 from longva.prompts.recomputed import RecomputedSequence
@@ -83,15 +83,15 @@ def test_an_excerpt_answers_as_if_what_is_left_out_could_not_be_seen_any_more():
     symbols, question = symbols[17:].abs(), torch.tensor([3, 14, 15, 9, 2, 6])
     sequence = CachedSequence(model)
     sequence.append(symbols)
-    excerpt = Excerpt(sequence, [(0, 4), (9, 13)])
-    states = [excerpt.append(question[:4], keep=4), excerpt.append(question[4:], keep=2)]
+    part = excerpt(sequence, [(0, 4), (9, 13)])
+    states = [part.append(question[:4], keep=4), part.append(question[4:], keep=2)]
 
     everything = torch.cat([symbols[:13], question])  # what came later never mattered
     sees = torch.ones(19, 19, dtype=torch.bool).tril()
     sees[13:, 4:9] = False
     mask = torch.zeros(1, 1, 19, 19, dtype=torch.float64).masked_fill(~sees, -torch.inf)
     want = model(input_ids=everything[None], attention_mask=mask).logits[0, 13:]
-    torch.testing.assert_close(excerpt.logits(torch.cat(states)), want, atol=SAME, rtol=0)
+    torch.testing.assert_close(part.logits(torch.cat(states)), want, atol=SAME, rtol=0)
 
     before = CachedSequence(model)
     before.append(symbols)

@@ -21,6 +21,7 @@ from longva.model.random_model import random_longva
 from longva.serve.errors import as_api_error
 from longva.serve.limits import Limits
 from longva.serve.media.check import open_within
+from longva.serve.response_models import LongVAAnswer
 from longva.watching.assistant import LongVA
 from longva.watching.features import FrameSettings
 from tests.hard_videos import truncate, write_video
@@ -125,6 +126,7 @@ def test_text_alone_is_answered_as_generate_does(server, longva):
     got = ask(server, messages)
     assert text_of(got) == want.strip() != ""
     assert got.model_extra["longva"]["evidence"] == []
+    assert got.model_extra["longva"].keys() <= LongVAAnswer.model_fields.keys()  # as described
 
 
 def test_text_that_spells_control_tokens_is_read_as_text(server, longva):

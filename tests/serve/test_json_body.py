@@ -28,6 +28,16 @@ def test_json_is_what_it_is_whether_media_are_in_it_or_not(value):
         assert parse(body.encode()) == value
 
 
+@pytest.mark.parametrize("length", [4096, 2**18 - 1, 2**18, 2**18 + 1, 2**19 + 5])
+@pytest.mark.parametrize("ending", ["", "\u00e9", "\\", "\n", "="])
+def test_a_medium_of_any_length_is_read_whole(length, ending):
+    uri = "data:" + "A" * (length - 5) + ending
+    for body in (json.dumps([uri]), json.dumps([uri], ensure_ascii=False)):
+        assert parse(body.encode()) == [uri]
+    with pytest.raises(json.JSONDecodeError):
+        parse(f'["{uri}\n"]'.encode())  # JSON has no line breaks within its strings
+
+
 @pytest.mark.parametrize("unit", [b"{},", b"1,", b'"data:",'])
 def test_what_is_no_medium_is_bounded_before_it_is_parsed(unit, monkeypatch):
     body = b"[" + unit * (2 * MOST_BYTES // len(unit)) + b"1]"

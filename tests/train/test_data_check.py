@@ -1,7 +1,9 @@
 """Broken samples: found before a run, and left out of one that has begun, in their place."""
 
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,11 +24,13 @@ from longva.train import align, dpo
 from longva.train.align import AlignConfig
 from longva.train.data_check import check_data
 from longva.train.dpo import DPOConfig
+from longva.train.metrics import MetricLogger
 from longva.train.optim import OptimConfig
 from longva.train.order import StepOrder
 from longva.train.recipe import LoopConfig
 from longva.train.sharding import ParallelConfig
 from tests.distributed import run_distributed
+from tests.train.toys import metrics
 
 ORDER = StepOrder(num_samples=24, samples_per_step=4)
 BROKEN = sorted(ORDER.sample(position) for position in (10, *range(16, 20)))
@@ -137,6 +141,50 @@ def test_preferences_are_left_out_too(folder, tmp_path):
         str(n) for n in BROKEN
     ]
     assert run(dpo, replace(config, data=replace(config.data, skip=found.bad)))
+
+
+@pytest.mark.slow
+def test_of_2000_samples_5_broken_ones_are_passed_by_also_by_a_run_that_is_killed(
+    folder, tmp_path, monkeypatch
+):
+    data = tmp_path / "data"
+    data.mkdir()
+    shutil.copytree(folder / "model", data / "model")
+    order = StepOrder(num_samples=2000, samples_per_step=40)
+    broken = sorted(order.sample(position) for position in (3, 700, 1000, 1001, 1999))
+    lines = (folder / "chats.jsonl").read_text().splitlines()
+    with (data / "chats.jsonl").open("w") as file:
+        for n in range(2000):
+            sample = json.loads(lines[n % 24]) | {"id": n, "image": f"{n}.png"}
+            file.write(json.dumps(sample) + "\n")
+            Image.new("RGB", (8, 8), (n % 256, n // 256, 0)).save(data / f"{n}.png")
+            if n in broken:
+                (data / f"{n}.png").write_bytes(b"\x89PNG")
+
+    def config(output_dir: Path, skip: Path | None = None) -> AlignConfig:
+        one = recipe(data, output_dir, skip)
+        steps = replace(one.loop, samples_per_step=40, samples_per_micro_batch=20, save_every=10)
+        return replace(one, loop=steps)
+
+    checked = check_data(config(tmp_path / "run"), tmp_path / "check")
+    named = [row["sample"].split()[-1] for row in checked.reports["data"].bad]
+    assert named == [str(n) for n in broken]
+
+    logged = MetricLogger.step
+
+    def dies(self, step: int, metrics: dict[str, float]) -> None:
+        logged(self, step, metrics)
+        if step == 33:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricLogger, "step", dies)
+        with pytest.raises(AssertionError, match="SIGKILL"):
+            run(align, config(tmp_path / "killed", checked.bad))
+    assert not (tmp_path / "killed" / "model").exists()
+    goes_on = run(align, config(tmp_path / "killed", checked.bad))
+    assert goes_on == run(align, config(tmp_path / "whole", checked.bad))
+    assert metrics(tmp_path / "killed", "step") == list(range(1, 51))
 
 
 def test_a_check_goes_on_where_it_was_and_reads_what_was_bad_again(folder, tmp_path, monkeypatch):

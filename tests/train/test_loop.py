@@ -402,7 +402,7 @@ def test_a_held_out_loss_that_is_no_number_stops_the_run(tmp_path):
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(AssertionError, match="RecipeError: loop.track names wandb: pip install"):
+    with pytest.raises(AssertionError, match="LongVAError: loop.track needs wandb, .*: pip inst"):
         on_ranks(1, toy_recipe(tmp_path, track=["wandb"]))
 
 

@@ -61,7 +61,7 @@ KEPT = {
 NOTES = {
     "stop": "the context is full since 0:00:04, so 16 of 24 frames are not known",
     "newest": "the context was full, so 18 of 24 frames are forgotten, between 0:00:02 and 0:00:11",
-    "thin": "the context was full, so only every 4th frame is known",
+    "thin": "the context was full, so only one frame in 4 is known",
 }
 
 

@@ -49,7 +49,7 @@ def test_streamed_is_the_same_to_the_last_bit_as_one_table_of_all_features(
     streamed = longva.watch([pictures, pictures], fps=2)
     whole = longva.watch([pictures, pictures], fps=2, now=False)
     every = FrameSampling(fps=2)
-    table = longva.encode(pictures, every, FrameSettings()).flatten(0, 1)
+    table = longva.encode(pictures, every, FrameSettings())[1].flatten(0, 1)
     whole._reader.rows = torch.cat([table, table])
     prompt = whole._symbols(
         [{"role": "user", "content": [{"type": "video"}, {"type": "video"}]}], streamed.media

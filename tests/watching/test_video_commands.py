@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -19,6 +20,7 @@ from longva.cli import app
 from longva.errors import CheckpointError, LongVAError
 from longva.watching.assistant import LongVA
 from longva.watching.self_test import run_self_test
+from tests.live_films import write_film
 from tests.watching import families
 
 RUN = CliRunner()
@@ -39,8 +41,6 @@ def folder(request, tmp_path_factory) -> Path:
 def film(tmp_path_factory) -> Path:
     """Six seconds, ten frames a second."""
     from fractions import Fraction
-
-    from PIL import Image
 
     from longva.media.write import write_video
 
@@ -153,33 +153,37 @@ def test_a_film_in_the_cache_is_not_encoded_again(folder, film, tmp_path, monkey
         longva.watch(film, frames=4)
 
 
-def test_words_between_frames_and_parts_of_the_cache_are_longva_s_own(
-    folder, film, tmp_path, monkeypatch
-):
+def test_subtitles_times_and_a_search_are_for_every_model(folder, film, tmp_path):
     said = tmp_path / "film.srt"
     said.write_text("1\n00:00:01,000 --> 00:00:02,000\nHello\n")
 
-    def refused(*words) -> str:
-        result = RUN.invoke(app, [str(word) for word in words])
-        assert isinstance(result.exception, LongVAError) and not result.stdout, result.output
-        return str(result.exception)
+    def tokens(*options) -> int:
+        told = run("ask", film, "What?", "--model", folder, "--max-new-tokens", 2, *options)
+        return int(re.search(r"6 frames, (\d+) tokens", told)[1])
 
-    of_model = ["--model", folder, "--max-new-tokens", 2]
-    for option in (["--subtitles", said], ["--time-tokens", 2]):
-        told = refused("ask", film, "What?", *of_model, *option)
-        assert told.startswith("subtitles and time_tokens are for LongVA: what stands between")
-        assert told.endswith("is written by its own processor. Leave them out.")
-    assert run("ask", film, "What?", *of_model)
+    plain = tokens()
+    hello = len(LongVA.from_pretrained(folder, self_test=False).processor.tokenizer("Hello")[0])
+    assert tokens("--subtitles", said) >= plain + hello
+    assert tokens("--time-tokens", 4) >= plain + len("0:00:000:00:04")
+    found = json.loads(run("find", film, "a car", "--model", folder, "--least", 0, "--json"))
+    assert found["ranges"] and {one["by"] for one in found["ranges"]} == {"attention"}
+    assert all(0 <= one["start"] < one["end"] <= 6 for one in found["ranges"])
 
-    def no_watching(*_):
-        raise AssertionError("the film is watched before it is refused")
 
-    monkeypatch.setattr("longva.watching.session.Session.watch", no_watching)
-    told = refused("find", film, "a car", "--model", folder)
-    monkeypatch.undo()
-    assert told.startswith("find asks about parts of a film in its cache, which a model that")
-    assert told.endswith("Take a LongVA.")
-    run("find", film, "a car", "--model", "nano")
+def test_a_film_that_is_being_recorded_is_watched(folder, tmp_path):
+    path, pictures = tmp_path / "film.ts", [Image.effect_noise((160, 96), 60)] * 7
+    write_film(str(path), [picture.convert("RGB") for picture in pictures])
+    options = ["--model", folder, "--idle", 0.1, "--max-frames", 4, "--max-new-tokens", 2]
+    told = RUN.invoke(app, ["watch", str(path), "What?", "--json", *map(str, options)])
+    assert told.exit_code == 0, told.output
+    answer = json.loads(told.stdout)
+    assert answer["frames"] <= 4 and "the context was full" in answer["notes"][-1]
+
+
+def test_how_frames_fit_is_said_by_the_model_s_own_processor(folder, film):
+    result = RUN.invoke(app, ["ask", str(film), "?", "--model", str(folder), "--fit", "pad"])
+    assert isinstance(result.exception, LongVAError), result.output
+    assert result.exception.remedies == {"fit": "crop"}
 
 
 def test_a_model_whose_cache_answers_otherwise_is_refused_with_the_figures(monkeypatch):

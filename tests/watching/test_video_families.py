@@ -5,17 +5,22 @@ logits of `generate` are rounded to float32.
 """
 
 import importlib.util
+import inspect
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from longva.errors import LongVAError, VideoError
+from longva.media.live import LiveFrame
 from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling
 from longva.watching.assistant import LongVA
 from longva.watching.features import FrameSettings
+from longva.watching.live import follow
 from tests.watching import families
 
 QUESTIONS = ["What?", "Who arrives, and when?"]
@@ -162,7 +167,7 @@ def test_one_frame_is_no_beginning_for_a_model_that_encodes_pairs():
 def test_the_features_of_a_film_are_one_a_pair():
     longva = LongVA(*families.make("qwen2_5_vl"), name="pairs")
     medium = open_media(film()[:4], seconds=range(4))
-    features = longva.encode(medium, FrameSampling(), FrameSettings())
+    _, features = longva.encode(medium, FrameSampling(), FrameSettings())
     frames = longva.describe(medium, FrameSampling())
     (whole,) = longva.stream(medium, frames, FrameSettings())
     assert len(features) == 2 and torch.equal(features, whole)
@@ -175,21 +180,71 @@ def test_a_frame_waits_for_the_other_of_its_pair():
     assert session.extend(film()[:7]) == 2 and session.frames == 6
 
 
+@pytest.mark.parametrize("name", ["internvl", "qwen2_5_vl", "qwen3_vl"])
 @pytest.mark.parametrize("policy", ["stop", "newest", "thin"])
-def test_policies_forget_frames_that_are_encoded_singly(policy):
-    session = LongVA(*families.make("internvl"), name="singly").watch(
-        film()[:4], policy=policy, max_frames=6
-    )
-    session.extend(film())
+def test_policies_forget_whole_frames_or_pairs(name, policy, tmp_path):
+    longva = LongVA(*families.make(name), name="forgetful")
+    some = [open_media(film(n), seconds=range(n)) for n in (4, 9, FRAMES)]
+    session = longva.watch(some[0], policy=policy, max_frames=6)
+    session.extend(some[1])
+    session.save(tmp_path / "session.safetensors")
+    session = longva.resume(tmp_path / "session.safetensors")
+    session.extend(some[2])
     (medium,) = session.media
-    assert len(medium) <= 6 and session.notes
-    chosen = film()[medium.indices.tolist()]
-    again = session.watcher.watch(open_media(chosen, seconds=medium.indices.tolist()))
+    numbers = medium.indices.tolist()
+    single = {"stop": range(6), "newest": [0, 1, 2, 11], "thin": range(0, 12, 2)}
+    paired = {"stop": range(6), "newest": [0, 1, 10, 11], "thin": [0, 1, 4, 5, 8, 9]}
+    assert numbers == list((single if medium.unit == 1 else paired)[policy])
+    again = longva.watch(open_media(film()[numbers], seconds=numbers), frames=len(numbers))
+    assert again.media[0].indices.tolist() == list(range(len(numbers)))
     asked = {"max_new_tokens": 10}
     assert session.ask("What?", **asked).text == again.ask("What?", **asked).text
-    pairs = LongVA(*families.make("qwen2_vl"), name="pairs")
-    with pytest.raises(LongVAError, match="encodes 2 frames together"):
-        pairs.watch(film(), policy=policy)
+    torch.testing.assert_close(logits(session, "When?"), logits(again, "When?"), atol=1e-9, rtol=0)
+    if policy == "thin":
+        known = "one frame in 2" if medium.unit == 1 else "one pair of frames in 2"
+        assert session.notes[-1].endswith(f"the context was full, so only {known} is known")
+
+
+def test_an_interrupt_while_pairs_are_read_again_loses_none(tmp_path, monkeypatch):
+    monkeypatch.setattr("longva.watching.video_family.BATCH", 2)
+    longva = LongVA(*families.make("qwen2_5_vl"), name="pairs", chunk_tokens=4)
+    session = longva.watch(open_media(film(24), seconds=range(24)), policy="thin", max_frames=24)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        session.extend(open_media(film(48), seconds=range(48)), interrupt)
+    held = [n for n in range(24) if n // 2 % 2 == 0]
+    assert 2 < session.frames < len(held)
+    session.save(tmp_path / "session.safetensors")
+    resumed = longva.resume(tmp_path / "session.safetensors")
+    resumed.watch()  # reads again what was left, from the file
+    again = longva.watch(open_media(film(24)[held], seconds=held), frames=len(held))
+    assert resumed.media[0].indices.tolist() == held
+    for one in (session, resumed):
+        one.extend(open_media(film(48), seconds=range(48)))
+        assert one.media[0].indices.tolist() == [n for n in range(48) if n // 2 % 2 == 0]
+    torch.testing.assert_close(logits(session, "?"), logits(resumed, "?"), atol=1e-9, rtol=0)
+    resumed = longva.resume(tmp_path / "session.safetensors")
+    resumed.watch()
+    torch.testing.assert_close(logits(resumed, "?"), logits(again, "?"), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "internvl"])
+def test_what_comes_frame_by_frame_is_watched_in_whole_pairs(name):
+    longva = LongVA(*families.make(name), name="live")
+    pictures = film().permute(0, 2, 3, 1).numpy()
+    frames = [LiveFrame(picture=p, seconds=float(n)) for n, p in enumerate(pictures)]
+    steps = [frames[:1], [], frames[1:4], frames[4:9], frames[9:], None]
+    source: Any = SimpleNamespace(next=lambda *_: steps.pop(0))
+    known = []
+    for session, is_due in follow(longva, source, name="camera", policy="newest", every=5):
+        known += [session.frames] if is_due else []
+    assert known == ([4, 10] if longva.family.unit == 2 else [5, 10])
+    whole = longva.watch(open_media(film(), seconds=range(FRAMES)))
+    assert session.frames == FRAMES
+    torch.testing.assert_close(logits(session, "?"), logits(whole, "?"), atol=1e-9, rtol=0)
 
 
 def test_what_stands_elsewhere_is_read_again():
@@ -201,3 +256,143 @@ def test_what_stands_elsewhere_is_read_again():
     reader._place = lambda symbols: replace(place(symbols), positions=place(symbols).positions + 1)
     reader._placed = replace(reader._placed, symbols=prompt[:0])
     assert reader.share(prompt) == reader.share(prompt) == 0
+
+
+DIVISIBLE = ["qwen2_5_vl", "qwen3_vl", "internvl", "llava_onevision"]
+
+
+@pytest.fixture(scope="module", params=DIVISIBLE)
+def divisible(request) -> SimpleNamespace:
+    """Of `family`, those whose layers see everything before a token."""
+    model, processor = families.make(request.param)
+    longva = LongVA(model, processor, name=request.param, chunk_tokens=37)
+    return SimpleNamespace(name=request.param, model=model, processor=processor, longva=longva)
+
+
+@torch.inference_mode()
+def masked_logits(family, session, hidden: slice) -> torch.Tensor:
+    """After a question about a film of six frames, of whose rows it does not see some, [1, V]."""
+    made = inputs(family, session, QUESTIONS[0], frames=6)
+    ids = made.pop("input_ids")
+    made.pop("attention_mask")
+    visual = torch.isin(ids[0], torch.tensor([family.longva.family.prompts.placeholder]))
+    rows = visual.nonzero().flatten()
+    last = int(rows[session.media[0].tokens_per_frame * 6 // session.media[0].unit - 1])
+    sees = torch.ones(len(visual), len(visual), dtype=torch.bool).tril()
+    sees[last + 1 :, hidden] = False
+    find = getattr(family.model.base_model, "get_rope_index", None)
+    places = {}
+    if find is not None:
+        takes = find.__code__.co_varnames[: find.__code__.co_argcount]
+        places["position_ids"] = find(ids, **{n: v for n, v in made.items() if n in takes})[0]
+    logits = family.model(input_ids=ids, attention_mask=sees[None, None], **made, **places).logits
+    return logits[:, -1]
+
+
+def test_parts_of_a_film_are_asked_about_as_if_the_others_could_not_be_seen(divisible):
+    session = divisible.longva.watch(film())
+    reader, (medium,) = session._reader, session.media
+    prompt = session._question(QUESTIONS[0])
+    rows = (prompt < 0).nonzero().flatten()
+    starts = rows[:: medium.tokens_per_frame]
+    first, stop = 4 // medium.unit, 6 // medium.unit
+    end = int(rows[stop * medium.tokens_per_frame - 1]) + 1
+    question = prompt[int(rows[medium.rows - 1]) + 1 :]
+    part = reader.excerpt([(0, int(starts[0])), (int(starts[first]), end)])
+    ours = part.logits(part.append(question))
+    want = masked_logits(divisible, session, slice(int(starts[0]), int(starts[first])))
+    torch.testing.assert_close(ours, want, atol=1e-6, rtol=0)
+    assert session.ask("What?", max_new_tokens=3).text  # the whole is as it was
+
+
+def test_ranges_that_are_found_are_whole_frames_or_pairs_at_their_times(divisible):
+    seconds = [2.0 * n for n in range(FRAMES)]
+    session = divisible.longva.watch(open_media(film(), seconds=seconds), frames=FRAMES)
+    said = session.ask(QUESTIONS[1], max_new_tokens=4).text
+    found = session.find("a car", least=0.0)
+    assert {one.by for one in found} == {"attention"}
+    unit = session.media[0].unit
+    for one in found:
+        assert one.first % unit == 0 and (one.last + 1) % unit == 0
+        assert (one.start, one.end) == (2.0 * one.first, 2.0 * (one.last + 1))
+        assert one.first <= one.frame <= one.last and 0 <= one.score <= 1
+    shown = {n for one in found for n in range(one.first, one.last + 1)}
+    evidence = session.ask("When is a car shown?", max_new_tokens=1, evidence=FRAMES).evidence
+    assert evidence[0].frame in shown
+    assert session.ask(QUESTIONS[1], max_new_tokens=4).text == said
+
+
+def test_questions_asked_together_are_answered_as_if_alone(family):
+    session = family.longva.watch(film()[:6])
+    session.ask("Who?", max_new_tokens=3, keep=True)
+    asked = ["What?", "What happens in the end, and why?", "Where?"]
+    for grown in (False, True):
+        if grown and family.name != "smolvlm":
+            session.extend(film())
+        together = session.ask_all(asked, max_new_tokens=8, evidence=FRAMES)
+        alone = [session.ask(question, max_new_tokens=8, evidence=FRAMES) for question in asked]
+        assert [a.text for a in together] == [a.text for a in alone]
+        assert [a.prompt_tokens for a in together] == [a.prompt_tokens for a in alone]
+        for a, b in zip(together, alone, strict=True):
+            weights = [
+                [e.weight for e in sorted(x.evidence, key=lambda e: e.frame)] for x in (a, b)
+            ]
+            torch.testing.assert_close(*map(torch.tensor, weights), atol=1e-9, rtol=0)
+    assert session.can_answer_together == (family.name != "gemma3")
+
+
+def test_windows_and_pictures_that_see_all_of_themselves_cannot_be_searched():
+    session = LongVA(*families.make("gemma3"), name="windows").watch(film())
+    with pytest.raises(LongVAError, match="Gemma3.* has layers that see a window"):
+        session.find("a car")
+
+
+def several_films(family, session, cuts: list[int], question: str) -> dict:
+    """What the family's processor makes of films that are cut out of one, each after its time."""
+    processor, (medium,) = family.processor, session.media
+    size = family.longva.family.prompts.geometry(medium.size)
+    pixels = open_media(film()).frames_at(range(FRAMES), size=size).pixels
+    content, written, made = [], [], {}
+    for first, stop in pairwise(cuts):
+        content += [{"type": "text", "text": f"0:00:{5 * len(written):02}"}, {"type": "video"}]
+        about = {"fps": 1.0, "frames_indices": list(range(first, stop))}
+        about["total_num_frames"] = stop - first
+        one = processor.video_processor([pixels[first:stop]], video_metadata=[about])
+        written.append(processor.replace_video_token(one, video_idx=0))
+        for name, value in one.items():
+            if isinstance(value, torch.Tensor):
+                made.setdefault(name, []).append(value)
+    talk = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
+    text = processor.apply_chat_template(talk, add_generation_prompt=True)
+    pieces = text.split(processor.video_token)
+    text = "".join(a + b for a, b in zip(pieces, [*written, ""], strict=True))
+    ids = processor.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+    made = {name: torch.cat(values, dim=values[0].ndim // 5) for name, values in made.items()}
+    made = {n: v.double() if v.is_floating_point() else v for n, v in made.items()}
+    if made["pixel_values_videos"].ndim == 5:
+        made["pixel_values"] = made["pixel_values_videos"].flatten(0, 1)  # frames are pictures
+    made["second_per_grid_ts"] = [2.0] * len(written)
+    made["mm_token_type_ids"] = torch.tensor(processor.create_mm_token_type_ids(ids.tolist()))
+    return made | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def test_texts_between_frames_stand_between_films_of_the_model(divisible):
+    timed = {"settings": FrameSettings(time_tokens=5)}
+    watch = divisible.longva.watch
+    if divisible.name == "llava_onevision":
+        with pytest.raises(LongVAError, match="ends every film with a row of its own"):
+            watch(open_media(film(), seconds=range(FRAMES)), **timed)
+        return
+    session = watch(open_media(film()[:8], seconds=range(8)), **timed)
+    session.extend(open_media(film(), seconds=range(FRAMES)))
+    cuts = [0, 4, 10, FRAMES] if session.media[0].unit == 2 else [0, 5, 10, FRAMES]
+    made = several_films(divisible, session, cuts, "When?")
+    prompt, ids = session._question("When?"), made["input_ids"][0]
+    visual = ids == divisible.longva.family.prompts.placeholder
+    assert torch.equal(prompt.clamp_min(-1), ids.masked_fill(visual, -1))
+    takes = inspect.signature(divisible.model.forward).parameters
+    made = {name: value for name, value in made.items() if name in takes}
+    greedy = {"max_new_tokens": 1, "do_sample": False}
+    told = {"output_logits": True, "return_dict_in_generate": True}
+    out = divisible.model.generate(**made, **greedy, **told)
+    torch.testing.assert_close(logits(session, "When?").float(), out.logits[0], atol=1e-6, rtol=0)

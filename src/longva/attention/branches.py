@@ -45,25 +45,33 @@ class BranchAttention:
 
     def observe(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
         """Add one layer's attention to the collectors; see `EvidenceCollector.observe`."""
-        for row, collector in self.heard:
-            if collector.match is not None and collector.match.layer == layer:
-                seen = torch.cat([torch.ones(self.shared, dtype=torch.bool), self.visible[row]])
-                own = key[0][:, seen.to(key.device)]
-                collector.match.hear(query[0, :, row], own, scaling)
-        if not self.heard or not (heads := self.heard[0][1].heads_of(layer, query.shape[1])):
+        if not self.heard:
             return
+        rows, first = [row for row, _ in self.heard], self.heard[0][1]
+        visible, at = self.visible[rows].to(key.device), self.shared  # [r, T]
         groups = query.shape[1] // key.shape[1]
-        rows = [row for row, _ in self.heard]
-        visible = self.visible[rows]  # [r, T]
-        hidden = torch.cat([visible.new_zeros(len(rows), self.shared), ~visible], dim=1)
-        hidden = hidden.to(key.device)
-        dtype = torch.promote_types(key.dtype, torch.float32)
-        mass = torch.zeros(hidden.shape, dtype=dtype, device=key.device)  # [r, P + T]
+
+        def scores(head: int) -> Tensor:
+            return (query[0, head, rows] * scaling) @ key[0, head // groups].T  # [r, P + T]
+
+        def own(of_all: Tensor) -> list[Tensor]:
+            """Of each query, what is about the keys that it sees, in the order of its branch."""
+            tails = (tail[seen] for tail, seen in zip(of_all[:, at:], visible, strict=True))
+            return [torch.cat([one[:at], tail]) for one, tail in zip(of_all, tails, strict=True)]
+
+        if first.match is not None and first.match.layer == layer:
+            for (_, collector), told in zip(self.heard, own(scores(first.match.head)), strict=True):
+                assert collector.match is not None
+                collector.match.note(told)
+        if not (heads := first.heads_of(layer, query.shape[1])):
+            return
+        mass: Tensor | int = 0  # [r, P + T]
         for head in heads:  # one at a time: all of them would be heads x r x (P + T) numbers
-            scores = (query[0, head, rows] * scaling) @ key[0, head // groups].T
-            mass += scores.to(dtype).masked_fill(hidden, -torch.inf).softmax(-1)
-        for own, seen, (_, collector) in zip(mass, ~hidden, self.heard, strict=True):
-            collector.add(own[seen], len(heads))
+            weights = scores(head).to(torch.promote_types(key.dtype, torch.float32))
+            weights[:, at:].masked_fill_(~visible, -torch.inf)
+            mass = weights.softmax(-1) + mass
+        for (_, collector), told in zip(self.heard, own(mass), strict=True):
+            collector.add(told, len(heads))
 
 
 def _masked_block(query, key, value, visible, scaling) -> tuple[Tensor, Tensor]:

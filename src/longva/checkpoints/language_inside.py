@@ -26,7 +26,7 @@ REWRITTEN = {"config.json", "generation_config.json"}
 
 
 @dataclass(frozen=True)
-class Beside:
+class SidecarFiles:
     """What stands beside a model's weights: tokenizer, processor, templates, written as they came.
 
     But for the longest input of the tokenizer.
@@ -89,16 +89,16 @@ def load_lengthened(
     if kind is None:
         return load_language_model(id_or_path, architecture=architecture, seed=seed, **lengths)
     if kind == "ours":
-        model, beside = load_pretrained(id_or_path)
+        model, sidecar = load_pretrained(id_or_path)
     else:
         folder, _ = find_checkpoint(id_or_path, weights=True)
         with loading(f"cannot load {id_or_path!r}"):
             model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
-        beside = Beside(folder, load_tokenizer(str(folder)))
+        sidecar = SidecarFiles(folder, load_tokenizer(str(folder)))
     text, decoder = model.config.get_text_config(decoder=True), model.get_decoder()
-    lengthen(text, beside.tokenizer, **lengths)
+    lengthen(text, sidecar.tokenizer, **lengths)
     decoder.rotary_emb = type(decoder.rotary_emb)(text)
-    return model, beside
+    return model, sidecar
 
 
 def _kind(id_or_path: str) -> str | None:

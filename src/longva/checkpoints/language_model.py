@@ -20,7 +20,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from longva.attention.rotary import set_rope_theta, set_yarn
 from longva.checkpoints.names import fetching, locate_model
-from longva.errors import CheckpointError, install_command, loading, reason
+from longva.errors import CheckpointError, install_command, loading, needing
 
 WHOLE = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Classes whose tokenizer.json says everything."""
@@ -54,7 +54,7 @@ def add_control_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]
     return tokenizer.convert_tokens_to_ids(list(tokens))  # pyright: ignore[reportReturnType]
 
 
-def sees(config: PreTrainedConfig) -> bool:
+def is_multimodal(config: PreTrainedConfig) -> bool:
     """Whether a model has more parts than a language model."""
     return config.get_text_config() is not config
 
@@ -71,7 +71,7 @@ def read_language_config(id_or_path: str, architecture: dict[str, Any] | None = 
         if architecture is not None:
             return AutoConfig.for_model(**architecture)
         config = AutoConfig.from_pretrained(id_or_path)
-    if sees(config):
+    if is_multimodal(config):
         raise CheckpointError(
             f"{id_or_path!r} is a {config.model_type}, which sees more than text; needed a "
             "language model such as Qwen/Qwen2-7B-Instruct"
@@ -104,16 +104,13 @@ def quantised(kind: str, config: Any, compute_dtype: torch.dtype) -> dict[str, A
         compute_dtype: of what is computed with them.
 
     Raises:
-        CheckpointError: without bitsandbytes, or for another `kind`.
+        CheckpointError: for another `kind`.
+        LongVAError: without bitsandbytes.
     """
     if kind == "model":
         return {}
-    try:
+    with needing(f"the precision {kind}", install_command("quant")):
         importlib.import_module("bitsandbytes")
-    except ImportError as error:
-        raise CheckpointError(
-            f"{kind} weights need bitsandbytes ({reason(error)}): {install_command('quant')}"
-        ) from error
     if kind not in ("int8", "int4"):
         raise CheckpointError(f"quantization must be 'model', 'int8' or 'int4', got {kind!r}")
     with torch.device("meta"):

@@ -11,8 +11,7 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from longva.attention.rotary import set_rope_theta
-from longva.checkpoints.language_model import add_control_tokens
+from longva.checkpoints.language_model import add_control_tokens, lengthen
 from longva.checkpoints.llava_format import (
     CLIP_L_336_ID,
     config_from_llava,
@@ -129,11 +128,9 @@ def change_settings(
         )
     if max_grids is not None and max_grids < 2:
         raise CheckpointError(f"max_grids must be 2 or more, got {max_grids}")
-    if rope_theta is not None:
-        set_rope_theta(text, rope_theta)
-    if max_position_embeddings is not None:
-        text.max_position_embeddings = max_position_embeddings
-        source.processor.tokenizer.model_max_length = max_position_embeddings
+    lengthen(
+        text, source.processor.tokenizer, rope_theta=rope_theta, context=max_position_embeddings
+    )
     if max_grids is not None:
         images.max_grids, images.grids = max_grids, None
     if dtype is not None:

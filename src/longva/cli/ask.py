@@ -44,7 +44,7 @@ def watch(
     """
     from longva.watching.answer import check_question
 
-    longva = loading.load(pool_stride=made.pool_stride, pool_mode=made.pool_mode)
+    longva = loading.load(made)
     for question in questions:
         check_question(question)
     if isinstance(media, Path):

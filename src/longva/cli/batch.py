@@ -14,7 +14,9 @@ from longva.cli.options import (
     LoadingOptions,
     OpeningOptions,
     SamplingOptions,
+    Shard,
     grouped,
+    read_shard,
 )
 from longva.errors import LongVAError
 
@@ -37,9 +39,7 @@ def batch(
     answers: Annotated[Path, typer.Option("--out", help="JSON lines to write.")] = Path(
         "answers.jsonl"
     ),
-    shard: Annotated[
-        str | None, typer.Option(help="Answer part I of N only: I/N, for job arrays.")
-    ] = None,
+    shard: Shard = None,
     evidence: Annotated[int, typer.Option(min=0, help="Evidence frames to report.")] = 5,
 ) -> None:
     """Answer many questions about many films: one load, and each film is watched once.
@@ -51,8 +51,8 @@ def batch(
     from longva.watching.batch import answer_all, read_questions
 
     asked = read_questions(questions, named(media or []))
-    part, sampling = shard_of(shard), taken.rule()
-    longva = loading.load(pool_stride=made.pool_stride, pool_mode=made.pool_mode)
+    part, sampling = read_shard(shard), taken.rule()
+    longva = loading.load(made)
     settings = made.settings()
     with progress_bar() as progress:
 
@@ -95,17 +95,3 @@ def named(media: list[str]) -> list[str]:
             raise LongVAError(f"nothing here is named {pattern}.")
         found += matches or [pattern]
     return list(dict.fromkeys(found))
-
-
-def shard_of(text: str | None) -> tuple[int, int] | None:
-    """Read --shard.
-
-    >>> shard_of("2/4")
-    (2, 4)
-    """
-    if text is None:
-        return None
-    number, slash, count = text.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal()):
-        raise LongVAError(f"--shard is I/N, such as 1/4, got {text!r}.")
-    return int(number), int(count)

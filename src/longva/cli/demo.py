@@ -1,8 +1,8 @@
 """`longva demo`: watch and ask in the browser."""
 
 import os
-import signal
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -30,9 +30,9 @@ def demo(
         list[str] | None, typer.Option(help="Further host names to answer to: a proxy's.")
     ] = None,
     max_upload_mb: Annotated[
-        int, typer.Option(min=1, help="Largest file that may be uploaded.")
+        int, typer.Option(min=1, help="Largest file that may be uploaded, in MB.")
     ] = 2048,
-    max_uploads_mb: Annotated[int, typer.Option(min=1, help="All uploads together.")] = 8192,
+    max_uploads_mb: Annotated[int, typer.Option(min=1, help="All uploads together, in MB.")] = 8192,
     session_memory: Annotated[
         float | None,
         typer.Option(help="GiB for keys and values of watched media; default: what is free."),
@@ -65,7 +65,8 @@ def demo(
     try:
         with served as address:
             out.print(f"LongVA listens at {address}   (Ctrl-C ends)")
-            signal.pause()
+            while True:
+                time.sleep(3600)
     except KeyboardInterrupt:
         err.print("Ended; uploads are deleted.")
         sys.stdout.flush()

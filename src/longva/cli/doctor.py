@@ -11,9 +11,10 @@ import typer
 
 from longva import __version__
 from longva.cli.console import app, out
-from longva.cli.options import GIB, Json
+from longva.cli.options import Json
 from longva.errors import install_command
 from longva.finite import to_json
+from longva.planning.devices import GIB, free_host_memory, usable_memory
 
 DECODERS = ("h264", "hevc", "av1", "vp9", "prores", "mpeg2video")
 
@@ -48,7 +49,6 @@ def examine() -> dict[str, dict[str, Any]]:
 
     from longva.checkpoints.published import load_config
     from longva.parallel.ranks import default_dtype, own_device
-    from longva.planning.devices import free_host_memory, usable_memory
     from longva.planning.planner import plan
 
     memory = free_host_memory()

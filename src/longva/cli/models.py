@@ -4,8 +4,9 @@ import typer
 from rich.table import Table
 
 from longva.cli.console import app, out
-from longva.cli.options import GIB, Json
+from longva.cli.options import Json
 from longva.finite import to_json
+from longva.planning.devices import GIB
 
 
 @app.command()

@@ -17,8 +17,8 @@ import typer
 from longva.checkpoints import Dtype, Precision
 from longva.cli.console import err
 from longva.errors import LongVAError, RecipeError
+from longva.planning.devices import GIB
 
-GIB = 2**30
 T = TypeVar("T")
 
 
@@ -62,6 +62,7 @@ PoolStride = Annotated[int | None, typer.Option(help="Patches a side pooled into
 Weights = Annotated[Precision, typer.Option(help="Quantise the language model's weights.")]
 Kv = Annotated[Precision, typer.Option(help="Quantise the KV cache.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Shard = Annotated[str | None, typer.Option(help="Part I of N only, I/N from 1/N: for job arrays.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +98,8 @@ class LoadingOptions(ModelOptions):
         float, typer.Option(help="GiB of them, at most: what was used least recently is deleted.")
     ] = 100.0
 
-    def load(self, **pooling: Any) -> Any:
-        """Load it as `LongVA`, and print its notice if it has one."""
+    def load(self, made: "FrameOptions | None" = None) -> Any:
+        """Load it as `LongVA`, which pools as `made` says, and print its notice if it has one."""
         from longva.watching.assistant import LongVA
 
         longva = LongVA.from_pretrained(
@@ -110,7 +111,8 @@ class LoadingOptions(ModelOptions):
             cache_dir=self.cache,
             self_test=self.self_test,
             cache_bytes=as_bytes(self.cache_size, "--cache-size"),
-            **pooling,
+            pool_stride=made and made.pool_stride,
+            pool_mode=made and made.pool_mode,
         )
         if longva.notice:
             err.print(f"Note: {longva.notice}.")
@@ -256,6 +258,23 @@ class RecipeOptions:
         from longva.recipes import load_recipe
 
         return load_recipe(kind, self.recipe, self.overrides or [])
+
+
+def read_shard(text: str | None) -> tuple[int, int] | None:
+    """Read --shard.
+
+    Raises:
+        LongVAError: it is none.
+
+    >>> read_shard("2/4")
+    (2, 4)
+    """
+    if text is None:
+        return None
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal()):
+        raise LongVAError(f"--shard is I/N, such as 1/4, got {text!r}.")
+    return int(number), int(count)
 
 
 def session_bytes(gib: float) -> int:

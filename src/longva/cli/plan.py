@@ -12,6 +12,7 @@ from longva.cli.console import app, out
 from longva.cli.options import Json, Kv, PoolStride, Weights
 from longva.errors import LongVAError
 from longva.finite import to_json
+from longva.planning.devices import DEVICES, GIB, UTILISATION, usable_bytes
 
 PARTS = ("weights", "kv_cache", "vision_chunk", "prefill_chunk", "logits", "peak")
 
@@ -43,7 +44,6 @@ def plan(
     """
     import torch
 
-    from longva.planning.devices import DEVICES, UTILISATION, usable_bytes
     from longva.planning.planner import plan as make_plan
 
     if device is not None and device not in DEVICES:
@@ -97,7 +97,7 @@ def print_plan(model: str, plan) -> None:
     table.add_column("part")
     table.add_column("GiB", justify="right")
     for part in PARTS:
-        table.add_row(part.replace("_", " "), f"{getattr(plan, part) / 2**30:.2f}")
+        table.add_row(part.replace("_", " "), f"{getattr(plan, part) / GIB:.2f}")
     out.print(table)
     if plan.seconds is not None:
         out.print(f"About {plan.seconds:.0f} s to encode and prefill, at an assumed rate.")

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from longva.cli.console import app, err
-from longva.cli.options import GIB, LoadingOptions, grouped, session_bytes
+from longva.cli.options import LoadingOptions, grouped, session_bytes
 from longva.errors import LongVAError
-
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
+from longva.planning.devices import GIB
+from longva.serve.limits import Limits
 
 
 @app.command()
@@ -48,20 +48,26 @@ def serve(
     max_frames: Annotated[
         int | None, typer.Option(help="Frames that one conversation may watch; default: as fit.")
     ] = None,
-    max_media_mb: Annotated[int, typer.Option(help="Size of one medium, in MB.")] = 2000,
-    max_body_mb: Annotated[int, typer.Option(help="Size of one request, in MB.")] = 128,
-    max_seconds: Annotated[float, typer.Option(help="Length of one video.")] = 4 * 3600,
+    max_media_mb: Annotated[int, typer.Option(help="Size of one medium, in MB.")] = (
+        Limits.media_bytes // 10**6
+    ),
+    max_body_mb: Annotated[int, typer.Option(help="Size of one request, in MB.")] = (
+        Limits.body_bytes // 10**6
+    ),
+    max_seconds: Annotated[float, typer.Option(help="Length of one video.")] = Limits.media_seconds,
     max_decode_seconds: Annotated[
         float, typer.Option(help="Time that decoding for one question may take.")
-    ] = 1800.0,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 4096,
-    max_waiting: Annotated[int, typer.Option(help="Requests that may wait.")] = 64,
+    ] = Limits.decode_seconds,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="Longest answer, in tokens.")
+    ] = Limits.new_tokens,
+    max_waiting: Annotated[int, typer.Option(help="Requests that may wait.")] = Limits.waiting,
     max_together: Annotated[
         int, typer.Option(help="Questions about one film answered together; 1: none.")
-    ] = 32,
+    ] = Limits.together,
     keep_media: Annotated[
         float, typer.Option(help="GiB of downloaded media kept for the next question; 0: none.")
-    ] = 4.0,
+    ] = Limits.kept_bytes / GIB,
     spool: Annotated[
         Path | None, typer.Option(help="Folder for media, while they are watched and kept.")
     ] = None,
@@ -74,8 +80,8 @@ def serve(
 
     Then: OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="any").
     """
+    from longva.media.network import LOOPBACK
     from longva.serve.launch import run
-    from longva.serve.limits import Limits
 
     keys = list(api_key or [])
     if os.environ.get("LONGVA_API_KEY"):

@@ -43,7 +43,7 @@ def summarize(
 
     sampling = taken.rule()
     (opened,) = given.open([media])
-    longva = loading.load(pool_stride=made.pool_stride, pool_mode=made.pool_mode)
+    longva = loading.load(made)
     with progress_bar() as progress:
         summary = longva.summarize(
             opened,

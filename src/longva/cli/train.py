@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from longva.cli.console import app, out, progress_bar
-from longva.cli.options import Json, RecipeOptions, grouped
+from longva.cli.options import Json, RecipeOptions, Shard, grouped, read_shard
 from longva.errors import LongVAError, NonFiniteError, RecipeError
 from longva.finite import to_json
 
@@ -40,14 +40,9 @@ class CorpusOptions:
     workers: Annotated[int | None, typer.Option(help="Processes; default: one a CPU.")] = None
 
 
-Share = Annotated[
-    str | None, typer.Option(help="Only tokenise the K-th of N shares, K/N from 0: for job arrays.")
-]
-
-
 @app.command()
 @grouped
-def prepare_text(corpus: CorpusOptions, share: Share = None, as_json: Json = False) -> None:
+def prepare_text(corpus: CorpusOptions, shard: Shard = None, as_json: Json = False) -> None:
     """Pack documents to train on, long ones up-sampled.
 
     The shares of the sources stay as they are. Run again to go on after a kill; the result has the
@@ -55,18 +50,19 @@ def prepare_text(corpus: CorpusOptions, share: Share = None, as_json: Json = Fal
 
     longva prepare-text corpus/ --out data/long --tokenizer Qwen/Qwen2-7B
 
-    Over several machines: the same with --share 0/8 to --share 7/8, then once without.
+    Over several machines: the same with --shard 1/8 to --shard 8/8, then once without.
     """
-    from longva.data.text.prepare import CorpusConfig, prepare_text, tokenise_share
+    from longva.data.text.prepare import CorpusConfig, prepare_text, tokenise_shard
 
     config = CorpusConfig(**{**vars(corpus), "mixture": _shares(corpus.mixture)})
+    part = read_shard(shard)
     with progress_bar(show=not as_json) as progress:
-        if share is not None:
-            done = tokenise_share(config, *_share(share), progress)
-            out.print(f"Share {share}: {done:,} parts are tokenised. To pack: without --share.")
+        if part is not None:
+            done = tokenise_shard(config, part, progress)
+            out.print(f"Shard {shard}: {done:,} parts are tokenised. To pack: without --shard.")
             return
         report = prepare_text(config, progress)
-    values = report.as_json()
+    values = report.to_json()
     if as_json:
         typer.echo(to_json(values, indent=2))
         return
@@ -76,13 +72,6 @@ def prepare_text(corpus: CorpusOptions, share: Share = None, as_json: Json = Fal
         f"{before['long_share']:.1%} of the tokens before, {after['long_share']:.1%} after "
         f"({corpus.output_dir}/lengths.png)."
     )
-
-
-def _share(text: str) -> tuple[int, int]:
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal()):
-        raise RecipeError(f"--share needs K/N such as 0/8, the first of eight, got {text!r}.")
-    return int(number), int(count)
 
 
 def _shares(mixture: list[str] | None) -> dict[str, float] | None:
@@ -191,7 +180,7 @@ def check_data(
     with progress_bar(show=not as_json) as progress:
         found = check_data(config, folder, workers or os.cpu_count() or 1, progress)
     if as_json:
-        typer.echo(to_json(found.as_json(), indent=2))
+        typer.echo(to_json(found.to_json(), indent=2))
     else:
         for key, report in found.reports.items():
             out.print(f"{key}: {report} ({folder / key / 'lengths.png'})")

@@ -68,16 +68,15 @@ def watch(
     if every is not None and not 0 < every < float("inf"):
         raise LongVAError(f"--every needs seconds, more than 0, got {every:g}.")
     opened = _opened(source)
-    longva = loading.load(pool_stride=made.pool_stride, pool_mode=made.pool_mode)
+    longva = loading.load(made)
     session = None if resume is None else longva.resume(resume)
     until = None if session is None else session.watched_until
-    size = longva.processor.video_processor.grid_size
     frames = LiveSource(
         opened,
         fps=fps,
         idle=idle,
         after=float("-inf") if until is None else until,
-        at_least=SPARE_PIXELS * size if made.resize == "torch" else 0,
+        at_least=SPARE_PIXELS * longva.family.frame_side if made.resize == "torch" else 0,
     )
     options = {**answering.arguments(), "evidence": evidence}
     typed, ended = _lines(source)

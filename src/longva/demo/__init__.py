@@ -2,13 +2,14 @@
 
     page.py           the page; its tabs: ask_tab.py (laid out in ask_layout.py), needle_tab.py
     visitor.py        what visitors share, and one visitor: the medium, the conversation, the answer
-    asking.py         a question, and what its events change     needle_map.py   a heatmap, likewise
+    view.py           what is drawn of a visitor; stage_handlers.py, job_handlers.py change it
+    asking.py  jobs.py  needle_map.py          a question, a search, a heatmap: what events change
     parts.py          HTML of everything shown, from the macros of parts.html.jinja
-    medium.py  timeline.py  speed.py                  what is shown of a video; seconds it takes
-    examples.py  api_call.py                          films to try, the question as a request
-    server.py         private folder, headers, launch
+    medium.py  timeline.py  estimate.py  speed.py     what is shown of a video; seconds it takes
+    examples.py  library.py  export.py  api_call.py   films to try, films kept, what to take along
+    server.py  guard.py                               private folder, launch; headers, uploads, end
 
-Only the page, its tabs and the server know Gradio. The conversation is HTML of our own, not a
-`gr.Chatbot`: its evidence chips jump to their frames, and all that is shown is escaped
+Only the page, its tabs, their handlers and the server know Gradio. The conversation is HTML of our
+own, not a `gr.Chatbot`: its evidence chips jump to their frames, and all that is shown is escaped
 in one place, parts.py.
 """

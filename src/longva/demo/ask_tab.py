@@ -1,9 +1,9 @@
 """The first tab: watch media and ask about them.
 
-    on_stage.py   new media: player, timeline, estimate
-    ask           begin (the question appears at once)  ->  answer (waits for the model, then draws)
-    stop          ends the answer, or the wait for it
-    on_jobs.py    find, summarize, clips
+    stage_handlers.py   new media: player, timeline, estimate
+    ask                 begin (shows the question at once)  ->  answer (waits, then draws)
+    stop                ends the answer, or the wait for it
+    job_handlers.py     find, summarize, clips
 
 Handlers change the `Visitor` and draw the page from it, whole, each time (`view.py`). Those that
 change it are coroutines: they run in the event loop, one step of one handler at a time. A stopped
@@ -24,8 +24,8 @@ from longva.demo import asking
 from longva.demo.api_call import client_code, request_of
 from longva.demo.ask_layout import CallPanel
 from longva.demo.estimate import estimate, watching_of
-from longva.demo.on_jobs import OnJobs
-from longva.demo.on_stage import OnStage
+from longva.demo.job_handlers import JobHandlers
+from longva.demo.stage_handlers import StageHandlers
 from longva.demo.view import AT_ONCE, BESIDE_OTHERS, View
 from longva.demo.visitor import Setting, Turn, Visitor
 from longva.errors import LongVAError
@@ -45,13 +45,13 @@ class AskTab(View):
 
     def __init__(self, setting: Setting):
         super().__init__(setting)
-        self.on_stage, self.on_jobs = OnStage(self), OnJobs(self)
+        self.stage_handlers, self.job_handlers = StageHandlers(self), JobHandlers(self)
 
     def connect(self, blocks: gr.Blocks, call: CallPanel) -> None:
         """Add the event handlers; `call` shows the latest question as a request."""
         self.call, visitor, page = call, [self.visitor], self.page(call)
-        opened = self.on_stage.connect(blocks, page)
-        self.on_jobs.connect(opened, page)
+        opened = self.stage_handlers.connect(blocks, page)
+        self.job_handlers.connect(opened, page)
         told = [self.frames.input, self.fps.change, self.start.change, self.end.change]
         planned = [self.frames, self.fps, self.start, self.end]
         gr.on(
@@ -100,7 +100,7 @@ class AskTab(View):
         number = int(event.turn)
         turn = visitor.turns[number]
         if event.act == "clips":
-            await self.on_jobs.cut(turn)
+            await self.job_handlers.cut(turn)
             return self.draw_talk(visitor)
         if visitor.busy:
             raise gr.Error("One question at a time: wait, or stop.", print_exception=False)

@@ -8,7 +8,6 @@ A browser finds its own by a secret that it keeps; on the disk there is a hash o
 """
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -18,9 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from longva.demo.medium import Medium
+from longva.errors import LongVAError
 from longva.files.used import last_used
-from longva.files.writing import write_whole
-from longva.finite import to_json
+from longva.files.writing import read_json, write_json
 from longva.watching.feature_cache import FeatureCache
 
 ENTRY = "entry.json"
@@ -70,7 +69,7 @@ class Library:
         if not owner:
             return
         place = self._place(owner, medium.digest)
-        with self._lock, suppress(OSError):
+        with self._lock, suppress(OSError, LongVAError):
             if not (place / ENTRY).is_file():
                 if medium.path.stat().st_size > self.max_bytes:
                     return
@@ -84,7 +83,7 @@ class Library:
                     frames=medium.frames,
                     picture=next(iter(medium.pictures.values()), ""),
                 )
-                write_whole(place / ENTRY, to_json(asdict(kept)))
+                write_json(place / ENTRY, asdict(kept))
             os.utime(place / ENTRY)
             self._make_room(place)
 
@@ -102,7 +101,7 @@ class Library:
         found = []
         for entry in self._folder_of(owner).glob(f"*/{ENTRY}") if owner else ():
             with suppress(OSError, ValueError, TypeError):
-                kept = Kept(**json.loads(entry.read_text(encoding="utf-8")))
+                kept = Kept(**read_json(entry))
                 size = (entry.parent / kept.name).stat().st_size
                 encoded = self.cache.bytes_of(kept.digest) if self.cache else 0
                 told = {**asdict(kept), "size": size, "encoded": encoded}

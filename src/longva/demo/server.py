@@ -20,6 +20,7 @@ from longva.demo.library import Library
 from longva.demo.page import build_page
 from longva.demo.speed import Speed
 from longva.demo.visitor import Setting
+from longva.media.network import LOOPBACK
 from longva.planning.devices import usable_memory
 from longva.watching.assistant import LongVA
 from longva.watching.engine import Engine
@@ -28,8 +29,6 @@ ASSETS = Path(__file__).parent
 
 GRID_SIZE = 336
 """Pixels a side of the pictures in an example, for models that cut no image into grids."""
-
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 MAX_THREADS = 40
 """Events that Gradio handles at a time, besides those that wait for the model."""
@@ -73,7 +72,7 @@ def running(
         )
         grid_size = getattr(longva.processor.image_processor, "grid_size", GRID_SIZE)
         kept = Path(folder) if longva.cache is None else longva.cache.folder.resolve()
-        library = Library(kept / "library", max_uploads_mb * 2**20, longva.cache)
+        library = Library(kept / "library", max_uploads_mb * 10**6, longva.cache)
         setting = Setting(
             engine=engine,
             speed=Speed.of(longva),
@@ -101,7 +100,7 @@ def running(
                 server_name=host,
                 server_port=port or None,
                 share=share,
-                max_file_size=max_upload_mb * 2**20,
+                max_file_size=max_upload_mb * 10**6,
                 allowed_paths=[str(library.folder)],
                 max_threads=MAX_THREADS + max_waiting,  # a place for each that waits
                 prevent_thread_lock=True,
@@ -128,7 +127,7 @@ def _uploads(setting: Setting, most_mb: int) -> Uploads:
         everybody = list(setting.visitors.values())
         return [medium.path for visitor in everybody for medium in visitor.media]
 
-    return Uploads(setting.folder, most_mb * 2**20, setting.folder / "examples", shown)
+    return Uploads(setting.folder, most_mb * 10**6, setting.folder / "examples", shown)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Ask a LongVA about any conversation; what one shares with the one before is not computed again.
+"""Ask a model about any conversation; what one shares with the one before is not computed again.
 
     conversation   system . user: video . question 1                 -> answer
                    system . user: video . question 2                 -> answer
@@ -24,15 +24,12 @@ from torch import Tensor
 from longva.errors import LongVAError
 from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling
-from longva.model import LongVAForConditionalGeneration
 from longva.model.chat_format import text_ids
 from longva.planning.planner import plan
 from longva.prompts.decoding import TextStream
-from longva.prompts.reader import PromptReader
-from longva.prompts.symbols import chat_symbols
 from longva.prompts.tree import Prompt, score
 from longva.watching.assistant import LongVA
-from longva.watching.features import FrameSettings
+from longva.watching.features import FrameSettings, WatchedFrames
 
 Messages = list[dict[str, Any]]
 """Messages as transformers has them: `role` and `content`, a list of parts. A part is
@@ -118,22 +115,18 @@ class Reader:
         settings: FrameSettings | None = None,
         reuse: bool = True,
     ):
-        if not isinstance(longva.model, LongVAForConditionalGeneration):
-            raise LongVAError(
-                f"{longva.name} is evaluated by lmms-eval's own models; this one is LongVA's."
-            )
-        fits = plan(longva.model.config, frames=1).max_frames  # no limit of memory
+        shape = longva.family.shape()
+        fits = plan(longva.model.config, frames=1, shape=shape).max_frames  # no limit of memory
         self.longva, self.reuse = longva, reuse
         self.sampling = (sampling or FrameSampling()).or_default(fits)
         self.settings = settings or FrameSettings()
         self.watched = 0
         """Media encoded so far."""
 
-        self._reader = PromptReader(
-            longva.model, chunk_tokens=longva.chunk_tokens, kv_dtype=longva.kv
-        )
+        options = {"chunk_tokens": longva.chunk_tokens, "kv_dtype": longva.kv}
+        self._reader = longva.family.reader(lambda: self._frames, **options)
         self._media: list[Shown] = []
-        self._sizes: list[int] = []
+        self._frames: list[WatchedFrames] = []
 
     def generate(
         self, conversation: Messages, *, max_new_tokens: int, until: Sequence[str] = ()
@@ -180,19 +173,20 @@ class Reader:
         media = media_of(conversation)
         if not self.reuse or media != self._media:
             self._watch(media)
-        return chat_symbols(self.longva.processor, conversation, self._sizes)
+        return self.longva.family.symbols(conversation, self._frames)
 
     def _watch(self, media: list[Shown]) -> None:
         self._reader.crop(0)
-        self._media, self._sizes, self._reader.rows = [], [], None
-        tokens = [self._encode(medium).flatten(0, 1) for medium in media]  # [R of one, D]
-        self._sizes = [len(rows) for rows in tokens]
-        self._reader.rows = torch.cat(tokens) if tokens else None
+        self._media, self._frames, self._reader.rows = [], [], None
+        watched = [self._encode(medium) for medium in media]
+        self._frames = [replace(frames, in_place=True) for frames, _ in watched]
+        rows = [tokens.flatten(0, 1) for _, tokens in watched]  # [R of one, D]
+        self._reader.rows = torch.cat(rows) if rows else None
         self._media = media
         self.watched += len(media)
 
-    def _encode(self, medium: Shown) -> Tensor:
+    def _encode(self, medium: Shown) -> tuple[WatchedFrames, Tensor]:
         opened = open_media(medium.source)
         sampling = replace(self.sampling, start=medium.start, end=medium.end)
-        self.longva.plan(self.longva.num_frames([opened], sampling)).check()
+        self.longva.plan(self.longva.num_frames([opened], sampling), media=[opened]).check()
         return self.longva.encode(opened, sampling, self.settings)

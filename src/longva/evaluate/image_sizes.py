@@ -15,7 +15,7 @@ from longva.errors import LongVAError, VideoError, needing
 from longva.evaluate.report import COLOURS
 from longva.files.writing import read_json, read_lines
 from longva.media.folder import IMAGE_SUFFIXES
-from longva.media.source import upright_size
+from longva.media.image_file import upright_size
 from longva.model.unires import GridRule, choose_grid
 from longva.reporting.figure import new_figure, plain_axes, save_figure
 

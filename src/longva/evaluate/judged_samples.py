@@ -17,8 +17,7 @@ from typing import Any
 from longva.errors import LongVAError
 from longva.evaluate.judge import Estimate, Judge, Judgement, Sample
 from longva.evaluate.rubrics import rubrics
-from longva.files.writing import read_lines, write_whole
-from longva.finite import to_json
+from longva.files.writing import read_lines, write_lines
 from longva.reporting.progress import Progress
 
 NAMES = {"Q": "question", "A": "answer", "pred": "prediction"}
@@ -82,17 +81,17 @@ def judge_results(results: Path, judge: Judge, progress: Progress | None = None)
     found = {judgement.id: judgement for judgement in judge.score(complete, progress)}
     written = []
     for path in logs:
-        lines = [
-            _line(sample, found.get(str(i)), judge)
+        rows = [
+            _row(sample, found.get(str(i)), judge)
             for i, (log, sample) in enumerate(numbered)
             if log == path
         ]
         written.append(_judged(path))
-        write_whole(written[-1], "".join(lines))
+        write_lines(written[-1], rows)
     return written
 
 
-def _line(sample: Sample, judgement: Judgement | None, judge: Judge) -> str:
+def _row(sample: Sample, judgement: Judgement | None, judge: Judge) -> dict[str, Any]:
     if judgement is None:
         judgement = Judgement(
             id=sample.id,
@@ -100,7 +99,7 @@ def _line(sample: Sample, judgement: Judgement | None, judge: Judge) -> str:
             judge=judge.endpoint.model,
             reason="the video's other question has no answer in the log",
         )
-    return to_json({**asdict(judgement), "id": sample.id}, ensure_ascii=False) + "\n"
+    return {**asdict(judgement), "id": sample.id}
 
 
 def read_judgements(log: Path) -> list[Judgement]:

@@ -19,6 +19,9 @@ from longva.media.file import File, HeldFile, hold
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | HeldFile
 
+PIECE = 2**18
+"""Characters of a data: URI that are decoded at once."""
+
 SOURCES = "a path, a file://, data: or https:// address, bytes or an open file"
 
 
@@ -60,19 +63,29 @@ def locate(source: Source) -> File:
 
 
 def data_of(uri: str) -> bytes:
-    """Return the bytes that a data: URI holds.
+    """Return the bytes that a data: URI holds; decoded in pieces, as others may wait for a turn.
 
     Raises:
         VideoError: it is not in base64.
     """
-    header, _, body = uri.partition(",")
-    if not header.lower().endswith(";base64"):
+    start = uri.find(",") + 1
+    if not uri[: max(0, start - 1)].lower().endswith(";base64"):
         raise VideoError("a data: URI must be in base64: data:video/mp4;base64,AAAA...")
-    body = "".join(unquote(body).split())  # mail programs break lines, web pages write %2B for +
+    if "%" in uri:  # web pages write %2B for +
+        uri, start = unquote(uri[start:]), 0
+    data, left = io.BytesIO(), ""
     try:
-        return base64.b64decode(body, validate=True)
+        for at in range(start, len(uri), PIECE):
+            left += "".join(uri[at : at + PIECE].split())  # mail programs break lines
+            whole = max(0, len(left) - 1) // 4 * 4
+            if "=" in left[:whole]:
+                raise binascii.Error("data follow the padding")
+            data.write(base64.b64decode(left[:whole], validate=True))
+            left = left[whole:]
+        data.write(base64.b64decode(left, validate=True))
     except (binascii.Error, ValueError) as error:
         raise VideoError(f"the data: URI is not valid base64: {error}.") from error
+    return data.getvalue()
 
 
 def path_of(address: str, *, windows: bool = sys.platform == "win32") -> str:

@@ -26,10 +26,10 @@ from longva.errors import VideoError
 from longva.media.bounds import Bounds
 from longva.media.cue import Cue
 from longva.media.file import Version, file_version
+from longva.media.image_file import animation_pictures
 from longva.media.pixels import Picture
 from longva.media.resize import Fit, Geometry, Resize, Size, resize_picture, working_pixels
 from longva.media.sampling import FrameSampling, choose_frames, frames_played, given_times
-from longva.media.source import animation_pictures
 from longva.media.still import Still, content_digest, load_still
 from longva.media.video_file import IndexMismatch, VideoFile, video_pictures
 from longva.media.video_index import open_video

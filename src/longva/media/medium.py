@@ -18,14 +18,14 @@ from longva.media.bounds import Bounds
 from longva.media.file import File, file_name, file_version
 from longva.media.folder import images_in, times_of
 from longva.media.frames import MAX_PIXELS, Media, video_media
-from longva.media.pixels import is_pixels, pixels_of
-from longva.media.source import (
+from longva.media.image_file import (
     animation_durations,
     is_animation,
     open_image,
     other_pages,
     require_image,
 )
+from longva.media.pixels import is_pixels, pixels_of
 from longva.media.still import Still, as_still, load_still, still_name, still_size
 from longva.media.video_index import open_video
 
@@ -127,15 +127,7 @@ def _open_folder(folder: Path, allow_truncated: bool, max_pixels: int) -> Media:
 def _open_file(
     file: File, track: int | None, exact: bool, allow_truncated: bool, max_pixels: int
 ) -> Media:
-    version = file_version(file)  # before anything is read
-    media = _read_headers(file, track, exact, allow_truncated, max_pixels)
-    return replace(media, versions=(version,))
-
-
-def _read_headers(
-    file: File, track: int | None, exact: bool, allow_truncated: bool, max_pixels: int
-) -> Media:
-    name = file_name(file)
+    version, name = file_version(file), file_name(file)  # before anything is read
     image = open_image(file, max_pixels)
     if image is None:
         video = open_video(
@@ -146,12 +138,14 @@ def _read_headers(
             allow_truncated=allow_truncated,
             bounds=Bounds(pixels=max_pixels),
         )
-        return video_media(video, max_pixels)
+        return replace(video_media(video, max_pixels), versions=(version,))
     with image:
         moves, others = is_animation(image), other_pages(image)
     if moves:
-        return _open_animation(file, min(max_pixels, MAX_ANIMATION_PIXELS))
-    return replace(_open_stills([file], name, max_pixels, kind="image"), others=others)
+        media = _open_animation(file, min(max_pixels, MAX_ANIMATION_PIXELS))
+    else:
+        media = _open_stills([file], name, max_pixels, kind="image")
+    return replace(media, others=others, versions=(version,))
 
 
 def _open_stills(

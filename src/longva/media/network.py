@@ -55,6 +55,9 @@ NOT_PUBLIC = [
 PUBLIC_IPV6 = ipaddress.ip_network("2000::/3")
 """All of IPv6 that is given to the public; the rest is local, loopback, multicast or unused."""
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""Names by which a machine calls itself."""
+
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 """Host name and port -> its addresses."""
 

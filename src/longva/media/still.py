@@ -9,8 +9,8 @@ from PIL import Image
 from longva.errors import VideoError
 from longva.media.address import locate
 from longva.media.file import File, file_name, open_file
+from longva.media.image_file import decoding, load_image, upright_size
 from longva.media.pixels import Picture, is_pixels, pixels_of, rgb_pixels, shown_size
-from longva.media.source import decoding, load_image, upright_size
 
 Still = File | Picture
 

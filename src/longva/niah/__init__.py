@@ -3,7 +3,7 @@
     cells -> probes -> a model's rows -> cells.jsonl -> summary.json, heatmap.png
 
 `cells` is the grid and `log` its crash-safe file. `text` and `visual` (with `haystack` and
-`needles`) write what is asked in each cell, a model of `tree_model`, `ring_model` or `remote`
-answers, and `measure` keeps the rows. `scoring` and `heatmap` say what they mean.
+`needles`) write what is asked in each cell, a model that `open_model` loads answers (`model` has
+the kinds), and `measure` keeps the rows. `scoring` and `heatmap` say what they mean.
 `evaluate/perplexity.py` measures the same models by length without a needle.
 """

@@ -72,9 +72,9 @@ def frame_attention(model: TreeModel, probes: Sequence[Probe]) -> list[Tensor]:
         return {"evidence": heads}
 
     prompts = model.prompts(probes)
-    asked = dict(zip((prompt.key for prompt in prompts), probes, strict=True))
+    written = {prompt.key: prompt for prompt in prompts}
     found = {
-        scored.key: model.per_frame(heads.weights(), asked[scored.key])
+        scored.key: model.per_frame(heads.weights(), written[scored.key])
         for scored in model.walk(prompts, observe)
     }
     return [found[prompt.key] for prompt in prompts]

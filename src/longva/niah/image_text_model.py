@@ -6,10 +6,10 @@
 One plain forward a prompt scores the answer fed to it, a `generate` lets the model say it. The
 processor says how large frames are, what stands between them and how many tokens they take; a model
 that encodes frames in pairs sees a needle beside its neighbour, as its users' films are seen. (The
-tree shows each picture as a whole pair.) The answer's evidence is told where every frame has tokens
-of its own.
+tree shows each picture as a whole pair.) Both frames of a pair get its evidence: what the pair's
+tokens hold cannot be told apart.
 
-F frames of a prompt    L its tokens    A tokens of its answer    V vocabulary
+F frames of a prompt    L its tokens    A tokens of its answer    V vocabulary    P frames of a unit
 """
 
 import inspect
@@ -66,7 +66,7 @@ class ImageTextModel(ImageModel):
         self.tells_evidence = passes_on and model._supports_attention_backend
         if self.tells_evidence:
             model.set_attn_implementation({"text_config": "evidence"})
-        self.prompts = None
+        self.prompts, self.unit = None, 1
         if self.frames_as == "video":
             if not getattr(processor, "video_token", None):
                 raise RecipeError(
@@ -76,6 +76,7 @@ class ImageTextModel(ImageModel):
                 )
             if not isinstance(model.config, LongVAConfig):
                 self.prompts = VideoPrompts(processor, model.config)
+                self.unit = self.prompts.unit
 
     @classmethod
     def from_recipe(cls, recipe: MeasurementRecipe) -> "ImageTextModel":
@@ -167,8 +168,10 @@ class ImageTextModel(ImageModel):
         scored = score(logits, Prompt([inputs["input_ids"][0, :length].cpu()], answer=ids))
         best = None
         if collector is not None and (tokens := self.frame_tokens(inputs, frames)) is not None:
-            mass = collector.weights()[tokens.to(self.model.device)].sum(-1)  # [F]
-            best = mass.topk(min(EVIDENCE_FRAMES, frames)).indices.tolist()
+            mass = collector.weights()[tokens.to(self.model.device)].sum(-1)  # [F / P]
+            units = mass.topk(min(-(-EVIDENCE_FRAMES // self.unit), len(mass))).indices.tolist()
+            both = [u * self.unit + n for u in units for n in range(self.unit)]
+            best = [frame for frame in both if frame < frames][:EVIDENCE_FRAMES]
         return {
             "predicted": self.tokenizer.decode(scored.predicted),
             "is_greedy": scored.is_greedy,
@@ -177,12 +180,11 @@ class ImageTextModel(ImageModel):
         }
 
     def frame_tokens(self, inputs: Mapping[str, Any], frames: int) -> Tensor | None:
-        """Say which tokens of a prompt are each frame's, [F, T]; None where they share tokens."""
-        if self.frames_as == "video" and self.prompts is not None and self.prompts.unit > 1:
-            return None
+        """Say which tokens of a prompt are each frame's, or pair's, [F / P, T]; None without."""
         places = torch.isin(inputs["input_ids"][0].cpu(), self.visual_ids).nonzero().flatten()
-        each = len(places) // frames  # a token that closes a video comes after all of them
-        return places[: each * frames].unflatten(0, (frames, each)) if each else None
+        units = -(-frames // self.unit)
+        each = len(places) // units  # a token that closes a video comes after all of them
+        return places[: each * units].unflatten(0, (units, each)) if each else None
 
     def _generated(self, inputs: Mapping[str, Any]) -> str:
         """Generate greedily."""

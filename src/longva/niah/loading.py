@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from longva.attention.rotary import restore_frequencies, set_rope_theta
 from longva.checkpoints.language_model import load_tokenizer
 from longva.checkpoints.names import fetching, locate_model
+from longva.checkpoints.settings import OURS
 from longva.errors import loading
 from longva.niah.recipe import ModelRecipe
 from longva.parallel.ranks import default_dtype, own_device
@@ -65,4 +66,4 @@ def is_longva(id_or_path: str) -> bool:
     id_or_path = str(locate_model(id_or_path))
     with fetching(id_or_path, f"cannot load {id_or_path!r}"):
         values, _ = PretrainedConfig.get_config_dict(id_or_path)
-    return values.get("model_type") in ("longva", "llava_qwen")
+    return values.get("model_type") in OURS

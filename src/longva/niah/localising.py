@@ -32,8 +32,8 @@ def localisation(rows: Iterable[Row]) -> dict[str, float | None]:
         return dict.fromkeys(LOCALISATION)
     hits = [[frame in (row.targets or ()) for frame in row.evidence_frames or ()] for row in judged]
     return {
-        "hit@1": _mean(hit[0] for hit in hits),
-        "hit@5": _mean(any(hit[:5]) for hit in hits),
+        "hit@1": mean_of(hit[0] for hit in hits),
+        "hit@5": mean_of(any(hit[:5]) for hit in hits),
         "median_abs_error_seconds": float(np.median([_error_seconds(row) for row in judged])),
     }
 
@@ -83,12 +83,12 @@ def _key_frames(rows: Sequence[Row], seconds: float) -> dict[str, Any]:
         around = np.abs(np.arange(frames)[:, None] - np.array(targets)) <= reach  # [F, targets]
         guessed_precision.append(float(around.any(1).mean()))
         found = [_any_of(len(chosen), int(n), frames) for n in around.sum(0)]
-        guessed_recall.append(_mean(found))
-    told = _f1(_mean(precision), _mean(recall))
+        guessed_recall.append(mean_of(found))
+    told = _f1(mean_of(precision), mean_of(recall))
     return {
         "tolerance_seconds": seconds,
         **told,
-        "chance": _f1(_mean(guessed_precision), _mean(guessed_recall)),
+        "chance": _f1(mean_of(guessed_precision), mean_of(guessed_recall)),
     }
 
 
@@ -163,6 +163,7 @@ def _nearest(row: Row, seconds: float) -> float:
     return min(times, key=lambda time: abs(time - seconds))
 
 
-def _mean(values: Iterable[float]) -> float:
+def mean_of(values: Iterable[float]) -> float:
+    """Return the mean of numbers; 0 of none."""
     collected = list(values)
     return sum(collected) / len(collected) if collected else 0.0

@@ -20,7 +20,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from longva.niah.cells import Row
-from longva.niah.localising import key_frames, localisation, localisation_chance, time_answers
+from longva.niah.localising import (
+    key_frames,
+    localisation,
+    localisation_chance,
+    mean_of,
+    time_answers,
+)
 from longva.reporting.intervals import clustered_interval, wilson_interval
 
 EFFECTIVE_THRESHOLD = 0.5
@@ -140,7 +146,7 @@ def effective_length(rows: Iterable[Row]) -> int:
     reached = 0
     for length, group in grouped(rows, lambda row: row.length):
         low, _ = _clustered(group, [row.correct for row in group])
-        if chance_corrected(low, _mean(row.chance for row in group)) < EFFECTIVE_THRESHOLD:
+        if chance_corrected(low, mean_of(row.chance for row in group)) < EFFECTIVE_THRESHOLD:
             break
         reached = length
     return reached
@@ -167,7 +173,7 @@ def summarise(
         frames: how the model was shown them; None for text.
     """
     everything, rows = rows, trials_of(rows)
-    correct, chance = sum(row.correct for row in rows), _mean(row.chance for row in rows)
+    correct, chance = sum(row.correct for row in rows), mean_of(row.chance for row in rows)
     mean = correct / len(rows) if rows else 0.0
     per_cell = [len(group) for _, group in grouped(rows, lambda row: (row.length, row.depth))]
     return {
@@ -195,9 +201,9 @@ def asked_besides(rows: Sequence[Row]) -> dict[str, Any]:
     if absent := trials_of(rows, "absent"):
         invented = [not row.correct for row in absent]
         told["absent"] = {
-            "invented": _mean(invented),
+            "invented": mean_of(invented),
             "clustered95": _clustered(absent, invented),
-            "chance": 1 - _mean(row.chance for row in absent),
+            "chance": 1 - mean_of(row.chance for row in absent),
             "n": len(absent),
         }
     if blind := trials_of(rows, "blind"):
@@ -214,7 +220,7 @@ def details(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "teacher_forced": _share(forced, lambda row: row.is_greedy),
         "generated": _share(generated, lambda row: row.generated_correct),
-        "agreement": _mean(r.is_greedy == r.generated_correct for r in both) if both else None,
+        "agreement": mean_of(r.is_greedy == r.generated_correct for r in both) if both else None,
         "effective_length_threshold": EFFECTIVE_THRESHOLD,
         "localisation_chance": localisation_chance(rows),
         "key_frames": key_frames(rows),
@@ -239,7 +245,7 @@ def _table(rows: Iterable[Row], *fields: str) -> list[dict[str, Any]]:
 def _share(rows: Sequence[Row], right: Callable[[Row], bool | None]) -> dict[str, Any]:
     outcomes = [bool(right(row)) for row in rows]
     return {
-        "mean": _mean(outcomes) if rows else None,
+        "mean": mean_of(outcomes) if rows else None,
         "clustered95": _clustered(rows, outcomes),
         "n": len(rows),
     }
@@ -261,8 +267,3 @@ def grouped(rows: Iterable[Row], of: Callable[[Row], Any]) -> list[tuple[Any, li
     for row in rows:
         groups.setdefault(of(row), []).append(row)
     return sorted(groups.items())
-
-
-def _mean(values: Iterable[float]) -> float:
-    collected = list(values)
-    return sum(collected) / len(collected) if collected else 0.0

@@ -40,6 +40,7 @@ from longva.niah.recipe import MeasurementRecipe
 from longva.niah.scoring import one_forward_each
 from longva.prompts.decoding import stop_tokens
 from longva.prompts.kv_cache import CachedSequence, Precision, context_length
+from longva.prompts.model_reader import CLOSING
 from longva.prompts.partition import partition
 from longva.prompts.recomputed import RecomputedSequence
 from longva.prompts.steps import pause, steps
@@ -262,7 +263,7 @@ class TreeModel(Model):
             return {"evidence": collector}
 
         prompts = self.prompts(probes) + self.prompts(probes, time=True)
-        lengths = {prompt.key: prompt.length for prompt in prompts}
+        written = {prompt.key: prompt for prompt in prompts}
         observer = observe if shows_frames(probes) else None
         for scored in self.walk(prompts, observer, self.max_new_tokens):
             key, is_time = cast(tuple[Key, bool], scored.key)
@@ -272,9 +273,9 @@ class TreeModel(Model):
             if is_time:
                 row = replace(row, time_generated=self._text(scored.generated))
             else:
-                row = self._scored(row, scored, lengths[scored.key])
+                row = self._scored(row, scored, written[scored.key].length)
                 if collector is not None and probe.frames is not None and len(probe.frames):
-                    weights = self.per_frame(collector.weights(), probe)
+                    weights = self.per_frame(collector.weights(), written[scored.key])
                     best = weights.topk(min(EVIDENCE_FRAMES, len(weights))).indices.tolist()
                     row = replace(row, evidence_frame=best[0], evidence_frames=best)
             if first:
@@ -325,13 +326,12 @@ class TreeModel(Model):
     def _text(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
-    def per_frame(self, weights: Tensor, probe: Probe) -> Tensor:
-        """Add the attention on the tokens of each frame: [..., L] -> [..., F]."""
-        if probe.frames is None or self.tokens_per_frame is None:
-            raise ValueError(f"the probe of cell {probe.row.key} shows no frames")
-        first = len(self._template()["before"])
-        span = slice(first, first + len(probe.frames) * self.tokens_per_frame)
-        return weights[..., span].unflatten(-1, (-1, self.tokens_per_frame)).sum(-1).cpu()
+    def per_frame(self, weights: Tensor, prompt: Prompt) -> Tensor:
+        """Add the attention on the tokens of each frame of a prompt: [..., L] -> [..., F]."""
+        symbols = torch.cat([*prompt.pieces])
+        rows = ((symbols < 0) & (symbols > CLOSING)).nonzero().flatten().to(weights.device)
+        assert self.tokens_per_frame is not None
+        return weights[..., rows].unflatten(-1, (-1, self.tokens_per_frame)).sum(-1).cpu()
 
 
 def shows_frames(probes: Sequence[Probe]) -> bool:

@@ -10,7 +10,6 @@ picture twice, so that needles and haystack frames are whole pairs.
 """
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -62,7 +61,6 @@ class VideoTreeModel(TreeModel):
         self.frame_size, self.tokens_per_frame = self.size[0], self.family.prompts.tokens(self.size)
         self.features: Tensor | None = None  # [R, (1 + k) D]
         self.rows = torch.empty(0, 0, dtype=torch.int64)  # [pictures, T]
-        self._visual = cache(self._where_frames_are)
 
     def prompts(self, probes: Sequence[Probe], *, time: bool = False) -> list[Prompt]:
         """See `TreeModel.prompts`."""
@@ -79,13 +77,6 @@ class VideoTreeModel(TreeModel):
             pieces = [symbols[:end], symbols[end:]]
             result.append(Prompt(pieces, answer=answer, key=(probe.row.key, time)))
         return result
-
-    def per_frame(self, weights: Tensor, probe: Probe) -> Tensor:
-        """See `TreeModel.per_frame`."""
-        if probe.frames is None or self.tokens_per_frame is None:
-            raise ValueError(f"the probe of cell {probe.row.key} shows no frames")
-        mass = weights[..., self._visual(len(probe.frames)).to(weights.device)]
-        return mass.unflatten(-1, (-1, self.tokens_per_frame)).sum(-1).cpu()
 
     def sequence(self) -> ModelReader:
         """See `TreeModel.sequence`."""
@@ -115,10 +106,6 @@ class VideoTreeModel(TreeModel):
         content = [{"type": "video"}] if count else []
         messages = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
         return self.family.symbols(messages, [self._frames(count)] if count else [])
-
-    def _where_frames_are(self, count: int) -> Tensor:
-        symbols = self._symbols(count, "?")
-        return ((symbols < 0) & (symbols > CLOSING)).nonzero().flatten()
 
 
 def tree_model(longva: LongVA, *, longest: int, fps: float, **settings: Any) -> TreeModel:

@@ -11,11 +11,12 @@ of. A group and all those above it may have a limit; a process beyond any of the
 
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:  # the command line, which wants sizes alone, does not wait for torch
+    import torch
 
 GIB = 2**30
-
 
 DEVICES: dict[str, tuple[float, float]] = {
     "rtx4090": (23.6, 165e12),
@@ -45,12 +46,14 @@ def usable_bytes(gib: float) -> int:
     return int(USABLE_MEMORY * gib * GIB)
 
 
-def usable_memory(device: torch.device) -> int | None:
+def usable_memory(device: "torch.device") -> int | None:
     """Bytes that a plan may use on a device of this machine now, None where that is unknown.
 
     What is allocated already, such as loaded weights, counts as used; blocks that torch keeps for
     reuse do not.
     """
+    import torch
+
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -30,8 +30,7 @@ class VideoShape(Shape):
     def tokens(self, frames: int) -> int:
         """Tokens of so many frames, the times between them included."""
         size = self.frames.frame_size(*self.picture, max(1, frames))
-        a_unit = self.frames.tokens(size) + self.frames.text_tokens(size)
-        return -(-frames // self.frames.unit) * a_unit
+        return -(-frames // self.frames.unit) * self.frames.unit_tokens(size)[1]
 
     @property
     def row_width(self) -> int:

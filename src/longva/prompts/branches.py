@@ -134,7 +134,7 @@ def answer_together(
     prompts = [branch.prompt for branch in branches]
     common = [common_prefix(prompts[0], prompt) for prompt in prompts]
     shared = min(*common, *(len(prompt) - 1 for prompt in prompts))
-    reader.crop(min(common_prefix(reader.held, prompts[0]), shared))
+    reader.crop(min(reader.share(prompts[0]), shared))
     reader.append(prompts[0][reader.length : shared], keep=0)
     fresh = set(range(len(branches)))  # also those without room for an answer are read
     while left := [

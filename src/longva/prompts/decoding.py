@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from transformers import (
     GenerationConfig,
-    LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
     PreTrainedModel,
@@ -110,7 +109,7 @@ def chooser(
     sampling = sampling or Sampling()
     ids = torch.empty(1, 0, dtype=torch.long) if prompt is None else prompt[None]
     ids = ids.to(device)
-    steps = LogitsProcessorList()
+    steps: list[Callable[[Any, Any], Tensor]] = []
     if sampling.repetition_penalty != 1:
         steps.append(RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty)))
     if sampling.min_tokens and (ends := sorted(stop_tokens(generation, sampling))):
@@ -137,7 +136,9 @@ def chooser(
 
     def choose(logits: Tensor) -> Tensor:
         nonlocal ids
-        left = steps(ids, logits)  # pyright: ignore  # [1, V]
+        left = logits  # [1, V]
+        for step in steps:
+            left = step(ids, left)
         if sampling.temperature == 0:
             token = most_probable(left)
         else:
@@ -164,8 +165,10 @@ def prepare(model: PreTrainedModel, tokenizer: Any, sampling: Sampling) -> None:
 
 
 def _logprob(logprobs: Tensor, token: int, count: int) -> TokenLogprob:
-    values, tokens = logprobs.topk(min(count, len(logprobs)))
-    top = tuple(zip(tokens.tolist(), values.tolist(), strict=True))
+    top: tuple[tuple[int, float], ...] = ()
+    if count:
+        values, tokens = logprobs.topk(min(count, len(logprobs)))
+        top = tuple(zip(tokens.tolist(), values.tolist(), strict=True))
     return TokenLogprob(token, float(logprobs[token]), top)
 
 

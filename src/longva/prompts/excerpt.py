@@ -5,39 +5,34 @@
     position   0 ...                           1,400                   . 1,848 ...
 
 Keys and values are copies, at the positions that they have in the whole; what they hold was
-computed with all that stood before them. What is appended follows the last of them.
+computed with all that stood before them. What is appended stands where it would if the whole ended
+with them.
 """
 
 from collections.abc import Sequence
+from copy import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from longva.prompts.kv_cache import CachedSequence
 
+Kind = TypeVar("Kind", bound=CachedSequence)
 
-class Excerpt(CachedSequence):
-    """A sequence that holds only parts of another one, to go on from there.
+
+def excerpt(whole: Kind, spans: Sequence[tuple[int, int]]) -> Kind:
+    """Return a sequence that holds only parts of another one, to go on from there.
 
     Args:
         whole: is left as it is.
         spans: (start, end) of tokens that it holds, in order.
     """
+    part, held = copy(whole), whole.tensors()
 
-    def __init__(self, whole: CachedSequence, spans: Sequence[tuple[int, int]]):
-        at_once = whole.max_length or 2**31  # a question is short
-        super().__init__(whole.model, chunk_tokens=at_once, kv_dtype=whole.kv_dtype)
-        self.max_length = whole.max_length
-        held = whole.tensors()
+    def cut(name: str) -> Tensor:
+        return torch.cat([held[name][:, :, start:end] for start, end in spans], dim=2)
 
-        def part(name: str) -> Tensor:
-            return torch.cat([held[name][:, :, start:end] for start, end in spans], dim=2)
-
-        self.restore(sum(end - start for start, end in spans), part, held)
-        self._passed_over = spans[-1][1] - self.length
-
-    def append(self, symbols: Tensor, **kwargs) -> Tensor:
-        """Add symbols [n] to the end; see `CachedSequence.append`."""
-        first = self.length + self._passed_over
-        positions = torch.arange(first, first + len(symbols), device=self.model.device)
-        return super().append(symbols, position_ids=positions[None], **kwargs)
+    part.restore(sum(end - start for start, end in spans), cut, held)
+    part.left_out = spans[-1][1] - part.length
+    return part

@@ -189,6 +189,7 @@ class CachedSequence(SymbolSequence):
         self._chunk_tokens = chunk_tokens
         self.progress = progress
         self.kv_dtype: Precision = kv_dtype
+        self.left_out = 0  # tokens before what is appended that are not held; see `excerpt.py`
         self._layers = [BufferedLayer(bits) for _ in range(self.num_layers)]
         self._cache = Cache(layers=list(self._layers))
 
@@ -219,8 +220,10 @@ class CachedSequence(SymbolSequence):
             tensors: gives a tensor of its `tensors` by name, on the model's device.
             names: all their names, those of a layer in order.
         """
+        self._layers = [BufferedLayer(layer.bits) for layer in self._layers]
+        self._cache = Cache(layers=list(self._layers))
         for layer in self._layers:
-            layer.buffers, layer.length, layer.capacity = [], length, length
+            layer.length = layer.capacity = length
         for name in names:
             self._layers[int(name.partition(".")[0])].buffers.append(tensors(name))
         self.length = length
@@ -288,6 +291,9 @@ class CachedSequence(SymbolSequence):
     def forward(self, chunk: Tensor, embeddings: Tensor | None, keep: int, **kwargs) -> Tensor:
         """Read one chunk into the cache; return the last `keep` hidden states, [keep, D]."""
         decoder = self.model.get_decoder()
+        if self.left_out:
+            after = self.length + self.left_out + torch.arange(len(chunk))
+            kwargs.setdefault("position_ids", after[None].to(self.model.device))
         outputs = decoder(
             inputs_embeds=embed(self.model, chunk, embeddings),  # [1, n, D]
             use_cache=True,  # at the positions that follow what the cache holds

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from longva.prompts.reader import PromptReader
@@ -110,6 +110,8 @@ class ModelReader(PromptReader):
         none = torch.empty(0, dtype=torch.long)
         self._placed = Placed(none, none, none[None])
         self._positions = none[None]  # [P, L] of what is held, and perhaps of more
+        layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
+        self.divisible = inputs.types is None and not any(layer.is_sliding for layer in layers)
         self._slices = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def share(self, prompt: Tensor) -> int:
@@ -124,7 +126,9 @@ class ModelReader(PromptReader):
 
     def append(self, symbols: Tensor, **kwargs) -> Tensor:
         """See `PromptReader.append`."""
-        start, end = self.length, self.length + len(symbols)
+        if "positions" in kwargs:  # of text in branches, whose prompts share what is placed
+            return super().append(symbols, **kwargs)
+        start, end = len(self.held), len(self.held) + len(symbols)
         if not torch.equal(self._placed.symbols[start:end], symbols):
             only_text = bool((symbols >= 0).all())
             if only_text and start and self.held[-1] >= 0:
@@ -146,13 +150,27 @@ class ModelReader(PromptReader):
         after = (symbols[end:] >= 0).nonzero()
         return end + int(after[0]) if len(after) else len(symbols)
 
-    def forward(self, chunk: Tensor, embeddings: Tensor | None, keep: int, **kwargs) -> Tensor:
-        """Read one chunk into the cache; return the last `keep` logits, [keep, V]."""
-        start, end = self.length, self.length + len(chunk)
-        device, inputs = self.model.device, self._inputs
-        positions = self._placed.positions[:, None, start:end].to(device)  # [P, 1, n]
+    def forward(
+        self,
+        chunk: Tensor,
+        embeddings: Tensor | None,
+        keep: int,
+        position_ids: Tensor | None = None,
+        **kwargs,
+    ) -> Tensor:
+        """Read one chunk into the cache; return the last `keep` logits, [keep, V].
+
+        `position_ids` [1, n] are where text stands in a prompt, if not after what is held.
+        """
+        start = self.length + self.left_out
+        device, inputs, end = self.model.device, self._inputs, start + len(chunk)
+        tokens, positions = self._placed.tokens[start:end], self._placed.positions[:, start:end]
+        if position_ids is not None:
+            last = self._placed.positions[:, -1:] - len(self._placed.symbols) + 1
+            tokens, positions = chunk, last + position_ids.cpu()  # text goes on one by one
+        positions = positions[:, None].to(device)  # [P, 1, n]
         arguments: dict[str, Any] = {
-            "input_ids": self._placed.tokens[None, start:end].to(device),
+            "input_ids": tokens[None].to(device),
             "position_ids": positions if len(positions) > 1 else positions[0],
         }
         if bool((chunk < 0).any()):

@@ -5,12 +5,14 @@ decode                                                     . answer 1
 read      [ held                             ] question 2
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from longva.prompts.excerpt import excerpt
 from longva.prompts.kv_cache import CachedSequence
 from longva.prompts.symbols import common_prefix
 from longva.reporting.progress import Progress
@@ -23,6 +25,10 @@ class PromptReader(CachedSequence):
         model: see `CachedSequence`.
         **options: see `CachedSequence`.
     """
+
+    divisible = True
+    """Whether parts of what is held can be seen alone: in excerpts, and in branches side by side.
+    Not where a layer sees a window, or a picture all of itself."""
 
     def __init__(self, model: PreTrainedModel, **options):
         super().__init__(model, **options)
@@ -115,6 +121,12 @@ class PromptReader(CachedSequence):
             raise
         finally:
             self.rows, self._first_row = None, 0
+
+    def excerpt(self, spans: Sequence[tuple[int, int]]) -> Self:
+        """Return a reader that holds only parts of what this one holds; see `excerpt.py`."""
+        part = excerpt(self, spans)
+        part._held = self._held[: spans[-1][1]]
+        return part
 
     @property
     def rows_held(self) -> int:

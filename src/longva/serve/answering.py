@@ -7,9 +7,9 @@ from functools import partial
 
 from longva.media.medium import Media
 from longva.serve.errors import ApiError, as_api_error
+from longva.serve.media.cache import StoredMedium
 from longva.serve.media.check import FrameList, open_within
 from longva.serve.media.fetch import MediaFetcher
-from longva.serve.media.kept import StoredMedium
 from longva.watching.engine import Engine, Question
 from longva.watching.events import EventStream, Failed, Progress
 from longva.watching.store import Watching

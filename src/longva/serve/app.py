@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from longva import __version__
-from longva.serve import replies, schema, tasks
+from longva.serve import response_models, schema, tasks
 from longva.serve.answering import Answering
 from longva.serve.conversation import encodable
 from longva.serve.errors import ApiError, as_api_error
@@ -29,7 +29,7 @@ from longva.serve.responses import ResponseAnswer, ResponsesRequest
 from longva.watching.engine import Engine
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": replies.ErrorBody, "description": words}
+    status: {"model": response_models.ErrorBody, "description": words}
     for status, words in {
         400: "The request, or one of its media, cannot be used.",
         401: "No valid API key.",
@@ -94,7 +94,7 @@ def create_app(
     app.router.route_class = BoundedRoute
     _add_error_handlers(app)
     config = engine.longva.model.config.get_text_config(decoder=True)
-    card = replies.ModelCard(
+    card = response_models.ModelCard(
         id=model_name, created=int(time.time()), max_model_len=config.max_position_embeddings
     )
 
@@ -114,17 +114,17 @@ def create_app(
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models", responses={401: ERRORS[401]})
-    async def models() -> replies.ModelList:
-        return replies.ModelList(data=[card])
+    async def models() -> response_models.ModelList:
+        return response_models.ModelList(data=[card])
 
     @app.get("/v1/models/{name:path}", responses={n: ERRORS[n] for n in (400, 401, 404)})
-    async def model(name: str) -> replies.ModelCard:
+    async def model(name: str) -> response_models.ModelCard:
         _check_model(name, model_name)
         return card
 
     @app.post(
         "/v1/chat/completions",
-        response_model=replies.ChatAnswer,
+        response_model=response_models.ChatAnswer,
         responses={200: {"content": {"text/event-stream": {}}}, **ERRORS},
     )
     async def chat_completions(body: schema.ChatRequest, request: Request) -> Response:
@@ -132,7 +132,7 @@ def create_app(
 
     @app.post(
         "/v1/completions",
-        response_model=replies.CompletionAnswer,
+        response_model=response_models.CompletionAnswer,
         responses={200: {"content": {"text/event-stream": {}}}, **ERRORS},
     )
     async def completions(body: schema.CompletionRequest, request: Request) -> Response:

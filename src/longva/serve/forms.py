@@ -15,7 +15,36 @@ from longva.serve.schema import ChatRequest
 from longva.watching.answer import Answer
 
 
-class ChatForm:
+class Form:
+    """What the forms of all endpoints have in common.
+
+    Args:
+        body: the request.
+    """
+
+    prefix = "task"
+
+    def __init__(self, body: Any):
+        self.body = body
+        self.head = {
+            "id": f"{self.prefix}-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": body.model,
+        }
+
+    def begin(self) -> Iterator[str]:
+        """Yield what a stream begins with."""
+        yield from ()
+
+    def failed(self, error: ApiError) -> Iterator[str]:
+        """Yield an error in the middle of a stream."""
+        yield f"data: {to_json(error.body())}\n\n"
+
+    def _event(self, **values: Any) -> str:
+        return f"data: {to_json({**self.head, **values})}\n\n"
+
+
+class ChatForm(Form):
     """POST /v1/chat/completions.
 
     Args:
@@ -26,12 +55,8 @@ class ChatForm:
     prefix, whole_name, piece_name = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
     def __init__(self, body: ChatRequest, tokenizer: Any):
-        self.body, self._tokenizer = body, tokenizer
-        self.head = {
-            "id": f"{self.prefix}-{secrets.token_hex(12)}",
-            "created": int(time.time()),
-            "model": body.model,
-        }
+        super().__init__(body)
+        self._tokenizer = tokenizer
 
     def whole(self, answers: Sequence[Answer], usage: dict, about: dict) -> dict:
         """Return the reply of a request that does not stream."""
@@ -47,7 +72,7 @@ class ChatForm:
         }
 
     def begin(self) -> Iterator[str]:
-        """Yield what a stream begins with."""
+        """See `Form.begin`: the role of each answer."""
         for number in range(self.body.n or 1):
             yield self._chunk(number, {"delta": {"role": "assistant", "content": ""}})
 
@@ -70,10 +95,6 @@ class ChatForm:
             yield self._event(choices=[], object=self.piece_name, usage=usage)
         yield "data: [DONE]\n\n"
 
-    def failed(self, error: ApiError) -> Iterator[str]:
-        """Yield an error in the middle of a stream."""
-        yield f"data: {to_json(error.body())}\n\n"
-
     def _said(self, text: str) -> dict:
         return {"message": {"role": "assistant", "content": text, "refusal": None}}
 
@@ -87,9 +108,6 @@ class ChatForm:
     def _chunk(self, number: int, piece: dict, **more: Any) -> str:
         choice = {"index": number, **piece, "logprobs": None, "finish_reason": None}
         return self._event(choices=[choice], object=self.piece_name, **more)
-
-    def _event(self, **values: Any) -> str:
-        return f"data: {to_json({**self.head, **values})}\n\n"
 
     def _logprobs(self, answer: Answer) -> dict | None:
         if not answer.logprobs:
@@ -174,7 +192,7 @@ class ResponsesForm(ChatForm):
         }
 
     def begin(self) -> Iterator[str]:
-        """See `ChatForm.begin`."""
+        """See `Form.begin`."""
         for kind in ("created", "in_progress"):
             yield self._tell(f"response.{kind}", response=self._response("in_progress", []))
         item = self._item(None, "in_progress")
@@ -200,7 +218,7 @@ class ResponsesForm(ChatForm):
         yield self._tell(f"response.{whole['status']}", response=whole)
 
     def failed(self, error: ApiError) -> Iterator[str]:
-        """See `ChatForm.failed`."""
+        """See `Form.failed`."""
         yield self._tell("error", code=error.code, message=error.message, param=error.param)
 
     def _tell(self, kind: str, **values: Any) -> str:

@@ -6,6 +6,7 @@ is read here, whole, within the limits of size, silence and time.
 
 import asyncio
 import hmac
+import io
 import time
 from collections.abc import Collection, Sequence
 
@@ -90,7 +91,7 @@ class RequestGuard:
         try:
             self._check_host(headers.get(b"host", b""))
             scope.setdefault("state", {})["client"] = self._client(scope, headers)
-            chunks: list[bytes] = []
+            body = io.BytesIO()
             declared = int(headers.get(b"content-length", b"0"))
             self._check_size(declared, declared)
             while more:
@@ -98,12 +99,12 @@ class RequestGuard:
                 if message["type"] == "http.disconnect":
                     return
                 chunk, more = message.get("body", b""), message.get("more_body", False)
-                chunks.append(chunk)
+                body.write(chunk)
                 self._held, held = self._held + len(chunk), held + len(chunk)
                 self._check_size(held, 0)
-            body = b"".join(chunks)
-            chunks.clear()  # else all of it is held twice
-            await self.app(scope, _replay(body, receive), send)
+            whole = body.getvalue()  # which copies nothing, and is held once
+            body.close()
+            await self.app(scope, _replay(whole, receive), send)
         except ApiError as error:
             if more:
                 await self._drain(receive, deadline)

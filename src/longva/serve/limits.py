@@ -9,10 +9,10 @@ from longva.errors import LongVAError
 class Limits:
     """Bounds on media, prompts, answers and waiting. Sizes in bytes, times in seconds."""
 
-    body_bytes: int = 128 * 2**20
+    body_bytes: int = 128 * 10**6
     """Of a request, data: URIs included."""
 
-    media_bytes: int = 2 * 2**30
+    media_bytes: int = 2 * 10**9
     """Of one medium, however it arrives."""
 
     spool_bytes: int = 16 * 2**30

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from longva.serve.replies import LongVAAnswer
+from longva.serve.response_models import LongVAAnswer
 from longva.serve.schema import ChatRequest, Known, LongVAOptions, Number, Roles, StreamOptions
 
 

@@ -1,4 +1,4 @@
-"""The API's requests and answers: OpenAI's chat completions, and one object of our own, `longva`.
+"""The API's requests: OpenAI's chat completions, and one object of our own, `longva`.
 
 A field that is not served is refused by its name, so that no answer is taken for what it is not.
 Let through are null, what is known never to change an answer (`user`, `store`, `metadata` ...), and

@@ -6,15 +6,13 @@ reply      {"object": "longva.find", "ranges": [...]}
 stream     {"object": "longva.chapter", ...} as they come, then the reply, then [DONE]
 """
 
-import secrets
-import time
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
 from longva.finite import to_json
-from longva.serve.errors import ApiError
+from longva.serve.forms import Form
 from longva.serve.limits import Limits
 from longva.serve.reply import Reply
 from longva.serve.schema import (
@@ -127,21 +125,8 @@ class SummaryAnswer(BaseModel):
     longva: AboutTask
 
 
-class TaskForm:
-    """What a task sends, at once or as events of a stream.
-
-    Args:
-        body: the request.
-        tokenizer: not needed.
-    """
-
-    def __init__(self, body: TaskRequest, tokenizer: Any = None):
-        self.body = body
-        self.head = {
-            "id": f"task-{secrets.token_hex(12)}",
-            "created": int(time.time()),
-            "model": body.model,
-        }
+class TaskForm(Form):
+    """What a task sends, at once or as events of a stream: chapters and progress, but no texts."""
 
     def whole(self, result: Ranges | Summary, about: dict) -> dict:
         """Return the reply."""
@@ -153,10 +138,6 @@ class TaskForm:
             chapters, text = told["chapters"], result.text
             names = {"object": "longva.summary", "chapters": chapters, "text": text}
         return {**self.head, **names, "longva": {"notes": list(result.notes), **about}}
-
-    def begin(self) -> Iterator[str]:
-        """Yield nothing: a stream begins with its first event."""
-        yield from ()
 
     def progress(self, what: dict) -> Iterator[str]:
         """Yield how far a stage is."""
@@ -174,13 +155,6 @@ class TaskForm:
         """Yield what a stream ends with."""
         yield f"data: {to_json(self.whole(result, about))}\n\n"
         yield "data: [DONE]\n\n"
-
-    def failed(self, error: ApiError) -> Iterator[str]:
-        """Yield an error in the middle of a stream."""
-        yield f"data: {to_json(error.body())}\n\n"
-
-    def _event(self, **values: Any) -> str:
-        return f"data: {to_json({**self.head, **values})}\n\n"
 
 
 class TaskReply(Reply):

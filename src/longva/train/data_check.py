@@ -48,9 +48,9 @@ class RecipeData:
                 found.append(f"{place}.skip={[row['row'] for row in report.bad]}".replace(" ", ""))
         return found
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return what was found as JSON has it."""
-        found = {key: report.as_json() for key, report in self.reports.items()}
+        found = {key: report.to_json() for key, report in self.reports.items()}
         return {**found, "skip": str(self.bad), "set": self.remedies()}
 
 

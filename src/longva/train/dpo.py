@@ -23,12 +23,10 @@ from longva.checkpoints.checkpoint import load_pretrained
 from longva.checkpoints.fingerprint import weights_fingerprint
 from longva.checkpoints.published import planned_config
 from longva.data.chats.mixtures import MixtureConfig
-from longva.data.chats.preferences import (
-    PreferenceDataset,
-    ReferenceLogProbs,
-)
+from longva.data.chats.preferences import PreferenceDataset, ReferenceLogProbs
 from longva.data.chats.samples import Samples
 from longva.errors import RecipeError, first_few
+from longva.files.writing import write_whole
 from longva.finite import check_finite, to_json
 from longva.losses import IGNORE_INDEX
 from longva.parallel import ParallelMesh
@@ -142,7 +140,7 @@ class PreferenceObjective(Objective):
         dist.barrier()
         reference.refresh()
         if mesh.rank == 0:
-            complete.write_text(about)
+            write_whole(complete, about)
 
     def count(self, batch: Batch) -> int:
         """Pairs, which one rank of each ring counts."""

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from longva.checkpoints.language_inside import load_lengthened, read_config
-from longva.checkpoints.language_model import load_tokenizer, sees
+from longva.checkpoints.language_model import is_multimodal, load_tokenizer
 from longva.checkpoints.published import PUBLISHED
 from longva.data.text.documents import HUB
 from longva.data.text.tokenised import open_text
@@ -166,7 +166,7 @@ class ExtensionObjective(NextTokenObjective):
 
     def __init__(self, model: Any, mesh: ParallelMesh, config: ExtendConfig):
         super().__init__(model, mesh, config.parallel, config.mask_documents)
-        if sees(model.config):  # whose vision must keep its bits
+        if is_multimodal(model.config):  # whose vision must keep its bits
             self.exported = model.dtype
         self.needles: Needles | None = None
         if config.niah is not None:
@@ -199,8 +199,8 @@ def _run(config: ExtendConfig) -> Path | None:
             seed=config.loop.seed,
         ),
         sources=(config.tokens, config.held_out_tokens),
-        open_dataset=lambda tokens, beside: open_text(
-            tokens, config.seq_len, tokenizer=getattr(beside, "tokenizer", beside)
+        open_dataset=lambda tokens, sidecar: open_text(
+            tokens, config.seq_len, tokenizer=getattr(sidecar, "tokenizer", sidecar)
         ),
         make_objective=lambda model, mesh: ExtensionObjective(model, mesh, config),
     )

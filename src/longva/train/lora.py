@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from longva.checkpoints import Precision
-from longva.errors import RecipeError, install_command, reason
+from longva.errors import install_command, needing
 from longva.files.writing import write_whole
 from longva.train.checkpoints import gather_tensors
 from longva.train.optim import LoraConfig
@@ -31,13 +31,11 @@ def add_adapters(model: Any, config: LoraConfig, device: torch.device | str = "c
         device: where quantised weights are to lie.
 
     Raises:
-        RecipeError: when peft is not installed, or bitsandbytes, where weights are to be quantised.
+        LongVAError: when peft is not installed, or bitsandbytes, where weights are to be quantised.
     """
-    try:
+    with needing("optim.lora", install_command("train")):
         from peft import LoraConfig as PeftConfig
         from peft import inject_adapter_in_model
-    except ImportError:
-        raise RecipeError(f"optim.lora needs peft: {install_command('train')}") from None
     decoder = model.get_decoder()
     prefix = next(name for name, module in model.named_modules() if module is decoder)
     targets = [
@@ -56,13 +54,8 @@ def add_adapters(model: Any, config: LoraConfig, device: torch.device | str = "c
 
 
 def _quantised(linear: Any, kind: Precision, device: torch.device | str) -> nn.Module:
-    try:
+    with needing(f"optim.lora.weights {kind}", install_command("quant")):
         import bitsandbytes
-    except ImportError as error:
-        raise RecipeError(
-            f"optim.lora.weights {kind} needs bitsandbytes ({reason(error)}): "
-            f"{install_command('quant')}"
-        ) from None
     quantised: Any = bitsandbytes.nn  # its classes take more than their signatures tell
     sizes = linear.in_features, linear.out_features, linear.bias is not None
     if kind == "int4":

@@ -12,8 +12,8 @@ import torch
 from rich.console import Console
 from transformers import PreTrainedConfig
 
-from longva.errors import RecipeError
-from longva.files.writing import append_line, read_lines, write_lines
+from longva.errors import RecipeError, needing
+from longva.files.writing import append_line, read_lines, write_lines, write_whole
 from longva.model.flops import Flops
 from longva.planning.devices import DEVICES, GIB
 from longva.recipes import recipe_values
@@ -88,7 +88,7 @@ def _open_tracker(name: str, config: StageConfig, first_step: int, opened: ExitS
     A run that goes on continues its curves; `opened` ends the tracker.
     """
     output_dir = config.output_dir
-    try:
+    with needing("loop.track", f"pip install {name}"):
         if name == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
 
@@ -96,11 +96,9 @@ def _open_tracker(name: str, config: StageConfig, first_step: int, opened: ExitS
             writer = opened.enter_context(SummaryWriter(folder, purge_step=first_step + 1))
             return lambda metrics, step: [writer.add_scalar(k, v, step) for k, v in metrics.items()]
         import wandb
-    except ImportError:
-        raise RecipeError(f"loop.track names {name}: pip install {name}") from None
     named = output_dir / "wandb_id"
     if not named.is_file():
-        named.write_text(uuid4().hex[:12])
+        write_whole(named, uuid4().hex[:12])
     try:
         run = wandb.init(
             project="longva",

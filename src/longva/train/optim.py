@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from longva.checkpoints import Precision
-from longva.errors import RecipeError, install_command
+from longva.errors import RecipeError, install_command, needing
 from longva.recipes import STRICT, require_at_least
 
 PARTS = {
@@ -183,12 +183,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     settings = {"betas": config.betas, "eps": config.eps, "weight_decay": config.weight_decay}
     if config.name == "adamw":
         return torch.optim.AdamW(groups, fused=True, **settings)
-    try:
+    with needing("optim.name adamw8bit", install_command("lowbit")):
         from torchao.optim import AdamW8bit
-    except ImportError:
-        raise RecipeError(
-            f"optim.name adamw8bit needs torchao: {install_command('lowbit')}"
-        ) from None
     if any(parameter.dtype != torch.float32 for group in parts.values() for parameter in group):
         raise RecipeError("optim.name adamw8bit needs parallel.masters: fp32")
     return AdamW8bit(groups, **settings)

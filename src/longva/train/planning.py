@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedConfig
 
-from longva.checkpoints.language_model import sees
+from longva.checkpoints.language_model import is_multimodal
 from longva.losses import CHUNK_TOKENS
 from longva.model import LongVAConfig
 from longva.model.flops import Flops, head_dim
@@ -103,7 +103,7 @@ def block_bytes_per_token(config: PreTrainedConfig) -> int:
 
 def model_sizes(config: PreTrainedConfig, optim: OptimConfig, text_only: bool = False) -> Sizes:
     """Count parameters, on the meta device; see `describe`."""
-    kind = AutoModelForImageTextToText if sees(config) else AutoModelForCausalLM
+    kind = AutoModelForImageTextToText if is_multimodal(config) else AutoModelForCausalLM
     with torch.device("meta"):
         model: Any = kind.from_config(config)
         if optim.lora is not None:

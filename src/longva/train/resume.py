@@ -29,7 +29,7 @@ from longva.train.checkpoints import latest_checkpoint, load_checkpoint
 from longva.train.optim import learning_rate_factor
 from longva.train.recipe import StageConfig
 
-Progress = dict[str, int]
+Counts = dict[str, int]
 """Steps done, steps and samples of a run, as its checkpoints hold them."""
 
 NEUTRAL = {
@@ -52,7 +52,7 @@ def resume(
     config: StageConfig,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    progress: Progress,
+    progress: Counts,
     mesh: ParallelMesh,
 ) -> int:
     """Load the last checkpoint of a run, if it has any; otherwise write the recipe down.
@@ -143,9 +143,7 @@ def _begun(config: StageConfig) -> StageConfig:
         raise CheckpointError(f"{config.output_dir} is not a whole run: {error}") from error
 
 
-def _same_rates(
-    begun: StageConfig, saved: Progress, config: StageConfig, progress: Progress
-) -> bool:
+def _same_rates(begun: StageConfig, saved: Counts, config: StageConfig, progress: Counts) -> bool:
     return all(
         learning_rate_factor(begun.optim, step, saved["num_steps"])
         == learning_rate_factor(config.optim, step, progress["num_steps"])
@@ -166,8 +164,8 @@ def _refuse_another(
     config: StageConfig,
     begun: StageConfig,
     may_change: Collection[str],
-    saved: Progress | None = None,
-    progress: Progress | None = None,
+    saved: Counts | None = None,
+    progress: Counts | None = None,
 ) -> None:
     """Raise unless recipe and progress of a run are those that it began with."""
     refuse_others(

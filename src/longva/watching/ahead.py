@@ -20,7 +20,7 @@ from torch import Tensor
 from longva.media.medium import Media
 from longva.media.sampling import FrameSampling
 from longva.watching.features import FrameSettings, WatchedFrames, joined
-from longva.watching.policies import Policy, kept_frames, what_is_forgotten
+from longva.watching.policies import Policy, kept_units, what_is_forgotten
 from longva.watching.watcher import Watcher
 
 
@@ -32,7 +32,7 @@ class Part:
     """Where they are decoded from; or"""
 
     rows: Tensor | None
-    """their features, [F, T, D], as they were watched before."""
+    """their features, [U, T, D], as they were watched before."""
 
     frames: WatchedFrames
     begins: bool
@@ -49,7 +49,9 @@ class Part:
 
     def pick(self, where: np.ndarray) -> "Part":
         """Return some of the frames."""
-        rows, places = (None if x is None else x[where] for x in (self.rows, self.places))
+        places = None if self.places is None else self.places[where]
+        unit = self.frames.unit
+        rows = None if self.rows is None else self.rows[where[::unit] // unit]
         return replace(self, frames=self.frames.pick(where), rows=rows, places=places)
 
     def rest(self, start: int) -> "Part":
@@ -76,7 +78,7 @@ class PolicyState:
     """The last of them."""
 
     rows: Tensor | None
-    """[F, T, D], the features of the frames held, if they may have to be read again."""
+    """[U, T, D], the features of the frames held, if they may have to be read again."""
 
     again: WatchedFrames | None = None
     """Frames that an interrupt left to be read again; their numbers follow those held."""
@@ -114,7 +116,7 @@ class Ahead:
         self._offered = 0  # frames of the last medium that the rule has taken so far
         self._numbers = np.zeros(0, np.int64)  # which of those are held or ahead
         self._last: WatchedFrames | None = None  # the last of those
-        self._features: list[Tensor] = []  # [T, D] a frame, of what is held of the last medium
+        self._features: list[Tensor] = []  # [T, D] a unit, of what is held of the last medium
 
     def __len__(self) -> int:
         """Frames ahead."""
@@ -176,7 +178,8 @@ class Ahead:
         self.parts.append(replace(part, places=np.arange(len(new))))
         numbers = np.append(self._numbers, new)
         others = sum(len(medium) for medium in self.everything(watched)) - len(numbers)
-        kept = kept_frames(self.policy, numbers, max(2, self._room() - others))
+        room = max(2, self._room() - others)
+        kept = kept_units(self.policy, numbers, room, part.frames.unit)
         self._numbers = numbers[kept]
         return self._forget(kept, watched)
 
@@ -190,10 +193,10 @@ class Ahead:
             prefix += 1
         again = []
         if prefix < held:
-            last = watched[-1]
-            rows = [self._features[n] for n in stay[prefix:]]
+            last, unit = watched[-1], watched[-1].unit
+            rows = [self._features[n // unit] for n in stay[prefix::unit]]
             watched = [*watched[:-1], last.part(0, prefix)]
-            self._features = self._features[:prefix]
+            self._features = self._features[: prefix // unit]
             if rows:
                 again = [Part(None, torch.stack(rows), last.pick(stay[prefix:]), False)]
         chosen, place = [], held
@@ -214,7 +217,7 @@ class Ahead:
             timings: see `encode` in `features.py`.
             held: frames of the last medium that are held.
         """
-        self._features = self._features[:held]
+        self._features = self._features[: -(-held // self._watcher.family.unit)]
         for part in list(self.parts):
             if part.begins:
                 self._features = []
@@ -275,7 +278,7 @@ class Ahead:
         """
         if self.policy is None:
             return None
-        kept = self._features[:held]
+        kept = self._features[: -(-held // self._watcher.family.unit)]
         rows = torch.stack(kept) if kept else None
         # An interrupt leaves parts ahead. What is to be read again is kept; of what was never
         # watched nothing is, and it may come again.

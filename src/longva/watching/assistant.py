@@ -230,7 +230,7 @@ class LongVA(Watcher):
         if subtitles is not None and opened:
             opened[0] = with_subtitles(opened[0], subtitles)
         told = told_tokens(opened, settings, self.processor.tokenizer, asked.part)
-        check_policy(policy, self.family.unit)
+        check_policy(policy)
         if policy is not None:
             rule, most = sampling or asked.or_default(1), asked.max_frames
             rule = replace(rule, max_frames=None)

@@ -232,12 +232,8 @@ class Engine:
 
     def _search(self, request: _Request) -> Ranges:
         """Watch and find, in this task's turn."""
-        search, events = request.question, request.events
+        search, progress = request.question, partial(self._tell, request.events)
         with self._session(request) as session:
-
-            def progress(stage: str, done: int, total: int) -> None:
-                events.tell(Progress(stage, done, total))
-
             found = session.find(search.query, least=search.least, progress=progress)
         return Ranges.of(session, search.query, found[: search.most])
 
@@ -306,7 +302,7 @@ class Engine:
             stop=question.stop,
             begins=question.begins,
             raw=question.raw,
-            progress=lambda *at: events.tell(Progress(*at)),
+            progress=partial(Engine._tell, events),
         )
         with closing(iter(stream)) as pieces:
             for piece in pieces:

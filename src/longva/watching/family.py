@@ -44,6 +44,11 @@ class Family:
         return self.model.config.vision_batch_size
 
     @property
+    def frame_side(self) -> int:
+        """Pixels of the shorter side of a frame; 0 where they are chosen for each film."""
+        return self.processor.video_processor.grid_size
+
+    @property
     def width(self) -> int:
         """D, the width of a row."""
         return self.model.config.text_config.hidden_size
@@ -51,7 +56,7 @@ class Family:
     @property
     def evidence_heads(self) -> list | None:
         """The heads that tell where an answer looked; None for all."""
-        return self.model.config.evidence_heads
+        return getattr(self.model.config, "evidence_heads", None)
 
     def choose(self, media: Media, sampling: FrameSampling) -> np.ndarray:
         """Frames to take of a video; of an image, as many as it has frames' worth of tokens."""

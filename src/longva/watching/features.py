@@ -122,9 +122,14 @@ class WatchedFrames:
         return len(self.indices)
 
     @property
+    def units(self) -> int:
+        """U: frames, or what of them a model encodes together."""
+        return -(-len(self) // self.unit)
+
+    @property
     def rows(self) -> int:
         """Tokens of all frames."""
-        return -(-len(self) // self.unit) * self.tokens_per_frame
+        return self.units * self.tokens_per_frame
 
     def shown_from(self, frame: int) -> float | None:
         """Seconds from which a frame is shown, and of frame F, which is not there, the end of all.

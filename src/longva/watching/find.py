@@ -12,7 +12,8 @@ model that answers yes or no is believed, and asked about windows over all of th
 another, the first word of the answer tells: in a range that shows nothing of the kind it looks back
 at the question, and not at the frames.
 
-F: frames watched, of all media in order. L: tokens of the prompt.
+U: units watched, of all media in order: frames, or pairs that a model encodes together; ranges are
+of units. L: tokens of the prompt.
 """
 
 import math
@@ -27,7 +28,6 @@ from longva.attention.evidence import EvidenceCollector
 from longva.errors import LongVAError
 from longva.model.chat_format import text_ids
 from longva.prompts.decoding import TextStream, stop_tokens
-from longva.prompts.excerpt import Excerpt
 from longva.prompts.phrases import phrases
 from longva.prompts.reader import PromptReader
 from longva.reporting.progress import Progress
@@ -104,11 +104,13 @@ class Searched:
     """Writes a question about the media as symbols, [L]."""
 
     tokenizer: Any
+    heads: Sequence | None = None
+    """Whose attention is evidence; None: all."""
 
 
 @dataclass(frozen=True)
 class _Span:
-    """Frames first to stop - 1, and how sure it is that they show what is looked for."""
+    """Units first to stop - 1, and how sure it is that they show what is looked for."""
 
     first: int
     stop: int
@@ -159,21 +161,22 @@ def check_find(reader: PromptReader, media: Sequence[WatchedFrames], query: str)
         LongVAError: see `find`.
     """
     check_question(query)
-    if reader.own_forward:
+    if not reader.divisible:
         raise LongVAError(
-            "find asks about parts of a film in its cache, which a model that is read by its own "
-            "forward does not allow. Take a LongVA."
+            f"find asks about parts of a film in its cache, and {type(reader.model).__name__} has "
+            "layers that see a window, or pictures that see all of themselves: parts of those "
+            "cannot be told apart. Take a model whose layers see everything before a token."
         )
     if not any(medium.kind == "video" for medium in media):
         raise LongVAError("only a video has times to find something at. Watch one first.")
 
 
 def ranges(evidence: Tensor, begins: Sequence[int]) -> list[_Span]:
-    """Return the ranges of frames whose evidence stands out.
+    """Return the ranges of units whose evidence stands out.
 
     Args:
-        evidence: [F] of each frame, in shares of what each would get if all got the same.
-        begins: the first frame of each medium.
+        evidence: [U] of each unit, in shares of what each would get if all got the same.
+        begins: the first unit of each medium.
 
     >>> [(r.first, r.stop) for r in ranges(torch.tensor([0, 1.0, 0, 2, 0, 0, 0, 40, 1]), [0])]
     [(1, 4), (7, 8), (8, 9)]
@@ -190,7 +193,7 @@ def ranges(evidence: Tensor, begins: Sequence[int]) -> list[_Span]:
 
 
 def merged(found: Sequence[_Span], begins: Sequence[int]) -> list[_Span]:
-    """Join ranges with at most `GAP` frames between them; the surest gives the score."""
+    """Join ranges with at most `GAP` units between them; the surest gives the score."""
     joined: list[_Span] = []
     for span in sorted(found, key=lambda one: one.first):
         if joined and span.first - joined[-1].stop <= GAP and span.first not in begins:
@@ -208,18 +211,19 @@ class _Search:
     def __init__(self, watched: Searched, questions: Sequence[str]):
         self.reader, self.media = watched.reader, watched.media
         self.tokenizer, self.prompt_of = watched.tokenizer, watched.prompt_of
+        self.heads = watched.heads
         self.prompts = [watched.prompt_of(question) for question in questions]
-        sizes = [m.tokens_per_frame for m in self.media for _ in range(len(m))]
+        sizes = [m.tokens_per_frame for m in self.media for _ in range(m.units)]
         rows = (self.prompts[0] < 0).nonzero().flatten()  # the same in every prompt
-        ends = torch.tensor(sizes).cumsum(0)  # [F]
-        self.starts = rows[ends - torch.tensor(sizes)]  # [F] where each frame begins in a prompt
+        ends = torch.tensor(sizes).cumsum(0)  # [U]
+        self.starts = rows[ends - torch.tensor(sizes)]  # [U] where each begins in a prompt
         self.stops = rows[ends - 1] + 1
-        self.begins = [sum(map(len, self.media[:n])) for n in range(len(self.media))]
-        self.evidence = torch.stack([*map(self._evidence, self.prompts)]).mean(0).exp()  # [F]
+        self.begins = [sum(m.units for m in self.media[:n]) for n in range(len(self.media))]
+        self.evidence = torch.stack([*map(self._evidence, self.prompts)]).mean(0).exp()  # [U]
 
     def _evidence(self, prompt: Tensor) -> Tensor:
-        """[F] logarithm of each frame's evidence, in even shares."""
-        collector = EvidenceCollector(self.reader.model.config.evidence_heads)
+        """[U] logarithm of each unit's evidence, in even shares."""
+        collector = EvidenceCollector(self.heads)
         hidden = self.reader.read(prompt, evidence=collector)
         answer = TextStream(
             self.reader,
@@ -235,20 +239,19 @@ class _Search:
 
     def windows(self) -> list[_Span]:
         """Cut all frames into windows, each of one medium."""
-        total = len(self.starts)
-        cuts = zip(self.begins, [*self.begins[1:], total], strict=True)
         return [
-            _Span(first, min(first + WINDOW, stop))
-            for begin, stop in cuts
-            for first in range(begin, stop, WINDOW)
+            _Span(begin + first, begin + min(first + WINDOW // medium.unit, medium.units))
+            for begin, medium in zip(self.begins, self.media, strict=True)
+            for first in range(0, medium.units, WINDOW // medium.unit)
         ]
 
-    def _alone(self, span: _Span) -> tuple[Excerpt, Tensor]:
+    def _alone(self, span: _Span) -> tuple[PromptReader, Tensor]:
         """A cache of what stands before all frames and of these; which of its tokens are theirs."""
         before, stop = int(self.starts[0]), int(self.stops[span.stop - 1])
         start = int(self.starts[span.first])
         visual = self.prompts[0][start:stop] < 0
-        return Excerpt(self.reader, [(0, before), (start, stop)]), before + visual.nonzero()[:, 0]
+        part = self.reader.excerpt([(0, before), (start, stop)])
+        return part, before + visual.nonzero()[:, 0]
 
     def _question(self, prompt: Tensor) -> Tensor:
         return prompt[int(self.stops[-1]) :]
@@ -277,7 +280,7 @@ class _Search:
             word = sequence.next_token(hidden)
             if word in ends:
                 return 0.0
-            collector = EvidenceCollector(self.reader.model.config.evidence_heads)
+            collector = EvidenceCollector(self.heads)
             sequence.append(torch.tensor([word]), evidence=collector)
             weights = collector.weights().double()
             there = float(weights[frames.to(weights.device)].sum())
@@ -289,8 +292,9 @@ class _Search:
         """Say when a range is, and in which medium."""
         number = max(n for n, begin in enumerate(self.begins) if begin <= span.first)
         medium, begin = self.media[number], self.begins[number]
-        first, stop = span.first - begin, span.stop - begin
-        best = first + int(self.evidence[span.first : span.stop].argmax())
+        best = span.first + int(self.evidence[span.first : span.stop].argmax())
+        first, best, stop = ((n - begin) * medium.unit for n in (span.first, best, span.stop))
+        stop = min(stop, len(medium))
         start, end = (medium.shown_from(frame) for frame in (first, stop))
         numbers = medium.indices
         return Found(

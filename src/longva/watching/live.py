@@ -49,14 +49,15 @@ def follow(
     Raises:
         VideoError: the source cannot be read.
     """
-    due = every
-    batch = longva.family.batch
+    due, batch, unit = every, longva.family.batch, longva.family.unit
+    held: list[LiveFrame] = []  # a frame waits for the other of its pair
     while (waiting := source.next(batch, POLL_SECONDS)) is not None:
         if not waiting:
             yield session, False
         while waiting:
             now = [frame for frame in waiting if frame.seconds < due]
-            waiting = waiting[len(now) :]
+            waiting, now = waiting[len(now) :], held + now
+            now, held = now[: len(now) // unit * unit], now[len(now) // unit * unit :]
             if now and session is not None:
                 session.extend(_medium(now, name))
             elif now:

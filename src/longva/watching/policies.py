@@ -23,17 +23,12 @@ FIRST_FRAMES = 4
 """Frames at the beginning that `newest` keeps."""
 
 
-def check_policy(policy: str | None, unit: int = 1) -> None:
-    """Refuse a name that is no policy, and a model that encodes frames in pairs.
+def check_policy(policy: str | None) -> None:
+    """Refuse a name that is no policy.
 
     Raises:
-        LongVAError: it is none, or cannot be kept to.
+        LongVAError: it is none.
     """
-    if policy is not None and unit > 1:
-        raise LongVAError(
-            f"this model encodes {unit} frames together, so single ones cannot be forgotten. Watch "
-            "without a policy."
-        )
     if policy is not None and policy not in get_args(Policy):
         names = ", ".join(get_args(Policy))
         raise LongVAError(f"no policy is called {policy!r}. Choose one of: {names}.")
@@ -69,6 +64,17 @@ def kept_frames(policy: Policy, numbers: np.ndarray, room: int) -> np.ndarray:
     return np.flatnonzero(numbers % stride == 0)
 
 
+def kept_units(policy: Policy, numbers: np.ndarray, room: int, unit: int) -> np.ndarray:
+    """Choose which frames stay, as `kept_frames` does, of a model that encodes `unit` together.
+
+    >>> kept_units("thin", np.arange(10), room=6, unit=2).tolist()
+    [0, 1, 4, 5, 8, 9]
+    """
+    kept = kept_frames(policy, numbers[::unit] // unit, max(2, room // unit))
+    frames = (kept[:, None] * unit + np.arange(unit)).flatten()
+    return frames[frames < len(numbers)]
+
+
 def stride_of(numbers: np.ndarray) -> int:
     """Return the stride of frames that were thinned out, a power of two.
 
@@ -91,8 +97,9 @@ def what_is_forgotten(
     """
     lost = f"{offered - len(numbers):,} of {offered:,} frames"
     if policy == "thin":
-        every = stride_of(numbers)
-        return f"{held.source}: the context was full, so only every {every:,}th frame is known"
+        every = stride_of(numbers[:: held.unit] // held.unit)
+        what = "frame" if held.unit == 1 else "pair of frames"
+        return f"{held.source}: the context was full, so only one {what} in {every:,} is known"
     gap = int(np.argmax(np.diff(numbers) > 1)) if len(numbers) > 1 else 0
     if policy == "stop":
         until = _moment(held, len(numbers) - 1)

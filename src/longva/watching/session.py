@@ -151,7 +151,8 @@ class Session(Watched):
             ContextLengthError: a question does not fit the context any more.
         """
         self._check_open()
-        watched = Searched(self._reader, self.media, self._question, self.processor.tokenizer)
+        told = self.processor.tokenizer, self.watcher.family.evidence_heads
+        watched = Searched(self._reader, self.media, self._question, *told)
         try:
             return find(watched, query, least=least, progress=progress)
         finally:
@@ -258,11 +259,8 @@ class Session(Watched):
 
     @property
     def can_answer_together(self) -> bool:
-        """Whether questions can be answered together: not through a model's own forward.
-
-        It takes one sequence, at one run of positions.
-        """
-        return not self._reader.own_forward
+        """Whether questions can be answered together; see `PromptReader.divisible`."""
+        return self._reader.divisible
 
     def stream_all(
         self, questions: Sequence[Question], given_up: Callable[[int], bool] = lambda _: False

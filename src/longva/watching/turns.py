@@ -34,7 +34,8 @@ def with_media(
     """Put media before the text of the first message, or where the messages have `PLACE`.
 
     Args:
-        messages: `role` and `content`; media that a content holds are replaced.
+        messages: `role` and `content`; media that a content holds are replaced, each in its place
+            where the media are `in_place`.
         media: that were watched.
 
     Returns:
@@ -58,9 +59,16 @@ def with_media(
 def _in_place(
     messages: Sequence[Mapping[str, Any]], media: Sequence[list[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
-    """Put media where messages have `PLACE`, in order; a place without a medium is left out."""
+    """Put media where messages have `PLACE`, or media as parts, in order.
+
+    A place without a medium is left out.
+    """
     said, ahead = [], iter(media)
     for message in messages:
+        if not isinstance(message["content"], str):
+            own = [[p] if p["type"] == "text" else next(ahead, []) for p in message["content"]]
+            said.append({**message, "content": [part for parts in own for part in parts]})
+            continue
         first, *others = message["content"].split(PLACE)
         parts = [{"type": "text", "text": first}] if first else []
         for text in others:

@@ -60,9 +60,9 @@ class VideoFamily(Family):
         text = model.config.get_text_config(decoder=True)
         blocks = getattr(text, "use_bidirectional_attention", None) == "vision"
         types = "mm_token_type_ids" if blocks else "token_type_ids"
-        pixels = torch.zeros(self.prompts.unit, 3, *self.prompts.frame_size(64, 64, 1))
-        rows, batched = self._features(pixels)
-        last = len(rows) % self.prompts.tokens(tuple(pixels.shape[2:]))
+        size = self.prompts.frame_size(64, 64, 1)
+        rows, batched = self._features(torch.zeros(self.unit, 3, *size))
+        last = len(rows) % self.prompts.tokens(size)
         self._row_width = rows.shape[1]
         self._inputs = Inputs(
             kind=kind,
@@ -78,14 +78,14 @@ class VideoFamily(Family):
         return BATCH
 
     @property
+    def frame_side(self) -> int:
+        """0."""
+        return 0
+
+    @property
     def width(self) -> int:
         """(1 + k) D, the width of a row."""
         return self._row_width
-
-    @property
-    def evidence_heads(self) -> list | None:
-        """None: all of them."""
-        return None
 
     def choose(self, media: Media, sampling: FrameSampling) -> np.ndarray:
         """Frames to take of a medium, in whole pairs."""
@@ -107,26 +107,6 @@ class VideoFamily(Family):
         note = self.prompts.budget_note(size)
         about = {"unit": self.unit, "size": size, "step": step}
         return describe(media, indices, self.prompts.tokens(size), note, **about)
-
-    def told(
-        self,
-        frames: WatchedFrames,
-        media: Media,
-        settings: FrameSettings,
-        label: str = "",
-        before: WatchedFrames | None = None,
-    ) -> WatchedFrames:
-        """Return the frames: what stands between them, this model's processor writes.
-
-        Raises:
-            LongVAError: subtitles or times of ours are asked for.
-        """
-        if media.subtitles or settings.time_tokens is not None:
-            raise LongVAError(
-                "subtitles and time_tokens are for LongVA: what stands between the frames of "
-                f"{type(self.model).__name__} is written by its own processor. Leave them out."
-            )
-        return frames
 
     def encode(
         self,

@@ -13,7 +13,9 @@ F frames, T tokens of a unit: of a frame, or of the pair that a model encodes to
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -52,11 +54,15 @@ class VideoPrompts:
         if getattr(self.frames, "use_token_compression", False):
             self.frames.use_token_compression = False  # a frame's tokens would depend on others
         self.unit = getattr(self.frames, "temporal_patch_size", None) or 1
-        self.tokens = cache(self._tokens)
+        self.unit_tokens = cache(self._tokens_of_a_unit)
         self._empty = cache(lambda size: dict(self.processed(torch.zeros(self.unit, 3, *size))))
         text = self._text(self.unit, [0.0] * self.unit, self.frame_size(64, 64, self.unit))
         ids = template_ids(processor.tokenizer, [text])[0]
         self.placeholder = next(token for token in ids if token in self.visual_ids)
+
+    def tokens(self, size: tuple[int, int]) -> int:
+        """T, of frames of a height and width."""
+        return self.unit_tokens(size)[0]
 
     def frame_size(self, height: int, width: int, frames: int) -> tuple[int, int]:
         """Height and width to which a film's frames are resized: what its processor would choose.
@@ -123,11 +129,13 @@ class VideoPrompts:
         Raises:
             LongVAError: the processor writes another number of tokens than the frames have.
         """
-        messages, _ = with_media(messages, media)
-        ahead = iter(media)
+        told = [by_unit(medium) for medium in media]
+        messages, _ = with_media(messages, told)
+        shown = films_of(told)
+        ahead = iter(shown)
         said = [{**m, "content": self._parts(m["content"], ahead)} for m in messages]
         text = apply_template(self.processor, said, add_generation_prompt=True)
-        films = iter([self._text(len(m), times(m), m.size) for m in media for _ in self._each(m)])
+        films = iter([self._text(len(m), times(m), m.size) for m in shown for _ in self._each(m)])
         name = "video_token" if self.as_video else "image_token"
         mark = re.escape(getattr(self.processor, name))
         text = re.sub(f"(?<!{MARK}){mark}", lambda _: next(films), text)
@@ -155,7 +163,7 @@ class VideoPrompts:
         visual = symbols < 0
         tokens = torch.where(visual, self.placeholder, symbols)
         left, grids, steps, whole = int((visual & (symbols > CLOSING)).sum()), [], [], 0
-        for medium in media:
+        for medium in films_of([by_unit(medium) for medium in media]):
             units = min(len(medium) // medium.unit or 1, -(-left // medium.tokens_per_frame))
             left -= units * medium.tokens_per_frame
             if units > 0 and medium.size is not None:
@@ -206,21 +214,13 @@ class VideoPrompts:
         made["video_metadata"] = [VideoMetadata(total_num_frames=frames, **facts)]
         return self.processor.replace_video_token(made, video_idx=0)
 
-    def _tokens(self, size: tuple[int, int]) -> int:
-        """T."""
+    def _tokens_of_a_unit(self, size: tuple[int, int]) -> tuple[int, int]:
+        """T, and the tokens of all that is written for a unit: times and marks, too."""
         texts = [self._text(n, [0.0] * n, size) for n in (self.unit, 2 * self.unit)]
-        one, two = (self._count(text) for text in texts)
-        return two - one if self.as_video else one
-
-    def text_tokens(self, size: tuple[int, int]) -> int:
-        """Tokens between two units: times and marks."""
-        texts = [self._text(n, [0.0] * n, size) for n in (self.unit, 2 * self.unit)]
-        one, two = (len(template_ids(self.processor.tokenizer, [text])[0]) for text in texts)
-        return two - one - self.tokens(size) if self.as_video else one - self.tokens(size)
-
-    def _count(self, text: str) -> int:
-        tokens = self.processor.tokenizer.convert_ids_to_tokens(list(self.visual_ids))
-        return sum(text.count(token) for token in tokens)
+        ids = [template_ids(self.processor.tokenizer, [text])[0] for text in texts]
+        rows, all_of_them = [sum(id_ in self.visual_ids for id_ in of) for of in ids], map(len, ids)
+        one, two = zip(rows, all_of_them, strict=True)
+        return (two[0] - one[0], two[1] - one[1]) if self.as_video else one
 
     def _types(self, tokens: Tensor) -> Tensor:
         make = self.processor.create_mm_token_type_ids
@@ -232,12 +232,33 @@ class VideoPrompts:
             return symbols
         if more == 1 and len(media) == 1:
             return torch.where(symbols == symbols.min(), CLOSING, symbols)
-        if more == len(media):
-            raise LongVAError("this model watches one film at a time. Give one medium.")
+        if more == len(films_of(media)):
+            raise LongVAError(
+                "this model ends every film with a row of its own, and watches one film at a time: "
+                "nothing can stand between its frames. Give one medium, without subtitles or "
+                "time_tokens."
+            )
         raise LongVAError(
             f"the processor writes {more:+,} tokens more than the {sum(len(m) for m in media)} "
             "frames have, so they cannot be told apart."
         )
+
+
+def by_unit(medium: WatchedFrames) -> WatchedFrames:
+    """Have texts that stand before a frame of a pair stand before the pair."""
+    before, unit = medium.before, medium.unit
+    pairs = [before[n : n + unit] for n in range(0, len(before), unit)]
+    told = [("\n".join(filter(None, pair)), *[""] * (len(pair) - 1)) for pair in pairs]
+    return replace(medium, before=tuple(text for pair in told for text in pair))
+
+
+def films_of(media: Sequence[WatchedFrames]) -> list[WatchedFrames]:
+    """Cut media where texts stand between their frames: to the model each part is a film."""
+    films = []
+    for medium in media:
+        cuts = [n for n, text in enumerate(medium.before) if text and n]
+        films += [medium.part(*cut) for cut in pairwise([0, *cuts, len(medium)])]
+    return films
 
 
 def times(medium: WatchedFrames) -> list[float]:

@@ -107,23 +107,24 @@ class Watcher:
         """Say which frames of a medium are watched by a rule; see `Family.describe`."""
         return self.family.describe(media, self.choose(media, sampling), before)
 
-    def encode(self, media: Media, sampling: FrameSampling, settings: FrameSettings) -> Tensor:
+    def encode(
+        self, media: Media, sampling: FrameSampling, settings: FrameSettings
+    ) -> tuple[WatchedFrames, Tensor]:
         """Encode one medium, or find it in the cache; see `stream`.
 
         Returns:
-            [F, T, D], of a model that encodes pairs [ceil(F / 2), T, D], all in memory.
+            Its frames, and [U, T, D], all in memory.
         """
 
-        def use(media: Media, _: np.ndarray) -> Tensor:
+        def use(media: Media, _: np.ndarray) -> tuple[WatchedFrames, Tensor]:
             frames = self.describe(media, sampling)
-            units = frames.rows // frames.tokens_per_frame
-            shape = (units, frames.tokens_per_frame, self.family.width)
+            shape = (frames.units, frames.tokens_per_frame, self.family.width)
             tokens = torch.empty(shape, dtype=self.model.dtype, device=self.model.device)
             done = 0
             for batch in self.stream(media, frames, settings):
                 tokens[done : done + len(batch)] = batch
                 done += len(batch)
-            return tokens
+            return frames, tokens
 
         return media.read(lambda media: self.choose(media, sampling), use)
 
@@ -163,8 +164,7 @@ class Watcher:
         if held is not None:
             parts = held.split(self.family.batch)
             return (part.to(self.model.device) for part in parts)
-        units = frames.rows // frames.tokens_per_frame
-        shape = (units, frames.tokens_per_frame, self.family.width)
+        shape = (frames.units, frames.tokens_per_frame, self.family.width)
         return self.cache.keep(key, media, batches, shape, self.model.dtype)
 
     def fingerprint(self, of: Callable[[LongVAForConditionalGeneration], str]) -> str:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from longva.cli import app
 from longva.data.text import documents, packing
 from longva.data.text.packing import PackedText
-from longva.data.text.prepare import CorpusConfig, prepare_text, tokenise_share
+from longva.data.text.prepare import CorpusConfig, prepare_text, tokenise_shard
 from longva.data.text.report import CorpusReport
 from longva.data.text.tokenised import open_text
 from longva.data.text.upsampling import content_hash
@@ -214,29 +214,29 @@ def test_a_killed_run_goes_on_to_identical_shards(config, tmp_path, parts, worke
     assert data_files(config.output_dir) == data_files(whole.output_dir)
 
 
-def test_shares_of_any_number_of_machines_give_the_same_set(config, tmp_path):
+def test_shards_of_any_number_of_machines_give_the_same_set(config, tmp_path):
     config = replace(config, mixture={"web": 0.7, "arxiv": 0.3}, budget=30_000)
     report = prepare_text(config)
     assert report.parts_read < report.parts
-    for shares in (2, 5):
-        together = replace(config, output_dir=tmp_path / f"of_{shares}")
-        done = [tokenise_share(together, share, shares) for share in reversed(range(shares))]
+    for count in (2, 5):
+        together = replace(config, output_dir=tmp_path / f"of_{count}")
+        done = [tokenise_shard(together, (number, count)) for number in range(count, 0, -1)]
         assert report.parts_read <= sum(done) <= report.parts
         before = set((together.output_dir / ".parts").glob("0*.json"))
         assert len(before) == sum(done)
-        assert prepare_text(together).as_json() == report.as_json()
+        assert prepare_text(together).to_json() == report.to_json()
         assert data_files(together.output_dir) == data_files(config.output_dir)
-        assert tokenise_share(together, 0, shares) == 0  # all is done
-    with pytest.raises(RecipeError, match="of 2 shares there are 0 to 1, got 2"):
-        tokenise_share(config, 2, 2)
+        assert tokenise_shard(together, (1, count)) == 0  # all is done
+    with pytest.raises(RecipeError, match=r"shards are 1/n, 2/n ... n/n, got 3/2"):
+        tokenise_shard(config, (3, 2))
 
 
-def test_packing_waits_for_the_shares_at_work(config):
+def test_packing_waits_for_the_shards_at_work(config):
     def pack(*_):
         prepare_text(config)
 
-    with pytest.raises(RecipeError, match=f"share-1-of-3 is in use by process {os.getpid()} "):
-        tokenise_share(config, 1, 3, pack)
+    with pytest.raises(RecipeError, match=f"shard-1-of-3 is in use by process {os.getpid()} "):
+        tokenise_shard(config, (1, 3), pack)
 
 
 def test_another_seed_draws_other_documents(config, tmp_path):
@@ -356,7 +356,7 @@ def test_a_finished_set_is_kept_and_another_is_not_written_over_it(config):
     first = prepare_text(config)
     stamps = {path: path.stat().st_mtime_ns for path in config.output_dir.iterdir()}
     again = prepare_text(config)
-    assert again.as_json() == first.as_json()
+    assert again.to_json() == first.to_json()
     assert {path: path.stat().st_mtime_ns for path in config.output_dir.iterdir()} == stamps
     with pytest.raises(
         RecipeError,

@@ -13,7 +13,7 @@ from longva.errors import LongVAError
 from longva.evaluate.perplexity import Point, write_csv
 from longva.nano.reproduction.report import write_report
 from longva.nano.reproduction.results import Measurement, located, read_results
-from longva.nano.reproduction.transfer import percent
+from longva.nano.reproduction.verdict import percent
 from longva.niah.cells import Grid, Row
 from longva.niah.log import CellLog
 from longva.niah.measure import write_report as write_measurement

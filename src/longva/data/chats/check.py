@@ -41,7 +41,7 @@ class DataReport:
     bad: list[dict[str, Any]]
     """`key`, `sample` and `problem` of those that cannot be read."""
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return what was found as JSON has it."""
         return {
             "samples": len(self.tokens),

@@ -19,6 +19,7 @@ import fsspec.core
 from longva.data.chats.storage import address
 from longva.data.text.documents import train_extra
 from longva.errors import LongVAError, reason
+from longva.files.writing import whole_file
 
 EMBEDDED = "embedded://"
 
@@ -30,8 +31,7 @@ def parquet_samples(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a Parquet file; what is no JSON in them is bytes.
 
     Raises:
-        RecipeError: pyarrow is missing.
-        LongVAError: the file cannot be read.
+        LongVAError: the file cannot be read, or pyarrow is missing.
     """
     train_extra("pyarrow")
     parquet = importlib.import_module("pyarrow.parquet")
@@ -44,19 +44,19 @@ def parquet_samples(path: Path) -> Iterator[dict[str, Any]]:
         raise LongVAError(f"{name} cannot be read as Parquet: {reason(error)}") from error
 
 
-def take_out(value: Any, folder: Path) -> Any:
+def extract_files(value: Any, folder: Path) -> Any:
     """Write the files in a row into a folder, and return the row with their names instead.
 
-    >>> take_out({"image": {"bytes": None, "path": "a.png"}, "n": [1, None]}, Path("unused"))
+    >>> extract_files({"image": {"bytes": None, "path": "a.png"}, "n": [1, None]}, Path("unused"))
     {'image': 'a.png', 'n': [1, None]}
     """
     if isinstance(value, list):
-        return [take_out(item, folder) for item in value]
+        return [extract_files(item, folder) for item in value]
     if isinstance(value, bytes):
         return _keep(value, "", folder)
     if isinstance(value, dict):
         if value.keys() != {"bytes", "path"}:
-            return {name: take_out(item, folder) for name, item in value.items()}
+            return {name: extract_files(item, folder) for name, item in value.items()}
         if value["bytes"] is None:
             return value["path"]
         return _keep(value["bytes"], Path(value["path"] or "").suffix.lower(), folder)
@@ -64,7 +64,7 @@ def take_out(value: Any, folder: Path) -> Any:
 
 
 def file_of(name: str, folder: Path) -> Path:
-    """Where `take_out` has put the file that it calls `name`."""
+    """Where `extract_files` has put the file that it calls `name`."""
     name = name.removeprefix(EMBEDDED)
     return folder / name[:2] / name
 
@@ -73,8 +73,6 @@ def _keep(content: bytes, suffix: str, folder: Path) -> str:
     name = f"{EMBEDDED}{hashlib.blake2b(content, digest_size=16).hexdigest()}{suffix}"
     path = file_of(name, folder)
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_bytes(content)
-        partial.replace(path)
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content)
     return name

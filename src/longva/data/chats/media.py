@@ -20,10 +20,10 @@ from torch import Tensor
 
 from longva.data.chats.storage import local
 from longva.errors import RecipeError, VideoError
+from longva.media.image_file import load_image, upright_size
 from longva.media.medium import MAX_PIXELS, open_media
 from longva.media.resize import Fit, Resize
 from longva.media.sampling import FrameSampling, Time
-from longva.media.source import load_image, upright_size
 from longva.model import LongVAProcessor
 from longva.model.chat_format import text_ids
 from longva.prompts.between_frames import times_between

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from longva.data.chats.embedded import EMBEDDED, file_of, take_out
+from longva.data.chats.embedded import EMBEDDED, extract_files, file_of
 from longva.data.chats.mixtures import MixtureConfig, mixture_parts, read_samples, take_indices
 from longva.data.chats.storage import address, files_of, version
 from longva.errors import LongVAError, RecipeError, first_line
@@ -169,7 +169,7 @@ class Samples:
                 ends, digests = [file.tell()], []
                 for sample in read_samples(part.path):
                     if part.path.suffix == ".parquet":
-                        sample = take_out(sample, self.folder / "media")
+                        sample = extract_files(sample, self.folder / "media")
                     content = to_json(sample, ensure_ascii=False).encode()
                     digests.append(hashlib.blake2b(content, digest_size=8).digest())
                     ends.append(ends[-1] + file.write(content))
@@ -183,7 +183,7 @@ class Samples:
             index = np.concatenate(rows, axis=1)
             if not index.size:
                 raise RecipeError(f"the mixture of {len(self.parts)} data set(s) has no samples.")
-        if (self.folder / "media").is_dir():
+        if (self.folder / "media").is_dir() and hasattr(os, "sync"):  # not on Windows
             os.sync()  # before the index says that they are whole
         with whole_file(self.folder / "index.npy") as temporary, temporary.open("wb") as file:
             np.save(file, index)

@@ -43,7 +43,7 @@ class TextReport:
         """Documents that no row holds whole."""
         return int((self.documents > self.seq_len).sum())
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return what was found as JSON has it."""
         return {
             "rows": self.rows,

@@ -24,7 +24,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from longva.errors import LongVAError, RecipeError, first_few, first_line, install_command
+from longva.errors import (
+    LongVAError,
+    RecipeError,
+    first_few,
+    first_line,
+    install_command,
+    needing,
+)
 from longva.files.writing import naming, parse_json
 
 SPLITS = {"train", "validation", "valid", "val", "dev", "test"}
@@ -265,14 +272,10 @@ def train_extra(name: str) -> Any:
     """Import a package of the extra `train`.
 
     Raises:
-        RecipeError: it is not installed.
+        LongVAError: it is not installed.
     """
-    try:
+    with needing("reading this source", install_command("train")):
         return importlib.import_module(name)
-    except ModuleNotFoundError:
-        raise RecipeError(
-            f"reading this source needs {name}. Install it: {install_command('train')}"
-        ) from None
 
 
 def decode(content: bytes, path: Path | str) -> str:

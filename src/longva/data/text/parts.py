@@ -111,7 +111,7 @@ def tokenise_part(
     if held:
         flush()
     before = {
-        domain: LengthStatistics.of(np.array(counts), long_tokens).as_json()
+        domain: LengthStatistics.of(np.array(counts), long_tokens).to_json()
         for domain, counts in lengths.items()
     }
     values = {"files": files, "domains": list(domains), "before": before, "kept_tokens": kept}

@@ -8,7 +8,7 @@
 A part that is done is never done again, so a run that was killed goes on where it was. What a part
 gives depends on its documents alone and everything after it on the parts alone: the packed set has
 the same bytes however often it was killed and however many processes, of however many machines
-(`tokenise_share`), took part. Parts are read in an order drawn by the seed: where a mixture and a
+(`tokenise_shard`), took part. Parts are read in an order drawn by the seed: where a mixture and a
 budget end reading early, what was read is a sample of all of the source. How documents are chosen:
 `upsampling.py`; the format on disk: `packing.py`.
 """
@@ -36,7 +36,7 @@ from longva.data.text.parts import (
     token_dtype,
     tokenise_part,
 )
-from longva.data.text.report import CorpusReport, draw_lengths
+from longva.data.text.report import CorpusReport, draw_lengths_by_domain
 from longva.data.text.upsampling import Choice, choose_documents, content_hash
 from longva.errors import RecipeError
 from longva.files.claim import claim, refuse_others
@@ -115,8 +115,8 @@ def prepare_text(config: CorpusConfig, progress: Progress | None = None) -> Corp
         return _finished(folder, settings)
     parts = plan_parts(config)
     with ExitStack() as held:
-        for share in [work, *work.glob("share-*")]:  # all go at the end, and their locks with them
-            held.enter_context(only_run(share))
+        for shard in [work, *work.glob("shard-*")]:  # all go at the end, and their locks with them
+            held.enter_context(only_run(shard))
         _claim_parts(work, settings, parts)
         kept, choice, parts_read = _read_enough(config, parts, work, progress)
         report = CorpusReport(
@@ -133,8 +133,8 @@ def prepare_text(config: CorpusConfig, progress: Progress | None = None) -> Corp
         staging = work / "packed"
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
-        write_whole(staging / "report.json", to_json(report.as_json(), indent=2) + "\n")
-        draw_lengths(report, staging / "lengths.png")
+        write_whole(staging / "report.json", to_json(report.to_json(), indent=2) + "\n")
+        draw_lengths_by_domain(report, staging / "lengths.png")
         save_recipe(config, staging / "recipe.yaml")
         write_packed(
             staging,
@@ -150,29 +150,29 @@ def prepare_text(config: CorpusConfig, progress: Progress | None = None) -> Corp
         return report
 
 
-def tokenise_share(
-    config: CorpusConfig, share: int, shares: int, progress: Progress | None = None
+def tokenise_shard(
+    config: CorpusConfig, shard: tuple[int, int], progress: Progress | None = None
 ) -> int:
-    """Tokenise every `shares`-th part of a source, beside processes that take the others.
+    """Tokenise every n-th part of a source, beside processes that take the others.
 
     They share `config.output_dir`, on one machine or several. `prepare_text` then packs what they
     have done; it does itself what is missing.
 
     Args:
         config: what to make.
-        share: which of the shares, counted from 0.
-        shares: how many there are.
-        progress: called with ("tokenise", parts done, parts of this share).
+        shard: (i, n): the i-th of n, i from 1 to n.
+        progress: called with ("tokenise", parts done, parts of this shard).
 
     Returns:
-        Parts of this share that are done; fewer than it has if the budget is reached before.
+        Parts of this shard that are done; fewer than it has if the budget is reached before.
 
     Raises:
-        RecipeError: no such share, or as `prepare_text`.
+        RecipeError: no such shard, or as `prepare_text`.
         LongVAError: a damaged file, or a full disk.
     """
-    if not 0 <= share < shares:
-        raise RecipeError(f"of {shares} shares there are 0 to {shares - 1}, got {share}.")
+    number, count = shard
+    if not 1 <= number <= count:
+        raise RecipeError(f"shards are 1/n, 2/n ... n/n, got {number}/{count}.")
     settings = _settings(config, corpus_tokenizer(config.tokenizer))
     work = config.output_dir / ".parts"
     if (config.output_dir / "index.json").is_file():
@@ -182,9 +182,9 @@ def tokenise_share(
     order = _reading_order(config, parts)
     kept_tokens: Counter[str] = Counter()
     known = done = 0
-    with only_run(work / f"share-{share}-of-{shares}"):
+    with only_run(work / f"shard-{number}-of-{count}"):
         _claim_parts(work, settings, parts)
-        mine = order[share::shares]
+        mine = order[number - 1 :: count]
         for done, _ in enumerate(_tokenised(config, parts, mine, work), 1):
             if progress:
                 progress("tokenise", done, len(mine))

@@ -48,7 +48,7 @@ class CorpusReport:
         """Return the share of the tokens that is in long documents."""
         return statistics.long_tokens / max(1, int(statistics.tokens.sum()))
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the report as JSON has it, with the shares worked out."""
         settings = ("long_tokens", "budget", "duplicates", "separator", "parts_read", "parts")
         values: dict[str, Any] = {name: getattr(self, name) for name in settings}
@@ -63,7 +63,7 @@ class CorpusReport:
                     "long_share": self.long_share(domain),
                     "num_documents": int(domain.documents.sum()),
                     "num_tokens": int(domain.tokens.sum()),
-                    **domain.as_json(),
+                    **domain.to_json(),
                 }
                 for name, domain in {**domains, "all": total}.items()
             }
@@ -71,7 +71,7 @@ class CorpusReport:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "CorpusReport":
-        """Undo `as_json`."""
+        """Undo `to_json`."""
         values = dict(values)
         for when in ("before", "after"):
             values[when] = {
@@ -82,7 +82,7 @@ class CorpusReport:
         return cls(**values)
 
 
-def draw_lengths(report: CorpusReport, path: Path) -> None:
+def draw_lengths_by_domain(report: CorpusReport, path: Path) -> None:
     """Draw the largest domains' tokens by document length, before and after, as shares."""
     names = sorted(report.before, key=lambda name: -int(report.before[name].tokens.sum()))
     left_out = len(names) - MOST_PANELS

@@ -172,13 +172,13 @@ class LengthStatistics:
             long_tokens=self.long_tokens + other.long_tokens,
         )
 
-    def as_json(self) -> dict:
+    def to_json(self) -> dict:
         """Return the fields as JSON has them."""
         lists = {"documents": self.documents.tolist(), "tokens": self.tokens.tolist()}
         return {**lists, "long_tokens": self.long_tokens}
 
     @classmethod
     def from_json(cls, values: dict) -> "LengthStatistics":
-        """Undo `as_json`."""
+        """Undo `to_json`."""
         documents, tokens = (np.array(values[name], np.int64) for name in ("documents", "tokens"))
         return cls(documents=documents, tokens=tokens, long_tokens=values["long_tokens"])

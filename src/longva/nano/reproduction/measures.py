@@ -21,7 +21,7 @@ from longva.niah.needles import NeedleRecipe
 from longva.niah.text import TextRecipe, run_text
 from longva.niah.tree_model import TreeModel
 from longva.niah.visual import VisualRecipe, ask, open_pictures, run_visual
-from longva.reporting.progress import Progress
+from longva.reporting.progress import Progress, plain_lines
 
 NEEDLES, BOOK, LONG_TEXT = Path("needles"), Path("text/book.txt"), Path("text/long.txt")
 
@@ -133,15 +133,8 @@ def perplexity(budget: Budget, name: str) -> None:
 
 
 def printed(name: str) -> Progress:
-    """Make a progress function that prints a line a tenth."""
-    printed_tenths: set[int] = set()
-
-    def report(_: str, done: int, total: int) -> None:
-        if (tenth := 10 * done // total) not in printed_tenths:
-            printed_tenths.add(tenth)
-            print_line(f"{name}: {done} of {total}")
-
-    return report
+    """Make a progress function that prints lines to the log."""
+    return plain_lines(lambda line: print_line(f"{name}: {line}"))
 
 
 def print_line(text: str) -> None:

@@ -28,7 +28,7 @@ from longva.nano.reproduction.results import (
     read_results,
     stage_table,
 )
-from longva.nano.reproduction.transfer import judge, percent
+from longva.nano.reproduction.verdict import judge, percent
 from longva.niah.heatmap import Panel, draw, panel_of
 from longva.niah.scoring import Protocol
 from longva.reporting.page import data_uri, page_template

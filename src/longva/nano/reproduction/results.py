@@ -160,6 +160,14 @@ def scores_by_seed(of: Measurement) -> dict[int, dict[str, Any]]:
     return {seed: score(of.seed(seed)) for seed in of.by_seed}
 
 
+def scores_by_length(of: Measurement) -> list[dict[str, Any]]:
+    """Return the score at each length, and there that of each seed."""
+    return [
+        {"length": length, **score(of.at([length])), "by_seed": scores_by_seed(of.at([length]))}
+        for length in of.lengths
+    ]
+
+
 def measured(of: Measurement, training_length: float) -> dict[str, Any]:
     """Return the numbers of a heatmap: over all, by length, by seed, and within training.
 
@@ -173,10 +181,7 @@ def measured(of: Measurement, training_length: float) -> dict[str, Any]:
         "effective_length": effective_length(of.rows),
         "training_length": training_length,
         "by_seed": scores_by_seed(of),
-        "by_length": [
-            {"length": length, **score(of.at([length])), "by_seed": scores_by_seed(of.at([length]))}
-            for length in of.lengths
-        ],
+        "by_length": scores_by_length(of),
         "within_training": score(of.at(within)) if within else None,
     }
 

@@ -7,7 +7,6 @@ A stage in `stages.json` is done and never run again; `extend` and `align` also 
 thread computes, so that a seed trains to the same bits however many seeds run beside it.
 """
 
-import json
 import os
 import random
 import shutil
@@ -21,7 +20,7 @@ import torch
 
 from longva.files.claim import refuse_others
 from longva.files.lock import only_run
-from longva.files.writing import read_json, write_json
+from longva.files.writing import read_json, read_lines, write_json
 from longva.nano.reproduction.budget import Budget, budget_of
 from longva.nano.reproduction.measures import print_line
 from longva.nano.reproduction.stages import stages
@@ -80,10 +79,8 @@ def run_seed(budget_name: str, seed: int, study: str = "") -> None:
 
 def last_metrics(name: str) -> dict[str, float]:
     """Return the last line of a stage's metrics.jsonl; nothing if it trains nothing."""
-    path = Path(name.removeprefix("stage2_")) / "metrics.jsonl"
-    if not path.is_file():
-        return {}
-    return json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+    steps = [{}, *read_lines(Path(name.removeprefix("stage2_")) / "metrics.jsonl")]
+    return steps[-1]
 
 
 if __name__ == "__main__":

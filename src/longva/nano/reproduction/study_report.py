@@ -17,9 +17,9 @@ from longva.errors import LongVAError
 from longva.files.writing import read_json, write_json, write_whole
 from longva.finite import to_json
 from longva.nano.reproduction.plots import draw_accuracy
-from longva.nano.reproduction.results import Measurement, score
+from longva.nano.reproduction.results import Measurement, score, scores_by_length
 from longva.nano.reproduction.study import RESULTS
-from longva.nano.reproduction.transfer import Check, percent
+from longva.nano.reproduction.verdict import Check, percent
 from longva.niah.cells import Row
 
 CONDITIONS = {
@@ -64,7 +64,7 @@ def write_study_report(run: Path) -> Path:
     lines = {
         name: {
             "by_length": by_length,
-            "chance": measured_chance(measurements[name]),
+            "chance": score(measurements[name])["chance"],
             "label": f"({CONDITIONS[name][0]}) {CONDITIONS[name][1]}",
         }
         for name, by_length in numbers["by_length"].items()
@@ -106,11 +106,6 @@ def _row(needles: Sequence[Any], length: int, depth: float, trial: int, right: i
     return Row(**place, needle=name, answer="", chance=chance, is_greedy=bool(right))
 
 
-def measured_chance(of: Measurement) -> float:
-    """Return the mean probability of guessing right."""
-    return sum(row.chance for row in of.rows) / len(of.rows)
-
-
 def study_numbers(of: Mapping[str, Measurement], seeds: Sequence[Mapping[str, Any]]) -> Any:
     """Return every number of the page."""
     checks = judge_study(of)
@@ -121,19 +116,9 @@ def study_numbers(of: Mapping[str, Measurement], seeds: Sequence[Mapping[str, An
         ],
         "outcome": outcome(checks),
         "checks": [vars(check) for check in checks],
-        "by_length": {
-            name: [
-                {"length": length, **score(one.at([length])), "by_seed": _by_seed(one, length)}
-                for length in one.lengths
-            ]
-            for name, one in of.items()
-        },
+        "by_length": {name: scores_by_length(one) for name, one in of.items()},
         "reach": {name: reach_by_seed(of[name]) for name in of},
     }
-
-
-def _by_seed(of: Measurement, length: int) -> dict[int, dict[str, Any]]:
-    return {seed: score(of.seed(seed).at([length])) for seed in of.by_seed}
 
 
 def judge_study(

@@ -15,8 +15,8 @@ from longva.errors import VideoError
 from longva.media.bounds import Bounds
 from longva.media.file import HeldFile, file_name, open_file
 from longva.media.frames import video_media
+from longva.media.image_file import is_animation, open_image, picture_count
 from longva.media.medium import MAX_ANIMATION_PIXELS, Media, open_media
-from longva.media.source import is_animation, open_image
 from longva.media.video_index import open_video
 from longva.serve.limits import Limits
 
@@ -90,21 +90,21 @@ def _open(file: Path | HeldFile, limits: Limits, name: str) -> Media:
     else:
         with image:
             if is_animation(image):
-                check_animation(image, _size(file), limits, name)
+                check_animation(file, image, limits, name)
         media = open_media(file, max_pixels=limits.pixels)
     if media.kind != "image":
         _check_seconds(media.duration, limits, name)
     return media
 
 
-def check_animation(image: Image.Image, size: int, limits: Limits, name: str) -> None:
+def check_animation(file: Path | HeldFile, image: Image.Image, limits: Limits, name: str) -> None:
     """Count the pictures of a GIF, WebP or PNG animation against the limits."""
     pixels = image.width * image.height
     most = min(limits.animation_pixels / pixels, limits.animation_frames)
     if (
         pixels > MAX_ANIMATION_PIXELS
-        or size > limits.animation_bytes
-        or getattr(image, "n_frames", 1) > most
+        or _size(file) > limits.animation_bytes
+        or picture_count(file, image, most) > most
     ):
         raise VideoError(
             f"{name} is too large an animation: {limits.animation_bytes:,} bytes, "

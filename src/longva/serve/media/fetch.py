@@ -1,7 +1,7 @@
 """Fetch media: from an address to a file on disk and the hash of its content.
 
     https://...    streamed to disk from public addresses       network.py
-                   or still there, if its server says so        kept.py
+                   or still there, if its server says so        cache.py
     data:...       decoded to disk
     file:///...    left where it is, if it lies in a folder that the        shared.py
                    operator shares
@@ -31,11 +31,14 @@ from longva.media.network import (
 )
 from longva.serve.errors import MediaError
 from longva.serve.limits import Limits
-from longva.serve.media.kept import KeptMedia, StoredMedium
+from longva.serve.media.cache import MediaCache, StoredMedium
 from longva.serve.media.shared import SharedFolders
 
 REPORTED_BYTES = 4 * 2**20
 """Downloads report their progress so often."""
+
+PIECE = 2**18
+"""Bytes of a medium in the request itself that are written at once."""
 
 
 class MediaFetcher:
@@ -64,7 +67,7 @@ class MediaFetcher:
         self._shared = SharedFolders(folders, limits)
         self._allow_private, self._ssl = allow_private, ssl_context
         self._network = network or PublicNetwork(allow_private=allow_private)
-        self._kept = KeptMedia(limits)
+        self._cache = MediaCache(limits)
 
     async def fetch(
         self, url: str, report: Callable[[int, int], None] = lambda done, total: None
@@ -82,7 +85,7 @@ class MediaFetcher:
         if scheme == "data":
             pictures = await asyncio.to_thread(self._decode, url)
             content = b"".join(pictures)
-            medium = await self._spool(_one(content), len(content), report)
+            medium = await self._spool(_pieces(content), len(content), report)
             if not is_frame_list(url):
                 return medium
             sizes = tuple(map(len, pictures))
@@ -100,17 +103,17 @@ class MediaFetcher:
     def release(self, medium: StoredMedium) -> None:
         """Let go of a medium: a spooled one is deleted, unless it is kept or in use elsewhere."""
         if medium.temporary_bytes:
-            self._kept.release(medium)
+            self._cache.release(medium)
 
     def forget(self) -> None:
         """Delete the media that no request uses."""
-        self._kept.clear()
+        self._cache.clear()
 
     async def _download(self, url: str, report) -> StoredMedium:
         limits = self.limits
         try:
             async with asyncio.timeout(limits.fetch_seconds):
-                return await self._ask(url, self._kept.conditions, report)
+                return await self._ask(url, self._cache.conditions, report)
         except TimeoutError as error:
             raise refused(f"it was not there within {limits.fetch_seconds:g} seconds") from error
         except AddressError:  # a ValueError, too
@@ -131,14 +134,14 @@ class MediaFetcher:
                 ssl_context=self._ssl,
             ) as (address, response):
                 headers = {name.lower(): value for name, value in response.headers}
-                medium = self._kept.find(address, response.status, headers)
+                medium = self._cache.find(address, response.status, headers)
                 if medium is None and response.status == 200:
                     total = int(headers.get(b"content-length", 0))
                     medium = await self._spool(response.aiter_stream(), total, report)
-                    self._kept.keep(address, headers, medium)
+                    self._cache.keep(address, headers, medium)
         except BaseException:  # even after the last byte: cancelled while the connection closes
             if medium is not None:
-                self._kept.release(medium)
+                self._cache.release(medium)
             raise
         # A 304 about a version that is not here any more: ask without conditions.
         return medium or await self._ask(url, None, report)
@@ -152,7 +155,7 @@ class MediaFetcher:
             try:
                 async for chunk in chunks:
                     size += len(chunk)
-                    self._kept.grow(len(chunk))
+                    self._cache.grow(len(chunk))
                     self._check_size(size)
                     digest.update(chunk)
                     file.write(chunk)
@@ -162,33 +165,34 @@ class MediaFetcher:
                 if not size:
                     raise MediaError("a medium is empty (0 bytes).", code="invalid_media")
             except BaseException:
-                self._kept.bytes -= size
+                self._cache.bytes -= size
                 path.unlink()
                 raise
         medium = StoredMedium(path=path, digest=digest.hexdigest(), temporary_bytes=size)
-        return self._kept.hold(medium)
+        return self._cache.hold(medium)
 
     def _check_size(self, size: int) -> None:
         if size > self.limits.media_bytes:
             message = f"a medium is larger than the {self.limits.media_bytes:,} bytes allowed."
             raise MediaError(message, code="media_too_large", status=413)
-        if self._kept.bytes > self.limits.spool_bytes:
+        if self._cache.bytes > self.limits.spool_bytes:
             message = "too many media are being read at this moment. Try again later."
             raise MediaError(message, code="server_busy", status=429, retry_after=10)
 
     def _decode(self, url: str) -> list[bytes]:
         """Return the bytes of a data: URI; of a list of frames, those of each."""
         self._check_size((len(url) - url.find(",")) * 3 // 4 - 2)
-        header, _, body = url.partition(",")
-        count = body.count(",") + 1 if is_frame_list(url) else 1
-        if count > self.limits.listed_frames:
-            raise MediaError(
-                f"a list may have {self.limits.listed_frames:,} frames, got {count:,}.",
-                code="too_many_frames",
-            )
-        parts = body.split(",", count - 1)
         try:
-            return [data_of(f"{header},{part}") for part in parts]
+            if not is_frame_list(url):
+                return [data_of(url)]
+            count = url.count(",")
+            if count > self.limits.listed_frames:
+                raise MediaError(
+                    f"a list may have {self.limits.listed_frames:,} frames, got {count:,}.",
+                    code="too_many_frames",
+                )
+            header, *parts = url.split(",")
+            return [data_of(f"{header},{part}") for part in parts or [""]]
         except VideoError as error:
             raise MediaError(error.message) from error
 
@@ -202,5 +206,7 @@ def is_frame_list(url: str) -> bool:
     return url[:15].lower() == "data:video/jpeg"
 
 
-async def _one(chunk: bytes) -> AsyncIterator[bytes]:
-    yield chunk
+async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(content), PIECE):
+        yield content[at : at + PIECE]
+        await asyncio.sleep(0)  # others of this thread go between

@@ -15,14 +15,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 from weakref import WeakSet
 
 from longva.errors import VideoError
+from longva.media.address import path_of
 from longva.media.file import HeldFile, open_file, version_of
 from longva.serve.errors import MediaError
 from longva.serve.limits import Limits
-from longva.serve.media.kept import StoredMedium
+from longva.serve.media.cache import StoredMedium
 
 KNOWN_DIGESTS = 1024
 SETTLED_SECONDS = 2.0
@@ -82,10 +83,9 @@ class SharedFolders:
             message = "too many media are being read at this moment. Try again later."
             raise MediaError(message, code="server_busy", status=429, retry_after=10)
         try:
-            address = urlsplit(url)
-            if address.netloc not in ("", "localhost"):
+            if urlsplit(url).netloc not in ("", "localhost"):
                 raise ValueError("it is on another machine")
-            path = Path(unquote(address.path)).resolve(strict=True)
+            path = Path(path_of(url)).resolve(strict=True)
             inside = [folder for folder in self.folders if path.is_relative_to(folder)]
             if not inside or not path.is_file():
                 raise ValueError("it is not shared")

@@ -3,7 +3,7 @@
 import pytest
 
 from longva.nano.reproduction.results import Measurement, Results, measured, score
-from longva.nano.reproduction.transfer import (
+from longva.nano.reproduction.verdict import (
     HEADLINES,
     between,
     beyond,

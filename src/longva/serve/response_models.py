@@ -1,4 +1,4 @@
-"""What the API answers: completions, errors, the list of models."""
+"""The fields of what the API answers: completions, errors, the list of models."""
 
 from typing import Any, Literal
 
@@ -37,6 +37,12 @@ class LongVAAnswer(BaseModel):
 
     timings: dict[str, float]
     """Seconds that watching took (`decode`, `encode`, `prefill`) and the `answer`."""
+
+    logprob: float
+    """Sum of the log-probabilities of the answer's tokens."""
+
+    confidence: float | None = None
+    """How sure the answer is, of a model that was calibrated; see docs/models.md."""
 
 
 class ChatAnswer(BaseModel):

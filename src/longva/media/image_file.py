@@ -1,4 +1,4 @@
-"""The pictures in images and animations: [height, width, 3] uint8, upright."""
+"""One image or animation file: the pictures in it, [height, width, 3] uint8, upright."""
 
 import importlib
 import io
@@ -6,6 +6,7 @@ import struct
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -161,6 +162,27 @@ def animation_pictures(file: File, max_pixels: int, numbers: Sequence[int]) -> I
         for number in numbers:
             image.seek(number)
             yield np.array(to_rgb(image))
+
+
+def picture_count(file: File, image: Image.Image, most: float) -> int:
+    """Count the pictures of an animation from headers, no further than one past `most`.
+
+    Args:
+        file: the animation.
+        image: the same, opened.
+        most: pictures that are of interest. Pillow reads all of a GIF, however long, to tell.
+
+    Raises:
+        VideoError: broken.
+    """
+    with decoding(file_name(file)):
+        if image.format == "GIF":
+            with open_file(file) as opened, av.open(opened, format=DEMUXERS["GIF"]) as tracks:
+                pictures = (packet for packet in tracks.demux() if packet.size)
+                count = sum(1 for _ in islice(pictures, int(most) + 1))
+            if count > most:
+                return count
+        return getattr(image, "n_frames", 1)
 
 
 def animation_durations(file: File, image: Image.Image) -> list[float]:

@@ -19,7 +19,7 @@ from longva.watching.store import Watching
 from longva.watching.tasks import Outline, Search
 
 
-class OnJobs:
+class JobHandlers:
     """Handlers of the find box, of summaries, and of clips.
 
     Args:

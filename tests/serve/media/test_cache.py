@@ -10,8 +10,8 @@ import pytest
 
 from longva.serve.errors import ApiError
 from longva.serve.limits import Limits
+from longva.serve.media.cache import version_of
 from longva.serve.media.fetch import MediaFetcher
-from longva.serve.media.kept import version_of
 from tests.serve.conftest import film, serving, user
 
 SIZE = 10_000

@@ -33,7 +33,7 @@ OWN_KEYS = """(_, __, ___) => {
 keeps one for its library."""
 
 
-class OnStage:
+class StageHandlers:
     """Handlers of the stage.
 
     Args:

@@ -78,7 +78,7 @@ def version_of(headers: Headers) -> Version | None:
     return etag, modified, length
 
 
-class KeptMedia:
+class MediaCache:
     """Media on disk; one is deleted when no request holds it and the cache does not keep it.
 
     For the thread of the event loop.
