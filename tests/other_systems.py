@@ -12,8 +12,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 NEEDS = {
-    "forked ranks": r"\b(run_distributed|on_ranks|os\.fork|get_context\(.fork)\b",
-    "signals to processes": r"\b(SIGKILL|SIGSTOP|send_signal|os\.kill|killpg|OBEYING_LONGVA)\b",
+    "forked ranks": r"\b(run_distributed|on_ranks|os\.fork|forked|get_context\(.fork)\b",
+    "signals to processes": r"\b(SIGKILL|SIGSTOP|send_signal|os\.kill|killpg|OBEYING_LONGVA)\b"
+    r"|from fuzz import",
     "files as POSIX has them": r"\b(mkfifo|chmod|symlink_to|os\.symlink|pass_fds)\b|\"/proc|'/proc",
     "limits of a process": r"importorskip\(.resource",
 }

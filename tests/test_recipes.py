@@ -70,6 +70,10 @@ def test_every_problem_is_listed_with_its_key(tmp_path):
     )
 
 
+REPEATED = "x0: &x0 [y]\n" + "".join(f"x{n}: &x{n} [{f'*x{n - 1}, ' * 9}]\n" for n in range(1, 10))
+"""A few lines that stand for 9^9 words."""
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -81,7 +85,12 @@ def test_every_problem_is_listed_with_its_key(tmp_path):
         ("base_model: [", "is no YAML"),
         ("base_model: a\nseq_len: 2\nbase_model: b", "'base_model' is given twice\n.*line 3"),
         ("base_model: a\noptim: {lr: 1, lr: 2}", "'lr' is given twice"),
+        ("base_model: 2024-02-30", "is no YAML.*day is out of range"),
+        ("base_model: " + "[" * 2000, "is no YAML.*RecursionError"),
+        ("base_model: !!int ''", "is no YAML"),
+        (REPEATED, r"x9: unknown key \(got \[\[\[.{,210}\.\.\.\); the keys here"),
     ],
+    ids=lambda value: value[:30],
 )
 def test_a_wrong_recipe_says_what_is_wrong(tmp_path, text, message):
     with pytest.raises(RecipeError, match=message):

@@ -55,6 +55,7 @@ RESUME = "tests/train/test_resume.py::test_"
 GUARDS = "tests/parallel/test_guards.py::test_"
 CHECKPOINT = "tests/checkpoints/test_checkpoint.py::test_"
 CHECK = "tests/train/test_data_check.py::test_"
+FAULTS = "tests/faults/test_damaged.py::test_"
 HERE = "tests/test_remedies.py::test_"
 
 REMEDIES = {
@@ -72,6 +73,8 @@ REMEDIES = {
         CHECK + "a_run_that_met_a_broken_sample_goes_on_as_if_it_had_been_left_out",
     ),
     "Mend them; or leave them out": CHECK + "samples_whose_media_are_missing_are_left_out_or",
+    "To go on: delete": FAULTS + "a_part_of_a_corpus_whose_note_is_damaged_is_read_again",
+    "Without it the same command": FAULTS + "a_training_checkpoint_that_is_damaged_is_named",
     "Make it: longva check-data": CHECK + "what_is_to_be_skipped_is_made_by_a_check",
     "There is no mixture": MIXTURES + "a_file_that_is_not_there_is_given",
     "give datasets, a list": MISTAKES + "what_a_message_says_of_a_recipe_mends_it",

@@ -339,7 +339,9 @@ def test_large_animations_are_refused(tmp_path):
         open_media(path)
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyError, Image.DecompressionBombError])
+@pytest.mark.parametrize(
+    "error", [ValueError, KeyError, RuntimeError, Image.DecompressionBombError]
+)
 def test_whatever_pillow_raises_on_a_frame_is_named(error, tmp_path, monkeypatch):
     frames = [Image.fromarray(numbered(number)) for number in range(3)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])

@@ -236,3 +236,14 @@ def test_the_mask_of_the_assistant_is_what_it_says_and_the_end_of_its_turn():
         tokenizer.eos_token_id,
         *text_ids(tokenizer, "\n"),
     ]
+
+
+def test_half_a_surrogate_pair_is_read_as_the_replacement_character():
+    processor = random_longva()[1]
+    for kind in ("content", "role"):
+        half, whole = (
+            chat_ids(processor, [{"role": "user", "content": "Why?", **{kind: f"so {letter}"}}])
+            for letter in ("\ud83d", "\ufffd")
+        )
+        assert half == whole
+    assert text_ids(processor.tokenizer, "\ud83d") == text_ids(processor.tokenizer, "\ufffd")

@@ -57,3 +57,6 @@ def test_a_grid_that_measures_nothing_is_refused(grid, message):
 def test_a_span_that_never_ends_is_refused():
     with pytest.raises(RecipeError, match="start <= stop and step > 0"):
         Span(start=0, stop=1, step=0)
+    for stop, step in ((1e9, 1e-9), (float("nan"), 1), (float("inf"), 1)):
+        with pytest.raises(RecipeError, match="less than 100,000 values"):
+            Span(start=0, stop=stop, step=step)

@@ -113,6 +113,12 @@ def test_a_dataset_of_something_else_is_refused(tmp_path, column, split):
         ('[{"prompt": "x"}]', "is no needle file"),
         ('[{"path": "a", "prompt": "x"}]', "no answer for a"),
         ("[3]", "is no needle file"),
+        ('[{"path": "a", "prompt": {}, "answer": "y"}]', "is no needle file.*prompt is no text"),
+        ('[{"path": null, "prompt": "x", "answer": "y"}]', "is no needle file.*path is no text"),
+        ('[{"path": "a", "prompt": "x", "answer": "y", "chance": []}]', "is no needle file"),
+        ('[{"path": "a", "prompt": "x", "answer": "y", "chance": 2}]', "chance lies in"),
+        (json.dumps([{"path": "a" * 5000, "prompt": "x", "answer": "y"}]), "lacks 1 of 1 needle"),
+        ("[" * 100_000, "is no needle file.*nested too deeply"),
         (json.dumps(2 * [{"path": "a", "prompt": "x", "answer": "y"}]), "names a picture twice"),
     ],
 )

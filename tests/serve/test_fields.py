@@ -1,5 +1,7 @@
 """Fields of requests: those that change the answer are served or refused by name, never ignored."""
 
+import json
+
 import httpx
 import pytest
 
@@ -55,6 +57,13 @@ def test_a_field_that_is_not_served_is_refused_by_name(server, name):
     told = post(server, **{name: REFUSED[name]})
     assert told.status_code == 400
     assert f"{name} is not supported" in told.json()["error"]["message"]
+
+
+def test_a_field_whose_name_has_half_an_emoji_is_refused_by_name(server):
+    body = json.dumps({"model": "random", "messages": [user("What?")], "\ud83d": 1})
+    kind = {"content-type": "application/json"}
+    told = httpx.post(f"{server.url}/v1/chat/completions", content=body, headers=kind)
+    assert told.status_code == 400 and "? is not supported" in told.json()["error"]["message"]
 
 
 def test_so_it_is_inside_a_message_and_a_part(server, video, image):

@@ -78,7 +78,8 @@ def saved_session(medium: str, **of_films: Any) -> Path | None:
     path = Path(medium)
     if not path.is_file():
         return None
-    with path.open("rb") as file:
+    head = b""
+    with suppress(OSError), path.open("rb") as file:  # who opens it as a film says so
         head = file.read(HEAD)
     if not head[8:].startswith(b'{"__metadata__"') or b"longva session" not in head:
         return None

@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from longva.files.used import last_used
+
 HEADERS = {
     "content-security-policy": (
         "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; "
@@ -79,7 +81,7 @@ class Uploads:
             with suppress(OSError):  # deleted just now
                 about = path.stat()
                 if path.is_file() and not path.is_relative_to(self._spare):
-                    found.append((about.st_mtime_ns, about.st_size, path))
+                    found.append((last_used(about), about.st_size, path))
         held = sum(size for _, size, _ in found)
         if held + wanted <= self.most_bytes:
             return True

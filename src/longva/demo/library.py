@@ -18,6 +18,7 @@ from pathlib import Path
 
 from longva.demo.medium import Medium
 from longva.errors import LongVAError
+from longva.files.used import last_used
 from longva.files.writing import read_json, write_json
 from longva.watching.feature_cache import FeatureCache
 
@@ -128,7 +129,7 @@ class Library:
         for entry in self.folder.glob(f"*/*/{ENTRY}"):
             with suppress(OSError):
                 size = sum(file.stat().st_size for file in entry.parent.iterdir())
-                entries.append((entry.stat().st_mtime_ns, size, entry.parent))
+                entries.append((last_used(entry.stat()), size, entry.parent))
         held = sum(size for _, size, _ in entries)
         for _, size, place in sorted(entries):
             if held <= self.max_bytes or place == newest:

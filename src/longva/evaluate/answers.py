@@ -59,7 +59,7 @@ class AnswerLog:
             folder.mkdir(parents=True, exist_ok=True)
             self._part = folder / f"answers.{rank}.jsonl"
             for path in sorted(folder.glob("answers.*.jsonl")):
-                for row in read_lines(path):
+                for row in read_lines(path, "key", "answer"):
                     self.answers.setdefault(row["key"], row["answer"])
 
     def append(self, job: Job, answer: Any) -> None:

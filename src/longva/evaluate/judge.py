@@ -202,8 +202,8 @@ class Judge:
 
     def _known(self, requests: Sequence["_Request"]) -> dict[str, str]:
         """Return the replies of the cache that hold a score, by key."""
-        rows = read_lines(self.cache) if self.cache is not None else ()
-        replies = {row["key"]: row["reply"] for row in rows if {"key", "reply"} <= row.keys()}
+        rows = read_lines(self.cache, "key", "reply") if self.cache is not None else ()
+        replies = {row["key"]: row["reply"] for row in rows}
         wanted = {r.key: r.rubric for r in requests if r.key in replies}
         return {key: replies[key] for key in wanted if wanted[key].read(replies[key])}
 

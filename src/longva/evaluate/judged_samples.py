@@ -114,7 +114,7 @@ def _judged(log: Path) -> Path:
 def describe_judgements(path: Path) -> list[str]:
     """Say in a line for each rubric of a file how many answers were scored, and why others not."""
     groups: dict[str, list[Judgement]] = defaultdict(list)
-    for row in read_lines(path):
+    for row in read_lines(path, "rubric"):
         groups[row["rubric"]].append(Judgement(**row))
     lines = []
     for rubric, found in groups.items():

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from longva.errors import RecipeError
-from longva.files.writing import read_json, write_json
+from longva.files.writing import read_own, write_json
 from longva.finite import to_json
 
 SHOWN = 12
@@ -28,12 +28,13 @@ def claim(
 
     Raises:
         RecipeError: the note that is there already says something else.
+        LongVAError: it is damaged.
     """
     asked = json.loads(to_json(asked))  # tuples become lists, as in the file
     if empty or not path.is_file():
         write_json(path, asked)
     else:
-        refuse_others(output or path.parent, read_json(path), asked, what)
+        refuse_others(output or path.parent, read_own(path, kind=object), asked, what)
 
 
 def refuse_others(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from longva.errors import LongVAError
+from longva.errors import LongVAError, first_line
 from longva.finite import to_json
 
 
@@ -45,20 +45,38 @@ def whole_file(path: Path) -> Iterator[Path]:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Give a new folder to fill; it takes the place of `folder` if all went well, and goes if not.
 
-    It is `.NAME.partial` beside it, which the next call removes if this one is killed.
+    It is `.NAME.partial` beside it, which the next call removes if this one is killed. At no moment
+    is a part of a folder called `folder`.
     """
-    partial, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
-    for left in (partial, old):
-        shutil.rmtree(left, ignore_errors=True)
+    partial = folder.with_name(f".{folder.name}.partial")
+    _old_of(folder)
+    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
-        if folder.exists():
-            folder.replace(old)
-        partial.replace(folder)
+        take_place(partial, folder)
     finally:
-        for left in (partial, old):
-            shutil.rmtree(left, ignore_errors=True)
+        _old_of(folder)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def take_place(new: Path, folder: Path) -> None:
+    """Have a folder take the place of another one, which is deleted; that it is there is synced."""
+    old = _old_of(folder)
+    if folder.is_dir():
+        folder.replace(old)
+    new.replace(folder)  # which fails where a file is in the way
+    sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _old_of(folder: Path) -> Path:
+    """Where a folder that is replaced goes; brings back one that a kill left there alone."""
+    old = folder.with_name(f".{folder.name}.old")
+    if old.is_dir() and not folder.exists():
+        old.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return old
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -85,7 +103,55 @@ def read_json(path: Path) -> Any:
     Raises:
         ValueError: it holds none.
     """
-    return json.loads(path.read_text(encoding="utf-8"))
+    with naming(path):
+        return parse_json(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have errors of reading a file name it, which those of a file server that is gone do not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Read a value that may be anything.
+
+    Raises:
+        ValueError: it is no JSON, or nested so deeply that Python gives up.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_own(path: Path, *names: str, kind: type = dict) -> Any:
+    """Read what longva has written.
+
+    Args:
+        path: of the file.
+        names: that the object in it must have.
+        kind: of the value in it; `object` takes any.
+
+    Raises:
+        LongVAError: the file is damaged.
+    """
+    try:
+        value = read_json(path)
+        missing = [name for name in names if name not in value]
+        problem = f"it lacks {', '.join(missing)}" if missing else ""
+    except (ValueError, TypeError) as error:
+        value, problem = None, first_line(error)
+    if not isinstance(value, kind) or problem:
+        raise LongVAError(
+            f"{path} is damaged: {problem or 'it holds no object'}. Restore it, or name another "
+            "output, or delete this one to start again."
+        )
+    return value
 
 
 def sync_folder(folder: Path) -> None:
@@ -133,14 +199,21 @@ def append_line(path: Path, row: dict[str, Any], *, mode: int = 0o644) -> None:
         os.close(handle)
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a file of JSON lines, without those cut short; none if it is missing."""
+def read_lines(path: Path, *names: str) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file of JSON lines, without those cut short; none if it is missing.
+
+    Args:
+        path: of the file.
+        names: that an object must have; others are damaged, so that their work is done again.
+    """
     if not path.is_file():
         return
-    for line in path.read_bytes().splitlines():
+    with naming(path):
+        lines = path.read_bytes().splitlines()
+    for line in lines:
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             continue
-        if isinstance(row, dict):
+        if isinstance(row, dict) and row.keys() >= set(names):
             yield row

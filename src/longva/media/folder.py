@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from longva.errors import VideoError, first_few
+from longva.files.writing import naming
 from longva.media.sampling import seconds_of
 
 IMAGE_SUFFIXES = {
@@ -66,7 +67,8 @@ def times_of(images: list[Path]) -> tuple[list[Path], np.ndarray | None]:
     file = images[0].parent / TIMES
     if not file.is_file():
         return images, None
-    text = file.read_text(encoding="utf-8-sig", errors="replace")
+    with naming(file):
+        text = file.read_text(encoding="utf-8-sig", errors="replace")
     lines = [line.strip() for line in text.splitlines()]
     rows = [line.rsplit(maxsplit=1) for line in lines if line and not line.startswith("#")]
     seconds = [seconds_of(row[-1], f"{file}: each line's last word") for row in rows]

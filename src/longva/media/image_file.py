@@ -30,6 +30,7 @@ STILL_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif")
 
 DECODE_ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError),
+    RuntimeError,  # of its AVIF
     *(struct.error, Image.DecompressionBombError),
 )
 """What Pillow raises on broken files."""

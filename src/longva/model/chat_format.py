@@ -36,10 +36,19 @@ def text_ids(tokenizer: Any, text: str, *, control_tokens: bool = False) -> list
         text: to read.
         control_tokens: whether what spells a control token is one, else it is plain text.
     """
-    split = not control_tokens
+    split, text = not control_tokens, encodable(text)
     return tokenizer(text, add_special_tokens=False, split_special_tokens=split, verbose=False)[
         "input_ids"
     ]
+
+
+def encodable(text: str) -> str:
+    """Write U+FFFD for half a surrogate pair, which JSON can spell and no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def beginning(tokenizer: Any) -> list[int]:
@@ -99,7 +108,7 @@ def template_ids(tokenizer: Any, pieces: Iterable[str]) -> list[list[int]]:
     encoded: list[list[int]] = []
     for piece in pieces:
         ids: list[int] = []
-        for number, part in enumerate(piece.split(MARK)):
+        for number, part in enumerate(encodable(piece).split(MARK)):
             if number % 2:
                 ids += text_ids(tokenizer, part)
             elif part:

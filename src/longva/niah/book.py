@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from longva.errors import RecipeError, first_few
+from longva.files.writing import naming
 from longva.niah.drawn_text import story
 
 SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*(?=\s|$)")
@@ -77,7 +78,8 @@ def read_text(source: Path | None, key: str = "haystack") -> str:
 
 def _decode(file: Path, key: str) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        with naming(file):
+            return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise RecipeError(
             f"{key}: {file} is not UTF-8 text: byte {error.start} is "

@@ -11,6 +11,7 @@ frame while the haystack grows behind it, so one pass over the longest haystack 
 (`prompts/tree.py`): the same number of lengths for a fraction of the work.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -121,6 +122,10 @@ class Row(Cell):
         return bool(self.generated_correct if self.is_greedy is None else self.is_greedy)
 
 
+MOST_VALUES = 100_000
+"""Of a span: a step that was meant to be larger would fill the memory."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Span:
     """`start, start + step, ... stop`, both ends included."""
@@ -132,8 +137,12 @@ class Span:
     step: float
 
     def __post_init__(self) -> None:
-        if self.step <= 0 or self.stop < self.start:
-            raise RecipeError(f"a span needs start <= stop and step > 0, got {self}")
+        steps = (self.stop - self.start) / self.step if self.step > 0 else math.inf
+        if not 0 <= steps < MOST_VALUES:  # NaN is none of these numbers
+            raise RecipeError(
+                f"a span needs start <= stop and step > 0, and less than {MOST_VALUES:,} values, "
+                f"got {self}"
+            )
 
     def values(self) -> list[float]:
         """Return the values, free of accumulated rounding.

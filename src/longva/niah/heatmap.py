@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from longva.errors import LongVAError, RecipeError
-from longva.files.writing import read_json, write_whole
+from longva.files.writing import read_json, read_own, write_whole
 from longva.finite import to_json
 from longva.niah.cells import Row
 from longva.niah.log import read_rows
@@ -75,7 +75,7 @@ class Panel:
 def read_panel(folder: Path, title: str) -> Panel:
     """Return the panel of a run's folder: from our `cells.jsonl`, else from the original's file."""
     if rows := list(read_rows(folder).values()):
-        fingerprint = read_json(folder / "fingerprint.json")
+        fingerprint = read_own(folder / "fingerprint.json", "settings")
         protocol = read_protocol(folder, rows, fingerprint["settings"]["unit"])
         return panel_of(trials_of(rows), fingerprint, title, protocol)
     unit, scores = read_accuracies(folder / "all_accuracies.json")
@@ -92,7 +92,7 @@ def read_protocol(folder: Path, rows: Sequence[Row], unit: Literal["tokens", "fr
     """
     summary = folder / "summary.json"
     if summary.is_file():
-        told = read_json(summary).get("protocol")
+        told = read_own(summary).get("protocol")
         if told:
             return Protocol(**told)
     scoring = Protocol.of(rows, None).scoring

@@ -79,6 +79,8 @@ def read_rows(output_dir: Path | str) -> dict[Key, Row]:
         for fields in read_lines(path):
             try:
                 row = Row(**fields)
+                if not all(isinstance(part, int | float) for part in (row.length, row.depth)):
+                    raise TypeError(f"length {row.length!r} and depth {row.depth!r} are no numbers")
             except TypeError as error:
                 raise RecipeError(f"{path} has a line that is no row: {error}.") from None
             rows[row.key] = row

@@ -1,6 +1,7 @@
 """Read or draw the needles of a recipe: the paper's, a hub dataset, your own file, or generated."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def read_needles(
     """
     try:
         listed = read_json(file)
-        entries = {entry["path"]: entry | {"prompt": entry["prompt"]} for entry in listed}
+        entries = {entry["path"]: _checked(entry) for entry in listed}
         missing = [name for name, entry in entries.items() if "answer" not in entry]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecipeError(
@@ -61,7 +62,7 @@ def read_needles(
     if unknown := [name for name in names if name not in entries]:
         raise RecipeError(f"needles.names: {unknown} not among {list(entries)}")
     chosen = [name for name in entries if name in names or not names]
-    if absent := [name for name in chosen if not (folder / name).is_file()]:
+    if absent := [name for name in chosen if not _is_there(folder / name)]:
         there = [name for name in chosen if name not in absent]
         raise RecipeError(
             f"{folder} lacks {len(absent)} of {len(chosen)} needle pictures: {', '.join(absent)}. "
@@ -87,16 +88,39 @@ def download_needles(dataset: str, distractors: int = 0) -> list[Needle]:
     try:
         rows: list[Any] = list(load_dataset(dataset, split="test"))
         entries = [
-            {"path": f"{dataset}#{i}", "prompt": row["question"], "answer": row["answer"]}
+            _checked({"path": f"{dataset}#{i}", "prompt": row["question"], "answer": row["answer"]})
             for i, row in enumerate(rows)
         ]
         pictures = [to_rgb(row["image"]) for row in rows]
-    except (ValueError, LookupError, AttributeError) as error:
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
         raise RecipeError(
             f"needles.dataset: {dataset} has no split `test` with columns image (pictures), "
             f"question and answer: {error!r}"
         ) from None
     return _make_set(entries, pictures, distractors)
+
+
+def _is_there(path: Path) -> bool:
+    with suppress(OSError):  # too long a name
+        return path.is_file()
+    return False
+
+
+def _checked(entry: Any) -> dict[str, Any]:
+    """Return an entry whose fields have the right types.
+
+    Raises:
+        KeyError: it has no prompt.
+        TypeError: a field is something else.
+        ValueError: a chance is none.
+    """
+    told = {name: entry[name] for name in ("path", "prompt")} | entry
+    for name in ("path", "prompt"):
+        if not isinstance(told[name], str):
+            raise TypeError(f"{name} is no text: {told[name]!r}")
+    if not 0 <= float(told.get("chance", 0)) <= 1:
+        raise ValueError(f"chance lies in [0, 1], got {told['chance']!r}")
+    return told
 
 
 def _make_set(

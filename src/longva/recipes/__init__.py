@@ -18,6 +18,7 @@ from its own output.
 
 import dataclasses
 import difflib
+import reprlib
 import typing
 from collections.abc import Sequence
 from itertools import pairwise
@@ -27,11 +28,19 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from longva.errors import RecipeError
-from longva.files.writing import write_whole
+from longva.errors import RecipeError, reason
+from longva.files.writing import naming, write_whole
 from longva.recipes.shipped import find_recipe
 
 T = TypeVar("T")
+
+SHOWN = 200
+"""Characters of a value that a message shows."""
+
+SHORT = reprlib.Repr()
+SHORT.maxlevel = 3
+SHORT.maxlist = SHORT.maxtuple = SHORT.maxset = SHORT.maxdict = 12
+SHORT.maxstring = SHORT.maxother = SHORT.maxlong = SHOWN
 
 STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 """A misspelt key is an error, never a setting quietly ignored; `output_dir=2024` is still text."""
@@ -51,7 +60,8 @@ def load_recipe(kind: type[T], path: Path | str, overrides: Sequence[str] = ()) 
             lists every problem with the key's full path.
     """
     try:
-        values = read_yaml(find_recipe(path).read_bytes())  # which also finds what is not UTF-8
+        with naming(file := find_recipe(path)):
+            values = read_yaml(file.read_bytes())  # which also finds what is not UTF-8
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is no YAML in UTF-8 with each key once: {error}") from None
     if values is None:
@@ -137,7 +147,13 @@ def read_yaml(text: str | bytes) -> Any:
     >>> read_yaml("optim: {lr: 1.0e-5}")
     {'optim': {'lr': 1e-05}}
     """
-    return yaml.load(text, Loader=_EachKeyOnce)
+    try:
+        return yaml.load(text, Loader=_EachKeyOnce)
+    except yaml.YAMLError:
+        raise
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        # PyYAML lets through what Python says of a 30th of February, or of 1,000 open brackets.
+        raise yaml.YAMLError(reason(error)) from None
 
 
 def require_at_least(recipe: Any, least: int, *names: str) -> None:
@@ -177,10 +193,16 @@ def _describe(kind: type, problem: Any) -> str:
         known = [field.name for field in dataclasses.fields(_dataclass_at(kind, parents))]
         close = difflib.get_close_matches(wrong, known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"the keys here are {', '.join(known)}"
-        return f"{key}: unknown key (got {problem['input']!r}); {hint}"
+        return f"{key}: unknown key (got {_shown(problem['input'])}); {hint}"
     if isinstance(problem["input"], dict):  # a check of several keys together names them itself
         return f"{key}: {message}"
-    return f"{key}: {message} (got {problem['input']!r})"
+    return f"{key}: {message} (got {_shown(problem['input'])})"
+
+
+def _shown(value: Any) -> str:
+    """A value for a message; only the beginning of one that YAML's `*` repeats without end."""
+    text = SHORT.repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _dataclass_at(kind: Any, parents: Sequence[str]) -> Any:

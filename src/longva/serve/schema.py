@@ -42,7 +42,8 @@ class Known(BaseModel):
         for name, value in data.items():
             known = name in served or name in cls.ignored
             if not known and value is not None and value not in cls.neutral.get(name, ()):
-                raise ValueError(f"{name[:100]} is not supported by this server: leave it out")
+                word = name[:100].encode(errors="replace").decode()  # pydantic takes no half emoji
+                raise ValueError(f"{word} is not supported by this server: leave it out")
         return {name: value for name, value in data.items() if name in served}
 
 

@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.distributed.tensor import DTensor
 
 from longva.errors import CheckpointError, first_line
-from longva.files.writing import sync_folder
+from longva.files.writing import take_place
 from longva.finite import to_json
 
 TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True, strict=False)
@@ -109,9 +109,7 @@ class SavingCheckpoint:
 
         def publish() -> None:
             if dist.get_rank() == 0:
-                shutil.rmtree(self.folder, ignore_errors=True)
-                self.partial.replace(self.folder)
-                sync_folder(self.folder.parent)  # before older ones go
+                take_place(self.partial, self.folder)  # before older ones go
                 for old in _checkpoints(self.folder.parent)[: -self.keep]:
                     shutil.rmtree(old)
 
@@ -209,9 +207,7 @@ def export_model(
                 extra.save_pretrained(partial)
             for path in partial.glob("*.safetensors"):
                 path.chmod(0o644)  # safetensors 0.8 writes them for their owner alone
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.replace(folder)
-            sync_folder(folder.parent)
+            take_place(partial, folder)
 
     try:
         # All ranks must take part in the gathering of what is left.

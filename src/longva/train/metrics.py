@@ -133,7 +133,8 @@ class MetricLogger:
             return
         output_dir = config.output_dir
         self.path = output_dir / "metrics.jsonl"
-        write_lines(self.path, [row for row in read_lines(self.path) if row["step"] <= first_step])
+        rows = read_lines(self.path, "step")
+        write_lines(self.path, [row for row in rows if row["step"] <= first_step])
         self.opened = ExitStack()
         self.trackers = [
             _open_tracker(name, config, first_step, self.opened) for name in config.loop.track

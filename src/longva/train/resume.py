@@ -12,7 +12,6 @@ What may change when a run goes on is said here alone:
     output_dir/model_step_000120/              the model of a finished run that was lengthened
 """
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from longva.errors import CheckpointError, RecipeError
+from longva.errors import CheckpointError, LongVAError, RecipeError
 from longva.files.claim import differences, refuse_others
+from longva.files.writing import read_own
 from longva.parallel import ParallelMesh
 from longva.recipes import load_recipe, recipe_values, save_recipe
 from longva.train.checkpoints import latest_checkpoint, load_checkpoint
@@ -79,9 +79,12 @@ def resume(
             save_recipe(config, folder / "recipe.yaml")
         return 0
     try:
-        saved = json.loads((checkpoint / "progress.json").read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint} is not a whole checkpoint: {error}") from error
+        saved = read_own(checkpoint / "progress.json", *progress)
+    except (OSError, LongVAError) as error:
+        raise CheckpointError(
+            f"{checkpoint} is not a whole checkpoint: {error} Without it the same command goes on "
+            "from the one before, or from the beginning."
+        ) from error
     begun = _begun(config)
     may_change = NEUTRAL | FROM_HERE
     if _same_rates(begun, saved, config, progress):

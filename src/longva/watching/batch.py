@@ -10,7 +10,6 @@ What failed has no answer, so that the next run tries it again.
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -21,7 +20,7 @@ from longva.checkpoints.fingerprint import weights_fingerprint
 from longva.errors import LongVAError, reason
 from longva.files.claim import claim
 from longva.files.lock import only_run
-from longva.files.writing import append_line, read_lines, write_lines
+from longva.files.writing import append_line, naming, parse_json, read_lines, write_lines
 from longva.finite import to_json
 from longva.parallel.ranks import joined_ranks
 from longva.prompts.decoding import Sampling
@@ -80,16 +79,20 @@ def read_questions(table: Path, media: Sequence[str] = ()) -> list[Asked]:
 
 def _rows(table: Path) -> Iterator[Any]:
     try:
-        text = table.read_text(encoding="utf-8-sig")
+        with naming(table):
+            text = table.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise LongVAError(f"{table} is not UTF-8 text: {error}.") from None
     if table.suffix.lower() == ".csv":
-        yield from csv.DictReader(io.StringIO(text, newline=""), restkey="more columns")
+        try:
+            yield from csv.DictReader(io.StringIO(text, newline=""), restkey="more columns")
+        except csv.Error as error:  # a cell of more than 131,072 characters
+            raise LongVAError(f"{table} is no table that can be read: {error}.") from None
         return
     for number, line in enumerate(text.split("\n"), start=1):
         try:
             if line.strip():
-                yield json.loads(line)
+                yield parse_json(line)
         except ValueError as error:
             raise LongVAError(f"{table}, line {number} is no JSON: {error}.") from None
 

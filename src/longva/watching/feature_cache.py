@@ -15,6 +15,7 @@ from torch import Tensor
 
 from longva.errors import LongVAError
 from longva.files.tensors import tensor_file
+from longva.files.used import last_used
 from longva.finite import to_json
 from longva.media.medium import Media
 from longva.watching.features import FrameSettings, WatchedFrames
@@ -146,7 +147,7 @@ class FeatureCache:
             with suppress(OSError):  # another process has deleted it
                 about = path.stat()
                 if ENTRY.fullmatch(path.stem):  # whatever else lies there is not ours
-                    entries.append((about.st_mtime_ns, about.st_size, path))
+                    entries.append((last_used(about), about.st_size, path))
         held = sum(size for _, size, _ in entries)
         for _, size, path in sorted(entries):
             if held <= self.max_bytes:

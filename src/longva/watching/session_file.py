@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from longva.checkpoints.fingerprint import model_fingerprint
-from longva.errors import LongVAError
+from longva.errors import LongVAError, reason
 from longva.files.tensors import tensor_file
 from longva.finite import to_json
 from longva.prompts.reader import PromptReader
@@ -84,26 +84,35 @@ def reading(
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise LongVAError(f"{path} is no session of this version of longva. Watch again.")
-            facts = json.loads(metadata["facts"])
-            _check(facts, watcher, path)
-            facts["media"] = [_watched(medium) for medium in facts["media"]]
-            names = [name for name in file.keys() if name[0].isdigit()]  # noqa: SIM118
-            if (known := facts.get("policy")) is not None:
-                held = {name: file.get_tensor(name).cpu() for name in FEATURES & {*file.keys()}}
-                last, again = (known.get(n) and _watched(known[n]) for n in ("last", "again"))
-                facts["policy"] = PolicyState(
-                    known["policy"],
-                    np.array(known["numbers"], np.int64),
-                    known["offered"],
-                    last,
-                    held.get("rows"),
-                    again,
-                    held.get("again"),
-                )
-            names.sort(key=lambda name: [int(part) for part in name.split(".")])
+            try:
+                facts = json.loads(metadata["facts"])
+                _check(facts, watcher, path)
+                facts["media"] = [_watched(medium) for medium in facts["media"]]
+                names = [name for name in file.keys() if name[0].isdigit()]  # noqa: SIM118
+                names.sort(key=lambda name: [int(part) for part in name.split(".")])
+                if (known := facts.get("policy")) is not None:
+                    facts["policy"] = _policy(known, file)
+            except LongVAError:
+                raise
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise OSError(reason(error)) from error
             yield facts, file.get_tensor, names
     except (SafetensorError, OSError) as error:
         raise LongVAError(f"{path} is no session, or is damaged: {error}. Watch again.") from error
+
+
+def _policy(known: dict[str, Any], file: Any) -> PolicyState:
+    held = {name: file.get_tensor(name).cpu() for name in FEATURES & {*file.keys()}}
+    last, again = (known.get(n) and _watched(known[n]) for n in ("last", "again"))
+    return PolicyState(
+        known["policy"],
+        np.array(known["numbers"], np.int64),
+        known["offered"],
+        last,
+        held.get("rows"),
+        again,
+        held.get("again"),
+    )
 
 
 def _check(facts: dict[str, Any], watcher: Watcher, path: Path) -> None:

@@ -269,6 +269,7 @@ def test_other_fields_are_left_alone(fields):
         "What?",
         {"text": "What?"},
         {"type": "text"},
+        {"type": ["image"]},
     ],
 )
 def test_parts_of_a_turn_that_are_not_read_are_refused(part):

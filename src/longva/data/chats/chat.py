@@ -182,8 +182,9 @@ def _role_and_text(turn: Any) -> tuple[str, str]:
     for part in content if isinstance(content, list) else ():
         kind = part.get("type") if isinstance(part, Mapping) else None
         text = part.get("text") if kind == "text" else f"<{kind}>"
-        file = kind != "text" and kind and part.get(kind)
-        if kind not in ("text", "image", "video") or file or not isinstance(text, str):
+        known = kind in ("text", "image", "video")
+        file = known and kind != "text" and part.get(kind)
+        if not known or file or not isinstance(text, str):
             raise LongVAError(
                 "the parts of a turn are {type: text, text: ...}, {type: image} and {type: video}, "
                 f"their files named in images and videos of the sample; got {part!r}"

@@ -98,7 +98,7 @@ def check_dataset(
         ],
     }
     claim(folder / "data.json", about, "the check of other data or settings")
-    rows = read_lines(folder / "checked.jsonl")
+    rows = read_lines(folder / "checked.jsonl", "chunk", "samples")
     known = {row["chunk"]: row["samples"] for row in rows}
     known = {chunk: s for chunk, s in known.items() if not any(bad for _, _, bad in s)}
     chunks = [range(i, min(i + CHUNK, len(dataset))) for i in range(0, len(dataset), CHUNK)]

@@ -28,7 +28,8 @@ from longva.data.chats.embedded import parquet_samples
 from longva.data.chats.media import VideoConfig
 from longva.data.chats.storage import files_of, read_bytes
 from longva.data.text.documents import decode
-from longva.errors import LongVAError, RecipeError
+from longva.errors import LongVAError, RecipeError, first_line
+from longva.files.writing import naming
 from longva.recipes import STRICT, read_yaml, require_at_least
 
 LIST_BEGIN, LIST_GAP = re.compile(r"\s*\[\s*"), re.compile(r"\s*(?:,\s*|(?=\]))")
@@ -133,7 +134,8 @@ def mixture_parts(config: MixtureConfig) -> tuple[DatasetConfig, ...]:
     if not config.mixture.is_file():
         raise RecipeError(f"There is no mixture {config.mixture}. Give a YAML file.")
     try:
-        values = read_yaml(config.mixture.read_bytes())
+        with naming(config.mixture):
+            values = read_yaml(config.mixture.read_bytes())
         rows = [
             {OLD_KEYS.get(key, key): value for key, value in row.items()}
             for row in values["datasets"]
@@ -172,8 +174,12 @@ def _read_file(path: Path) -> Iterator[dict[str, Any]]:
             yield sample
     except UnicodeDecodeError:
         decode(read_bytes(path), path)  # raises, and names the byte
-    except json.JSONDecodeError as error:
-        raise LongVAError(f"{path} is not {path.suffix.removeprefix('.')}: {error}") from None
+    except LongVAError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise LongVAError(
+            f"{path} is not {path.suffix.removeprefix('.')}: {first_line(error)}"
+        ) from None
 
 
 def _lines(path: Path) -> Iterator[Any]:

@@ -155,7 +155,7 @@ class ReferenceLogProbs(dict[str, tuple[float, float]]):
     def refresh(self) -> None:
         """Read what all ranks have written; call it after they have finished."""
         for path in sorted(self.folder.glob("log_probs.*.jsonl")):
-            for row in read_lines(path):
+            for row in read_lines(path, "key", "chosen", "rejected"):
                 self[row["key"]] = (row["chosen"], row["rejected"])
 
     def append(self, key: str, chosen: float, rejected: float) -> None:

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from filelock import FileLock
 from longva.data.chats.embedded import EMBEDDED, extract_files, file_of
 from longva.data.chats.mixtures import MixtureConfig, mixture_parts, read_samples, take_indices
 from longva.data.chats.storage import address, files_of, version
-from longva.errors import RecipeError
-from longva.files.writing import read_lines, whole_file, write_whole
+from longva.errors import LongVAError, RecipeError, first_line
+from longva.files.writing import read_json, read_lines, whole_file, write_whole
 from longva.finite import to_json
 
 FORMAT = "samples 1"
@@ -60,11 +60,12 @@ class Samples:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         self.folder = cache / "longva" / "samples" / digest([FORMAT, files])
         with self._alone():
-            if not (self.folder / "index.npy").is_file():
+            try:
+                index, self._bytes = self._open()
+            except (OSError, ValueError, EOFError):  # there is none yet, or it is damaged
                 self._write()
-        index = np.load(self.folder / "index.npy", mmap_mode="r")
+                index, self._bytes = self._open()
         self.file, self._starts, self._stops, self._keys = index
-        self._bytes = np.memmap(self.folder / "samples.json", np.uint8, "r")
         self.skipped = np.isin(self._keys, _keys_to_skip(config.skip))
 
     def __reduce__(self):  # a process of the loader maps the index again instead of copying it
@@ -76,7 +77,13 @@ class Samples:
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        return json.loads(self._bytes[self._starts[index] : self._stops[index]].tobytes())
+        content = self._bytes[self._starts[index] : self._stops[index]].tobytes()
+        try:
+            return json.loads(content)
+        except ValueError as error:
+            raise LongVAError(
+                f"{self.folder} is damaged: {first_line(error)}. Without it, it is made again."
+            ) from None
 
     def media_folder(self, part: int) -> Path:
         """Return the folder of the media of a data set."""
@@ -118,9 +125,10 @@ class Samples:
         folders = [_whole(self.media_folder(part)) for part in range(len(self.parts))]
         path = self.folder / f"{what}-{digest([settings, folders])}.json"
         with self._alone():
-            if not path.is_file():
-                write_whole(path, to_json(make()))
-        return json.loads(path.read_text(encoding="utf-8"))
+            with suppress(OSError, ValueError):  # there is none yet, or it is damaged
+                return read_json(path)
+            write_whole(path, to_json(make()))
+        return read_json(path)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -140,6 +148,19 @@ class Samples:
             yield
         finally:
             lock.release()
+
+    def _open(self) -> tuple[np.ndarray, np.ndarray]:
+        """Map the index, int64 [4, N], and the bytes of the samples.
+
+        Raises:
+            OSError: a file is missing.
+            ValueError, EOFError: a file is damaged.
+        """
+        index = np.load(self.folder / "index.npy", mmap_mode="r")
+        content = np.memmap(self.folder / "samples.json", np.uint8, "r")
+        if index.dtype != np.int64 or index.shape[:-1] != (4,) or index[2].max() > len(content):
+            raise ValueError("the index is not that of the samples")
+        return index, content
 
     def _write(self) -> None:
         rows = [np.empty((4, 0), np.int64)]

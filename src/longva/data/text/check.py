@@ -93,7 +93,8 @@ def check_text(
         RecipeError: the folder holds the check of other text.
     """
     claim(folder / "data.json", rows.version, "the check of other text")
-    known = {row["shard"]: row["problems"] for row in read_lines(folder / "checked.jsonl")}
+    rows_read = read_lines(folder / "checked.jsonl", "shard", "problems")
+    known = {row["shard"]: row["problems"] for row in rows_read}
     known = {number: problems for number, problems in known.items() if not problems}
     left = [number for number in range(rows.num_shards) if number not in known]
     loader = DataLoader(_Trial(rows), sampler=left, batch_size=None, num_workers=workers)

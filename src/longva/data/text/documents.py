@@ -15,16 +15,24 @@ folder below the source. `hub:owner/name` streams a data set of the Hugging Face
 import gzip
 import importlib
 import io
-import json
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from longva.errors import LongVAError, RecipeError, first_few, install_command, needing
+from longva.errors import (
+    LongVAError,
+    RecipeError,
+    first_few,
+    first_line,
+    install_command,
+    needing,
+)
+from longva.files.writing import naming, parse_json
 
 SPLITS = {"train", "validation", "valid", "val", "dev", "test"}
 """Names of folders that hold a split of a corpus."""
@@ -132,7 +140,9 @@ def read_documents(source: TextSource, part: list[Piece]) -> Iterator[tuple[str,
             stream = _hub_dataset(source.source, source.subset, source.split)
             records: Iterator[Any] = iter(stream.shard(piece.stop, piece.start))
         elif piece.path.endswith(TEXT):
-            yield decode(Path(piece.path).read_bytes(), piece.path), piece.domain
+            with naming(Path(piece.path)):
+                content = Path(piece.path).read_bytes()
+            yield decode(content, piece.path), piece.domain
             continue
         elif piece.path.endswith(".parquet"):
             records = _parquet_rows(source, piece)
@@ -175,7 +185,7 @@ def _pieces(root: Path, file: Path) -> Iterator[tuple[Piece, int]]:
 def _json_lines(piece: Piece) -> Iterator[Any]:
     for place, line in _lines(piece):
         try:
-            yield json.loads(line)
+            yield parse_json(line)
         except ValueError as error:
             raise LongVAError(
                 f"{piece.path}, {place}: not one JSON object a line: {error}. Mend or remove it."
@@ -185,7 +195,7 @@ def _json_lines(piece: Piece) -> Iterator[Any]:
 def _lines(piece: Piece) -> Iterator[tuple[str, bytes]]:
     """Yield the lines that begin in the piece, each with the name of its place."""
     if not piece.path.endswith(COMPRESSED):
-        with Path(piece.path).open("rb") as file:
+        with naming(Path(piece.path)), Path(piece.path).open("rb") as file:
             if piece.start:
                 file.seek(piece.start - 1)
                 file.readline()  # what began before this piece belongs to the one before
@@ -216,10 +226,19 @@ def _parquet(path: str | Path):
     train_extra("pyarrow")
     import pyarrow.parquet
 
-    try:
+    with _reading_parquet(path):
         return pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowException as error:
-        raise LongVAError(f"{path} is not Parquet: {error}") from None
+
+
+@contextmanager
+def _reading_parquet(path: str | Path) -> Iterator[None]:
+    """Name the file that pyarrow cannot read."""
+    try:
+        yield
+    except (train_extra("pyarrow").ArrowException, OSError) as error:  # OSError: a damaged footer
+        raise LongVAError(
+            f"{path} is not Parquet, or is damaged: {first_line(error)}. Fetch the file again."
+        ) from None
 
 
 def _parquet_rows(source: TextSource, piece: Piece) -> Iterator[Any]:
@@ -227,8 +246,13 @@ def _parquet_rows(source: TextSource, piece: Piece) -> Iterator[Any]:
     names = [source.text_field, source.domain_field]
     columns = {name.partition(".")[0] for name in names if name}
     columns = sorted(columns & set(file.schema_arrow.names))
-    for batch in file.iter_batches(64, row_groups=[piece.start], columns=columns):
-        yield from batch.to_pylist()
+    batches = file.iter_batches(64, row_groups=[piece.start], columns=columns)
+    while True:
+        with _reading_parquet(piece.path):
+            rows = next((batch.to_pylist() for batch in batches), None)
+        if rows is None:
+            return
+        yield from rows
 
 
 @lru_cache(maxsize=1)

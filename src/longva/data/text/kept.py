@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from longva.data.text.parts import PartResult
 from longva.data.text.upsampling import Candidates, Choice, LengthStatistics
@@ -93,9 +93,15 @@ def gather_parts(work: Path, results: list[PartResult]) -> KeptDocuments:
     for result in results:
         index_of = np.array([domains.index(name) for name in result.domains], np.int64)
         for name in result.files:
-            with safe_open(work / name, framework="numpy") as file:
-                names = ("lengths", "ticket", "place", "domain")
-                part = {column: file.get_tensor(column) for column in names}
+            names = ("lengths", "ticket", "place", "domain")
+            try:
+                with safe_open(work / name, framework="numpy") as file:
+                    part = {column: file.get_tensor(column) for column in names}
+            except (SafetensorError, OSError) as error:
+                raise RecipeError(
+                    f"{work / name} is damaged: {error}. To go on: delete {work}, and the same "
+                    "command reads the source again."
+                ) from error
             part["domain"] = index_of[part["domain"]]
             part["file"] = np.full(len(part["lengths"]), len(files))
             part["offset"] = np.cumsum(part["lengths"]) - part["lengths"]

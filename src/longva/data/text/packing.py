@@ -17,24 +17,25 @@ tokens after the last whole row, less than a row, are not read.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from longva.data.text.rows import TextRows
 from longva.errors import RecipeError
-from longva.files.writing import write_whole
+from longva.files.writing import read_json, write_whole
 from longva.finite import to_json
 
 SHARD_TOKENS = 1 << 26
 """Tokens of a shard: 256 MiB of int32."""
 
 FORMAT = "longva packed text 1"
+
+TOKEN_TYPES = ("U16", "I32")
 
 
 class PackedText(TextRows):
@@ -57,11 +58,19 @@ class PackedText(TextRows):
             check_tokenizer(tokenizer, self.index["tokenizer"], f"the text in {folder}")
         file = "documents.safetensors"
         try:
-            documents = load_file(self.folder / file)
+            content = (self.folder / file).read_bytes()
+            written = self.index.get("documents_sha256")  # older sets do not say it
+            if written and hashlib.sha256(content).hexdigest() != written:
+                raise OSError("it is not what was written")
+            documents = load(content)
+            _check_documents(documents, self.index["num_documents"])
             for number, shard in enumerate(self.index["shards"]):  # headers only
                 file = shard["file"]
-                if self.shard(number).get_shape() != [shard["tokens"]]:
+                tokens = self.shard(number)
+                if tokens.get_shape() != [shard["tokens"]]:
                     raise OSError("it holds another number of tokens than index.json says")
+                if tokens.get_dtype() not in TOKEN_TYPES:
+                    raise OSError(f"its tokens are of the type {tokens.get_dtype()}")
         except (OSError, SafetensorError) as error:
             raise RecipeError(
                 f"{self.folder / file} is damaged: {error}. Copy the folder again, or delete it "
@@ -151,6 +160,7 @@ def write_packed(
         "format": FORMAT,
         "num_tokens": num_tokens,
         "num_documents": len(starts),
+        "documents_sha256": hashlib.sha256(index_of_documents).hexdigest(),
         "shards": shards,
         **about,
     }
@@ -176,6 +186,21 @@ def _shard_arrays(
         yield buffer[:filled]
 
 
+def _check_documents(documents: dict[str, np.ndarray], number: int) -> None:
+    """Refuse an index of documents that is not what is written.
+
+    Raises:
+        OSError: saying what is wrong with it.
+    """
+    for name, dtype in (("starts", np.int64), ("domains", np.int16)):
+        found = documents.get(name)
+        if found is None or found.shape != (number,) or found.dtype != dtype:
+            raise OSError(f"it has no {name} of {number:,} documents")
+    starts = documents["starts"]
+    if number and (starts[0] or np.any(np.diff(starts) <= 0)):
+        raise OSError("its documents do not follow one another")
+
+
 def _read_index(folder: Path) -> dict[str, Any]:
     path = folder / "index.json"
     if not path.is_file():
@@ -184,11 +209,18 @@ def _read_index(folder: Path) -> dict[str, Any]:
             "--tokenizer MODEL (the same command finishes one that was interrupted)."
         )
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        index = {}
-    if index.get("format") != FORMAT:
-        raise RecipeError(f"{path} is not an index of the format {FORMAT!r}.")
+        index = read_json(path)
+        found = index["format"]
+        fields = {shard["file"]: int(shard["tokens"]) for shard in index["shards"]}
+        known = all(isinstance(shard["sha256"], str) for shard in index["shards"])
+        known = known and all(isinstance(name, str) for name in fields)
+        known = known and {"name", "size", "sha256"} <= index["tokenizer"].keys()
+        known = known and isinstance(index["num_documents"], int)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        found, known = None, False
+    if found != FORMAT or not known:
+        other = f": it is of {found!r}" if isinstance(found, str) and found != FORMAT else ""
+        raise RecipeError(f"{path} is not an index of the format {FORMAT!r}{other}.")
     missing = [s["file"] for s in index["shards"] if not (folder / s["file"]).is_file()]
     if missing:
         raise RecipeError(f"{folder} lacks {len(missing)} shard(s): {', '.join(missing[:5])}.")

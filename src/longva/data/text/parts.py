@@ -8,14 +8,13 @@ In a file, T tokens of n documents: `tokens` [T], and of each document `lengths`
 `place` uint64 (see `upsampling.py`), `domain` int64, an index into the JSON's `domains`.
 """
 
-import json
 import multiprocessing
 import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing.connection import wait
@@ -28,7 +27,7 @@ from safetensors.numpy import save
 from longva.checkpoints.language_model import load_tokenizer
 from longva.data.text.documents import Piece, TextSource, read_documents
 from longva.data.text.upsampling import LengthStatistics, content_hash, is_kept
-from longva.files.writing import write_whole
+from longva.files.writing import read_own, write_whole
 from longva.finite import to_json
 
 BATCH_CHARACTERS = 1 << 20
@@ -74,7 +73,7 @@ def tokenise_part(
 ) -> PartResult:
     """Tokenise a part and write what is kept, unless that has been done."""
     done = work / f"{number:05}.json"
-    if done.is_file():
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # none yet, damaged
         return read_result(done)
     tokenizer = corpus_tokenizer(tokenizer_name)
     dtype = token_dtype(tokenizer)
@@ -121,8 +120,12 @@ def tokenise_part(
 
 
 def read_result(path: Path) -> PartResult:
-    """Read what a finished part gave, from its JSON file."""
-    values = json.loads(path.read_text(encoding="utf-8"))
+    """Read what a finished part gave, from its JSON file.
+
+    Raises:
+        LongVAError: it is damaged.
+    """
+    values = read_own(path, "files", "domains", "before", "kept_tokens")
     before = {name: LengthStatistics.from_json(s) for name, s in values.pop("before").items()}
     return PartResult(before=before, **values)
 

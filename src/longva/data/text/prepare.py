@@ -13,7 +13,6 @@ budget end reading early, what was read is a sample of all of the source. How do
 `upsampling.py`; the format on disk: `packing.py`.
 """
 
-import json
 import os
 import shutil
 from collections import Counter
@@ -42,7 +41,7 @@ from longva.data.text.upsampling import Choice, choose_documents, content_hash
 from longva.errors import RecipeError
 from longva.files.claim import claim, refuse_others
 from longva.files.lock import only_run
-from longva.files.writing import write_whole
+from longva.files.writing import read_own, write_whole
 from longva.finite import to_json
 from longva.recipes import STRICT, save_recipe
 from longva.reporting.progress import Progress
@@ -234,12 +233,11 @@ def _claim_parts(work: Path, settings: dict[str, Any], parts: list) -> None:
 
 
 def _finished(folder: Path, settings: dict[str, Any]) -> CorpusReport:
-    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    index = read_own(folder / "index.json", "recipe")
     made = {name: index.get(name) for name in settings}
     refuse_others(folder, made, settings, "a packed set with other settings")
     shutil.rmtree(folder / ".parts", ignore_errors=True)  # of a run killed at its last line
-    values = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    return CorpusReport.from_json(values)
+    return CorpusReport.from_json(read_own(folder / "report.json", "before", "after"))
 
 
 def _read_enough(
