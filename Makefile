@@ -30,6 +30,7 @@ test-slow: $(INSTALLED_DEV)  ## What takes long and seldom fails: whole runs twi
 
 coverage: $(INSTALLED_DEV)  ## Which lines and branches of src the fast suite goes through: out/coverage.
 	mkdir -p out/coverage
+	$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest -n 2 --dist loadfile
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report > out/coverage/report.txt

@@ -2,12 +2,12 @@
 
     OMP_NUM_THREADS=1 python benchmarks/serving_soak.py
 
-40 clients, each with a key of its own, ask 5,000 questions about 30 short films of the drawn world,
-of which 26 fit the budget of sessions; one request in 20 is hostile. Every answer is compared with
-that of a session of its own, and every hostile request must be refused by the status that its kind
-has. Memory is read after every request. All clients have the same to ask, in orders of their own:
-turns are fair if, when the first has had all of its answers, the others have had as many. Prints
-Markdown; ends with an error if an answer is wrong.
+40 clients, each with a key of its own, ask 10,000 questions about 30 short films of the drawn
+world, of which 26 fit the budget of sessions; one request in 20 is hostile. Every answer is
+compared with that of a session of its own, and every hostile request refused by the status that its
+kind has. Memory is read after every request. All clients have the same to ask, in orders of their
+own: turns are fair if, when the first has had all of its answers, the others have had as many.
+Prints Markdown; ends with an error if an answer is wrong.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--clients", type=int, default=40)
-    parser.add_argument("--requests", type=int, default=5000)
+    parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--minutes", type=float, default=1e6, help="after which clients stop")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

@@ -123,8 +123,11 @@ def needing(what: str, command: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        name = error.name or error
-        raise LongVAError(f"{what} needs {name}, which is missing: {command}") from error
+        if not isinstance(error, ModuleNotFoundError):
+            raise LongVAError(
+                f"{what} needs a package that does not load ({reason(error)}): {command}"
+            ) from error
+        raise LongVAError(f"{what} needs {error.name}, which is missing: {command}") from error
 
 
 def first_few(names: Sequence[str], shown: int = 5) -> str:

@@ -295,6 +295,7 @@ def test_a_film_that_cannot_be_kept_is_left_out(setting, video, tmp_path):
     (entry / "no file").mkdir(parents=True)  # as a full disk: the entry cannot be written
     library.add("me", film)
     assert library.of("me") == []
+    assert [*library.folder.glob("*/*")] == []  # nor is a part of it, which nobody would count
 
 
 def test_what_is_encoded_of_a_film_is_counted_and_deleted_with_it(longva, tmp_path, video):

@@ -194,6 +194,12 @@ def test_a_data_uri_is_read_whole_with_line_breaks_and_escapes(size):
             assert data_of(f"data:video/mp4;base64,{body}") == data
 
 
+def test_a_data_uri_with_a_long_beginning_is_refused():
+    """Which a list of pictures would repeat for each of them."""
+    with pytest.raises(VideoError, match="must be in base64"):
+        data_of(f"data:video/mp4;{'a' * 1000};base64,AAAA")
+
+
 @pytest.mark.parametrize("at", [4, PIECE - 4, PIECE, PIECE + 4])
 def test_a_data_uri_with_an_end_in_its_middle_is_refused(at):
     body = "A" * at + "AA==" + "A" * PIECE

@@ -48,6 +48,10 @@ class BranchAttention:
         if not self.heard:
             return
         rows, first = [row for row, _ in self.heard], self.heard[0][1]
+        heads = first.heads_of(layer, query.shape[1])
+        match = first.match if first.match is not None and first.match.layer == layer else None
+        if not heads and match is None:
+            return
         visible, at = self.visible[rows].to(key.device), self.shared  # [r, T]
         groups = query.shape[1] // key.shape[1]
 
@@ -59,11 +63,11 @@ class BranchAttention:
             tails = (tail[seen] for tail, seen in zip(of_all[:, at:], visible, strict=True))
             return [torch.cat([one[:at], tail]) for one, tail in zip(of_all, tails, strict=True)]
 
-        if first.match is not None and first.match.layer == layer:
-            for (_, collector), told in zip(self.heard, own(scores(first.match.head)), strict=True):
+        if match is not None:
+            for (_, collector), told in zip(self.heard, own(scores(match.head)), strict=True):
                 assert collector.match is not None
                 collector.match.note(told)
-        if not (heads := first.heads_of(layer, query.shape[1])):
+        if not heads:
             return
         mass: Tensor | int = 0  # [r, P + T]
         for head in heads:  # one at a time: all of them would be heads x r x (P + T) numbers

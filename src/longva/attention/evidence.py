@@ -52,7 +52,7 @@ class Match:
     def hear(self, query: Tensor, key: Tensor, scaling: float) -> None:
         """Note an append: query [H, E] of its last position, key [K, L, E] of what it sees."""
         own = key[self.head // (len(query) // len(key))]
-        self.note((own @ query[self.head]).float() * scaling)
+        self.note(own @ (query[self.head] * scaling))
 
     def note(self, scores: Tensor) -> None:
         """Note an append by its scores, [L]."""

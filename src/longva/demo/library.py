@@ -70,22 +70,29 @@ class Library:
             return
         place = self._place(owner, medium.digest)
         with self._lock, suppress(OSError, LongVAError):
-            if not (place / ENTRY).is_file():
-                if medium.path.stat().st_size > self.max_bytes:
-                    return
-                place.mkdir(parents=True, exist_ok=True, mode=0o700)
-                place.parent.chmod(0o700)
-                self._take(medium.path, place / medium.path.name)
-                kept = Kept(
-                    digest=medium.digest,
-                    name=medium.path.name,
-                    seconds=0.0 if medium.is_image else medium.media.duration,
-                    frames=medium.frames,
-                    picture=next(iter(medium.pictures.values()), ""),
-                )
-                write_json(place / ENTRY, asdict(kept))
-            os.utime(place / ENTRY)
+            if medium.path.stat().st_size > self.max_bytes:
+                return
+            try:
+                if not (place / ENTRY).is_file():
+                    self._keep(medium, place)
+                os.utime(place / ENTRY)
+            finally:
+                if not (place / ENTRY).is_file():  # nobody would count or delete the film
+                    shutil.rmtree(place, ignore_errors=True)
             self._make_room(place)
+
+    def _keep(self, medium: Medium, place: Path) -> None:
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        place.parent.chmod(0o700)
+        self._take(medium.path, place / medium.path.name)
+        kept = Kept(
+            digest=medium.digest,
+            name=medium.path.name,
+            seconds=0.0 if medium.is_image else medium.media.duration,
+            frames=medium.frames,
+            picture=next(iter(medium.pictures.values()), ""),
+        )
+        write_json(place / ENTRY, asdict(kept))
 
     @staticmethod
     def _take(source: Path, target: Path) -> None:

@@ -22,6 +22,9 @@ Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | H
 PIECE = 2**18
 """Characters of a data: URI that are decoded at once."""
 
+MOST_HEADER = 1000
+"""Characters of a data: URI before its data."""
+
 SOURCES = "a path, a file://, data: or https:// address, bytes or an open file"
 
 
@@ -66,17 +69,19 @@ def data_of(uri: str) -> bytes:
     """Return the bytes that a data: URI holds; decoded in pieces, as others may wait for a turn.
 
     Raises:
-        VideoError: it is not in base64.
+        VideoError: it is not in base64, or its data begin after more than `MOST_HEADER` characters.
     """
-    start = uri.find(",") + 1
-    if not uri[: max(0, start - 1)].lower().endswith(";base64"):
+    at = uri.find(",", 0, MOST_HEADER) + 1
+    if not uri[: max(0, at - 1)].lower().endswith(";base64"):
         raise VideoError("a data: URI must be in base64: data:video/mp4;base64,AAAA...")
-    if "%" in uri:  # web pages write %2B for +
-        uri, start = unquote(uri[start:]), 0
     data, left = io.BytesIO(), ""
     try:
-        for at in range(start, len(uri), PIECE):
-            left += "".join(uri[at : at + PIECE].split())  # mail programs break lines
+        while at < len(uri):
+            escape = uri.find("%", at + PIECE - 2, at + PIECE)  # none is cut
+            end = at + PIECE if escape < 0 else escape
+            # Web pages write %2B for +, mail programs break lines.
+            left += "".join(unquote(uri[at:end]).split())
+            at = end
             whole = max(0, len(left) - 1) // 4 * 4
             if "=" in left[:whole]:
                 raise binascii.Error("data follow the padding")
