@@ -154,7 +154,7 @@ def test_statistics_of_lengths_are_sums_and_add_up(lengths, threshold, cut):
     whole = LengthStatistics.of(np.array(lengths, np.int64), threshold)
     parts = [np.array(part, np.int64) for part in (lengths[:cut], lengths[cut:])]
     added = LengthStatistics.of(parts[0], threshold) + LengthStatistics.of(parts[1], threshold)
-    again = LengthStatistics.from_json(whole.as_json())
+    again = LengthStatistics.from_json(whole.to_json())
     for one in (whole, added, again):
         for power in range(32):
             of = [length for length in lengths if length.bit_length() - 1 == power]
