@@ -69,11 +69,12 @@ class BranchAttention:
                 collector.match.note(told)
         if not heads:
             return
-        mass: Tensor | int = 0  # [r, P + T]
+        dtype = torch.promote_types(key.dtype, torch.float32)
+        mass = torch.zeros(len(rows), key.shape[2], dtype=dtype, device=key.device)  # [r, P + T]
         for head in heads:  # one at a time: all of them would be heads x r x (P + T) numbers
-            weights = scores(head).to(torch.promote_types(key.dtype, torch.float32))
+            weights = scores(head).to(dtype)
             weights[:, at:].masked_fill_(~visible, -torch.inf)
-            mass = weights.softmax(-1) + mass
+            mass += weights.softmax(-1)
         for (_, collector), told in zip(self.heard, own(mass), strict=True):
             collector.add(told, len(heads))
 
