@@ -164,7 +164,7 @@ def test_subtitles_times_and_a_search_are_for_every_model(folder, film, tmp_path
     plain = tokens()
     hello = len(LongVA.from_pretrained(folder, self_test=False).processor.tokenizer("Hello")[0])
     assert tokens("--subtitles", said) >= plain + hello
-    assert tokens("--time-tokens", 4) >= plain + len("0:00:000:00:04")
+    assert tokens("--time-tokens", 2) > tokens("--time-tokens", 4) > plain
     found = json.loads(run("find", film, "a car", "--model", folder, "--least", 0, "--json"))
     assert found["ranges"] and {one["by"] for one in found["ranges"]} == {"attention"}
     assert all(0 <= one["start"] < one["end"] <= 6 for one in found["ranges"])
