@@ -19,7 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from longva.nano.vision_tower import BATCH, TOWER_LR, VISION, learn_from_pictures
+from longva.nano.vision_tower import (
+    BATCH,
+    TOWER_LR,
+    VISION,
+    learn_from_pictures,
+    random_scenes,
+    seen_picture,
+    to_pixels,
+)
 from longva.nano.words import word_tokenizer
 from longva.nano.world import (
     COLOURS,
@@ -28,6 +36,7 @@ from longva.nano.world import (
     OBJECTS,
     Scene,
     is_held_out,
+    random_layout,
     random_scene,
 )
 from longva.parallel.ranks import own_device
@@ -100,7 +109,7 @@ class Captions(nn.Module):
 
 
 def scenes_alike(rng: random.Random) -> list[Scene]:
-    """Draw a batch in groups; of each group the scenes differ in one thing, a different one each."""
+    """Draw a batch of groups; the scenes of a group differ in one thing, the groups in which."""
     scenes: list[Scene] = []
     while len(scenes) < BATCH:
         first, field = random_scene(rng, held_out=False), rng.choice(FIELDS)
@@ -133,7 +142,7 @@ def train_wordless_tower(
         progress: called after each step with its number and metrics.
 
     Returns:
-        The tower, a CLIP vision model, on the CPU.
+        The tower, a CLIP vision model, on the CPU, its last states of a standard deviation of 1.
     """
     reader_of, how = KINDS[kind]
     device = own_device()
@@ -154,10 +163,30 @@ def train_wordless_tower(
         {"params": list(reader.parameters()), "lr": READER_LR},
     ]
     learn_from_pictures(groups, read, steps=steps, seed=seed, progress=progress, **how)
-    return tower.cpu().eval()
+    tower = tower.cpu().eval().requires_grad_(False)
+    rng = random.Random(seed)
+    seen = [seen_picture(rng, scene, random_layout(rng)) for scene in random_scenes(rng)]
+    patches = tower(pixel_values=to_pixels(seen)).last_hidden_state[:, 1:]
+    scale_states(tower, 1 / float(patches.std()))
+    return tower.requires_grad_(True)
+
+
+def scale_states(tower: Any, factor: float) -> None:
+    """Multiply all hidden states of a CLIP by `factor`, in place: its layers read them normalised.
+
+    A tower that learns by cross-entropy ends with states of a standard deviation of 6. A projector
+    at random would make of them tokens five times as large as a word, beside which what the
+    attention of a language model adds to them is lost.
+    """
+    writers = [tower.pre_layrnorm]
+    for layer in tower.encoder.layers:
+        writers += [layer.self_attn.out_proj, layer.mlp.fc2]
+    for writer in writers:
+        writer.weight.data *= factor
+        writer.bias.data *= factor
 
 
 def by_cell(patches: Tensor) -> Tensor:
-    """Patches [B, 16, D] of 4 x 4 in reading order by the cell that they are pooled into: [B, 4, 4, D]."""
+    """Sort the 4 x 4 patches [B, 16, D] by the cell that they are pooled into: [B, 4, 4, D]."""
     side = patches.unflatten(1, (2, 2, 2, 2))  # cell row, row in it, cell column, column in it
     return side.transpose(2, 3).flatten(3, 4).flatten(1, 2)
