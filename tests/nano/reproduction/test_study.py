@@ -75,12 +75,13 @@ def test_each_dose_is_a_rung_of_the_extension():
 
 def test_towers_of_their_own_are_aligned_as_the_others_from_a_projector_at_random():
     budget = replace(BUDGETS["laptop"], wordless_alignment=(7, 8))
-    common = load_recipe(AlignConfig, "nano/stage1", [])
-    stage1 = wordless_stage1(budget, "heads", common)
-    assert (stage1.model, stage1.language_model, stage1.projector) == (None, "base/model", None)
-    assert (stage1.vision_tower, stage1.loop.max_steps) == ("tower_heads/clip", 7)
-    assert stage1.data == common.data
     common = load_recipe(AlignConfig, "nano/stage2_unires", [])
+    stage1 = wordless_stage1(budget, "heads", common)
+    assert (stage1.language_model, stage1.projector) == ("base/model", None)
+    assert (stage1.vision_tower, stage1.loop.max_steps) == ("tower_heads/clip", 7)
+    assert stage1.optim.lr == {"projector": 3e-3}
+    assert [str(one.path) for one in stage1.data.datasets] == ["pictures/train_few/chats.jsonl"]
+    assert stage1.data.max_tokens == common.data.max_tokens
     stage2 = wordless_stage2(budget, "captions_short", common)
     assert stage2.language_model == "extend_short/model"
     assert (stage2.vision_tower, stage2.projector) == (

@@ -28,8 +28,11 @@ from typing import Any
 import torch
 
 from longva import __version__
+from longva.data.chats.conversations import ConversationConfig
+from longva.data.chats.mixtures import DatasetConfig
 from longva.files.writing import read_json, write_json
 from longva.nano.language_model import CONTEXT, save_sharpened
+from longva.nano.pictures import write_alignment
 from longva.nano.reproduction.budget import Budget
 from longva.nano.reproduction.measures import NEEDLES, printed, visual_recipe, write_measures
 from longva.nano.reproduction.stages import (
@@ -60,8 +63,8 @@ WORDLESS = {
 }
 """Tower and language model of the models of (g)."""
 
-WORDLESS_LR = 2e-3
-"""Of a projector that begins at random, in stage 1."""
+WORDLESS_LR, FEW = 3e-3, 4
+"""Of a projector that begins at random, in stage 1: its learning rate, and scenes of a picture."""
 
 CHOICE = NEEDLES / "rope.json"
 RESULTS = "results.json"
@@ -94,13 +97,10 @@ def study_stages(budget: Budget, seed: int) -> dict[str, Callable[[], Any]]:
         },
         "needles/rope": partial(panel, budget, "rope"),
         "needles/told": partial(panel, budget, "told"),
+        "pictures_few": partial(few_pictures, budget, seed),
         **{f"tower_{kind}": partial(wordless_tower, budget, seed, kind) for kind in KINDS},
         **{
-            f"stage1_{kind}": partial(
-                train,
-                *(align.run, align.AlignConfig, budget, seed, "stage1"),
-                changed=partial(wordless_stage1, budget, kind),
-            )
+            f"stage1_{kind}": partial(aligned, changed=partial(wordless_stage1, budget, kind))
             for kind in KINDS
         },
         **{
@@ -193,6 +193,13 @@ def align_to(name: str, folder: str, recipe: align.AlignConfig) -> align.AlignCo
     return replace(recipe, output_dir=Path("aligned") / name, language_model=folder)
 
 
+def few_pictures(budget: Budget, seed: int) -> None:
+    """Draw the mosaics from which a projector of (g) begins, of `FEW` scenes at most."""
+    for part, share, first in (("train", 1.0, 3), ("held_out", 0.06, 4)):
+        folder, samples = Path("pictures") / f"{part}_few", int(budget.samples * share)
+        write_alignment(folder, samples=samples, seed=10 * seed + first, most=FEW)
+
+
 def wordless_tower(budget: Budget, seed: int, kind: str) -> None:
     """Train a tower of (g)."""
     note = partial(note_tower, f"tower_{kind}", budget)
@@ -201,14 +208,25 @@ def wordless_tower(budget: Budget, seed: int, kind: str) -> None:
 
 
 def wordless_stage1(budget: Budget, kind: str, recipe: align.AlignConfig) -> align.AlignConfig:
-    """Return stage 1 behind a tower of (g): the projector begins at random."""
+    """Return stage 1 behind a tower of (g): a projector at random learns from chats, as in stage 2.
+
+    Not from captions: the language model, which stays as it is, has never told what pictures show,
+    and the projector would learn first how to make it begin. And from few scenes, because nothing
+    tells yet which of many is asked about.
+    """
+
+    def few(part: str) -> ConversationConfig:
+        path = Path("pictures") / f"{part}_few" / "chats.jsonl"
+        return replace(recipe.data, datasets=(DatasetConfig(path=path),))
+
     return replace(
         recipe,
         output_dir=Path(f"stage1_{kind}"),
-        model=None,
         language_model="base/model",
         vision_tower=f"tower_{kind}/clip",
-        vision_feature_layer=-1,
+        projector=None,
+        data=few("train"),
+        held_out_data=few("held_out"),
         optim=replace(recipe.optim, lr={"projector": WORDLESS_LR}),
         loop=replace(recipe.loop, max_steps=budget.wordless_alignment[0]),
     )
