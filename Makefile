@@ -12,19 +12,22 @@ INSTALLED_VLLM := $(VLLM)/.installed
 BENCH := .venv-bench
 RELEASE := .venv-release
 EXAMPLE := out/hour.mp4
+MARKS := not slow and not vllm
 
-.PHONY: ask test test-slow coverage test-eval test-mixins test-vllm docs deploy sbom bench lint clean
+.PHONY: ask test test-slow test-lowbit coverage test-eval test-mixins test-vllm docs deploy sbom bench lint clean
 
 ask: $(INSTALLED)  ## Write an hour of film that shows an anchor for one second, and ask about it.
 	$(BIN)/python -m longva.nano.film $(EXAMPLE) --hide anchor
 	$(BIN)/longva ask $(EXAMPLE) "What number is with the anchor?" "What color is behind the anchor?" \
 	    --fps 1 --max-frames 3600 --evidence 1
 
-test: $(INSTALLED_DEV)  ## The fast suite: about 8 minutes on two cores.
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: $(INSTALLED_DEV)  ## The fast suite: about 8 minutes on two cores. With MARKS="not vllm" the slow tests, too.
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "$(MARKS)"
 
-test-slow: $(INSTALLED_DEV)  ## What takes long and seldom fails: whole runs twice, four ranks, a process a section.
+test-slow: $(INSTALLED_DEV) test-lowbit  ## What takes long and seldom fails: whole runs twice, four ranks, a process a section.
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow tests
+
+test-lowbit: $(INSTALLED_DEV)  ## What needs torchao, which the other tests find missing.
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt --target .venv/lowbit torchao
 	PYTHONPATH=.venv/lowbit $(BIN)/python -m pytest -n 0 tests/train/test_loop.py -k do_not_fit
 

@@ -6,8 +6,9 @@
 world, of which 26 fit the budget of sessions; one request in 20 is hostile. Every answer is
 compared with that of a session of its own, and every hostile request refused by the status that its
 kind has. Memory is read after every request. All clients have the same to ask, in orders of their
-own: turns are fair if, when the first has had all of its answers, the others have had as many.
-Prints Markdown; ends with an error if an answer is wrong.
+own. Turns are fair if a question about a film that is held waits as long whoever asks it; when a
+client has had all of its answers hangs on its luck, too: who asks about a film that was dropped
+watches it. Prints Markdown; ends with an error if an answer is wrong.
 """
 
 import argparse
@@ -40,6 +41,9 @@ ATTACKS = (
     *("inside", "path", "steps", "broken", "field", "nested"),
     *("large", "base64", "key", "gone", "half"),
 )
+HELD_TOKENS = 4 * SECONDS
+"""Of a prompt whose film is held as many and more come from the cache: four a frame."""
+
 FIT = 26
 """Films whose sessions fit the budget."""
 
@@ -101,6 +105,7 @@ class Soak:
         self.hostile = 0
         self.memory: list[int] = []
         self.seconds: list[float] = []
+        self.held: dict[int, list[float]] = {}
         self.took: list[float] = []
         self.had = [0] * 1000
         self.at_first_end: list[int] | None = None
@@ -124,7 +129,7 @@ class Soak:
                 if isinstance(what, str):
                     self.attack(http, what)
                 else:
-                    self.ask(http, what, question)
+                    self.ask(http, number, what, question)
                 with self._lock:
                     self.memory.append(self.server.resident())
                     self.had[number] = done + 1
@@ -135,16 +140,20 @@ class Soak:
             if self.at_first_end is None:
                 self.at_first_end = list(self.had)
 
-    def ask(self, http: httpx.Client, film: int, question: str) -> None:
+    def ask(self, http: httpx.Client, number: int, film: int, question: str) -> None:
         """Ask about a film, and compare the answer."""
         started = time.perf_counter()
         url = (self.folder / f"{film}.mp4").as_uri()
         reply = http.post("/v1/chat/completions", json=body(url, question))
-        said = reply.text
-        if reply.status_code == 200 and "choices" in reply.json():
-            said = reply.json()["choices"][0]["message"]["content"]
+        seconds = time.perf_counter() - started
+        said, held = reply.text, False
+        if reply.status_code == 200 and "choices" in (answer := reply.json()):
+            said = answer["choices"][0]["message"]["content"]
+            held = answer["usage"]["prompt_tokens_details"]["cached_tokens"] > HELD_TOKENS
         with self._lock:
-            self.seconds.append(time.perf_counter() - started)
+            self.seconds.append(seconds)
+            if held:
+                self.held.setdefault(number, []).append(seconds)
             if said != self.right[film, question]:
                 self.wrong.append(f"{film}, {question}: {reply.status_code} {said[:200]}")
 
@@ -206,6 +215,9 @@ class Soak:
         counts = dict(
             line.split(" ", 1) for line in metrics.splitlines() if line.startswith("longva_session")
         )
+        waits = [statistics.mean(seconds) for seconds in self.held.values()]
+        middle = statistics.median(waits)
+        ends = [f"{100 * (wait / middle - 1):+.1f}" for wait in (min(waits), max(waits))]
         print("| | |\n|---|---|")
         rows = {
             "requests": f"{len(self.memory)}, {self.hostile} of them hostile",
@@ -220,6 +232,10 @@ class Soak:
                 f"median {statistics.median(self.took):.1f}"
             ),
             "Jain's index of their speeds": f"{jain([1 / seconds for seconds in self.took]):.3f}",
+            "mean wait of a client, of films that are held": (
+                f"{min(waits):.3f} to {max(waits):.3f} s, median {middle:.3f}: "
+                f"{' to '.join(ends)} %"
+            ),
             "waiting and answering, median / longest": (
                 f"{statistics.median(self.seconds):.2f} s / {max(self.seconds):.2f} s"
             ),

@@ -13,6 +13,9 @@ import pytest
 # One result on every machine: forked ranks cannot share a GPU, which benchmarks/gpu_suite.py tests.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+# No test asks the hub: where it cannot be reached, each try would take 25 seconds to give up.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 import torch
 
 from longva import chat_endpoint

@@ -120,12 +120,12 @@ def test_a_section_without_time_is_named(out, tmp_path):
 
 
 @pytest.mark.slow
-def test_every_section_is_measured_in_a_process_of_its_own(out, tmp_path):
+def test_a_section_is_measured_in_a_process_of_its_own(out, tmp_path):
     """As on a GPU, where a crash must cost no more than one row."""
     command = [sys.executable, str(BENCHMARKS / "gpu_suite.py"), "--toy", "--out", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, env=environment, check=True)
+    subprocess.run([*command, "--sections", "loss,vision"], env=environment, check=True)
     ours, theirs = results(out)["sections"], results(tmp_path)["sections"]
     assert {name: list(rows) for name, rows in theirs.items()} == {
-        name: list(rows) for name, rows in ours.items()
+        name: list(ours[name]) for name in ("loss", "vision")
     }

@@ -153,8 +153,10 @@ def test_an_answer_is_copied_asked_again_edited_and_taken_along(open_page, film,
     copied = page.evaluate("navigator.clipboard.readText()")
     assert copied == page.eval_on_selector(".lv-answer", "e => e.textContent")
     ask(page, "and then?")
+    page.eval_on_selector(".lv-turn:last-child", "turn => { turn.dataset.old = '1' }")
     page.click(".lv-turn >> nth=1 >> button:has-text('Retry')")
-    page.wait_for_selector(".lv-turn:last-child:is(.lv-waiting, .lv-answering, .lv-done)")
+    page.wait_for_selector(".lv-turn:last-child:not([data-old])")  # drawn anew, not yet answered
+    page.wait_for_selector(".lv-turn:last-child.lv-done")
     page.wait_for_selector("#lv-go", state="visible")
     assert page.locator(".lv-turn").count() == 2
     told = json.loads(
@@ -263,8 +265,7 @@ def test_the_embedded_model_says_what_it_knows_and_refuses_a_real_film(nano_page
     assert page.inner_text(".lv-guess p")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_axe_finds_nothing_serious_and_all_fits_the_width(
     browser, nano_address, tmp_path, width, scheme
 ):
