@@ -96,11 +96,9 @@ class ModelReader(PromptReader):
         """Count the first tokens that are held already; plan to read the others."""
         if not torch.equal(self._placed.symbols, prompt):
             self._placed = self._place(prompt)
-        same = torch.arange(common_prefix(self.held, prompt))
-        if len(same) and len(
-            self._held_placed.symbols
-        ):  # of a restored session, positions are the same
-            moved = (self._held_placed.at(same) != self._placed.at(same)).any(0)
+        same, before = torch.arange(common_prefix(self.held, prompt)), self._held_placed
+        if len(same) and len(before.symbols):  # a restored session stands where it stood
+            moved = (before.at(same) != self._placed.at(same)).any(0)
             same = same[: int(moved.byte().argmax()) if moved.any() else None]
         return len(same)
 

@@ -79,7 +79,7 @@ class VideoPrompts:
         patch, merge = (getattr(self.frames, f"{n}_size", None) for n in ("patch", "merge"))
         if patch and merge and sizes.get("longest_edge"):
             share = frames if self.shares_budget else 1
-            long = max(height, width) // 199 + 1  # of longer strips this is a side
+            long = max(height, width) // 199 + 1  # a side has it: longer strips are refused
             about = {"temporal_factor": 1, "factor": patch * merge}
             about |= {"min_pixels": sizes["shortest_edge"], "max_pixels": sizes["longest_edge"]}
             return smart_resize(share, max(height, long), max(width, long), **about)
