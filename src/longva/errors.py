@@ -159,6 +159,20 @@ def reason(error: BaseException) -> str:
 
 
 @contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """Raise a `RuntimeError` where a library's Rust panics.
+
+    Python counts a panic among no `Exception`: it would end the thread in which the model answers.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # PyO3 has it in no module
+            raise
+        raise RuntimeError(f"a library failed: {error}") from error
+
+
+@contextmanager
 def loading(what: str, **remedies: Any) -> Iterator[None]:
     """Say in a line why a checkpoint, or a part of one, cannot be loaded.
 

@@ -104,6 +104,12 @@ def test_a_form_that_is_none_is_refused(make):
         Constraint.choice([])
 
 
+def test_a_schema_at_which_the_library_panics_is_refused():
+    # It cuts the schema for a message at 100 bytes, here within a letter.
+    with pytest.raises(LongVAError, match="JSON schema cannot be used: a library failed"):
+        Constraint.json({"minLength": "é" * 100})
+
+
 def test_what_leaves_a_form_is_told_in_a_line_without_the_state_of_the_library(session):
     follow = ConstraintProcessor(Constraint.regex("abc"), session.processor.tokenizer, [1], 0)
     size = session.model.config.get_text_config().vocab_size

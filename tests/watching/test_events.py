@@ -33,6 +33,19 @@ def batches_of(worker, work, *, after_each=lambda stream: None) -> list[list]:
     return asyncio.run(read())
 
 
+class PanicException(BaseException):
+    """As a library's Rust raises it."""
+
+
+def test_a_panic_is_told_and_the_next_task_is_done(worker):
+    def work(stream):
+        raise PanicException("not a char boundary")
+
+    ((failed,),) = batches_of(worker, work)
+    assert str(failed.error) == "a library failed: not a char boundary"
+    assert batches_of(worker, lambda stream: "done") == [[Finished("done")]]
+
+
 def test_events_come_in_order_and_the_result_last(worker):
     def work(stream):
         for number in range(3):

@@ -114,7 +114,7 @@ def test_an_interrupt_while_frames_are_read_again_loses_nothing(parts, pictures)
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    longva.model.config.vision_batch_size, before = 2, longva.model.config.vision_batch_size
+    longva.family.batch, before = 2, longva.family.batch
     try:
         with pytest.raises(KeyboardInterrupt):
             session.extend(film(pictures, range(16)), interrupt)
@@ -122,7 +122,7 @@ def test_an_interrupt_while_frames_are_read_again_loses_nothing(parts, pictures)
         asked(session)
         session.extend(film(pictures, range(24)))
     finally:
-        longva.model.config.vision_batch_size = before
+        longva.family.batch = before
     assert_knows_just(session, longva, pictures, range(0, 24, 4))
 
 
@@ -139,12 +139,12 @@ def test_frames_that_an_interrupt_left_to_be_read_again_are_kept_in_the_file(
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    longva.model.config.vision_batch_size, before = 1, longva.model.config.vision_batch_size
+    longva.family.batch, before = 1, longva.family.batch
     try:
         with pytest.raises(KeyboardInterrupt):
             session.extend(film(pictures, range(until)), interrupt)
     finally:
-        longva.model.config.vision_batch_size = before
+        longva.family.batch = before
     held = [n for n in kept if n < room]
     assert 0 < session.frames < len(held)
     session.save(tmp_path / "a.safetensors")

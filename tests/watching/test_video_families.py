@@ -206,7 +206,7 @@ def test_policies_forget_whole_frames_or_pairs(name, policy, tmp_path):
 
 
 def test_an_interrupt_while_pairs_are_read_again_loses_none(tmp_path, monkeypatch):
-    monkeypatch.setattr("longva.watching.video_family.BATCH", 2)
+    monkeypatch.setattr("longva.watching.video_family.VideoFamily.batch", 2)
     longva = LongVA(*families.make("qwen2_5_vl"), name="pairs", chunk_tokens=4)
     session = longva.watch(open_media(film(24), seconds=range(24)), policy="thin", max_frames=24)
 

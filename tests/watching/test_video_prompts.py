@@ -9,30 +9,42 @@ import torch
 from longva.checkpoints.video_models import FrameProcessor
 from longva.media.medium import open_media
 from longva.watching.assistant import LongVA
-from longva.watching.video_prompts import VideoPrompts, fitted
+from longva.watching.video_prompts import VideoPrompts
 from tests.watching import families
 
 SIZES = [(720, 1280), (1080, 1920), (90, 160), (300, 40), (17, 23), (2160, 3840)]
 NORMAL = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
 
 
+def sized(name: str, patch: int, least: int, most: int) -> VideoPrompts:
+    """Prompts of a family whose frames have `least` to `most` pixels."""
+    model, processor = families.make(name, torch.float32)
+    prompts = VideoPrompts(processor, model.config)
+    prompts.frames.size = {"shortest_edge": least, "longest_edge": most}
+    prompts.frames.patch_size = patch
+    return prompts
+
+
 @pytest.mark.parametrize("frames", [2, 64, 1000])
 def test_frames_that_share_a_budget_have_the_size_that_qwen3_vl_chooses(frames):
     module = import_module("transformers.models.qwen3_vl.video_processing_qwen3_vl")
     least, most = 128 * 32 * 32, 768 * 32 * 32 * 32
+    prompts = sized("qwen3_vl", 16, least, most)
     for height, width in SIZES:
         told = {"num_frames": frames, "height": height, "width": width, "factor": 32}
-        own = fitted(height, width, 32, least / frames, most / frames)
+        own = prompts.frame_size(height, width, frames)
         assert own == module.smart_resize(**told, min_pixels=least, max_pixels=most)
 
 
 def test_frames_of_their_own_have_the_size_that_qwen2_vl_chooses():
     module = import_module("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl")
+    prompts = sized("qwen2_vl", 14, 3136, 602_112)
     for height, width in SIZES:
-        own = fitted(height, width, 28, 3136, 602_112)
+        own = prompts.frame_size(height, width, 1000)
         if min(height, width) >= 28:  # smaller ones it refuses or makes larger by its own rule
             told = {"factor": 28, "min_pixels": 3136, "max_pixels": 602_112}
             assert own == module.smart_resize(height, width, **told)
+    assert prompts.frame_size(9000, 1, 1000) == (8988, 56)  # its own rule refuses such strips
 
 
 @pytest.mark.parametrize(("name", "kind"), [("qwen3_vl", "Qwen3VL"), ("glm4v", "Glm4v")])

@@ -4,24 +4,14 @@ transformers' own video processors need torchvision. Frames come here resized by
 that little is left to do to them: where torchvision is not installed, `FrameProcessor` does it.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
-    BatchFeature,
-    PreTrainedModel,
-)
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 from transformers.utils import is_torchvision_available
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import make_batched_metadata
@@ -29,6 +19,8 @@ from transformers.video_utils import make_batched_metadata
 from longva.checkpoints import Precision
 from longva.checkpoints.language_model import quantised, torch_dtype
 from longva.errors import CheckpointError, loading
+from longva.files.writing import read_json
+from longva.model.unires import normalize_pixels
 
 
 class FrameProcessor(VideoProcessorMixin):
@@ -37,17 +29,20 @@ class FrameProcessor(VideoProcessorMixin):
     Its settings are those of the checkpoint's own: `from_pretrained` reads the same files.
     """
 
+    image_mean: Any
+    image_std: Any
     fps = num_frames = None  # frames are chosen before
+    patch_size = merge_size = temporal_patch_size = None  # of models that take patches
+    patchify: Any = Qwen3VLVideoProcessor.patchify  # every family's, and one that loads
+    video_processor_type = ""
 
     def __init__(self, **settings: Any):
         edges = {"shortest_edge": "min_pixels", "longest_edge": "max_pixels"}  # as Qwen2-VL's had
         own = {edge: settings.pop(old) for edge, old in edges.items() if settings.get(old)}
-        if own:
-            settings["size"] = {**settings.get("size", {}), **own}
+        settings["size"] = {**(settings.get("size") or {}), **own}
         super().__init__(**settings)
-        self.kind = settings.get("video_processor_type", "")
 
-    def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
+    def preprocess(self, videos: Any, **kwargs: Any) -> transformers.BatchFeature:
         """Normalise frames, and cut them into patches where the model takes patches.
 
         Args:
@@ -59,41 +54,28 @@ class FrameProcessor(VideoProcessorMixin):
             `pixel_values_videos`, [1, F, 3, H, W], or patches [t h w, ...] and `video_grid_thw`.
         """
         (frames,) = videos
-        mean, std = (torch.tensor(getattr(self, f"image_{name}")) for name in ("mean", "std"))
-        frames = torch.stack(list(frames)) if isinstance(frames, list) else frames
-        pixels = torch.as_tensor(frames).float() * self.rescale_factor
-        pixels = (pixels - mean[:, None, None]) / std[:, None, None]  # [F, 3, H, W]
+        pixels = torch.stack([torch.as_tensor(frame) for frame in frames])  # [F, 3, H, W]
+        pixels = normalize_pixels(pixels, self.image_mean, self.image_std, self.rescale_factor)
         told: Any = kwargs.get("video_metadata")
-        facts = make_batched_metadata([pixels], video_metadata=told)
-        made: dict[str, Any] = {"video_metadata": facts}
-        if getattr(self, "merge_size", None):
-            patches, grid = _patches(pixels, self)
-            made |= {"pixel_values_videos": patches, "video_grid_thw": torch.tensor([grid])}
-        elif self.kind == "SmolVLMVideoProcessor":  # which calls a video's frames pictures
+        made: dict[str, Any] = {"video_metadata": make_batched_metadata([pixels], told)}
+        if self.merge_size:
+            cut = self.patch_size, self.merge_size, self.temporal_patch_size
+            patches, *grid = self.patchify(pixels[None], *cut)
+            made |= {"pixel_values_videos": patches[0], "video_grid_thw": torch.tensor([grid])}
+        elif self.video_processor_type == "SmolVLMVideoProcessor":  # whose frames are pictures
             made["pixel_values"] = pixels[None]
         else:
             made["pixel_values_videos"] = pixels[None]
-        return BatchFeature(made)
+        return transformers.BatchFeature(made)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings, as of the checkpoint's own video processor."""
-        return {**super().to_dict(), "video_processor_type": self.kind}
-
-
-def _patches(pixels: Tensor, sizes: Any) -> tuple[Tensor, list[int]]:
-    """Cut [F, 3, H, W] into [t h w, 3 pairs p p], neighbours that are merged side by side."""
-    pair, patch, merge = sizes.temporal_patch_size, sizes.patch_size, sizes.merge_size
-    last = pixels[-1:].expand(-len(pixels) % pair, -1, -1, -1)
-    x = torch.cat([pixels, last]).unflatten(0, (-1, pair))  # [t, pair, 3, H, W]
-    x = x.unflatten(4, (-1, merge, patch)).unflatten(3, (-1, merge, patch))
-    t, _, _, rows, _, _, columns, _, _ = x.shape  # [t, pair, 3, h, m, p, w, m, p]
-    x = x.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)  # [t, h, w, m, m, 3, pair, p, p]
-    return x.flatten(5).flatten(0, 4), [t, rows * merge, columns * merge]
+        return {**super().to_dict(), "video_processor_type": self.video_processor_type}
 
 
 def load_video_model(
     folder: Path, *, dtype: torch.dtype | str, device: Any, quantization: Precision = "model"
-) -> tuple[PreTrainedModel, Any]:
+) -> tuple[transformers.PreTrainedModel, Any]:
     """Load a model and its processor.
 
     Args:
@@ -106,7 +88,7 @@ def load_video_model(
         CheckpointError: it is no model that reads pictures, or not complete; see `quantised`.
     """
     with loading(f"{folder} cannot be loaded"):
-        config = AutoConfig.from_pretrained(folder)
+        config = transformers.AutoConfig.from_pretrained(folder)
         if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
             raise CheckpointError(
                 f"{folder} is a {config.model_type}, which does not read films: needed is LongVA, "
@@ -114,7 +96,7 @@ def load_video_model(
             )
         processor = load_processor(folder, config.model_type)
         kwargs = quantised(quantization, config, torch_dtype(dtype) or torch.bfloat16)
-        model = AutoModelForImageTextToText.from_pretrained(
+        model = transformers.AutoModelForImageTextToText.from_pretrained(
             folder, config=config, dtype=dtype, device_map={"": device}, **kwargs
         )
     return model.eval(), processor
@@ -132,20 +114,19 @@ def unchecked(kind: Any) -> Any:
 def load_processor(folder: Path, model_type: str) -> Any:
     """Load a model's processor; without torchvision, with ours for its films."""
     if is_torchvision_available():
-        return AutoProcessor.from_pretrained(folder)
-    named = (folder / "processor_config.json", folder / "tokenizer_config.json")
-    settings = [json.loads(file.read_text()) for file in named if file.is_file()]
-    names = [found.get("processor_class") for found in settings]
+        return transformers.AutoProcessor.from_pretrained(folder)
+    files = (folder / "processor_config.json", folder / "tokenizer_config.json")
+    names = [read_json(file).get("processor_class") for file in files if file.is_file()]
     name = next(filter(None, names), PROCESSOR_MAPPING_NAMES.get(model_type))
     kind: Any = getattr(transformers, str(name), None)
-    if kind is None or not hasattr(kind, "get_attributes"):
+    if not hasattr(kind, "get_attributes"):
         raise CheckpointError(
             f"{folder} names no processor that transformers {transformers.__version__} has "
-            f"({name}). Write that of its family into {folder / 'processor_config.json'}, such as "
+            f"({name}). Write that of its family into {files[0]}, such as "
             '{"processor_class": "Qwen2_5_VLProcessor"}'
         )
-    loaders = {"tokenizer": AutoTokenizer, "image_processor": AutoImageProcessor}
-    loaders["video_processor"] = FrameProcessor
+    loaders = {"tokenizer": transformers.AutoTokenizer, "video_processor": FrameProcessor}
+    loaders["image_processor"] = transformers.AutoImageProcessor
     missing = set(kind.get_attributes()) - set(loaders)
     if missing:
         raise CheckpointError(f"{name} also needs {', '.join(missing)}, which is not read here.")

@@ -14,7 +14,7 @@ frame.
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cache as memo
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -29,9 +29,8 @@ from longva.checkpoints.fingerprint import vision_fingerprint, weights_fingerpri
 from longva.errors import RecipeError
 from longva.files.writing import read_json
 from longva.finite import check_finite, to_json
-from longva.model import LongVAForConditionalGeneration, LongVAVideoProcessor
+from longva.model import LongVAForConditionalGeneration
 from longva.model.chat_format import template_ids, text_ids
-from longva.model.unires import normalize_pixels
 from longva.niah.cells import Key, Row
 from longva.niah.haystack import Pictures
 from longva.niah.loading import is_longva, load_longva, load_measured, prepare
@@ -43,11 +42,11 @@ from longva.prompts.kv_cache import CachedSequence, Precision, context_length
 from longva.prompts.model_reader import CLOSING
 from longva.prompts.partition import partition
 from longva.prompts.recomputed import RecomputedSequence
-from longva.prompts.steps import pause, steps
 from longva.prompts.tree import Prompt, Scored, plan_walk, score_alone, walk
 from longva.watching.assistant import LongVA
+from longva.watching.family import Family
 from longva.watching.feature_cache import FeatureCache
-from longva.watching.features import FEATURES
+from longva.watching.features import FEATURES, in_steps
 
 TEMPLATES = read_json(Path(__file__).with_name("templates.json"))
 """Chat templates around frames and question, by name (as the original's V-NIAH wrote them)."""
@@ -60,19 +59,20 @@ class TreeModel(Model):
     """A causal language model, or LongVA, asked through the prompt tree.
 
     Args:
-        model: with an `evidence`-capable language model; its attention is set to it.
+        model: as `prepare` of `loading.py` leaves it, its attention `evidence` where it can be.
         tokenizer: of the model.
         name: for people.
         kv: precision of the KV cache.
         chunk_tokens: tokens prefilled at a time.
         max_new_tokens: longest generated answer; 0 generates none.
         template: chat template around frames and question, one of `TEMPLATES`.
-        rope_theta: RoPE base instead of the model's.
         training_length: tokens that the model was trained at. Default: its context.
-        frames: the model's video processor, if it sees: how large frames are, and in what range.
+        family: of the model, if it is shown frames: how they are encoded.
+        frame_size: pixels a side of the pictures that it is then given.
+        tokens_per_frame: T, of such a picture.
 
     Raises:
-        RecipeError: the model has no single RoPE base to set, or keeps no cache to quantize.
+        RecipeError: the model keeps no cache to quantize.
     """
 
     def __init__(
@@ -85,11 +85,13 @@ class TreeModel(Model):
         chunk_tokens: int = 4096,
         max_new_tokens: int = 16,
         template: str = "qwen2",
-        rope_theta: float | None = None,
         training_length: int | None = None,
-        frames: LongVAVideoProcessor | None = None,
+        family: Family | None = None,
+        frame_size: int = Model.frame_size,
+        tokens_per_frame: int | None = None,
     ):
-        self.model, self.tokenizer = prepare(model, rope_theta), tokenizer
+        self.model, self.tokenizer, self.family = model, tokenizer, family
+        self.frame_size, self.tokens_per_frame = frame_size, tokens_per_frame
         self.rope_type = length_dependence(self.model.get_decoder())
         if self.rope_type and kv != "model":
             raise RecipeError(
@@ -101,38 +103,42 @@ class TreeModel(Model):
         self.kv: Precision = kv
         self.chunk_tokens, self.max_new_tokens = chunk_tokens, max_new_tokens
         self.template, self.training_length = template, training_length
-        if frames is not None:
-            self.frame_size, self.image_mean = frames.grid_size, frames.image_mean
-            self.image_std = frames.image_std
-        sees = hasattr(model.config, "vision_config")
-        self.tokens_per_frame = model.config.tokens_per_grid() if sees else None
         self.features: Tensor | None = None  # [R, D]
         self.rows = torch.empty(0, 0, dtype=torch.int64)  # [pictures, T], the symbols of R rows
+        self._endings: dict[str, Tensor] = {}
 
     @classmethod
     def from_recipe(cls, recipe: MeasurementRecipe, *, video: bool) -> "TreeModel":
         """Load LongVA for video, a causal language model (LongVA's included) for text."""
-        names = ("kv", "chunk_tokens", "max_new_tokens", "template", "rope_theta")
-        settings = {name: getattr(recipe, name) for name in (*names, "training_length")}
+        names = ("kv", "chunk_tokens", "max_new_tokens", "template", "training_length")
+        settings = {name: getattr(recipe, name) for name in names}
         if video or is_longva(recipe.model):
-            return cls.of(load_longva(recipe), **settings)
+            return cls.of(load_longva(recipe), rope_theta=recipe.rope_theta, **settings)
         return cls(*load_measured(recipe), name=recipe.model, **settings)
 
     @classmethod
-    def of(cls, longva: LongVA, **settings: Any) -> "TreeModel":
+    def of(cls, longva: LongVA, *, rope_theta: float | None = None, **settings: Any) -> "TreeModel":
         """Take a loaded LongVA, with its own settings unless others are given.
 
+        Args:
+            longva: the model.
+            rope_theta: RoPE base instead of the model's.
+            settings: see `TreeModel`.
+
         Raises:
-            RecipeError: it is another model, whose prompts only `video_tree_model.py` writes.
+            RecipeError: it is another model, whose prompts only `video_tree_model.py` writes; or
+                it has no single RoPE base to set.
         """
         if not isinstance(longva.model, LongVAForConditionalGeneration):
             raise RecipeError(
                 f"{longva.name} is no LongVA: measure one prompt a device.", ring=False
             )
-        processor = longva.processor
-        own = {"name": longva.name, "kv": longva.kv, "chunk_tokens": longva.chunk_tokens}
-        frames = processor.video_processor
-        return cls(longva.model, processor.tokenizer, frames=frames, **own | settings)
+        prepare(longva.model, rope_theta)
+        own: dict[str, Any] = {"name": longva.name, "kv": longva.kv}
+        own["chunk_tokens"] = longva.chunk_tokens
+        own |= {"family": longva.family, "frame_size": longva.family.frame_side}
+        own["tokens_per_frame"] = longva.model.config.tokens_per_grid()
+        return cls(longva.model, longva.processor.tokenizer, **own | settings)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the weights' hash, what was changed about the model, and its lengths."""
@@ -170,14 +176,10 @@ class TreeModel(Model):
         return tokens
 
     def _encode(self, pixels: Tensor) -> Tensor:
-        """Encode [n, 3, S, S] uint8: [n, T, D]."""
-        cut = steps.get()
-        parts = []
-        for part in pixels.split(len(pixels) if cut is None else cut.frames):
-            part = normalize_pixels(part.to(self.model.device), self.image_mean, self.image_std)
-            parts.append(check_finite(self.model.model.encode_grids(part).cpu(), FEATURES))
-            pause()
-        return torch.cat(parts)
+        """Encode [n, 3, S, S] uint8, each picture as a whole unit: [n, T, D]."""
+        assert self.family is not None
+        units = pixels.repeat_interleave(self.family.unit, 0)
+        return check_finite(in_steps(self.family.rows, units, self.family.unit).cpu(), FEATURES)
 
     def _ids(self, text: str) -> Tensor:
         return torch.tensor(text_ids(self.tokenizer, text), dtype=torch.int64)
@@ -192,20 +194,25 @@ class TreeModel(Model):
         Returns:
             One prompt a probe; its key is the cell's and `time`.
         """
-        template = self._template()
-        ending = memo(lambda question: torch.cat([self._ids(question), template["after"]]))
         result = []
         for probe in probes:
-            row, pieces = probe.row, list(probe.pieces)
             if time and not probe.time_question:
                 continue
+            question = probe.time_question if time else probe.row.question or ""
+            pieces = probe.pieces
             if probe.frames is not None:
-                question = probe.time_question if time else row.question
-                frames = self._frame_symbols(probe.frames)
-                pieces = [template["before"], *frames, ending(question or "")]
-            answer = self._ids(row.answer) if row.answer and not time else ()
-            result.append(Prompt(pieces, answer=answer, key=(row.key, time)))
+                pieces = self._pieces(probe.frames, question)
+            answer = self._ids(probe.row.answer) if probe.row.answer and not time else ()
+            result.append(Prompt(pieces, answer=answer, key=(probe.row.key, time)))
         return result
+
+    def _pieces(self, frames: Tensor, question: str) -> Sequence[Tensor]:
+        """Write a question about [F] frames."""
+        if question not in self._endings:  # prompts with one question share its memory
+            ids = self._ids(question)
+            self._endings[question] = torch.cat([ids, self._template["after"]])
+        before = self._template["before"]
+        return [before, *self._frame_symbols(frames), self._endings[question]]
 
     def _frame_symbols(self, frames: Tensor) -> list[Tensor]:
         """Name the feature rows of [F] frames: a view for each run of consecutive pictures."""
@@ -217,9 +224,8 @@ class TreeModel(Model):
             for start, stop in pairwise(starts)
         ]
 
+    @cached_property
     def _template(self) -> dict[str, Tensor]:
-        if not self.tokens_per_frame:
-            return {}
         template = TEMPLATES[self.template]
         ids = template_ids(self.tokenizer, template.values())
         return {part: torch.tensor(one) for part, one in zip(template, ids, strict=True)}

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, PreTrainedConfig
+from transformers import AutoModelForImageTextToText, DynamicCache, PreTrainedConfig
 
 from longva.checkpoints import Precision
 from longva.errors import ContextLengthError, LongVAError
@@ -142,9 +142,12 @@ class Shape:
         return int((total - linear) * self.dtype_bytes + linear * per_linear)
 
     def kv_bytes_per_token(self) -> float:
-        """Bytes of keys and values of a token, over all layers."""
-        text = self.text
-        values = 2 * text.num_hidden_layers * text.num_key_value_heads
+        """Bytes of keys and values of a token, over all layers that keep their own.
+
+        A layer that sees a window keeps every token, too.
+        """
+        layers = len(DynamicCache(config=self.text).layers)
+        values = 2 * layers * self.text.num_key_value_heads
         per_head = {
             "model": self.head_dim * self.dtype_bytes,
             "int8": self.head_dim + 2,  # one bfloat16 scale a head
@@ -157,8 +160,7 @@ class Shape:
         vision, text = self.config.vision_config, self.text
         grids = min(self.config.vision_batch_size, frames)
         patches = self.config.patches_per_side**2
-        # One layer: its input, residual and norm; queries, keys, values and output, or the MLP.
-        layer = 3 * vision.hidden_size + max(4 * vision.hidden_size, 3 * mlp_width(vision))
+        layer = patch_width(vision)
         projector = vision.hidden_size + 3 * text.hidden_size
         pixels = 3 * self.config.grid_size**2
         values = max((patches + 1) * layer, patches * projector) + pixels
@@ -195,6 +197,15 @@ class Shape:
         encode = frames * (layers * tower + projector)
         flops = Flops.of(self.config)
         return encode + flops.append(0, tokens) if flops else None
+
+
+def patch_width(vision: Any) -> int:
+    """Values of a patch in one layer of a tower.
+
+    They are its input, residual and norm; queries, keys, values and output, or the MLP.
+    """
+    hidden = getattr(vision, "embed_dim", None) or vision.hidden_size
+    return 3 * hidden + max(4 * hidden, 3 * mlp_width(vision))
 
 
 def mlp_width(vision: Any) -> int:

@@ -7,9 +7,7 @@ of pixels over all frames gives each fewer tokens the more there are.
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import DynamicCache
-
-from longva.planning.planner import Shape, mlp_width
+from longva.planning.planner import Shape, patch_width
 
 PICTURE = 720, 1280
 """Height and width that are planned for."""
@@ -43,11 +41,6 @@ class VideoShape(Shape):
         """Rows of a batch of frames."""
         return self.tokens(BATCH)
 
-    def kv_bytes_per_token(self) -> float:
-        """Bytes of the layers that keep keys and values of their own: windows keep every token."""
-        layers = len(DynamicCache(config=self.text).layers)
-        return super().kv_bytes_per_token() * layers / self.text.num_hidden_layers
-
     def vision_chunk(self, frames: int) -> int:
         """Bytes of a batch of frames in one layer of the encoder, its pixels and its rows."""
         vision = self.config.vision_config
@@ -55,9 +48,7 @@ class VideoShape(Shape):
         units = -(-min(BATCH, frames) // self.frames.unit)
         patch = getattr(vision, "patch_size", 14)
         patch = patch if isinstance(patch, int) else patch[0]
-        patches = units * (height // patch) * (width // patch)
-        hidden = getattr(vision, "embed_dim", None) or vision.hidden_size
-        values = patches * (3 * hidden + max(4 * hidden, 3 * mlp_width(vision)))
+        values = units * (height // patch) * (width // patch) * patch_width(vision)
         values += units * self.frames.tokens(size) * self.row_width
         pixels = min(BATCH, max(1, frames)) * 3 * height * width
         return values * self.dtype_bytes + 2 * pixels * 4

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longva.errors import LongVAError, install_command, needing
+from longva.errors import LongVAError, install_command, needing, panics_as_errors
 from longva.finite import to_json
 
 MOST_CHARACTERS = 100_000
@@ -79,7 +79,8 @@ class Constraint:
         check_length(self.text)
         try:
             library = _library()
-            problem = library.LLMatcher.validate_grammar(self.grammar, limits=_limits())
+            with panics_as_errors():
+                problem = library.LLMatcher.validate_grammar(self.grammar, limits=_limits())
         except Exception as error:  # its parsers raise many kinds
             problem = str(error)
         if problem:
@@ -169,7 +170,8 @@ def matcher(constraint: Constraint, tokenizer: Any, size: int, ends: tuple[int, 
         LongVAError: see `ConstraintProcessor`.
     """
     tokens = _tokens(tokenizer, size, ends)
-    return _library().LLMatcher(tokens, constraint.grammar, limits=_limits())
+    with panics_as_errors():
+        return _library().LLMatcher(tokens, constraint.grammar, limits=_limits())
 
 
 def _limits() -> Any:

@@ -34,6 +34,9 @@ from longva.recipes.shipped import find_recipe
 
 T = TypeVar("T")
 
+DEEPEST = 50
+"""Values within one another that are read of a recipe."""
+
 SHOWN = 200
 """Characters of a value that a message shows."""
 
@@ -124,8 +127,22 @@ def _key(values: Any, name: str) -> Any:
     return name if isinstance(values, dict) else None
 
 
-class _EachKeyOnce(yaml.SafeLoader):
-    """Refuses a mapping with a key twice, of which YAML's own loader keeps the last, silently."""
+class _Strict(yaml.SafeLoader):
+    """Refuses a mapping with a key twice, of which YAML's own loader keeps the last, silently.
+
+    And values within `DEEPEST` others: at each PyYAML looks at all of those around it.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > DEEPEST:
+            problem = f"values are nested more than {DEEPEST} deep"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)  # as written: `<<` merges nothing as yet
@@ -142,17 +159,17 @@ def read_yaml(text: str | bytes) -> Any:
     """Read YAML without tags of Python.
 
     Raises:
-        yaml.YAMLError: it is none, or a mapping in it has a key twice.
+        yaml.YAMLError: it is none, a mapping in it has a key twice, or it is nested too deep.
 
     >>> read_yaml("optim: {lr: 1.0e-5}")
     {'optim': {'lr': 1e-05}}
     """
     try:
-        return yaml.load(text, Loader=_EachKeyOnce)
+        return yaml.load(text, Loader=_Strict)
     except yaml.YAMLError:
         raise
-    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        # PyYAML lets through what Python says of a 30th of February, or of 1,000 open brackets.
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        # PyYAML lets through what Python says of a 30th of February.
         raise yaml.YAMLError(reason(error)) from None
 
 

@@ -214,7 +214,7 @@ class Ahead:
 
         Args:
             settings: of the frames.
-            timings: see `encode` in `features.py`.
+            timings: see `encode_frames` in `features.py`.
             held: frames of the last medium that are held.
         """
         self._features = self._features[: -(-held // self._watcher.family.unit)]

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from longva.errors import LongVAError, VideoError, is_out_of_memory
+from longva.errors import LongVAError, VideoError, is_out_of_memory, panics_as_errors
 from longva.media.medium import Media
 from longva.planning.planner import Plan
 from longva.prompts.decoding import prepare
@@ -216,7 +216,7 @@ class Engine:
         asked = [question for one in together for question in one.each()]
         try:
             gone = lambda which: places[which][0].events.given_up  # noqa: E731
-            with closing(session.stream_all(asked, gone)) as telling:
+            with panics_as_errors(), closing(session.stream_all(asked, gone)) as telling:
                 for which, told in telling:
                     one, number = places[which]
                     if isinstance(told, str):

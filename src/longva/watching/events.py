@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from longva.errors import DeviceMemoryError, is_out_of_memory
+from longva.errors import DeviceMemoryError, is_out_of_memory, panics_as_errors
 from longva.watching.worker import ModelWorker, Task, TaskCancelledError
 
 SILENT_SECONDS = 2.0
@@ -177,7 +177,8 @@ class EventStream:
 
     def _do(self, work: Callable[[], Any], task: Task) -> None:
         try:
-            result = work()
+            with panics_as_errors():
+                result = work()
         except TaskCancelledError:
             raise
         except Exception as error:

@@ -20,7 +20,13 @@ from longva.media.sampling import FrameSampling
 from longva.planning.planner import Shape
 from longva.prompts.reader import PromptReader
 from longva.prompts.symbols import chat_symbols
-from longva.watching.features import FrameSettings, WatchedFrames, describe, encode
+from longva.watching.features import (
+    FrameSettings,
+    WatchedFrames,
+    describe,
+    encode_frames,
+    encode_image,
+)
 from longva.watching.turns import told_between, with_media
 
 
@@ -35,23 +41,20 @@ class Family:
     unit = 1
     """Frames encoded together."""
 
+    batch: int
+    """Frames encoded at a time."""
+
+    frame_side: int
+    """Pixels of the shorter side of a frame; 0 where they are chosen for each film."""
+
+    width: int
+    """D, the width of a row."""
+
     def __init__(self, model: Any, processor: Any):
         self.model, self.processor = model, processor
-
-    @property
-    def batch(self) -> int:
-        """Frames encoded at a time."""
-        return self.model.config.vision_batch_size
-
-    @property
-    def frame_side(self) -> int:
-        """Pixels of the shorter side of a frame; 0 where they are chosen for each film."""
-        return self.processor.video_processor.grid_size
-
-    @property
-    def width(self) -> int:
-        """D, the width of a row."""
-        return self.model.config.text_config.hidden_size
+        self.batch = model.config.vision_batch_size
+        self.frame_side = processor.video_processor.grid_size
+        self.width = model.config.text_config.hidden_size
 
     @property
     def evidence_heads(self) -> list | None:
@@ -59,10 +62,15 @@ class Family:
         return getattr(self.model.config, "evidence_heads", None)
 
     def choose(self, media: Media, sampling: FrameSampling) -> np.ndarray:
-        """Frames to take of a video; of an image, as many as it has frames' worth of tokens."""
-        if media.kind != "image":
-            return media.choose(sampling)
-        return np.arange(-(-self._image_tokens(media) // self.model.config.tokens_per_grid()))
+        """Frames to take of a video, in whole units; of an image, as many as it counts for."""
+        if media.kind == "image":
+            return np.arange(self.frames_of_image(media))
+        indices = media.choose(sampling)
+        return indices[: max(1, len(indices) - len(indices) % self.unit)]
+
+    def frames_of_image(self, media: Media) -> int:
+        """How many frames have as many tokens as an image."""
+        return -(-self._image_tokens(media) // self.model.config.tokens_per_grid())
 
     def describe(
         self, media: Media, indices: np.ndarray, before: WatchedFrames | None = None
@@ -97,9 +105,22 @@ class Family:
         settings: FrameSettings,
         timings: dict[str, float],
     ) -> Generator[Tensor]:
-        """Encode frames a batch at a time; see `encode` in `features.py`."""
+        """Encode frames a batch at a time; see `encode_frames`."""
         indices = frames.indices - frames.offset
-        return encode(self.model, self.processor, media, indices, settings, timings)
+        if media.kind == "image" and frames.size is None:  # which has grids of its own
+            return encode_image(self.model, self.processor, media, indices, timings)
+        geometry = self.geometry(frames, settings)
+        told = {"unit": self.unit, "batch": self.batch, **geometry}
+        return encode_frames(media, indices, self.rows, timings, **told)
+
+    def geometry(self, frames: WatchedFrames, settings: FrameSettings) -> dict[str, Any]:
+        """How pictures become such frames; see `Geometry` of `media/resize.py`."""
+        return {"size": self.frame_side, "fit": settings.fit, "resize": settings.resize}
+
+    def rows(self, pixels: Tensor) -> Tensor:
+        """Encode frames [n, 3, H, W] uint8 of whole units: [n / unit, T, D]."""
+        grids = self.processor.video_processor.tower_values(pixels.to(self.model.device))
+        return self.model.model.encode_grids(grids)
 
     def symbols(
         self, messages: Sequence[Mapping[str, Any]], media: Sequence[WatchedFrames]
@@ -117,8 +138,8 @@ class Family:
         return PromptReader(self.model, **options)
 
     def whole(self, frames: WatchedFrames) -> WatchedFrames:
-        """Leave out frames that cannot be encoded before others have come; none of LongVA's."""
-        return frames
+        """Leave out a last frame that waits for the others of its unit."""
+        return frames.part(0, len(frames) - len(frames) % self.unit)
 
     def shape(self, media: Sequence[Media] = ()) -> Callable[..., Shape]:
         """Return what a plan is made of; see `plan`.

@@ -231,87 +231,51 @@ def describe(
     )
 
 
-def encode(
-    model: LongVAForConditionalGeneration,
-    processor: LongVAProcessor,
+def encode_frames(
     media: Media,
     indices: np.ndarray,
-    settings: FrameSettings,
+    encode: Callable[[Tensor], Tensor],
     timings: dict[str, float],
+    *,
+    unit: int,
+    batch: int,
+    **geometry: Any,
 ) -> Generator[Tensor]:
-    """Decode, resize and encode a medium, a batch at a time.
+    """Decode, resize and encode frames of a film, a batch at a time.
 
     Args:
-        model: whose vision tower and projector are used.
-        processor: gives the size of a grid and the normalisation.
         media: what `open_media` gave.
-        indices: [F], increasing: the frames to take of a video, or the grids of an image.
-        settings: of the frames.
+        indices: [F], increasing.
+        encode: makes [n, T, D] of a batch of frames, [n, 3, H, W] uint8.
         timings: seconds spent are added to `decode` and `encode`, which overlap.
+        unit: frames that are encoded together.
+        batch: frames that are encoded at a time, whole units.
+        **geometry: see `Media.stream`.
 
     Yields:
-        [n, T, D]; of an image all at once.
+        [n, T, D].
 
     Raises:
         VideoError: when a frame cannot be decoded.
         MisnumberedError: when decoding gives other frames than the container lists.
         NonFiniteError: after the last batch, if tower or projector computed NaN or infinity.
     """
-    if media.kind == "image":
-        yield _encode_image(model, processor, media, timings)[torch.from_numpy(indices)]
-        return
-
-    def encode_grids(pixels: Tensor) -> Tensor:
-        grids = processor.video_processor.tower_values(pixels.to(model.device))
-        return model.model.encode_grids(grids)
-
-    yield from encode_frames(
-        media,
-        indices,
-        encode_grids,
-        timings,
-        size=processor.video_processor.grid_size,
-        fit=settings.fit,
-        resize=settings.resize,
-        batch=model.config.vision_batch_size,
-    )
-
-
-def encode_frames(
-    media: Media,
-    indices: np.ndarray,
-    encode: Callable[[Tensor], Tensor],
-    timings: dict[str, float],
-    unit: int = 1,
-    **geometry: Any,
-) -> Generator[Tensor]:
-    """Decode, resize and encode frames of a film, a batch at a time; see `encode`.
-
-    Args:
-        media: what `open_media` gave.
-        indices: [F], increasing.
-        encode: makes [n, T, D] of a batch of frames, [n, 3, H, W] uint8.
-        timings: seconds spent are added to `decode` and `encode`.
-        unit: frames that are encoded together.
-        **geometry: see `Media.stream`.
-    """
     finite = torch.ones((), dtype=torch.bool)
-    size = geometry.pop("batch")
     frames = media.stream(indices, **geometry, batch=1)
-    with closing(_decoded_ahead(frames, size, timings)) as decoded:
+    with closing(_decoded_ahead(frames, batch, timings)) as decoded:
         for pixels in decoded:
             started = time.perf_counter()
             with torch.inference_mode():
-                batch = _in_steps(encode, pixels, unit)
+                rows = in_steps(encode, pixels, unit)
                 # Looked at when all is done, to wait only once.
-                finite = finite.to(batch.device) & batch.isfinite().all()
+                finite = finite.to(rows.device) & rows.isfinite().all()
             timings["encode"] += time.perf_counter() - started
-            yield batch
+            yield rows
     if not finite:
         raise NonFiniteError(FEATURES)
 
 
-def _in_steps(encode: Callable[[Tensor], Tensor], pixels: Tensor, unit: int) -> Tensor:
+def in_steps(encode: Callable[[Tensor], Tensor], pixels: Tensor, unit: int) -> Tensor:
     """Encode a batch, in parts of whole units where others wait for the model."""
     cut = steps.get()
     if cut is None or len(pixels) <= cut.frames:
@@ -325,11 +289,28 @@ def _in_steps(encode: Callable[[Tensor], Tensor], pixels: Tensor, unit: int) -> 
     return torch.cat(parts)
 
 
-def _encode_image(model, processor, media, timings) -> Tensor:
-    """Encode one image: a grid is a frame (AnyRes: the whole image is one)."""
+def encode_image(
+    model: LongVAForConditionalGeneration,
+    processor: LongVAProcessor,
+    media: Media,
+    indices: np.ndarray,
+    timings: dict[str, float],
+) -> Generator[Tensor]:
+    """Encode one image: a grid is a frame (AnyRes: the whole image is one).
+
+    Args:
+        model: whose vision tower and projector are used.
+        processor: cuts the image into grids.
+        media: the image.
+        indices: [F], increasing: the grids to take.
+        timings: see `encode_frames`.
+
+    Yields:
+        [F, T, D], all at once.
+    """
     started = time.perf_counter()
 
-    def decode() -> Mapping[str, Tensor]:
+    def decode() -> Mapping[str, Any]:
         return processor.image_processor(Image.fromarray(next(media.pictures([0]))))
 
     inputs = elsewhere(decode)
@@ -339,9 +320,8 @@ def _encode_image(model, processor, media, timings) -> Tensor:
     check_finite(tokens, FEATURES)
     timings["decode"] += decoded - started
     timings["encode"] += time.perf_counter() - decoded
-    if model.config.image_packing != "unires":
-        return tokens[None]
-    return tokens.unflatten(0, (-1, model.config.tokens_per_grid()))
+    each = model.config.tokens_per_grid() if model.config.image_packing == "unires" else len(tokens)
+    yield tokens.unflatten(0, (-1, each))[torch.from_numpy(indices)]
 
 
 def _decoded_ahead(

@@ -11,7 +11,6 @@ import torch
 from longva.errors import LongVAError, reason
 from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling
-from longva.watching.features import FrameSettings
 from longva.watching.video_family import VideoFamily
 from longva.watching.watcher import Watcher
 
@@ -59,20 +58,13 @@ def differences(watcher: Watcher) -> list[float]:
     )
     media = open_media(pixels)
     frames = watcher.describe(media, FrameSampling(num_frames=FRAMES))
-    assert frames.size is not None
     size = family.prompts.geometry(frames.size)
     resized = media.frames_at(range(FRAMES), size=size).pixels
     reader = family.reader(lambda: [frames], chunk_tokens=CHUNK_TOKENS, kv_dtype=watcher.kv)
-    found = []
+    reader.rows, found = family.rows(resized).flatten(0, 1), []
     for question in QUESTIONS:
         content = [{"type": "video"}, {"type": "text", "text": question}]
         prompt = family.symbols([{"role": "user", "content": content}], [frames])
-        if reader.length == 0:
-            where = (prompt < 0).nonzero().flatten()[: frames.rows]
-            batches = watcher.stream(media, frames, FrameSettings())
-            rows = (batch.flatten(0, 1) for batch in batches)
-            for _ in reader.read_stream(prompt[: int(where[-1]) + 1], rows):
-                pass
         ours = reader.logits(reader.read(prompt))
         plain = family.plain_logits(prompt, resized, frames)
         found.append(float((ours - plain).abs().max() / plain.abs().max()))

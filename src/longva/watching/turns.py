@@ -101,7 +101,8 @@ def told_between(
 
     A subtitle stands after the frame that is on screen when it begins; a time before the first
     frame at or after each multiple of `settings.time_tokens` seconds. Of frames that go on after
-    those `before`, times stand where they would in the whole.
+    those `before`, times stand where they would in the whole. What would stand between frames that
+    are encoded together stands before them.
 
     Raises:
         LongVAError: times or subtitles are asked for, and the frames have no times.
@@ -129,6 +130,10 @@ def told_between(
         last = None if before is None or before.seconds is None else float(before.seconds[-1])
         for number, time in enumerate(times_between(seconds.tolist(), every, last)):
             told[number] += [time] if time else []
+    for number in range(len(frames)):
+        if inside := number % frames.unit:  # nothing stands between frames encoded together
+            told[number - inside] += told[number]
+            told[number] = []
     texts = tuple("\n".join(lines) for lines in told)
     if not any(texts):
         return frames

@@ -9,7 +9,7 @@ that encodes frames in pairs is given whole pairs; a picture is a film of one fr
 
 import inspect
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,11 @@ from transformers import AutoConfig
 from longva.checkpoints.video_models import load_processor
 from longva.errors import LongVAError, loading
 from longva.media.medium import Media
-from longva.media.sampling import FrameSampling
 from longva.planning.planner import Shape
 from longva.planning.video_models import BATCH, PICTURE, VideoShape
 from longva.prompts.model_reader import Inputs, ModelReader
 from longva.watching.family import Family
-from longva.watching.features import FrameSettings, WatchedFrames, describe, encode_frames
+from longva.watching.features import FrameSettings, WatchedFrames, describe
 from longva.watching.video_prompts import VideoPrompts
 
 
@@ -42,57 +41,45 @@ class VideoFamily(Family):
         LongVAError: the model has no such forward, or no encoder of frames.
     """
 
+    batch = BATCH
+    frame_side = 0
+
     def __init__(self, model: Any, processor: Any):
-        super().__init__(model, processor)
-        self._body, name = model.base_model, type(model).__name__
+        self.model, self.processor, body = model, processor, model.base_model
         takes = inspect.signature(model.forward).parameters
-        kind = "video" if hasattr(self._body, "get_video_features") else "image"
-        self._kind, encoder = kind, getattr(self._body, f"get_{kind}_features", None)
+        self._kind = "video" if hasattr(body, "get_video_features") else "image"
+        encoder = getattr(body, f"get_{self._kind}_features", None)
         if "mm_encoder_outputs" not in takes or encoder is None:
             raise LongVAError(
-                f"{name} reads pictures in a way that cannot be continued here: its forward takes "
-                "no features in place of pictures (mm_encoder_outputs). Take a model that does, "
-                "as Qwen-VL, InternVL, LLaVA-OneVision or GLM-V."
+                f"{type(model).__name__} reads pictures in a way that cannot be continued here: "
+                "its forward takes no features in place of pictures (mm_encoder_outputs). Take a "
+                "model that does, as Qwen-VL, InternVL, LLaVA-OneVision or GLM-V."
             )
         self._encoder: Callable = encoder
+        find = getattr(body, "get_rope_index", None)
+        self._find = find and (lambda **told: find(**_named(find, told)))
         self.prompts = VideoPrompts(processor, model.config)
-        self.unit = self.prompts.unit
+        self.unit, self.symbols = self.prompts.unit, self.prompts.symbols
+        size = self.prompts.frame_size(64, 64, 1)
+        rows, batched = self._features(torch.zeros(self.unit, 3, *size))
+        self.width = rows.shape[1]
         text = model.config.get_text_config(decoder=True)
         blocks = getattr(text, "use_bidirectional_attention", None) == "vision"
         types = "mm_token_type_ids" if blocks else "token_type_ids"
-        size = self.prompts.frame_size(64, 64, 1)
-        rows, batched = self._features(torch.zeros(self.unit, 3, *size))
-        last = len(rows) % self.prompts.tokens(size)
-        self._row_width = rows.shape[1]
+        kind_of_rows = int(self.prompts.types(torch.tensor([self.prompts.placeholder])))
         self._inputs = Inputs(
-            kind=kind,
+            kind=self._kind,
+            placeholder=self.prompts.placeholder,
             width=model.get_input_embeddings().embedding_dim,
             batched=batched,
-            types=types if blocks or types in takes else None,
-            closing=rows[-1:] if last == 1 else None,
+            types={types: kind_of_rows} if types in takes else {},
+            slices="logits_to_keep" in takes,
+            closing=rows[-1:] if len(rows) % self.prompts.tokens(size) == 1 else None,
         )
 
-    @property
-    def batch(self) -> int:
-        """See `Family.batch`."""
-        return BATCH
-
-    @property
-    def frame_side(self) -> int:
-        """0."""
-        return 0
-
-    @property
-    def width(self) -> int:
-        """(1 + k) D, the width of a row."""
-        return self._row_width
-
-    def choose(self, media: Media, sampling: FrameSampling) -> np.ndarray:
-        """Frames to take of a medium, in whole pairs."""
-        if media.kind == "image":
-            return np.arange(1)
-        indices = media.choose(sampling)
-        return indices[: max(1, len(indices) - len(indices) % self.unit)]
+    def frames_of_image(self, media: Media) -> int:
+        """One: a picture is a film of one frame."""
+        return 1
 
     def describe(
         self, media: Media, indices: np.ndarray, before: WatchedFrames | None = None
@@ -104,57 +91,35 @@ class VideoFamily(Family):
             size = self.prompts.frame_size(media.height, media.width, len(indices))
             timed = media.has_clock and len(indices) > 1
             step = float(np.median(np.diff(media.pts_seconds[indices]))) if timed else 1.0
-        note = self.prompts.budget_note(size)
+        note = f"every frame is {size[1]} x {size[0]} pixels, chosen once for the film"
+        note = note if self.prompts.shares_budget else ""
         about = {"unit": self.unit, "size": size, "step": step}
         return describe(media, indices, self.prompts.tokens(size), note, **about)
 
-    def encode(
-        self,
-        media: Media,
-        frames: WatchedFrames,
-        settings: FrameSettings,
-        timings: dict[str, float],
-    ) -> Generator[Tensor]:
-        """Encode frames a batch of whole units at a time: [n, T, (1 + k) D]."""
+    def geometry(self, frames: WatchedFrames, settings: FrameSettings) -> dict[str, Any]:
+        """See `Family.geometry`.
+
+        Raises:
+            LongVAError: another `fit` is asked for than the processor's own.
+        """
         if settings.fit != FrameSettings().fit:
             raise LongVAError(
                 "how frames fit is chosen for LongVA; this model's processor says it itself.",
                 fit=FrameSettings().fit,
             )
-        assert frames.size is not None
-        geometry = {"size": self.prompts.geometry(frames.size), "resize": settings.resize}
-        yield from encode_frames(
-            media,
-            frames.indices - frames.offset,
-            partial(self.rows, tokens=frames.tokens_per_frame),
-            timings,
-            unit=self.unit,
-            batch=BATCH,
-            **geometry,
-        )
+        return {"size": self.prompts.geometry(frames.size), "resize": settings.resize}
 
-    def rows(self, pixels: Tensor, tokens: int) -> Tensor:
+    def rows(self, pixels: Tensor) -> Tensor:
         """Encode frames [n, 3, H, W] uint8 of whole units: [n / unit, T, (1 + k) D]."""
+        tokens = self.prompts.tokens((pixels.shape[2], pixels.shape[3]))
         rows, _ = self._features(pixels)
         whole = len(rows) // tokens * tokens  # transformers closes the film of every call
         return rows[:whole].unflatten(0, (-1, tokens))
 
-    def symbols(
-        self, messages: Sequence[Mapping[str, Any]], media: Sequence[WatchedFrames]
-    ) -> Tensor:
-        """Write a conversation as the model's own processor does."""
-        return self.prompts.symbols(messages, media)
-
     def reader(self, media: Callable[[], list[WatchedFrames]], **options: Any) -> ModelReader:
         """See `Family.reader`."""
-        find = getattr(self._body, "get_rope_index", None)
-        find = find and partial(_call, find)
-        place = lambda symbols: self.prompts.place(symbols, media(), find)  # noqa: E731
+        place = lambda symbols: self.prompts.place(symbols, media(), self._find)  # noqa: E731
         return ModelReader(self.model, place, self._inputs, **options)
-
-    def whole(self, frames: WatchedFrames) -> WatchedFrames:
-        """Leave out a last frame that waits for the other of its pair."""
-        return frames.part(0, len(frames) - len(frames) % self.unit)
 
     def shape(self, media: Sequence[Media] = ()) -> Callable[..., Shape]:
         """See `Family.shape`."""
@@ -170,31 +135,27 @@ class VideoFamily(Family):
             pixels: [F, 3, H, W] uint8, the frames that stand in it.
             frames: these.
         """
-        made = self._made(pixels)
-        placed = self.prompts.place(symbols, [frames], None)
-        assert placed.types is not None
-        ids, types = (x[None].to(self.model.device) for x in (placed.tokens, placed.types))
-        made |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        made |= {"mm_token_type_ids": types, "token_type_ids": types}
-        made["second_per_grid_ts"] = torch.tensor([frames.step * frames.unit])
-        takes = inspect.signature(self.model.forward).parameters
-        logits = self.model(**{n: v for n, v in made.items() if n in takes}).logits[:, -1]
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        tokens = symbols.masked_fill(symbols < 0, self.prompts.placeholder)
+        types = self.prompts.types(tokens)[None].to(self.model.device)
+        ids = tokens[None].to(self.model.device)
+        told = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        told |= {"mm_token_type_ids": types, "token_type_ids": types}
+        told["second_per_grid_ts"] = torch.tensor([frames.step * frames.unit])
+        told = _named(self.model.forward, {**self._made(pixels), **told})
+        return self.model(**told).logits[:, -1]
 
-    def _made(self, pixels: Tensor) -> dict[str, Any]:
+    def _made(self, pixels: Tensor) -> Mapping[str, Any]:
         """What the processor makes of frames, as the model's forward takes it."""
-        made = dict(self.prompts.processed(pixels))
-        frames = made.get("pixel_values_videos")
-        if self._kind == "image" and frames is not None:
-            made["pixel_values"] = frames.flatten(0, 1)  # [F, 3, H, W]
-        made = {n: v.to(self.model.device) for n, v in made.items() if isinstance(v, Tensor)}
-        return {n: v.to(self.model.dtype) if v.is_floating_point() else v for n, v in made.items()}
+        made = self.prompts.processed(pixels).to(self.model.device, self.model.dtype)
+        if self._kind == "image" and "pixel_values_videos" in made:
+            made["pixel_values"] = made["pixel_values_videos"].flatten(0, 1)  # [F, 3, H, W]
+        return made
 
     @torch.inference_mode()
     def _features(self, pixels: Tensor) -> tuple[Tensor, bool]:
         """Rows of frames, [n, (1 + k) D], and whether the encoder returns them as one tensor."""
-        made = self._made(pixels)
-        out = _call(self._encoder, return_dict=True, **made)
+        made = _named(self._encoder, self._made(pixels))
+        out = self._encoder(**made, return_dict=True)
         layers = [out.pooler_output, *(getattr(out, "deepstack_features", None) or [])]
         rows = [torch.cat([part.flatten(0, -2) for part in layer]) for layer in layers]
         return torch.cat(rows, dim=-1), isinstance(out.pooler_output, Tensor)
@@ -212,8 +173,7 @@ def planned(folder: Path) -> tuple[Any, Callable[..., Shape]]:
     return config, partial(VideoShape, frames=prompts)
 
 
-def _call(function: Callable, return_dict: bool | None = None, **arguments: Any) -> Any:
-    """Call a function with those of the arguments that it names."""
+def _named(function: Callable, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the arguments that a function names."""
     known = inspect.signature(function).parameters
-    given = {name: value for name, value in arguments.items() if name in known}
-    return function(**given, **({} if return_dict is None else {"return_dict": return_dict}))
+    return {name: value for name, value in arguments.items() if name in known}

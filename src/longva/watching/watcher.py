@@ -143,7 +143,7 @@ class Watcher:
             media: what `open_media` gave.
             frames: those of it that are wanted.
             settings: of the frames.
-            timings: see `encode` in `features.py`.
+            timings: see `encode_frames` in `features.py`.
             keep: use the cache, if there is one.
 
         Yields:
