@@ -55,6 +55,15 @@ def test_every_sample_fits_the_base_context_whole(tmp_path, packing):
         assert all((dataset[i]["input_ids"] != unknown).all() for i in range(len(dataset)))
 
 
+def test_mosaics_have_no_more_scenes_than_asked_for(tmp_path):
+    write_alignment(tmp_path, samples=12, seed=7, most=4)
+    pictures = list((tmp_path / "pictures").iterdir())
+    assert len(pictures) > 12  # of every caption, and of most chats
+    for path in pictures:
+        with Image.open(path) as image:
+            assert image.width * image.height <= 4 * GRID_SIZE**2
+
+
 def test_the_same_seed_writes_the_same_samples_and_answers_are_true(tmp_path):
     for name in ("a", "b"):
         write_alignment(tmp_path / name, samples=12, seed=7)

@@ -34,7 +34,9 @@ TURN_WORDS = 24
 """At most, of the system's turn and the opening of the first user's."""
 
 
-def write_alignment(folder: Path, *, samples: int, seed: int, packing: Packing = "unires") -> None:
+def write_alignment(
+    folder: Path, *, samples: int, seed: int, packing: Packing = "unires", most: int = 49
+) -> None:
     """Write `captions.jsonl` (stage 1), `chats.jsonl` (stage 2) and `pictures/` into `folder`.
 
     Args:
@@ -42,20 +44,22 @@ def write_alignment(folder: Path, *, samples: int, seed: int, packing: Packing =
         samples: of each file.
         seed: the same seed writes the same files.
         packing: of the model, which decides how many scenes fit.
+        most: scenes of a mosaic, at most; 2 or more.
     """
     if (folder / "chats.jsonl").is_file():
         return
     rng = random.Random(seed)
+    grids = [n for n in GRIDS[packing] if n <= most]
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     captions, chats = [], []
     for number in range(samples):
-        shown = rng.choice([n for n in GRIDS[packing] if n <= 8])
+        shown = rng.choice([n for n in grids if n <= 8])
         scenes, _ = choose_scenes(rng, shown)
         name = f"pictures/caption_{number:05}.png"
         draw_mosaic(rng, scenes).save(folder / name)
         captions.append({"image": name, "conversations": caption_turns(rng, scenes)})
 
-        scenes, askable = choose_scenes(rng, rng.choice(GRIDS[packing]))
+        scenes, askable = choose_scenes(rng, rng.choice(grids))
         if rng.random() < TEXT_SHARE:
             told = " ".join(word for scene in scenes for word in tell(scene, 0))
             chats.append({"conversations": question_turns(rng, askable, told, 4 * len(scenes))})

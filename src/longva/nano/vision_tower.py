@@ -72,10 +72,9 @@ def train_vision_tower(
     device = own_device()
     core = longva.to(device).model
     words = longva.get_input_embeddings().weight.detach().float()  # [V, D]
-    trained = [*core.vision_tower.parameters(), *core.multi_modal_projector.parameters()]
     longva.requires_grad_(False)
-    for parameter in trained:
-        parameter.requires_grad_(True)
+    core.vision_tower.requires_grad_(True)
+    core.multi_modal_projector.requires_grad_(True)
     # The first outputs have about the size of a word's embedding.
     nn.init.normal_(
         core.multi_modal_projector.linear_2.weight,
@@ -86,6 +85,46 @@ def train_vision_tower(
         {"params": list(core.vision_tower.parameters()), "lr": TOWER_LR, "weight_decay": 0.05},
         {"params": list(core.multi_modal_projector.parameters()), "lr": PROJECTOR_LR},
     ]
+
+    def read(pixels: Tensor, scenes: Sequence[Scene]) -> tuple[Tensor, dict[str, float]]:
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            tokens = core.encode_grids(pixels.to(device))
+        targets = scene_words(scenes).to(device)
+        distance, loss, right = naming_loss(tokens.float(), words, targets)
+        metrics = {"distance": float(distance.detach()), "loss": float(loss.detach())}
+        return distance + loss, {**metrics, "named": right}
+
+    longva.train()
+    learn_from_pictures(groups, read, steps=steps, seed=seed, progress=progress)
+    return longva.cpu().eval().requires_grad_(True), processor
+
+
+def random_scenes(rng: random.Random) -> list[Scene]:
+    """Draw the scenes of a step, of those that models may learn from."""
+    return [random_scene(rng, held_out=False) for _ in range(BATCH)]
+
+
+def learn_from_pictures(
+    groups: Sequence[dict[str, Any]],
+    read: Callable[[Tensor, Sequence[Scene]], tuple[Tensor, dict[str, float]]],
+    *,
+    steps: int,
+    seed: int,
+    progress: Callable[[int, dict[str, float]], None] | None = None,
+    draw: Callable[[random.Random], list[Scene]] = random_scenes,
+) -> None:
+    """Train on pictures that are drawn anew at every step, by AdamW, from warm-up down a cosine.
+
+    Args:
+        groups: parameters with their learning rates, as AdamW takes them.
+        read: from pixels, float32 [B, 3, 48, 48] on the CPU, and their scenes, the loss and
+            metrics.
+        steps: updates.
+        seed: of the pictures.
+        progress: called after each step with its number and metrics.
+        draw: chooses the scenes of a step.
+    """
+    trained = [parameter for group in groups for parameter in group["params"]]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
     def factor(step: int) -> float:
@@ -94,23 +133,17 @@ def train_vision_tower(
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     rng = random.Random(seed)
-    longva.train()
     for step in range(steps):
-        scenes = [random_scene(rng, held_out=False) for _ in range(BATCH)]
+        scenes = draw(rng)
         pixels = to_pixels([seen_picture(rng, scene, random_layout(rng)) for scene in scenes])
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            tokens = core.encode_grids(pixels.to(device))
-        targets = scene_words(scenes).to(device)
-        distance, loss, right = naming_loss(tokens.float(), words, targets)
-        (distance + loss).backward()
+        loss, metrics = read(pixels, scenes)
+        loss.backward()
         check_finite(nn.utils.clip_grad_norm_(trained, 1.0), "the gradient of the tower")
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         if progress:
-            metrics = {"distance": float(distance.detach()), "loss": float(loss.detach())}
-            progress(step + 1, {**metrics, "named": right})
-    return longva.cpu().eval().requires_grad_(True), processor
+            progress(step + 1, metrics)
 
 
 def naming_loss(tokens: Tensor, words: Tensor, right: Tensor) -> tuple[Tensor, Tensor, float]:

@@ -11,10 +11,18 @@ from longva.nano.corpus import ORDERS, Writer, tell
 from longva.nano.reproduction.budget import BUDGETS
 from longva.nano.reproduction.run import reproduce
 from longva.nano.reproduction.seed import run_seed
-from longva.nano.reproduction.study import language_models, plain, short
+from longva.nano.reproduction.study import (
+    WORDLESS,
+    language_models,
+    plain,
+    short,
+    wordless_stage1,
+    wordless_stage2,
+)
 from longva.nano.reproduction.study_report import judge_study, outcome, read_study
 from longva.nano.world import COLOURS, Scene, is_held_out
 from longva.recipes import load_recipe
+from longva.train.align import AlignConfig
 from longva.train.extend import ExtendConfig
 
 from .test_stages import TINY
@@ -65,6 +73,25 @@ def test_each_dose_is_a_rung_of_the_extension():
     assert models["rope_1.2e+08"] == "rope/1.2e+08"
 
 
+def test_towers_of_their_own_are_aligned_as_the_others_from_a_projector_at_random():
+    budget = replace(BUDGETS["laptop"], wordless_alignment=(7, 8))
+    common = load_recipe(AlignConfig, "nano/stage2_unires", [])
+    stage1 = wordless_stage1(budget, "heads", common)
+    assert (stage1.language_model, stage1.projector) == ("base/model", None)
+    assert (stage1.vision_tower, stage1.loop.max_steps) == ("tower_heads/clip", 7)
+    assert stage1.optim.lr == {"projector": 3e-3}
+    assert [str(one.path) for one in stage1.data.datasets] == ["pictures/train_few/chats.jsonl"]
+    assert stage1.data.max_tokens == common.data.max_tokens
+    stage2 = wordless_stage2(budget, "captions_short", common)
+    assert stage2.language_model == "extend_short/model"
+    assert (stage2.vision_tower, stage2.projector) == (
+        "tower_captions/clip",
+        "stage1_captions/model",
+    )
+    assert stage2.loop == replace(common.loop, max_steps=8)
+    assert (stage2.data, stage2.optim) == (common.data, common.optim)
+
+
 def write_seed(run: Path, seed: int, right: dict[str, dict[int, float]]) -> None:
     """Write results in which a share of 40 needles is found at every depth."""
     answers = {
@@ -91,15 +118,38 @@ ALL = {
     "dose_1024": {512: 1.0, 1024: 0.2},
     "dose_2048": {512: 1.0, 1024: 0.4},
 }
+TOWERS = {
+    **dict.fromkeys(("heads_extended", "captions_extended"), FAR),
+    **dict.fromkeys(("heads_short", "captions_short"), NEAR),
+}
 
 
 def test_the_rule_holds_where_the_extended_model_is_above_all_controls(tmp_path):
     for seed in (1, 2):
         write_seed(tmp_path, seed, ALL)
     checks = judge_study(read_study(tmp_path)[0])
-    assert [check.passed for check in checks] == [True, None, True]  # (g) was not run
+    assert [check.passed for check in checks] == [True, None, True]
+    assert "Not measured: (g1b), (g2b)." in checks[1].found
+    assert "(g2a) or what it is compared with was not measured there." in checks[1].found
     assert checks[2].numbers["reach"][1] == [0, 512, 512, 1024]
     assert outcome(checks) == "The rule cannot be applied yet: conditions are missing."
+
+
+def test_transfer_shows_where_it_does_so_behind_both_other_towers_too(tmp_path):
+    write_seed(tmp_path, 1, ALL | TOWERS)
+    checks = judge_study(read_study(tmp_path)[0])
+    assert [check.passed for check in checks] == [True, True, True]
+    assert outcome(checks) == "By the rule, transfer shows."
+
+
+@pytest.mark.parametrize(
+    "changed", [{"captions_extended": NEAR}, {"heads_short": FAR}, {"short": NEAR, "plain": NEAR}]
+)
+def test_one_tower_whose_controls_reach_as_far_limits_what_is_shown(tmp_path, changed):
+    write_seed(tmp_path, 1, ALL | TOWERS | changed)
+    checks = judge_study(read_study(tmp_path)[0])
+    assert [check.passed for check in checks] == [True, False, True]
+    assert "these texts or this tower only" in outcome(checks)
 
 
 def test_one_control_that_reaches_as_far_says_that_transfer_does_not_show(tmp_path):
@@ -118,7 +168,8 @@ def test_a_control_that_reaches_as_far_decides_before_the_others_are_there(tmp_p
     write_seed(tmp_path, 1, {"extended": FAR, "short": NEAR})
     assert judge_study(read_study(tmp_path)[0])[0].passed is None
     write_seed(tmp_path, 1, {"extended": FAR})
-    assert judge_study(read_study(tmp_path)[0])[0].found == "Too little was measured there."
+    (check, *_) = judge_study(read_study(tmp_path)[0])
+    assert check.found == "(a) or what it is compared with was not measured there."
 
 
 def test_texts_without_frames_that_do_not_help_limit_what_is_shown(tmp_path):
@@ -132,13 +183,15 @@ def test_reach_that_falls_with_the_dose_is_said(tmp_path):
 
 
 def test_finished_seeds_are_reported_and_not_trained_again(tmp_path):
-    write_seed(tmp_path, 1, ALL)
+    write_seed(tmp_path, 1, ALL | TOWERS)
     page = reproduce(tmp_path, study="transfer", seeds=[1])
     text = page.read_text()
     assert "| a | extended | 100.0 %" in text
     assert "| e not extended | 1 | 49.4 % | 9.0 % | 0 |" in text
     assert json.loads((page.parent / "transfer.json").read_text())["reach"]["base"] == {"1": 0}
-    assert (page.parent / "transfer.png").stat().st_size > 10_000
+    assert "| g2b | rows of 256, tower of captions | 49.4 %" in text
+    for figure in ("transfer.png", "transfer_towers.png"):
+        assert (page.parent / figure).stat().st_size > 10_000
 
 
 def test_an_empty_folder_has_no_study(tmp_path):
@@ -148,13 +201,13 @@ def test_an_empty_folder_has_no_study(tmp_path):
 
 @pytest.mark.slow
 def test_a_seed_of_the_study_ends_with_every_answer(tmp_path, monkeypatch):
-    tiny = replace(TINY, calibration_frames=8)
+    tiny = replace(TINY, calibration_frames=8, wordless_alignment=(2, 2))
     monkeypatch.setitem(BUDGETS, "tiny", tiny)
     monkeypatch.chdir(tmp_path)
     run_seed("tiny", 3, "transfer")
     results = json.loads(Path("results.json").read_text())
     assert {name: len(rows) for name, rows in results["answers"].items()} == dict.fromkeys(
-        ("extended", "short", "sharpened", "base", "plain", "rope", "told"), 2 * 2 * 3
+        ("extended", "short", "sharpened", "base", "plain", "rope", "told", *WORDLESS), 2 * 2 * 3
     )
     told = json.loads(Path("needles/told.json").read_text())
     assert len(told["film"]) == 108

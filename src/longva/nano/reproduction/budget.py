@@ -20,6 +20,9 @@ class Budget:
     """`--set` of the recipes."""
 
     tower_steps: int = 5000
+    wordless_alignment: tuple[int, int] = (1000, 60)
+    """Steps of stages 1 and 2 behind the study's towers that never saw a word embedding."""
+
     samples: int = 1000
     """Captions, and as many chats, of alignment."""
 
@@ -57,6 +60,7 @@ SMOKE = Budget(
         "stage2": ("loop.max_steps=20", "loop.eval_every=10"),
     },
     tower_steps=800,
+    wordless_alignment=(20, 20),
     samples=160,
     frames=(16, 32, 64, 128),
     depths=(0.0, 0.5, 1.0),

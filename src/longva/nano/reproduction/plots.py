@@ -24,6 +24,10 @@ LOOKS = {
     "rope": ("#56B4E9", "P"),
     "plain": ("#009E73", "s"),
     "told": ("#000000", "X"),
+    "heads_extended": ("#009E73", "s"),
+    "heads_short": ("#D55E00", "^"),
+    "captions_extended": ("#000000", "X"),
+    "captions_short": ("#CC79A7", "D"),
 }
 """Colour and marker of each line."""
 

@@ -116,17 +116,19 @@ def write_sets(sets: Mapping[str, Mapping[str, Any]], budget: Budget, seed: int)
 
 def tower(budget: Budget, seed: int) -> None:
     """Train the vision tower against the base model's words."""
-
-    def note(step: int, metrics: dict[str, float]) -> None:
-        if step % 100 == 0:
-            print_line(f"tower {step}/{budget.tower_steps} {to_json(metrics)}")
-
+    note = partial(note_tower, "tower", budget)
     longva, processor = train_vision_tower(
         "base/model", steps=budget.tower_steps, seed=seed, progress=note
     )
     longva.save_pretrained("tower/model")
     processor.save_pretrained("tower/model")
     longva.model.vision_tower.save_pretrained("tower/clip")
+
+
+def note_tower(name: str, budget: Budget, step: int, metrics: dict[str, float]) -> None:
+    """Print every hundredth step of a tower."""
+    if step % 100 == 0:
+        print_line(f"{name} {step}/{budget.tower_steps} {to_json(metrics)}")
 
 
 def pictures(budget: Budget, seed: int) -> None:

@@ -13,6 +13,9 @@ Conditions differ in the language model before alignment only:
     plain        (f)  as (a), texts without scenes told as frames and without shots
     told         (h)  the model of (a), the film told as words
     dose_512 ..  (i)  the models on the rungs of (a)'s ladder
+
+and in (g), which runs last, in the tower: `heads_extended`, `heads_short`, `captions_extended` and
+`captions_short` are (a) and (b) behind towers of `wordless_towers`, each with a stage 1 of its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,17 +28,22 @@ from typing import Any
 import torch
 
 from longva import __version__
+from longva.data.chats.conversations import ConversationConfig
+from longva.data.chats.mixtures import DatasetConfig
 from longva.files.writing import read_json, write_json
 from longva.nano.language_model import CONTEXT, save_sharpened
+from longva.nano.pictures import write_alignment
 from longva.nano.reproduction.budget import Budget
 from longva.nano.reproduction.measures import NEEDLES, printed, visual_recipe, write_measures
 from longva.nano.reproduction.stages import (
     SHARPEN,
+    note_tower,
     stages,
     text_sets,
     train,
     write_sets,
 )
+from longva.nano.wordless_towers import KINDS, train_wordless_tower
 from longva.niah.cells import Grid
 from longva.niah.haystack import Pictures
 from longva.niah.log import read_rows
@@ -47,6 +55,16 @@ from longva.train import align, extend
 
 BASES = (1e5, 1e6, 1e7, 1e8, 1.2e8)
 """RoPE bases of (d), tried before alignment."""
+
+WORDLESS = {
+    f"{kind}_{arm}": (kind, folder)
+    for kind in KINDS
+    for arm, folder in (("extended", "extend/model"), ("short", "extend_short/model"))
+}
+"""Tower and language model of the models of (g)."""
+
+WORDLESS_LR, FEW = 3e-3, 4
+"""Of a projector that begins at random, in stage 1: its learning rate, and scenes of a picture."""
 
 CHOICE = NEEDLES / "rope.json"
 RESULTS = "results.json"
@@ -79,6 +97,17 @@ def study_stages(budget: Budget, seed: int) -> dict[str, Callable[[], Any]]:
         },
         "needles/rope": partial(panel, budget, "rope"),
         "needles/told": partial(panel, budget, "told"),
+        "pictures_few": partial(few_pictures, budget, seed),
+        **{f"tower_{kind}": partial(wordless_tower, budget, seed, kind) for kind in KINDS},
+        **{
+            f"stage1_{kind}": partial(aligned, changed=partial(wordless_stage1, budget, kind))
+            for kind in KINDS
+        },
+        **{
+            f"aligned/{name}": partial(aligned, changed=partial(wordless_stage2, budget, name))
+            for name in WORDLESS
+        },
+        **{f"needles/{name}": partial(panel, budget, name) for name in WORDLESS},
         "results": partial(write_results, budget, seed),
     }
 
@@ -164,6 +193,56 @@ def align_to(name: str, folder: str, recipe: align.AlignConfig) -> align.AlignCo
     return replace(recipe, output_dir=Path("aligned") / name, language_model=folder)
 
 
+def few_pictures(budget: Budget, seed: int) -> None:
+    """Draw the mosaics from which a projector of (g) begins, of `FEW` scenes at most."""
+    for part, share, first in (("train", 1.0, 3), ("held_out", 0.06, 4)):
+        folder, samples = Path("pictures") / f"{part}_few", int(budget.samples * share)
+        write_alignment(folder, samples=samples, seed=10 * seed + first, most=FEW)
+
+
+def wordless_tower(budget: Budget, seed: int, kind: str) -> None:
+    """Train a tower of (g)."""
+    note = partial(note_tower, f"tower_{kind}", budget)
+    tower = train_wordless_tower(kind, steps=budget.tower_steps, seed=seed, progress=note)
+    tower.save_pretrained(f"tower_{kind}/clip")
+
+
+def wordless_stage1(budget: Budget, kind: str, recipe: align.AlignConfig) -> align.AlignConfig:
+    """Return stage 1 behind a tower of (g): a projector at random learns from chats, as in stage 2.
+
+    Not from captions: the language model, which stays as it is, has never told what pictures show,
+    and the projector would learn first how to make it begin. And from few scenes, because nothing
+    tells yet which of many is asked about.
+    """
+
+    def few(part: str) -> ConversationConfig:
+        path = Path("pictures") / f"{part}_few" / "chats.jsonl"
+        return replace(recipe.data, datasets=(DatasetConfig(path=path),))
+
+    return replace(
+        recipe,
+        output_dir=Path(f"stage1_{kind}"),
+        language_model="base/model",
+        vision_tower=f"tower_{kind}/clip",
+        projector=None,
+        data=few("train"),
+        held_out_data=few("held_out"),
+        optim=replace(recipe.optim, lr={"projector": WORDLESS_LR}),
+        loop=replace(recipe.loop, max_steps=budget.wordless_alignment[0]),
+    )
+
+
+def wordless_stage2(budget: Budget, name: str, recipe: align.AlignConfig) -> align.AlignConfig:
+    """Return stage 2 of a model of (g)."""
+    kind, folder = WORDLESS[name]
+    return replace(
+        align_to(name, folder, recipe),
+        vision_tower=f"tower_{kind}/clip",
+        projector=f"stage1_{kind}/model",
+        loop=replace(recipe.loop, max_steps=budget.wordless_alignment[1]),
+    )
+
+
 def calibrate(budget: Budget, name: str) -> None:
     """Measure one RoPE base on the needles of calibration."""
     grid = Grid(lengths=(budget.calibration_frames,), depths=budget.depths)
@@ -223,7 +302,7 @@ def write_results(budget: Budget, seed: int) -> None:
             [row.length, row.depth, row.trial, int(row.correct)]
             for row in read_rows(NEEDLES / name).values()
         ]
-        for name in (*conditions, "rope", "told")
+        for name in (*conditions, "rope", "told", *WORDLESS)
     }
     needles = {r.trial: [r.needle, r.chance] for r in read_rows(NEEDLES / "base").values()}
     write_json(
