@@ -281,7 +281,8 @@ def row(name: str, attack: Callable[[Target], str], probe: Probe, quiet: float) 
     beside = probe.taken()
     still = before + quiet_for(probe, quiet)
     found = [
-        (statistics.median(x), statistics.quantiles(x, n=20)[-1], max(x)) for x in (still, beside)
+        (statistics.median(x), statistics.quantiles(x, n=20, method="inclusive")[-1], max(x))
+        for x in (still, beside)
     ]
     told = [", ".join(f"{1000 * wait:.0f}" for wait in waits) + " ms" for waits in found]
     ratios = [f"{found[1][n] / found[0][n]:.2f}x" for n in (0, 1)] + [f"{os.getloadavg()[0]:.1f}"]

@@ -9,6 +9,7 @@ Prints a Markdown row for benchmarks/results/. A number belongs to the device in
 
 import argparse
 import platform
+import statistics
 import sys
 import time
 from datetime import date
@@ -18,7 +19,9 @@ import torch
 import transformers
 
 from longva.media.medium import open_media
+from longva.watching.answer import Answer
 from longva.watching.assistant import LongVA
+from longva.watching.session import Session
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.watching import families
@@ -45,6 +48,17 @@ def plain(model, processor, frames: torch.Tensor, question: str) -> tuple[float,
     return seconds, processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
 
 
+def ask_second(session: Session) -> tuple[Answer, float]:
+    """Answer the second of two questions, and tell its seconds: the median of five."""
+    seconds = []
+    for _ in range(5):
+        session.ask(QUESTIONS[0], max_new_tokens=TOKENS)
+        started = time.perf_counter()
+        answer = session.ask(QUESTIONS[1], max_new_tokens=TOKENS)
+        seconds.append(time.perf_counter() - started)
+    return answer, statistics.median(seconds)
+
+
 def main() -> None:
     """Watch once, ask twice; and ask transformers the second question."""
     parser = argparse.ArgumentParser()
@@ -67,10 +81,7 @@ def main() -> None:
     started = time.perf_counter()
     session = longva.watch(film, frames=count)
     watched = time.perf_counter() - started
-    session.ask(QUESTIONS[0], max_new_tokens=TOKENS)
-    started = time.perf_counter()
-    answer = session.ask(QUESTIONS[1], max_new_tokens=TOKENS)
-    second = time.perf_counter() - started
+    answer, second = ask_second(session)
     session.close()
     seconds, text = plain(model, processor, frames, QUESTIONS[1])
     size = sum(weight.numel() for weight in model.parameters()) / 1e6
