@@ -2,6 +2,8 @@
 
 watching    encode 32 frames | encode 32 frames | read 512 tokens | encode 32 frames | ...
 others                       ^                  ^                 ^  may have the model
+
+(On a CPU 8 frames and 128 tokens.)
 """
 
 import os
@@ -11,6 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+
+import torch
 
 DECODER_NICENESS = 10
 
@@ -27,6 +31,11 @@ class Steps:
 
     frames: int = 32
     """Encoded at a time."""
+
+    @classmethod
+    def on(cls, device: torch.device, pause: Callable[[], object]) -> "Steps":
+        """Make steps of a device, shorter ones of a CPU: it takes longer for each."""
+        return cls(pause, tokens=128, frames=8) if device.type == "cpu" else cls(pause)
 
 
 steps: ContextVar[Steps | None] = ContextVar("steps", default=None)

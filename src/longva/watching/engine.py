@@ -326,7 +326,7 @@ class Engine:
                 )
 
         waiting = wait.set(away)
-        cut = steps.set(Steps(self.worker.between))
+        cut = steps.set(Steps.on(self.longva.model.device, self.worker.between))
         try:
             yield
         finally:
