@@ -74,6 +74,10 @@ REPEATED = "x0: &x0 [y]\n" + "".join(f"x{n}: &x{n} [{f'*x{n - 1}, ' * 9}]\n" for
 """A few lines that stand for 9^9 words."""
 
 
+MERGED = "x0: &x0 {a: 1}\n" + "".join(f"x{n}: &x{n} {{<<: *x{n - 1}}}\n" for n in range(1, 1500))
+"""Mappings that take in one another, 1,500 deep."""
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -88,6 +92,7 @@ REPEATED = "x0: &x0 [y]\n" + "".join(f"x{n}: &x{n} [{f'*x{n - 1}, ' * 9}]\n" for
         ("base_model: 2024-02-30", "is no YAML.*day is out of range"),
         ("base_model: " + "[" * 10**6, "is no YAML.*nested more than 50 deep"),
         ("base_model: !!int ''", "is no YAML"),
+        (MERGED + "<<: *x1499", "is no YAML.*RecursionError"),
         (REPEATED, r"x9: unknown key \(got \[\[\[.{,210}\.\.\.\); the keys here"),
     ],
     ids=lambda value: value[:30],

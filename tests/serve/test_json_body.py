@@ -1,12 +1,13 @@
 """Bodies of requests: media apart, the rest small."""
 
+import asyncio
 import json
 
 import httpx
 import pytest
 from starlette.exceptions import HTTPException
 
-from longva.serve.json_body import MOST_BYTES, parse
+from longva.serve.json_body import MOST_BYTES, BoundedRequest, parse
 from tests.serve.conftest import user
 
 LONG = "data:video/mp4;base64," + "AAAA" * 2000
@@ -58,6 +59,19 @@ def test_media_are_not_bounded_with_it():
 def test_what_is_no_json_is_an_error(body):
     with pytest.raises((HTTPException, json.JSONDecodeError)):
         parse(body)
+
+
+def test_a_body_that_came_in_one_is_not_copied():
+    async def receive():
+        return {"type": "http.request", "body": whole, "more_body": False}
+
+    async def read():
+        request = BoundedRequest({"type": "http"}, receive)
+        assert await request.body() is await request.body() is whole
+        return await request.json()
+
+    whole = json.dumps([LONG]).encode()
+    assert asyncio.run(read()) == [LONG]
 
 
 def test_a_request_of_much_else_than_media_is_refused(server):

@@ -218,3 +218,12 @@ def test_media_in_place_stand_where_the_texts_say():
         "What?",
         [{"type": "image"}],  # the last place waits for its medium
     ]
+
+
+def test_nothing_stands_between_frames_that_are_encoded_together():
+    texts = ("", "one", "two", "three", "", "five")
+    pairs = replace(FRAMES, unit=2, before=texts)
+    assert pairs.texts == ("one", "", "two\nthree", "", "five", "")
+    later = pairs.part(0, 3).what_follows(pairs)  # which begins anywhere in what was described
+    assert later.texts == ("three", "", "five")
+    assert replace(pairs, unit=1).texts == texts

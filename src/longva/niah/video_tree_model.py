@@ -47,22 +47,16 @@ class VideoTreeModel(TreeModel):
         own |= {"chunk_tokens": longva.chunk_tokens, "family": family, "frame_size": size[0]}
         own["tokens_per_frame"] = tokens = family.prompts.tokens(size)
         super().__init__(longva.model, longva.processor.tokenizer, **own, **settings)
-        pictures = 2 * longest  # needles come on top of the haystack
-        self.shown = WatchedFrames(
-            kind="video",
-            source="haystack",
-            tokens_per_frame=tokens,
-            seconds=np.repeat(np.arange(pictures) / fps, unit),
-            indices=np.arange(pictures * unit),
-            unit=unit,
-            size=size,
-            step=1 / (fps * unit),
-        )
+        self.rope_type = None  # its forward is its own: one whose RoPE depends on length is refused
+        self.about = {"kind": "video", "source": "haystack", "tokens_per_frame": tokens}
+        self.about |= {"unit": unit, "size": size, "step": 1 / (fps * unit)}
+        self.fps, self.most = fps, 0
 
     def sequence(self) -> ModelReader:
         """See `TreeModel.sequence`."""
         options = {"chunk_tokens": self.chunk_tokens, "kv_dtype": self.kv}
-        return self.family.reader(lambda: [self.shown], **options, allow_beyond_context=True)
+        shown = lambda: [self._frames(self.most)]  # noqa: E731
+        return self.family.reader(shown, **options, allow_beyond_context=True)
 
     def _pieces(self, frames: Tensor, question: str) -> Sequence[Tensor]:
         symbols = self._symbols(len(frames), question)
@@ -72,7 +66,9 @@ class VideoTreeModel(TreeModel):
         return symbols[:end], symbols[end:]
 
     def _frames(self, count: int) -> WatchedFrames:
-        return self.shown.part(0, count * self.family.unit)
+        self.most, unit = max(self.most, count), self.family.unit
+        seconds = np.repeat(np.arange(count) / self.fps, unit)
+        return WatchedFrames(seconds=seconds, indices=np.arange(count * unit), **self.about)
 
     def _symbols(self, count: int, question: str) -> Tensor:
         content = [{"type": "video"}] if count else []
@@ -81,7 +77,7 @@ class VideoTreeModel(TreeModel):
 
 
 def tree_model(longva: LongVA, *, longest: int, fps: float, **settings: Any) -> TreeModel:
-    """Return a loaded model as one under test; see `VideoTreeModel` and `TreeModel.of`."""
+    """Return a loaded model as one under test; `max_new_tokens` and `training_length` are known."""
     if isinstance(longva.family, VideoFamily):
         return VideoTreeModel(longva, longest=longest, fps=fps, **settings)
     return TreeModel.of(longva, **settings)

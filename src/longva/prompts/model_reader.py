@@ -161,7 +161,7 @@ class ModelReader(PromptReader):
     def _rows(self, numbers: Tensor, table: Tensor | None) -> Tensor:
         """Rows of these numbers, [n, (1 + k) D]; large ones close a video."""
         closing = numbers > -CLOSING // 2
-        table = self._inputs.closing if table is None else table
+        table = self._inputs.closing if closing.all() else table
         assert table is not None
         rows = table[numbers.masked_fill(closing, 0).to(table.device)].to(self.model.device)
         if self._inputs.closing is not None:

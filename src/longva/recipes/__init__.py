@@ -168,8 +168,8 @@ def read_yaml(text: str | bytes) -> Any:
         return yaml.load(text, Loader=_Strict)
     except yaml.YAMLError:
         raise
-    except (ValueError, LookupError, AttributeError, TypeError) as error:
-        # PyYAML lets through what Python says of a 30th of February.
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        # PyYAML lets through what Python says of a 30th of February, or of 1,000 merges in a row.
         raise yaml.YAMLError(reason(error)) from None
 
 

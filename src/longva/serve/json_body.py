@@ -101,14 +101,22 @@ class BoundedRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def bounded(request: Request) -> Response:
-            return await handler(_BoundedRequest(request.scope, request.receive))
+            return await handler(BoundedRequest(request.scope, request.receive))
 
         return bounded
 
 
-class _BoundedRequest(Request):
+class BoundedRequest(Request):
+    """A request whose JSON is read by `parse`, in a thread."""
+
+    async def body(self) -> bytes:
+        """Return the body, as the gate read it."""
+        if not hasattr(self, "_body"):
+            chunks = [chunk async for chunk in self.stream() if chunk]
+            # The gate gives it in one, which to join with nothing would be to copy it.
+            self._body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return self._body
+
     async def json(self) -> Any:
-        chunks = [chunk async for chunk in self.stream() if chunk]
-        # The gate gives it in one, which to join with nothing would be to copy it.
-        self._body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        return await asyncio.to_thread(parse, self._body)
+        """See `parse`."""
+        return await asyncio.to_thread(parse, await self.body())

@@ -131,6 +131,14 @@ class WatchedFrames:
         """Tokens of all frames."""
         return self.units * self.tokens_per_frame
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """[F] what stands before each frame; nothing stands between frames encoded together."""
+        texts, unit = self._texts(), self.unit
+        together = [texts[n : n + unit] for n in range(0, len(texts), unit)]
+        told = [("\n".join(filter(None, one)), *[""] * (len(one) - 1)) for one in together]
+        return tuple(text for one in told for text in one)
+
     def shown_from(self, frame: int) -> float | None:
         """Seconds from which a frame is shown, and of frame F, which is not there, the end of all.
 

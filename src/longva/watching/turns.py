@@ -41,7 +41,7 @@ def with_media(
     Returns:
         Messages as a chat template takes them, and the rows of each of their parts that is frames.
     """
-    cut = [parts_of(m.kind, m.before or ("",) * len(m), m.after) for m in media]
+    cut = [parts_of(m.kind, m.texts, m.after) for m in media]
     rows = [
         n * m.tokens_per_frame for m, (_, frames) in zip(media, cut, strict=True) for n in frames
     ]
@@ -101,8 +101,7 @@ def told_between(
 
     A subtitle stands after the frame that is on screen when it begins; a time before the first
     frame at or after each multiple of `settings.time_tokens` seconds. Of frames that go on after
-    those `before`, times stand where they would in the whole. What would stand between frames that
-    are encoded together stands before them.
+    those `before`, times stand where they would in the whole.
 
     Raises:
         LongVAError: times or subtitles are asked for, and the frames have no times.
@@ -130,10 +129,6 @@ def told_between(
         last = None if before is None or before.seconds is None else float(before.seconds[-1])
         for number, time in enumerate(times_between(seconds.tolist(), every, last)):
             told[number] += [time] if time else []
-    for number in range(len(frames)):
-        if inside := number % frames.unit:  # nothing stands between frames encoded together
-            told[number - inside] += told[number]
-            told[number] = []
     texts = tuple("\n".join(lines) for lines in told)
     if not any(texts):
         return frames

@@ -216,7 +216,7 @@ def films_of(media: Sequence[WatchedFrames]) -> list[WatchedFrames]:
     """Cut media where texts stand between their frames: to the model each part is a film."""
     films = []
     for medium in media:
-        cuts = [n for n, text in enumerate(medium.before) if text and n]
+        cuts = [n for n, text in enumerate(medium.texts) if text and n]
         films += [medium.part(*cut) for cut in pairwise([0, *cuts, len(medium)])]
     return films
 
