@@ -119,6 +119,7 @@ def test_a_section_without_time_is_named(out, tmp_path):
     assert "loss: the rest: the section's or the call's time was spent" in report.read_text()
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_a_section_is_measured_in_a_process_of_its_own(out, tmp_path):
     """As on a GPU, where a crash must cost no more than one row."""

@@ -251,6 +251,7 @@ TRAIN = "extend toy/base_lm --set loop.max_steps=1 --set loop.eval_every=0 --set
 PICTURE = "ask picture.png What? --weights int8"
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "command", "told"),

@@ -78,6 +78,8 @@ def test_every_state_of_a_tower_is_scaled():
     assert_close(tower(pixel_values=pixels).last_hidden_state, before / 2, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.whole
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["heads", "captions"])
 def test_a_tower_learns_without_a_language_model(kind, monkeypatch):
     monkeypatch.setattr(vision_tower, "BATCH", 24)

@@ -143,6 +143,7 @@ def test_preferences_are_left_out_too(folder, tmp_path):
     assert run(dpo, replace(config, data=replace(config.data, skip=found.bad)))
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_of_2000_samples_5_broken_ones_are_passed_by_also_by_a_run_that_is_killed(
     folder, tmp_path, monkeypatch

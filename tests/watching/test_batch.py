@@ -149,6 +149,7 @@ def test_the_command_answers_and_exits_with_1_where_some_failed(films, tmp_path)
         CliRunner().invoke(app, [*command, "x*"], catch_exceptions=False)
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_thirty_films_of_five_questions_killed_twice_are_answered_as_by_one_and_by_two(tmp_path):
     films = write_films(tmp_path, 30)

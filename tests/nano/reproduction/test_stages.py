@@ -125,6 +125,7 @@ def test_stages_after_a_kill_leave_the_bits_of_those_that_nothing_disturbed(
         assert Path(name).read_bytes() == (finished / name).read_bytes(), name
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_a_seed_that_was_killed_twice_ends_with_the_bits_of_one_that_was_not(
     finished, tmp_path, monkeypatch

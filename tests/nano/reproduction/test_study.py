@@ -199,6 +199,7 @@ def test_an_empty_folder_has_no_study(tmp_path):
         read_study(tmp_path)
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_a_seed_of_the_study_ends_with_every_answer(tmp_path, monkeypatch):
     tiny = replace(TINY, calibration_frames=8, wordless_alignment=(2, 2))
