@@ -255,7 +255,7 @@ def test_a_reload_in_the_middle_of_an_answer_follows_it(open_page, demo, film):
     page.wait_for_selector("#lv-go", state="visible")
 
 
-def test_what_cannot_be_shown_or_asked_is_said(open_page, tmp_path):
+def test_what_cannot_be_shown_or_asked_is_said(open_page, film, tmp_path):
     page = open_page()
     page.fill("#lv-question textarea", "what is shown?")
     page.click("#lv-go")
@@ -267,6 +267,7 @@ def test_what_cannot_be_shown_or_asked_is_said(open_page, tmp_path):
     problem.wait_for()
     assert "/" not in problem.inner_text()  # where it lies is nobody's business
     assert page.locator(".lv-turn").count() == 0
+    upload(page, film)  # the field is free again
 
 
 @pytest.mark.parametrize("stop", [False, True])

@@ -49,7 +49,8 @@ class StageHandlers:
         # Programs may name any key; whoever can name a visitor's is that visitor.
         keys = [*visitor, view.key, view.owner]
         opened = blocks.load(self.reopen, keys, page, js=OWN_KEYS, **BESIDE_OTHERS)
-        view.file.upload(self.show_upload, [*visitor, view.file], page, **FOR_THE_PAGE)
+        uploaded = view.file.upload(self.show_upload, [*visitor, view.file], page, **FOR_THE_PAGE)
+        uploaded.failure(lambda: None, None, [view.file], **AT_ONCE)
         view.cards.select(self.show_example, visitor, page, **QUIET)
         view.shelf.select(self.show_kept, visitor, page, **QUIET)
         view.shelf.delete(self.delete_kept, visitor, page, **QUIET)
@@ -71,10 +72,14 @@ class StageHandlers:
         return {self.view.visitor: held, **self.view.draw_all(held)}
 
     async def show_upload(self, visitor: Visitor, path: str | None) -> dict:
-        """Put an uploaded file on the stage."""
+        """Put an uploaded file on the stage.
+
+        No other handler empties the field: a file may arrive while one of them is at work, as
+        `reopen` is when a page is new, and would be gone before this is asked to show it.
+        """
         if path is None:
-            return self.view.draw_welcome(visitor)
-        return await self.show(visitor, Path(path))
+            raise gr.Error("The file did not arrive: choose it again.", print_exception=False)
+        return await self.show(visitor, Path(path)) | {self.view.file: None}
 
     async def show_example(self, visitor: Visitor, event: gr.EventData) -> dict:
         """Put an example on the stage, its question into the box."""

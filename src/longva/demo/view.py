@@ -70,7 +70,6 @@ class View(AskLayout):
         return {
             self.welcome: gr.Column(visible=not visitor.media or visitor.adding),
             self.back: gr.Button(visible=bool(visitor.media) and visitor.adding),
-            self.file: None,
             self.shelf: self.draw_shelf(visitor),
         }
 
