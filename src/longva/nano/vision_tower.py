@@ -87,10 +87,8 @@ def train_vision_tower(
     ]
 
     def read(pixels: Tensor, scenes: Sequence[Scene]) -> tuple[Tensor, dict[str, float]]:
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            tokens = core.encode_grids(pixels.to(device))
-        targets = scene_words(scenes).to(device)
-        distance, loss, right = naming_loss(tokens.float(), words, targets)
+        tokens, targets = core.encode_grids(pixels.to(device)), scene_words(scenes).to(device)
+        distance, loss, right = naming_loss(tokens, words, targets)
         metrics = {"distance": float(distance.detach()), "loss": float(loss.detach())}
         return distance + loss, {**metrics, "named": right}
 

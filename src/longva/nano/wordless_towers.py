@@ -153,9 +153,8 @@ def train_wordless_tower(
     tower, reader = tower.to(device).train(), reader.to(device).train()
 
     def read(pixels: Tensor, scenes: Sequence[Scene]) -> tuple[Tensor, dict[str, float]]:
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            patches = tower(pixel_values=pixels.to(device)).last_hidden_state[:, 1:]
-            loss, metrics = reader(by_cell(patches), scenes)
+        patches = tower(pixel_values=pixels.to(device)).last_hidden_state[:, 1:]
+        loss, metrics = reader(by_cell(patches), scenes)
         return loss, {"loss": float(loss.detach()), **metrics}
 
     groups = [
