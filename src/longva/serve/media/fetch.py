@@ -16,6 +16,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import IO, Any
 
 import httpcore
 
@@ -157,8 +158,7 @@ class MediaFetcher:
                     size += len(chunk)
                     self._cache.grow(len(chunk))
                     self._check_size(size)
-                    digest.update(chunk)
-                    file.write(chunk)
+                    await asyncio.to_thread(_write, file, digest, chunk)
                     if size - reported >= REPORTED_BYTES:
                         reported = size
                         report(size, total)
@@ -209,4 +209,9 @@ def is_frame_list(url: str) -> bool:
 async def _pieces(content: bytes) -> AsyncIterator[bytes]:
     for at in range(0, len(content), PIECE):
         yield content[at : at + PIECE]
-        await asyncio.sleep(0)  # others of this thread go between
+
+
+def _write(file: IO[bytes], digest: Any, chunk: bytes) -> None:
+    """Write a piece, off the event loop: a disk that is behind makes its writers wait."""
+    digest.update(chunk)
+    file.write(chunk)
