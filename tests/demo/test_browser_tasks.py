@@ -14,7 +14,7 @@ from tests.demo.conftest import PATIENCE
 from tests.demo.test_browser import ask, upload, wait_for_time
 from tests.hard_videos import numbers_of, write_video
 
-pytestmark = pytest.mark.slow  # Chromium alone takes half a minute of CPU
+pytestmark = [pytest.mark.slow, pytest.mark.whole]  # nine minutes of Chromium
 
 
 def downloaded(page, link, folder):
