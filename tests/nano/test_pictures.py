@@ -11,6 +11,7 @@ from longva.model.unires import choose_grid, image_to_grids
 from longva.nano.language_model import CONTEXT, save_initial_language_model
 from longva.nano.pictures import GRIDS, choose_scenes, draw_mosaic, write_alignment
 from longva.nano.vision_tower import GRID_SIZE, VISION
+from longva.nano.words import word_tokenizer
 from longva.nano.world import QUESTIONS
 from longva.train.models import assemble_longva
 
@@ -83,3 +84,16 @@ def test_the_same_seed_writes_the_same_samples_and_answers_are_true(tmp_path):
             offset = {"number": 1, "color": 2, "beside": 3}[kind]
             assert told[where + offset] == value
             assert any(human["value"].endswith(q.format(name)) for q in QUESTIONS.values())
+
+
+def test_an_honest_nano_is_asked_about_what_a_mosaic_does_not_show(tmp_path):
+    write_alignment(tmp_path, samples=40, seed=5, honest=True)
+    tokenizer = word_tokenizer(honest=True)
+    answers = []
+    for line in (tmp_path / "chats.jsonl").read_text().splitlines():
+        turns = json.loads(line)["conversations"]
+        answers += [turn["value"] for turn in turns[1::2]]
+        told = " ".join(turn["value"] for turn in turns).replace("<image>", "")
+        assert len(tokenizer(told).input_ids) + 6 * len(turns) <= CONTEXT
+    ends = {answer.split()[-1] for answer in answers}
+    assert {"shown", "no", "yes", "time", "times", "first", "word"} < ends
