@@ -82,6 +82,26 @@ def test_what_is_told_in_a_row_is_one_shot():
         assert Counter(scene[0] for scene in scenes) == asker.shots
 
 
+@pytest.mark.parametrize("kind", ["order", "tally"])
+def test_orders_and_tallies_are_true_and_say_nothing_twice(kind):
+    for seed in range(60):
+        writer = HonestWriter(seed)
+        writer._style = lambda styles: 0
+        told, said = " ".join(getattr(writer, kind)(120)).split(" again : ")
+        words = told.split()
+        shown = [words[i : i + 4] for i in range(0, len(words), 4)]
+        answers = [answer.split() for answer in said.removesuffix(" ;").split(" ; ")]
+        assert all(is_true(answer, shown) for answer in answers)
+        subjects = [frozenset(a[:3] if kind == "order" else a[:1]) for a in answers]
+        assert len(subjects) == len(set(subjects)) > 0
+
+
+def test_a_tally_of_long_shots_fits():
+    for seed in range(40):
+        words = HonestWriter(seed, longest_shot=24).tally(1000)
+        assert len(words) < 2000
+
+
 def test_an_asker_tells_absent_from_shown():
     shots = [replace(ANCHOR, object=name) for name in ("cup", "anchor", "cup")]
     asker = Asker(random.Random(0), shots)

@@ -11,7 +11,6 @@ from longva.model.unires import choose_grid, image_to_grids
 from longva.nano.language_model import CONTEXT, save_initial_language_model
 from longva.nano.pictures import GRIDS, choose_scenes, draw_mosaic, write_alignment
 from longva.nano.vision_tower import GRID_SIZE, VISION
-from longva.nano.words import word_tokenizer
 from longva.nano.world import QUESTIONS
 from longva.train.models import assemble_longva
 
@@ -40,11 +39,12 @@ def test_unires_cuts_a_mosaic_into_its_scenes(count):
     assert np.array_equal(grids[-1].permute(1, 2, 0).numpy(), pixels[-GRID_SIZE:, -GRID_SIZE:])
 
 
+@pytest.mark.parametrize("honest", [False, True])
 @pytest.mark.parametrize("packing", ["unires", "anyres"])
-def test_every_sample_fits_the_base_context_whole(tmp_path, packing):
-    save_initial_language_model(tmp_path / "lm", seed=0)
+def test_every_sample_fits_the_base_context_whole(tmp_path, packing, honest):
+    save_initial_language_model(tmp_path / "lm", seed=0, honest=honest)
     _, processor = assemble_longva(str(tmp_path / "lm"), dict(VISION), image_packing=packing)
-    write_alignment(tmp_path / "data", samples=40, seed=5, packing=packing)
+    write_alignment(tmp_path / "data", samples=40, seed=5, packing=packing, honest=honest)
     for name in ("captions", "chats"):
         path = tmp_path / "data" / f"{name}.jsonl"
         config = ConversationConfig(datasets=(DatasetConfig(path=path),), max_tokens=10_000)
@@ -53,7 +53,8 @@ def test_every_sample_fits_the_base_context_whole(tmp_path, packing):
         assert len(lengths) == 40
         assert max(lengths) <= CONTEXT
         unknown = processor.tokenizer.unk_token_id
-        assert all((dataset[i]["input_ids"] != unknown).all() for i in range(len(dataset)))
+        known = [(dataset[i]["input_ids"] != unknown).all() for i in range(len(dataset))]
+        assert all(known) != (honest and name == "chats")
 
 
 def test_mosaics_have_no_more_scenes_than_asked_for(tmp_path):
@@ -88,12 +89,8 @@ def test_the_same_seed_writes_the_same_samples_and_answers_are_true(tmp_path):
 
 def test_an_honest_nano_is_asked_about_what_a_mosaic_does_not_show(tmp_path):
     write_alignment(tmp_path, samples=40, seed=5, honest=True)
-    tokenizer = word_tokenizer(honest=True)
     answers = []
     for line in (tmp_path / "chats.jsonl").read_text().splitlines():
-        turns = json.loads(line)["conversations"]
-        answers += [turn["value"] for turn in turns[1::2]]
-        told = " ".join(turn["value"] for turn in turns).replace("<image>", "")
-        assert len(tokenizer(told).input_ids) + 6 * len(turns) <= CONTEXT
+        answers += [turn["value"] for turn in json.loads(line)["conversations"][1::2]]
     ends = {answer.split()[-1] for answer in answers}
     assert {"shown", "no", "yes", "time", "times", "first", "word"} < ends

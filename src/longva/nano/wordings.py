@@ -50,6 +50,7 @@ _ALL: dict[Kind, tuple[str, ...]] = {
         "what number goes with the {}?",
         "what number is next to the {}?",
         "what number is beside the {}?",
+        "the {} goes with what number?",
     ),
     "color": (
         "what color is behind the {}?",
@@ -92,6 +93,11 @@ _ALL: dict[Kind, tuple[str, ...]] = {
         "does the film show {a}?",
         "does the video show the {}?",
         "say if there is {a}.",
+        "say if you see {a}.",
+        "say if you see the {}.",
+        "tell me if the {} is there.",
+        "tell me if there is {a}.",
+        "tell me if {a} is shown.",
     ),
     "count": (
         "how many times is there {a}?",
@@ -123,20 +129,28 @@ HELD_OUT: dict[Kind, tuple[str, ...]] = {
         "tell me the number of the {}.",
         "what is the number with the {}?",
         "the {} has what number?",
+        "say which number is with the {}.",
     ),
     "color": (
         "which color does the {} have?",
         "the color of the {}?",
         "what is the color behind the {}?",
         "what color is the {} on?",
+        "say what color is behind the {}.",
     ),
     "companion": (
         "what companion has the {}?",
         "find the companion of the {}.",
         "tell me what is next to the {}.",
         "the {} is next to what?",
+        "say what stands beside the {}.",
     ),
-    "exists": ("is there {a} in the film?", "can you see {a}?", "does the video show the {}?"),
+    "exists": (
+        "is there {a} in the film?",
+        "can you see {a}?",
+        "does the video show the {}?",
+        "say if the {} is shown.",
+    ),
     "count": ("how many times does the film show the {}?", "how many times is {a} shown?"),
     "first": ("which is shown first, the {} or the {}?", "what comes first, the {} or the {}?"),
 }
@@ -152,7 +166,7 @@ def _trained(kind: Kind) -> tuple[str, ...]:
 TRAINED = {kind: _trained(kind) for kind in _ALL}
 """Wordings that texts ask with."""
 
-BEFORE = ("", "", "", "", "please", "please tell me:", "and", "then")
+BEFORE = ("", "", "", "", "please", "please say:", "tell me:", "say:", "and", "then")
 """What a question of a text may begin with."""
 
 
