@@ -54,6 +54,13 @@ def test_the_saved_checkpoint_keeps_its_tokenizer_of_words(tmp_path):
     assert load_tokenizer(str(tmp_path)).tokenize(text) == word_tokenizer().tokenize(text)
 
 
+def test_an_honest_checkpoint_has_words_of_its_own(tmp_path):
+    save_initial_language_model(tmp_path, seed=0, honest=True)
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert tokenizer.tokenize("No anchors, yes?") == ["no", "anchor", ",", "yes", "?"]
+    assert initial_language_model(0, honest=True).config.vocab_size == len(tokenizer)
+
+
 def test_a_number_that_is_spoken_two_digits_at_a_time_counts_as_the_answer():
     tokenizer = word_tokenizer()
     spoken = tokenizer.decode(tokenizer("68604975")["input_ids"])

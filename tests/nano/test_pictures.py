@@ -39,11 +39,12 @@ def test_unires_cuts_a_mosaic_into_its_scenes(count):
     assert np.array_equal(grids[-1].permute(1, 2, 0).numpy(), pixels[-GRID_SIZE:, -GRID_SIZE:])
 
 
+@pytest.mark.parametrize("honest", [False, True])
 @pytest.mark.parametrize("packing", ["unires", "anyres"])
-def test_every_sample_fits_the_base_context_whole(tmp_path, packing):
-    save_initial_language_model(tmp_path / "lm", seed=0)
+def test_every_sample_fits_the_base_context_whole(tmp_path, packing, honest):
+    save_initial_language_model(tmp_path / "lm", seed=0, honest=honest)
     _, processor = assemble_longva(str(tmp_path / "lm"), dict(VISION), image_packing=packing)
-    write_alignment(tmp_path / "data", samples=40, seed=5, packing=packing)
+    write_alignment(tmp_path / "data", samples=40, seed=5, packing=packing, honest=honest)
     for name in ("captions", "chats"):
         path = tmp_path / "data" / f"{name}.jsonl"
         config = ConversationConfig(datasets=(DatasetConfig(path=path),), max_tokens=10_000)
@@ -52,7 +53,8 @@ def test_every_sample_fits_the_base_context_whole(tmp_path, packing):
         assert len(lengths) == 40
         assert max(lengths) <= CONTEXT
         unknown = processor.tokenizer.unk_token_id
-        assert all((dataset[i]["input_ids"] != unknown).all() for i in range(len(dataset)))
+        known = [(dataset[i]["input_ids"] != unknown).all() for i in range(len(dataset))]
+        assert all(known) != (honest and name == "chats")
 
 
 def test_mosaics_have_no_more_scenes_than_asked_for(tmp_path):
@@ -83,3 +85,12 @@ def test_the_same_seed_writes_the_same_samples_and_answers_are_true(tmp_path):
             offset = {"number": 1, "color": 2, "beside": 3}[kind]
             assert told[where + offset] == value
             assert any(human["value"].endswith(q.format(name)) for q in QUESTIONS.values())
+
+
+def test_an_honest_nano_is_asked_about_what_a_mosaic_does_not_show(tmp_path):
+    write_alignment(tmp_path, samples=40, seed=5, honest=True)
+    answers = []
+    for line in (tmp_path / "chats.jsonl").read_text().splitlines():
+        answers += [turn["value"] for turn in json.loads(line)["conversations"][1::2]]
+    ends = {answer.split()[-1] for answer in answers}
+    assert {"shown", "no", "yes", "time", "times", "first", "word"} < ends

@@ -293,13 +293,14 @@ def write_corpus(
     shares: Mapping[str, float],
     longest_shot: int = 1,
     as_frames: bool = True,
+    kind: type[Writer] = Writer,
 ) -> None:
     """Write JSON lines for `longva prepare-text`: `tokens` words, a line a row of `length`.
 
     With the separator before it a line has exactly `length` tokens, so that rows of that length are
     whole, in whatever order the lines are packed. Needs `special_tokens`.
     """
-    writer = Writer(seed, shares, longest_shot, as_frames)
+    writer = kind(seed, shares, longest_shot, as_frames)
     rows = (writer.sequence(length) for _ in range(tokens // length))
     write_lines(path, ({"text": " ".join(words)} for _, *words in rows))
 

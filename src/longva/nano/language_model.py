@@ -27,14 +27,16 @@ LOOK_BACK = (1, 2, 3)
 _SHARPNESS = 4.0
 
 
-def initial_language_model(seed: int) -> Qwen2ForCausalLM:
+def initial_language_model(seed: int, *, honest: bool = False) -> Qwen2ForCausalLM:
     """Make the model that pre-training starts from, in float32. The same seed makes the same one.
+
+    With `honest` it has the words of `longva.nano.wordings` besides.
 
     Matrices begin with standard deviation 0.68 / sqrt(width), those that write to the residual
     stream smaller by sqrt(2 layers); the last norm begins at one half, so that the first
     predictions are not too sure.
     """
-    tokenizer = word_tokenizer()
+    tokenizer = word_tokenizer(honest=honest)
     config: Any = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -101,17 +103,22 @@ def sharpen(decoder: Any, factor: float) -> None:
 
 
 def save_sharpened(
-    source: Path, folder: Path, factor: float, *, rope_theta: float = ROPE_THETA
+    source: Path,
+    folder: Path,
+    factor: float,
+    *,
+    rope_theta: float = ROPE_THETA,
+    honest: bool = False,
 ) -> None:
     """Write the checkpoint in `source`, sharpened, with a RoPE base, to `folder`."""
     model: Any = Qwen2ForCausalLM.from_pretrained(source)
     sharpen(model.model, factor)
     model.config.rope_parameters["rope_theta"] = rope_theta
     model.save_pretrained(folder)
-    word_tokenizer().save_pretrained(folder)
+    word_tokenizer(honest=honest).save_pretrained(folder)
 
 
-def save_initial_language_model(folder: Path, seed: int) -> None:
+def save_initial_language_model(folder: Path, seed: int, *, honest: bool = False) -> None:
     """Write `initial_language_model` and its tokenizer as a checkpoint for `longva extend`."""
-    initial_language_model(seed).save_pretrained(folder)
-    word_tokenizer().save_pretrained(folder)
+    initial_language_model(seed, honest=honest).save_pretrained(folder)
+    word_tokenizer(honest=honest).save_pretrained(folder)

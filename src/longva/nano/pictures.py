@@ -5,20 +5,25 @@
     scenes again                             +-----+-----+-----+   -> star color red
 
 Stage 1 tells what is shown; stage 2 asks about objects that occur once, in up to six turns, and
-mixes text without pictures in. No sample is longer than the base model's context.
+mixes text without pictures in. An honest nano is asked about absent objects as well, and all else
+that `longva.nano.wordings` has. No sample is longer than the base model's context.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 from PIL import Image
 
 from longva.files.writing import write_lines
 from longva.model.unires import Packing
-from longva.nano.corpus import ask, tell
+from longva.nano.corpus import tell, turn
+from longva.nano.honest_corpus import Asker
 from longva.nano.language_model import CONTEXT
 from longva.nano.vision_tower import seen_picture
+from longva.nano.words import split_words
 from longva.nano.world import OBJECTS, QUESTIONS, Scene, mosaic, random_layout, random_scene
 
 GRIDS: dict[Packing, tuple[int, ...]] = {
@@ -30,12 +35,21 @@ GRIDS: dict[Packing, tuple[int, ...]] = {
 TEXT_SHARE = 0.25
 """Share of the chats that tell the scenes in words instead of showing them."""
 
+STRANGE = "zebra"
+"""A word that no nano knows."""
+
 TURN_WORDS = 24
 """At most, of the system's turn and the opening of the first user's."""
 
 
 def write_alignment(
-    folder: Path, *, samples: int, seed: int, packing: Packing = "unires", most: int = 49
+    folder: Path,
+    *,
+    samples: int,
+    seed: int,
+    packing: Packing = "unires",
+    most: int = 49,
+    honest: bool = False,
 ) -> None:
     """Write `captions.jsonl` (stage 1), `chats.jsonl` (stage 2) and `pictures/` into `folder`.
 
@@ -45,6 +59,7 @@ def write_alignment(
         seed: the same seed writes the same files.
         packing: of the model, which decides how many scenes fit.
         most: scenes of a mosaic, at most; 2 or more.
+        honest: whether all is asked that an honest nano can answer.
     """
     if (folder / "chats.jsonl").is_file():
         return
@@ -60,15 +75,18 @@ def write_alignment(
         captions.append({"image": name, "conversations": caption_turns(rng, scenes)})
 
         scenes, askable = choose_scenes(rng, rng.choice(grids))
+        draw = partial(draw_about, rng, askable)
+        if honest:
+            draw = partial(draw_honest, Asker(rng, [scene for scene, _ in groupby(scenes)]))
         if rng.random() < TEXT_SHARE:
             told = " ".join(word for scene in scenes for word in tell(scene, 0))
-            chats.append({"conversations": question_turns(rng, askable, told, 4 * len(scenes))})
+            chats.append({"conversations": question_turns(draw, told, 4 * len(scenes))})
         else:
             name = f"pictures/chat_{number:05}.png"
             draw_mosaic(rng, scenes).save(folder / name)
             # AnyRes gives a grid 16 tokens, and adds a base grid.
             tokens = 4 * len(scenes) if packing == "unires" else 16 * (len(scenes) + 1)
-            turns = question_turns(rng, askable, "<image>", tokens)
+            turns = question_turns(draw, "<image>", tokens)
             chats.append({"image": name, "conversations": turns})
     write_lines(folder / "captions.jsonl", captions)
     write_lines(folder / "chats.jsonl", chats)
@@ -107,19 +125,31 @@ def caption_turns(rng: random.Random, scenes: Sequence[Scene]) -> list[dict[str,
     return turns_of("<image>\ntell what the pictures show.", " ".join(["again", ":", *told]))
 
 
+def draw_about(rng: random.Random, askable: Sequence[Scene]) -> tuple[str, str]:
+    """Draw one of the three questions about a scene, and its answer."""
+    scene, about = rng.choice(askable), rng.choice(list(QUESTIONS))
+    return scene.question(about), scene.answer(about)
+
+
+def draw_honest(asker: Asker) -> tuple[str, str]:
+    """Draw a question of any kind, and its answer."""
+    question, answer = (" ".join(words) for words in asker.ask())
+    return question.replace("<unk>", STRANGE), answer
+
+
 def question_turns(
-    rng: random.Random, askable: Sequence[Scene], shown: str, tokens: int
+    draw: Callable[[], tuple[str, str]], shown: str, tokens: int
 ) -> list[dict[str, str]]:
-    """Ask about some of the scenes, in up to six turns or as many as the context has room for."""
+    """Ask what is drawn, in up to six turns or as many as the context has room for."""
     turns: list[dict[str, str]] = []
     room = CONTEXT - TURN_WORDS - tokens
+    marks = 2 * (1 + len(turn("user")))  # of the two turns
     for number in range(6):
-        scene, about = rng.choice(askable), rng.choice(list(QUESTIONS))
-        room -= len(ask(scene, about)) + 2
+        question, answer = draw()
+        room -= len(split_words(f"{question} {answer}")) + marks
         if room < 0:
             break
-        question = scene.question(about)
-        turns += turns_of(f"{shown}\n{question}" if number == 0 else question, scene.answer(about))
+        turns += turns_of(f"{shown}\n{question}" if number == 0 else question, answer)
     return turns
 
 

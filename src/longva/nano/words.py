@@ -3,6 +3,7 @@
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from longva.nano.wordings import WORDS
 from longva.nano.world import COLOURS, COMPANIONS, OBJECTS
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>", "<unk>")
@@ -47,6 +48,21 @@ _SPLIT = pre_tokenizers.Sequence(
     ]
 )
 
+SPELLINGS = {
+    "colour": "color",
+    "colours": "color",
+    "colors": "color",
+    "grey": "gray",
+    "violet": "purple",
+    "lilies": "lily",
+    "mice": "mouse",
+    "scissor": "scissors",
+    "sword": "swords",
+    "scale": "scales",
+    "what's": "what is",
+}
+"""Other spellings of known words, which the tokenizer of an honest nano reads."""
+
 # A space between words, and none inside a number: its pairs of digits are one number again.
 _JOIN = decoders.Sequence(
     [
@@ -69,23 +85,33 @@ def split_words(text: str) -> list[str]:
     return words
 
 
-def vocabulary() -> list[str]:
-    """Every word, special tokens first; the index is the token id."""
+def vocabulary(*, honest: bool = False) -> list[str]:
+    """Every word, special tokens first; the index is the token id.
+
+    Args:
+        honest: with the words of `longva.nano.wordings` at the end.
+    """
     digits = [str(n) for n in range(10)] + [f"{n:02d}" for n in range(100)]
     words = [*SPECIAL, *digits, *OBJECTS, *COMPANIONS, *COLOURS, *_LISTS.split()]
+    words += WORDS if honest else ()
     return list(dict.fromkeys(words))
 
 
-def word_tokenizer() -> PreTrainedTokenizerFast:
+def word_tokenizer(*, honest: bool = False) -> PreTrainedTokenizerFast:
     """Build the tokenizer: one token a word of `vocabulary`, `<unk>` for any other.
+
+    Args:
+        honest: with all words, other spellings of them and plurals.
 
     >>> tokenizer = word_tokenizer()
     >>> tokenizer.decode(tokenizer("The number is: 4471902.")["input_ids"])
     'the number is: 4471902 .'
+    >>> word_tokenizer(honest=True).tokenize("Colours of ANCHORS")
+    ['color', 'of', 'anchor']
     """
-    words = {word: index for index, word in enumerate(vocabulary())}
+    words = {word: index for index, word in enumerate(vocabulary(honest=honest))}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.normalizer = _spelling() if honest else normalizers.Lowercase()
     tokenizer.pre_tokenizer = _SPLIT
     tokenizer.decoder = _JOIN
     return PreTrainedTokenizerFast(
@@ -96,3 +122,13 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
         extra_special_tokens=list(SPECIAL[:-1]),
         padding_side="left",
     )
+
+
+def _spelling() -> normalizers.Normalizer:
+    """Return what turns capitals, other spellings and plurals into known words."""
+    named = "|".join((*OBJECTS, *COMPANIONS))
+    replaced = [
+        normalizers.Replace(Regex(rf"\b{other}\b"), word) for other, word in SPELLINGS.items()
+    ]
+    plural = normalizers.Replace(Regex(rf"(?<=\b(?:{named}))(?:s|es|'s)\b"), "")
+    return normalizers.Sequence([normalizers.Lowercase(), *replaced, plural])
