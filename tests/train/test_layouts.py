@@ -112,6 +112,7 @@ def test_masked_documents_have_another_loss(compared):
     assert abs(masked - unmasked) > 1e-4
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_extension_is_the_same_on_one_process_two_ring_ranks_and_two_rings(chain):
     """Acceptance 2, over 20 steps.

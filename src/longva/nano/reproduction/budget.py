@@ -46,20 +46,20 @@ class Budget:
 
 SMOKE = Budget(
     context=512,
-    text_scale=0.8,
+    text_scale=0.25,
     overrides={
         "base_lm": (
-            "ladder=[{seq_len: 64, rope_theta: 1.0e+4, max_steps: 560, samples_per_step: 32, "
-            "tokens: packed/copies}, {seq_len: 64, rope_theta: 1.0e+4, max_steps: 190, "
+            "ladder=[{seq_len: 64, rope_theta: 1.0e+4, max_steps: 150, samples_per_step: 32, "
+            "tokens: packed/copies}, {seq_len: 64, rope_theta: 1.0e+4, max_steps: 50, "
             "samples_per_step: 32, tokens: packed/quizzes}]",
-            "loop.max_steps=160",
+            "loop.max_steps=40",
         ),
-        "extend": ("ladder=[]", "seq_len=512", "tokens=packed/mixed_512", "loop.max_steps=60")
+        "extend": ("ladder=[]", "seq_len=512", "tokens=packed/mixed_512", "loop.max_steps=20")
         + ("loop.samples_per_step=8", "loop.samples_per_micro_batch=8"),
         "stage1": ("loop.max_steps=10", "loop.eval_every=5"),
         "stage2": ("loop.max_steps=20", "loop.eval_every=10"),
     },
-    tower_steps=800,
+    tower_steps=200,
     wordless_alignment=(20, 20),
     samples=160,
     frames=(16, 32, 64, 128),
