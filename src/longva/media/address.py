@@ -10,6 +10,7 @@ import io
 import os
 import re
 import sys
+import time
 from pathlib import Path
 from typing import IO
 from urllib.parse import unquote, urlsplit
@@ -19,8 +20,8 @@ from longva.media.file import File, HeldFile, hold
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | HeldFile
 
-PIECE = 2**18
-"""Characters of a data: URI that are decoded at once."""
+PIECE = 2**13
+"""Characters of a data: URI that are decoded at once, before others may have Python's lock."""
 
 MOST_HEADER = 1000
 """Characters of a data: URI before its data."""
@@ -87,6 +88,7 @@ def data_of(uri: str) -> bytes:
                 raise binascii.Error("data follow the padding")
             data.write(base64.b64decode(left[:whole], validate=True))
             left = left[whole:]
+            time.sleep(0)
         data.write(base64.b64decode(left, validate=True))
     except (binascii.Error, ValueError) as error:
         raise VideoError(f"the data: URI is not valid base64: {error}.") from error
