@@ -35,8 +35,9 @@ def nano(
 ) -> None:
     """Train a small LongVA on a drawn world, measure figures 4 and 7, and write a report.
 
-    smoke takes 5 minutes for one seed and shows that everything runs; laptop takes under an hour a
-    seed on one core, and shows the paper's figure. A seed of the study takes under two hours.
+    smoke takes 5 minutes for one seed and shows that everything runs; laptop shows the paper's
+    figure. On one core with AVX-512 it took under an hour a seed, and a seed of the study under two
+    hours; with AVX2 alone both take longer.
 
     longva reproduce nano --budget smoke --seeds 0
     """
