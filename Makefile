@@ -16,9 +16,9 @@ MARKS := not slow and not vllm
 
 .PHONY: ask test test-slow test-lowbit coverage test-eval test-mixins test-vllm docs deploy sbom bench lint clean
 
-ask: $(INSTALLED)  ## Write an hour of film that shows an anchor for one second, and ask about it.
-	$(BIN)/python -m longva.nano.film $(EXAMPLE) --hide anchor
-	$(BIN)/longva ask $(EXAMPLE) "What number is with the anchor?" "What color is behind the anchor?" \
+ask: $(INSTALLED)  ## Write an hour of film that shows an anchor for one second and no urn, and ask about both.
+	$(BIN)/python -m longva.nano.film $(EXAMPLE) --hide anchor --without urn
+	$(BIN)/longva ask $(EXAMPLE) "What number is with the anchor?" "When does the anchor appear?" "Is there an urn?" \
 	    --fps 1 --max-frames 3600 --evidence 1
 
 test: $(INSTALLED_DEV)  ## The fast suite: about 8 minutes on two cores. With MARKS="not vllm" the slow tests, too.

@@ -27,6 +27,16 @@ def test_an_impossible_film_is_refused_before_anything_is_written(tmp_path, seco
     assert not list(tmp_path.iterdir())
 
 
+def test_a_film_without_an_object_never_shows_it(tmp_path, monkeypatch):
+    shown: list[str] = []
+    drawn = "longva.nano.film.write_frames"
+    monkeypatch.setattr(drawn, lambda path, film: shown.extend(scene.object for scene, _ in film))
+    write_film(tmp_path / "film.mp4", seconds=2000, hide="cup", without=["urn"])
+    assert shown.count("cup") == 1 and "urn" not in shown and "anchor" in shown
+    with pytest.raises(LongVAError, match="not without"):
+        write_film(tmp_path / "film.mp4", seconds=30, hide="cup", without=["cup"])
+
+
 def test_the_command_says_what_it_hid(tmp_path):
     import typer
 
@@ -38,6 +48,10 @@ def test_the_command_says_what_it_hid(tmp_path):
     assert result.exit_code == 0
     assert "10 frames, and only at 0:00:0" in result.output
     assert "a cat with the number" in result.output
+    assert "no frame" not in result.output.lower()
+    without = ["--seconds", "10", "--without", "urn", "--without", "cup"]
+    result = CliRunner().invoke(app, [str(tmp_path / "f.mp4"), *without])
+    assert "No frame shows an urn.\nNo frame shows a cup.\n" in result.output
     refused = CliRunner().invoke(app, [str(tmp_path / "g.mp4"), "--seconds", "1"])
     assert refused.exit_code == 2
     assert "2 seconds or more" in refused.output

@@ -70,5 +70,5 @@ def test_a_number_that_is_spoken_two_digits_at_a_time_counts_as_the_answer():
 
 def test_the_shipped_tokenizer_is_the_one_of_the_code():
     shipped = json.loads((files("longva.nano") / "checkpoint" / "tokenizer.json").read_text())
-    built = json.loads(word_tokenizer().backend_tokenizer.to_str())
+    built = json.loads(word_tokenizer(honest=True).backend_tokenizer.to_str())
     assert shipped == built

@@ -93,4 +93,4 @@ def test_an_honest_nano_is_asked_about_what_a_mosaic_does_not_show(tmp_path):
     for line in (tmp_path / "chats.jsonl").read_text().splitlines():
         answers += [turn["value"] for turn in json.loads(line)["conversations"][1::2]]
     ends = {answer.split()[-1] for answer in answers}
-    assert {"shown", "no", "yes", "time", "times", "first", "word"} < ends
+    assert {"shown", "no", "yes", "whenseen", "times", "first", "word"} < ends

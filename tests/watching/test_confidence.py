@@ -1,6 +1,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from longva.attention.evidence import EvidenceCollector, Match
 from longva.cli import app
 from longva.media.medium import open_media
 from longva.nano.film import draw_frame
+from longva.nano.wordings import UNKNOWN
 from longva.nano.world import Layout, random_scene
 from longva.prompts.decoding import Sampling
-from longva.watching.answer import NOTHING
+from longva.watching.answer import DENIED, NOTHING, Answer
 from longva.watching.assistant import LongVA
+from longva.watching.confidence import Confidence
 from tests import hard_videos
 
 
@@ -30,7 +33,7 @@ def drawn(names):
     return [np.array(draw_frame(scene, Layout())) for scene in scenes for _ in range(4)]
 
 
-def test_nano_says_when_nothing_that_it_knows_is_shown(nano, h264):
+def test_nano_says_what_is_not_shown_and_when_it_could_only_guess(nano, h264):
     session = nano.watch(open_media(drawn(["cat", "anchor", "key"]), fps=1))
     for question in ("What number is with the anchor?", "What is beside the key?"):
         answer = session.ask(question)
@@ -39,11 +42,33 @@ def test_nano_says_when_nothing_that_it_knows_is_shown(nano, h264):
         session.ask(f"What is beside the {name}?")
         for name in ("skull", "moon", "cup", "hand", "gear", "pen")
     ]
-    assert all(answer.text for answer in absent)  # it answers, and two of three times says this
-    assert sum(answer.known is False for answer in absent) >= 4
-    real = nano.watch(h264, fps=5).ask("Who arrives?")  # a film that nobody drew for it
-    assert real.known is False and real.to_json()["known"] is False
-    assert NOTHING in real.to_json()["notes"] and f"({NOTHING})" in real._repr_html_()
+    assert all(answer.text.endswith("not shown") for answer in absent)
+    assert all(answer.known is False and not answer.is_guess for answer in absent)
+    for film, question in ((session, "What number is with the pen?"), (nano.watch(h264), "What?")):
+        guess = film.ask(question, begins="pen number", sampling=Sampling(min_tokens=1))
+        assert guess.text and guess.known is False and guess.is_guess
+        told = guess.to_json()
+        assert told["known"] is False
+        assert NOTHING in told["notes"] and f"({NOTHING})" in guess._repr_html_()
+
+
+def test_a_refusal_is_no_guess_and_says_what_speaks_against_it():
+    answer = Answer(
+        question="?",
+        text="urn not shown",
+        evidence=[],
+        model="nano",
+        media=["a.mp4"],
+        frames=1,
+        prompt_tokens=9,
+        answer_tokens=3,
+        finish_reason="stop",
+    )
+    for shown, known, doubt in ((0.02, False, ""), (0.4, True, DENIED)):
+        sure = Confidence(right=0.7, shown=shown, by_medium=[shown], refuses=True)
+        told = replace(answer, sure=sure)
+        assert told.confidence == 0.7 and told.known is known and told.doubt == doubt
+    assert (answer.confidence, answer.known, answer.doubt) == (None, None, "")
 
 
 def test_a_model_that_was_not_calibrated_gives_the_same_answers_and_no_confidence(longva, video):
@@ -64,43 +89,47 @@ def test_confidence_is_of_the_best_match_of_the_last_words_query_and_of_the_answ
     answer = session.ask("What number is with the anchor?", sampling=Sampling(logprobs=0))
     prompt = session._question("What number is with the anchor?")
     ids = [one.token for one in answer.logprobs][:-2]  # all but the last word, and the end
-    match, by = Match(1, 1, [(prompt < 0).nonzero().flatten()]), nano.model.config.confidence
+    places = (prompt < 0).nonzero().view(-1, 4)
+    layer, head = nano.model.config.look_up["head"]
+    match, by = Match(layer, head, [places]), nano.model.config.confidence
     session._reader.read(
         torch.cat([prompt, torch.tensor(ids)]), evidence=EvidenceCollector(match=match)
     )
     probability = min(math.exp(sum(one.logprob for one in answer.logprobs)), 1 - 1e-6)
     odds = math.log(probability / (1 - probability))
-    score = by["bias"] + by["match"] * match.found[-1][0] + by["odds"] * odds
+    score = by["bias"] + by["match"] * float(match.found[-1][0].max()) + by["odds"] * odds
     assert answer.confidence == pytest.approx(1 / (1 + math.exp(-score)), abs=1e-3)
 
 
 def test_the_command_says_so_before_and_after_the_answer(tmp_path):
     path = hard_videos.write_video(tmp_path / "film.mp4", 30)
     told = CliRunner().invoke(app, ["ask", str(path), "Who arrives?"])
-    assert "nano is an example" in told.stderr and f"   ({NOTHING})\n" in told.stdout
+    assert "nano is an example" in told.stderr
+    assert f"A  {UNKNOWN}\n   confidence " in told.stdout and NOTHING not in told.stdout
     told = CliRunner().invoke(app, ["ask", str(path), "Who arrives?", "--json"])
     (answer,) = json.loads(told.stdout)
-    assert answer["known"] is False and answer["notes"] == [NOTHING]
+    assert answer["known"] is False and answer["notes"] == []
 
 
 def test_of_several_films_each_is_said_to_show_it_or_not(nano, h264):
     shown = open_media(drawn(["cat", "anchor"]), fps=1)
     other = open_media(drawn(["key", "cup"]), fps=1)
     question = "What number is with the anchor?"
-    for films, known in (
-        ([shown, h264], [True, False]),
-        ([h264, shown], [False, True]),
-        ([other, shown], [False, True]),
-        ([other, h264], [False, False]),
+    one, second = "the list of 8 images", "the list of 8 images (2)"
+    for films, known, name in (
+        ([shown, h264], [True, False], one),
+        ([h264, shown], [False, True], one),
+        ([other, shown], [False, True], second),
+        ([other, h264], [False, False], ""),
     ):
         session = nano.watch(films, fps=1)
         answer = session.ask(question)
         assert answer.known_media == known and answer.known is any(known)
         told = answer.to_json()
         assert (told["known"], told["known_media"]) == (any(known), known)
-        note = "what is asked about seems to be in the list of 8 images alone"
-        assert told["notes"][-1:] == ([note] if any(known) else [NOTHING])
+        note = f"what is asked about seems to be in {name} alone"
+        assert told["notes"][-1:] == ([note] if any(known) else [])
         together = session.ask_all([question, "What is beside the cat?"])[0]
         assert (together.text, together.known_media) == (answer.text, known)
-        assert together.confidences == pytest.approx(answer.confidences, abs=1e-3)
+        assert together.sure.by_medium == pytest.approx(answer.sure.by_medium, abs=1e-3)
     assert "known_media" not in nano.watch(shown).ask(question).to_json()

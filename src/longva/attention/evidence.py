@@ -44,10 +44,10 @@ class Match:
     layer: int
     head: int
     places: Sequence[Tensor]
-    """[R] positions each."""
+    """[U, T] positions each: units, such as frames, of T tokens."""
 
-    found: list[list[float]] = field(default_factory=list)
-    """Of each append, the highest score at each of the places."""
+    found: list[list[Tensor]] = field(default_factory=list)
+    """Of each append, for each of the places, the highest score in each unit, [U]."""
 
     def hear(self, query: Tensor, key: Tensor, scaling: float) -> None:
         """Note an append: query [H, E] of its last position, key [K, L, E] of what it sees."""
@@ -56,7 +56,7 @@ class Match:
 
     def note(self, scores: Tensor) -> None:
         """Note an append by its scores, [L]."""
-        self.found.append([float(scores[at.to(scores.device)].max()) for at in self.places])
+        self.found.append([scores[at.to(scores.device)].amax(-1) for at in self.places])
 
 
 class EvidenceCollector:

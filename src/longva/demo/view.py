@@ -175,7 +175,7 @@ class View(AskLayout):
 
         The examples are drawn for it, whatever its doubts.
         """
-        if turn.answer is None or turn.answer.known is not False:
+        if turn.answer is None or not turn.answer.is_guess:
             return False
         examples = {example.path for example in self.setting.examples}
         seen = [turn.media[item.medium].path for item in turn.answer.evidence[:1]]

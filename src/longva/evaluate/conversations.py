@@ -30,6 +30,7 @@ from longva.prompts.decoding import TextStream
 from longva.prompts.tree import Prompt, score
 from longva.watching.assistant import LongVA
 from longva.watching.features import FrameSettings, WatchedFrames
+from longva.watching.look_up import Heard, listener
 
 Messages = list[dict[str, Any]]
 """Messages as transformers has them: `role` and `content`, a list of parts. A part is
@@ -144,9 +145,19 @@ class Reader:
             NonFiniteError: the model computes NaN or infinity.
         """
         reader, tokenizer = self._reader, self.longva.processor.tokenizer
-        hidden = reader.read(self._symbols(conversation))
+        prompt, model = self._symbols(conversation), self.longva.model
+        collector = listener(model, self.longva.family.evidence_heads, prompt, self._frames)
+        hidden = reader.read(prompt, evidence=collector)
         length = reader.length
-        reply = TextStream(reader, hidden, tokenizer, max_new_tokens=max_new_tokens, stop=until)
+        reply = TextStream(
+            reader,
+            hidden,
+            tokenizer,
+            max_new_tokens=max_new_tokens,
+            stop=until,
+            spell=Heard(model, tokenizer, collector, self._frames).text,
+            evidence=collector,
+        )
         for _ in reply:
             pass
         return Generation(text=reply.text, prompt_tokens=length, answer_tokens=len(reply.ids))

@@ -39,6 +39,8 @@ class LongVAConfig(PretrainedConfig):
             does not change.
         evidence_heads: (layer, head) pairs whose attention tells which frames an answer rests on;
             None takes the mean over all heads.
+        look_up: the head whose scores tell how well frames match what an answer looks up, and words
+            that stand for what they tell; see `watching/look_up.py`. None of a model without.
         confidence: what a calibration found, see `watching/confidence.py`; None of a model that
             was not calibrated.
         tie_word_embeddings: whether input and output embeddings are one matrix.
@@ -66,6 +68,7 @@ class LongVAConfig(PretrainedConfig):
         image_packing: Packing = "unires",
         vision_batch_size: int = 16,
         evidence_heads: list[list[int]] | None = None,
+        look_up: dict | None = None,
         confidence: dict | None = None,
         tie_word_embeddings: bool = False,
         **kwargs,
@@ -79,6 +82,7 @@ class LongVAConfig(PretrainedConfig):
         self.image_packing: Packing = image_packing
         self.vision_batch_size = vision_batch_size
         self.evidence_heads = evidence_heads
+        self.look_up = look_up
         self.confidence = confidence
         self.set_pooling(pool_stride, pool_mode)
         if image_packing not in ("unires", "anyres"):

@@ -1,10 +1,10 @@
 """Films of the nano world; as a program, one that shows an object for a single second only.
 
-python -m longva.nano.film out/hour.mp4 --hide anchor
+python -m longva.nano.film out/hour.mp4 --hide anchor --without urn
 """
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from fractions import Fraction
 from itertools import islice
@@ -16,6 +16,7 @@ from PIL import Image
 
 from longva.errors import LongVAError
 from longva.media.write import write_video
+from longva.nano.wordings import with_article
 from longva.nano.world import (
     OBJECTS,
     Layout,
@@ -41,7 +42,12 @@ def write_frames(path: Path, film: Iterable[tuple[Scene, Layout]]) -> None:
 
 
 def write_film(
-    path: Path, *, seconds: int = 3600, hide: str = "anchor", seed: int = 0
+    path: Path,
+    *,
+    seconds: int = 3600,
+    hide: str = "anchor",
+    without: Sequence[str] = (),
+    seed: int = 0,
 ) -> tuple[Scene, int]:
     """Write an MP4 file of one frame a second, all but one of them without the object `hide`.
 
@@ -49,6 +55,7 @@ def write_film(
         path: of the file; its folder is made.
         seconds: length, 2 or more.
         hide: the object, one of `OBJECTS`.
+        without: others that no frame shows.
         seed: of everything else.
 
     Returns:
@@ -57,14 +64,16 @@ def write_film(
     Raises:
         LongVAError: no such object, or too short.
     """
-    if hide not in OBJECTS or seconds < 2:
+    unknown = [name for name in (hide, *without) if name not in OBJECTS]
+    if unknown or hide in without or seconds < 2:
+        given = unknown[0] if unknown else hide
         raise LongVAError(
-            f"a film needs 2 seconds or more and an object among {', '.join(OBJECTS)}; got "
-            f"{seconds} and {hide!r}"
+            f"a film needs 2 seconds or more and an object among {', '.join(OBJECTS)} that it is "
+            f"not without; got {seconds} and {given!r}"
         )
     rng = random.Random(seed)
     scene, second = random_scene(rng, [hide]), rng.randrange(seconds)
-    film = list(islice(haystack(rng, without=[hide]), seconds))
+    film = list(islice(haystack(rng, without=[hide, *without]), seconds))
     film[second] = (scene, random_layout(rng))
     write_frames(path, film)
     return scene, second
@@ -74,17 +83,23 @@ def main(
     path: Annotated[Path, typer.Argument(help="MP4 file to write.")],
     seconds: Annotated[int, typer.Option(help="Length, one frame each.")] = 3600,
     hide: Annotated[str, typer.Option(help="Object that one frame shows.")] = "anchor",
+    without: Annotated[
+        list[str] | None, typer.Option(help="Object that no frame shows; repeat.")
+    ] = None,
     seed: int = 0,
 ) -> None:
     """Write a film and say what it hides where."""
     try:
-        scene, second = write_film(path, seconds=seconds, hide=hide, seed=seed)
+        scene, second = write_film(
+            path, seconds=seconds, hide=hide, without=without or (), seed=seed
+        )
     except LongVAError as error:
         raise typer.BadParameter(str(error)) from None
     at = timedelta(seconds=second)
-    article = "an" if scene.object[0] in "aeiou" else "a"
-    shown = f"{article} {scene.caption.removeprefix('a ')}"
+    shown = with_article(scene.caption.removeprefix("a "))
     typer.echo(f"Wrote {path}: {seconds:,} frames, and only at {at} there is {shown}")
+    for name in without or ():
+        typer.echo(f"No frame shows {with_article(name)}.")
 
 
 if __name__ == "__main__":

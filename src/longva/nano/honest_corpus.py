@@ -2,11 +2,6 @@
 
     talk      scenes, then chat turns of all kinds of `longva.nano.wordings`
     drill     scenes, then short answers without questions: "anchor number 42; cup not shown;"
-    order     scenes, then of pairs of them which is first: "anchor or cup: cup first;"
-    tally     shots, then how many each object has: "anchor 2 times; cup 1 time;"
-
-Counting and order are learned from the last two, which say nothing twice: in talks alone they stay
-at chance for a million words.
 
 A shot is a scene, told once or several times in a row. The objects of a document are dealt at its
 start: some in one shot, some in two or three, to be counted, some in none, the rest as it comes.
@@ -14,12 +9,11 @@ start: some in one shot, some in two or three, to be counted, some in none, the 
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Mapping, Sequence
 
 from longva.nano.corpus import SYSTEM_TURN, Writer, style_words, tell, turn
-from longva.nano.wordings import UNKNOWN, Kind, absent, draw_question, first_of, times
-from longva.nano.words import split_words
+from longva.nano.wordings import UNKNOWN, Kind, absent, draw_question, found
+from longva.nano.words import POINTERS, split_words
 from longva.nano.world import OBJECTS, Scene, random_scene
 
 ASKED: dict[Kind, float] = {
@@ -27,8 +21,9 @@ ASKED: dict[Kind, float] = {
     "color": 2,
     "companion": 2,
     "exists": 2,
-    "count": 4,
-    "first": 4,
+    "when": 1,
+    "count": 1,
+    "first": 2,
 }
 """Shares of the kinds of questions."""
 
@@ -37,8 +32,9 @@ ABSENT: dict[Kind, float] = {
     "color": 0.3,
     "companion": 0.3,
     "exists": 0.5,
-    "count": 0.2,
-    "first": 0.0,
+    "when": 0.3,
+    "count": 0.3,
+    "first": 0.3,
 }
 """How often a question of a kind is about an absent object."""
 
@@ -62,9 +58,10 @@ class Asker:
         self, rng: random.Random, shots: Sequence[Scene], asked: Mapping[Kind, float] = ASKED
     ):
         self.rng = rng
-        self.shots = Counter(scene.object for scene in shots)
-        self.once = [scene for scene in shots if self.shots[scene.object] == 1]
-        self.absent = [name for name in OBJECTS if name not in self.shots]
+        self.shots = shots
+        self.counts = Counter(scene.object for scene in shots)
+        self.once = [scene for scene in shots if self.counts[scene.object] == 1]
+        self.absent = [name for name in OBJECTS if name not in self.counts]
         self.asked = {k: asked[k] for k in asked if k != "first" or len(self.once) > 1}
 
     def kind(self) -> Kind:
@@ -76,7 +73,7 @@ class Asker:
         """Draw a question and its answer."""
         kind = self.kind()
         names, answer = self.about(kind)
-        question = split_words(draw_question(self.rng, kind, names))
+        question = draw_question(self.rng, kind, names)
         if self.rng.random() < STRANGE:
             strange = names[0] if self.rng.random() < 0.7 else self.rng.choice(question)
             question = ["<unk>" if word == strange else word for word in question]
@@ -85,24 +82,33 @@ class Asker:
 
     def about(self, kind: Kind) -> tuple[list[str], str]:
         """Draw the objects that a question of a kind is about, and its answer."""
-        rng = self.rng
-        if self.absent and rng.random() < ABSENT[kind]:
+        rng, when, times, first = self.rng, *POINTERS
+        lacks = bool(self.absent) and rng.random() < ABSENT[kind]
+        if kind == "first":
+            names = [scene.object for scene in rng.sample(self.once, 2)]
+            if lacks:
+                names[rng.randrange(2)] = rng.choice(self.absent)
+            answer = " or ".join(self._looked_up(name) for name in names)
+            return names, answer if lacks else f"{answer} : {first} first"
+        if lacks:
             name = rng.choice(self.absent)
             return [name], absent(kind, name)
         if kind == "exists":
-            name = rng.choice(list(self.shots))
+            name = rng.choice(list(self.counts))
             return [name], f"{name} yes"
         if kind == "count":
-            count = rng.choice([n for n in range(1, MOST + 1) if n in self.shots.values()])
-            name = rng.choice([name for name, shown in self.shots.items() if shown == count])
-            return [name], times(name, count)
-        if kind == "first":
-            early, late = sorted(rng.sample(range(len(self.once)), 2))
-            first = self.once[early].object
-            names = rng.sample([first, self.once[late].object], 2)
-            return names, first_of(names, first)
+            count = rng.choice([n for n in range(1, MOST + 1) if n in self.counts.values()])
+            name = rng.choice([name for name, shown in self.counts.items() if shown == count])
+            return [name], f"{self._looked_up(name)} , {times} times"
         scene = rng.choice(self.once)
+        if kind == "when":
+            return [scene.object], f"{self._looked_up(scene.object)} at {when}"
         return [scene.object], scene.answer(kind)
+
+    def _looked_up(self, name: str) -> str:
+        """Return the number of one of an object's scenes, or that it is not shown."""
+        scenes = [scene for scene in self.shots if scene.object == name]
+        return found(name, self.rng.choice(scenes).number) if scenes else absent("number", name)
 
 
 class HonestWriter(Writer):
@@ -126,38 +132,12 @@ class HonestWriter(Writer):
         """Write scenes, then answers, in half of the drills all of one kind."""
         told, asker = self._film(length * self.rng.uniform(0.4, 0.7), self._style((0, 0, 1)))
         kind = asker.kind() if self.rng.random() < 0.5 else None
-        answers = (asker.about(kind or asker.kind())[1] for _ in range(length))
-        return self._answered(told, answers, length)
-
-    def order(self, length: int) -> list[str]:
-        """Write scenes of different objects, then which of two is first, each pair once."""
-        most = max(3, min(24, length // 10))
-        names = self.rng.sample(list(OBJECTS), self.rng.randint(3, most))
-        pairs = list(combinations(names, 2))
-        self.rng.shuffle(pairs)
-        answers = (first_of(self.rng.sample(pair, 2), pair[0]) for pair in pairs)
-        told = self._told(self._shots(names), self._style((0, 0, 1)), 1)
-        return self._answered(told, answers, length)
-
-    def tally(self, length: int) -> list[str]:
-        """Write shots, then how many there are of each object, once."""
-        rng, longest = self.rng, self._longest()
-        most = max(2, min(24, length // (4 + 8 * (1 + longest) // 2)))
-        names = rng.sample(list(OBJECTS), rng.randint(2, most))
-        shown = {name: rng.randint(1, MOST) for name in names}
-        shots = [name for name in names for _ in range(shown[name])]
-        rng.shuffle(shots)
-        told = self._told(self._shots(shots), self._style((0, 0, 1)), longest)
-        return self._answered(told, (times(name, shown[name]) for name in names), length)
-
-    def _answered(self, told: list[str], answers: Iterable[str], length: int) -> list[str]:
-        """Write answers after what is told, as many as there is room for."""
         words = [*told, "again", ":"]
-        for answer in answers:
-            if len(words) > length - 7:
-                break
-            words += [*split_words(answer), ";"]
-        return words
+        while True:
+            answer = [*split_words(asker.about(kind or asker.kind())[1]), ";"]
+            if len(words) + len(answer) > length:
+                return words
+            words += answer
 
     def _film(self, room: float, style: int | None) -> tuple[list[str], Asker]:
         """Tell shots in about `room` words; of style None each scene in its own."""

@@ -28,6 +28,7 @@ from longva.files.writing import write_json
 from longva.media.resize import resize_picture
 from longva.nano.corpus import book, long_documents, tell
 from longva.nano.film import draw_frame, write_frames
+from longva.nano.wordings import absent
 from longva.nano.world import (
     CHANCE,
     OBJECTS,
@@ -81,6 +82,7 @@ def needle_of(scenes: Sequence[Scene], rng: random.Random, seed: int, trial: int
         prompt=scenes[0].question(about),
         answer=scenes[0].answer(about),
         chance=CHANCE[about],
+        absent_answer=absent(about, scenes[0].object),
         pictures=tuple(draw_frame(scene, random_layout(rng)) for scene in scenes),
     )
 

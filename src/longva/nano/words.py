@@ -3,7 +3,6 @@
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from longva.nano.wordings import WORDS
 from longva.nano.world import COLOURS, COMPANIONS, OBJECTS
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>", "<unk>")
@@ -35,6 +34,19 @@ frame frames picture pictures image video book story long list system user assis
 number color object behind beside background magic special question answer based content new york
 beginning end first last before after
 """
+POINTERS = ("whenseen", "timesseen", "firstseen")
+"""Words that stand in an answer for a time, a count and an object."""
+
+LOOK_UP = "number"
+"""The word after an object at which a number is looked up."""
+
+_HONEST = """
+me does do have say see can please there any yes no not shown times time comes goes stands
+companion film i know word or if appear appears seen give did ever visible want be
+"""
+WORDS = [*_HONEST.split(), *POINTERS]
+"""Words that only the honest nano knows, for the questions of `longva.nano.wordings`."""
+
 KINDS = ("CITY", "NAME", "PLACE", "QUALITY", "PERSON", "VERB", "MEETING", "SEASON", "PLAIN")
 LISTS = dict(zip(KINDS, map(str.split, _LISTS.split("\n\n")), strict=True))
 """The words of text besides those of scenes, by kind."""
@@ -89,7 +101,7 @@ def vocabulary(*, honest: bool = False) -> list[str]:
     """Every word, special tokens first; the index is the token id.
 
     Args:
-        honest: with the words of `longva.nano.wordings` at the end.
+        honest: with `WORDS` at the end.
     """
     digits = [str(n) for n in range(10)] + [f"{n:02d}" for n in range(100)]
     words = [*SPECIAL, *digits, *OBJECTS, *COMPANIONS, *COLOURS, *_LISTS.split()]

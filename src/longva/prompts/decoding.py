@@ -5,6 +5,7 @@ Shapes: D hidden size, V vocabulary.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -210,6 +211,7 @@ class AnswerText:
         max_new_tokens: the longest answer, in tokens; it also ends where the context is full.
         sampling: default: the most probable token.
         stop: texts that end the answer; they are not part of it.
+        spell: writes tokens as text; default: as the tokenizer does, without control tokens.
 
     Attributes:
         choose: see `chooser`.
@@ -230,6 +232,7 @@ class AnswerText:
         max_new_tokens: int,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
+        spell: Callable[[Sequence[int]], str] | None = None,
     ):
         generation: Any = model.generation_config
         sampling = sampling or Sampling()
@@ -239,7 +242,8 @@ class AnswerText:
             generation, model.device, sampling, prompt, tokenizer=tokenizer, told=self._chosen
         )
         self.limit = min(max_new_tokens, room)
-        self._tokenizer, self._stop = tokenizer, stop
+        self._spell = spell or partial(tokenizer.decode, skip_special_tokens=True)
+        self._stop = stop
         self._stops = stop_tokens(generation, sampling)
         self._min_tokens = sampling.min_tokens
         self._has_form = sampling.constraint is not None  # which may end with a line break
@@ -262,7 +266,7 @@ class AnswerText:
         stopped = token in self._stops
         if not stopped:
             self.ids.append(token)
-            spelt = self._tokenizer.decode(self.ids, skip_special_tokens=True)
+            spelt = self._spell(self.ids)
             if len(self.ids) <= self._min_tokens:
                 self._begin = len(spelt)
             self.text, stopped = until_stop(spelt, self._stop, self._begin)
@@ -289,6 +293,7 @@ class TextStream(AnswerText):
         max_new_tokens: see `AnswerText`.
         sampling: see `AnswerText`.
         stop: see `AnswerText`.
+        spell: see `AnswerText`.
         kwargs: handed to the decoder's forward.
     """
 
@@ -301,6 +306,7 @@ class TextStream(AnswerText):
         max_new_tokens: int,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
+        spell: Callable[[Sequence[int]], str] | None = None,
         **kwargs,
     ):
         super().__init__(
@@ -311,6 +317,7 @@ class TextStream(AnswerText):
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             stop=stop,
+            spell=spell,
         )
         self._tokens = decode(reader, hidden, self.choose, max_new_tokens=self.limit, **kwargs)
 

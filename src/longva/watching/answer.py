@@ -2,7 +2,6 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,10 +9,15 @@ from torch import Tensor
 
 from longva.errors import LongVAError
 from longva.prompts.decoding import TokenLogprob
+from longva.watching.confidence import Confidence
 from longva.watching.features import WatchedFrames
+from longva.watching.turns import unique_names
 
 NOTHING = "nothing I know is shown: this is a guess"
 """Noted with an answer that is less than `KNOWN`."""
+
+DENIED = "something like it seems to be shown, though"
+"""Noted with an answer that says no, where `KNOWN` says otherwise."""
 
 KNOWN = 0.1
 """Confidence under which an answer is called a guess: fewer than one in ten of them are right."""
@@ -60,9 +64,8 @@ class Answer:
     durations: list[float] = field(default_factory=list)
     """Seconds that each medium lasts, watched whole or not; 0 of what has no times."""
 
-    confidences: list[float] = field(default_factory=list)
-    """Of a model that was calibrated: for each medium how probable it is that the answer is right
-    about what it shows, 0 to 1; see `confidence.py`."""
+    sure: Confidence | None = None
+    """How sure it is, of a model that was calibrated."""
 
     logprob: float = 0.0
     """Log-probability of the answer's tokens to the model, nats, the one that ends it included: the
@@ -88,25 +91,31 @@ class Answer:
     @property
     def confidence(self) -> float | None:
         """How probable it is that the answer is right, 0 to 1; None of a model not calibrated."""
-        return max(self.confidences, default=None)
+        return None if self.sure is None else self.sure.right
 
     @property
     def known_media(self) -> list[bool]:
         """Which media seem to show what was asked about, of a model that was calibrated."""
-        return [confidence >= KNOWN for confidence in self.confidences]
+        return [] if self.sure is None else [shown >= KNOWN for shown in self.sure.by_medium]
 
     @property
     def known(self) -> bool | None:
         """Whether what was asked about seems to be shown; None of a model not calibrated."""
-        return any(self.known_media) if self.known_media else None
+        return None if self.sure is None else self.sure.shown >= KNOWN
+
+    @property
+    def is_guess(self) -> bool:
+        """Whether it says something although nothing that was asked about seems to be shown."""
+        return self.sure is not None and not self.known and not self.sure.refuses
 
     @property
     def doubt(self) -> str:
         """What a reader should know of an answer whose subject does not seem to be shown."""
-        if self.known is False:
+        if self.sure is None or self.sure.refuses:
+            return DENIED if self.known else ""
+        if self.is_guess:
             return NOTHING
-        names = [Path(name).name for name in self.media]
-        told = zip(names, self.known_media, strict=False)
+        told = zip(unique_names(self.media), self.known_media, strict=False)
         shown = ", ".join(name for name, known in told if known)
         return "" if all(self.known_media) else f"what is asked about seems to be in {shown} alone"
 

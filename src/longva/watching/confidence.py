@@ -1,66 +1,91 @@
 """How sure an answer is, of a model that was calibrated on films whose answers are known.
 
-The last word of an answer is the one that was looked up. Two things tell a look-up from a guess:
-how well any frame matches the query that chose the word, in one head and before the softmax, which
-hides that nothing matches well; and how probable the answer was. A logistic regression on both is
-in the checkpoint's config (`confidence`), fitted by benchmarks/confidence.py:
+Two things tell a look-up from a guess: how well any frame matches the query that chose the word
+that was looked up (see `look_up.py`), and how probable the answer was. Two logistic regressions,
+fitted by `longva.nano.reproduction.calibration`, make probabilities of them: that what is asked
+about is shown, and that the answer is right,
 
-    {"head": [layer, head], "bias": b, "match": m, "odds": o}
-    confidence = sigmoid(b + m best match + o log odds of the answer)
+    shown = sigmoid(shown.bias + shown.match * best match)
+    right = sigmoid(bias + match * best match + odds * log odds of the answer)
+
+and the checkpoint's config has both as `confidence`, with keys bias, match, odds, shown, refusals.
+An answer with a word among `refusals` says that something is not shown. Its odds count the other
+way, and it is right if the opposite is not.
 """
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-from longva.attention.evidence import EvidenceCollector, Match
 from longva.prompts.decoding import AnswerText
-from longva.watching.features import WatchedFrames
+from longva.watching.look_up import Heard, LookUp
 
 SUREST = 1 - 1e-6
 """No answer counts as more probable, nor as less than the rest to 1."""
 
 
-def listener(
-    model: Any, heads: Sequence | None, prompt: Tensor, media: Sequence[WatchedFrames]
-) -> EvidenceCollector:
-    """Return what listens to an answer: where it looks, and what tells how sure it is.
+@dataclass(frozen=True, kw_only=True)
+class Confidence:
+    """Of a model that was calibrated, about an answer; all are probabilities, 0 to 1."""
 
-    Args:
-        model: that answers.
-        heads: whose attention is evidence; None: all.
-        prompt: [L] symbols.
-        media: whose rows stand in it, in order.
-    """
-    calibration = getattr(model.config, "confidence", None)
-    if calibration is None or not media:
-        return EvidenceCollector(heads)
-    rows = (prompt < 0).nonzero().flatten()
-    places = rows[: sum(medium.rows for medium in media)].split([m.rows for m in media])
-    layer, head = calibration["head"]
-    return EvidenceCollector(heads, match=Match(layer, head, places))
+    right: float
+    """The answer is right."""
+
+    shown: float
+    """All that the answer is about is shown, by how well frames match."""
+
+    by_medium: list[float]
+    """Each medium shows some of it."""
+
+    refuses: bool = False
+    """Whether the answer says that something is not shown."""
 
 
-def confidences(model: Any, listened: EvidenceCollector, reply: AnswerText) -> list[float]:
-    """Return for each medium how probable it is that it shows the answer, 0 to 1.
+def confidence(model: Any, heard: Heard, reply: AnswerText) -> Confidence | None:
+    """Return how sure an answer is; None of a model that was not calibrated, and without media.
 
     Args:
         model: that answered.
-        listened: to the answer, see `listener`.
+        heard: what was listened to.
         reply: the whole answer.
 
-    Returns:
-        Nothing for a model that was not calibrated, and without media.
+    Raises:
+        NonFiniteError: NaN or infinity among the scores.
     """
-    if listened.match is None:
-        return []
-    by = model.config.confidence
-    probability = min(max(math.exp(reply.logprob), 1 - SUREST), SUREST)
-    odds = math.log(probability / (1 - probability))
-    chosen = max(len(reply.ids), 1) - 1  # the append after which the last word was chosen
-    return [
-        1 / (1 + math.exp(-(by["bias"] + by["match"] * match + by["odds"] * odds)))
-        for match in listened.match.found[chosen]
-    ]
+    by = getattr(model.config, "confidence", None)
+    if by is None or heard.listened.match is None:
+        return None
+    words = heard.tokenizer.convert_ids_to_tokens([*heard.begun, *reply.ids])
+    said = [n for n, word in enumerate(words) if word in by["refusals"]]
+    refused = [LookUp(max(0, n - len(heard.begun)), 0) for n in said[:1]]
+    last = LookUp(max(len(reply.ids), 1) - 1, 0)
+    chosen = refused or heard.look_ups(reply.ids) or [last]
+    matches = [[float(of.max()) for of in heard.scores(one)] for one in chosen]
+    worst = min(map(max, matches))
+    odds = log_odds(math.exp(reply.logprob)) * (-1 if said else 1)
+    right = sigmoid(by["bias"] + by["match"] * worst + by["odds"] * odds)
+
+    def shown(match: float) -> float:
+        return sigmoid(by["shown"]["bias"] + by["shown"]["match"] * match)
+
+    return Confidence(
+        right=1 - right if said else right,
+        shown=shown(worst),
+        by_medium=[shown(max(of)) for of in zip(*matches, strict=True)],
+        refuses=bool(said),
+    )
+
+
+def log_odds(probability: float) -> float:
+    """Return the logarithm of the odds of a probability, `SUREST` at most."""
+    probability = min(max(probability, 1 - SUREST), SUREST)
+    return math.log(probability / (1 - probability))
+
+
+def sigmoid(x: float) -> float:
+    """Return the probability of log odds.
+
+    >>> sigmoid(0.0), round(sigmoid(log_odds(0.3)), 6), sigmoid(-800.0)
+    (0.5, 0.3, 0.0)
+    """
+    return 1 / (1 + math.exp(-x)) if x > -700 else 0.0

@@ -24,9 +24,10 @@ from longva.prompts.decoding import Sampling, TextStream
 from longva.reporting.progress import Progress
 from longva.watching import session_file
 from longva.watching.answer import Answer, AnswerStream, check_question, evidence_of
-from longva.watching.confidence import confidences, listener
+from longva.watching.confidence import confidence
 from longva.watching.features import FrameSettings
 from longva.watching.find import Found, Searched, check_find, find
+from longva.watching.look_up import Heard, listener
 from longva.watching.question import Question
 from longva.watching.together import Asked, answers_together
 from longva.watching.watched import Watched
@@ -305,6 +306,7 @@ class Session(Watched):
         cached = min(self._reader.share(prompt), len(prompt) - 1)
         heads = self.watcher.family.evidence_heads
         collector = listener(self.model, heads, prompt, self.media)
+        heard = self._heard(collector, begins)
         reader, settled = self._reader, self._settled
         try:
             hidden = reader.read(prompt, progress, evidence=collector)
@@ -315,6 +317,7 @@ class Session(Watched):
                 max_new_tokens=max_new_tokens,
                 sampling=sampling,
                 stop=stop,
+                spell=None if sampling.constraint else heard.text,
                 evidence=collector,
             )
             for piece in reply:
@@ -333,13 +336,18 @@ class Session(Watched):
         if keep:
             said = {"role": "assistant", "content": begins + reply.text}
             self.history += [self._turn(question), said]
-        return self._answered(question, prompt, reply, collector, top_k, started, cached)
+        return self._answered(question, prompt, reply, heard, top_k, started, cached)
 
-    def _answered(self, question, prompt, reply, collector, top_k, started, cached):
+    def _heard(self, collector, begins) -> Heard:
+        tokenizer = self.processor.tokenizer
+        begun = text_ids(tokenizer, begins)
+        return Heard(self.model, tokenizer, collector, self.media, begun)
+
+    def _answered(self, question, prompt, reply, heard, top_k, started, cached):
         return Answer(
             question=question,
             text=reply.text,
-            evidence=evidence_of(prompt, collector.weights(), self.media, top_k),
+            evidence=evidence_of(prompt, heard.listened.weights(), self.media, top_k),
             model=self.name,
             media=[medium.source for medium in self.media],
             durations=[medium.duration for medium in self.media],
@@ -348,7 +356,7 @@ class Session(Watched):
             prompt_tokens=len(prompt),
             answer_tokens=len(reply.ids),
             finish_reason=reply.finish_reason,
-            confidences=confidences(self.model, collector, reply),
+            sure=confidence(self.model, heard, reply),
             logprob=reply.logprob,
             cached_tokens=cached,
             logprobs=reply.logprobs,

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from longva.errors import LongVAError
+from longva.model.chat_format import text_ids
 from longva.prompts.branches import Branch, answer_together
 from longva.prompts.decoding import AnswerText
 from longva.prompts.reader import PromptReader
 from longva.prompts.symbols import common_prefix
 from longva.watching.answer import Answer, check_question
-from longva.watching.confidence import listener
 from longva.watching.features import WatchedFrames
+from longva.watching.look_up import Heard, listener
 from longva.watching.question import Question
 from longva.watching.watcher import Watcher
 
@@ -41,9 +42,10 @@ def answers_together(
     """Answer questions together; see `Session.stream_all`."""
     started, reader = time.perf_counter(), asked.reader
     branches: dict[int, Branch] = {}
+    heard: dict[int, Heard] = {}
     for number, question in enumerate(questions):
         try:
-            branches[number] = _branch(asked, question)
+            branches[number], heard[number] = _branch(asked, question)
         except LongVAError as error:
             yield number, error
     if not branches:
@@ -61,14 +63,14 @@ def answers_together(
                 yield places[n], branch.error
             elif piece is None:
                 cached = min(held[n], shared, len(prompts[n]) - 1)
-                told = question.text, prompts[n], branch.reply, branch.collector
+                told = question.text, prompts[n], branch.reply, heard[places[n]]
                 yield places[n], asked.answered(*told, question.evidence, started, cached)
         for place, branch in branches.items():
             branch.given_up = given_up(place)
 
 
-def _branch(asked: Asked, question: Question) -> Branch:
-    """Make what a question is answered in.
+def _branch(asked: Asked, question: Question) -> tuple[Branch, Heard]:
+    """Make what a question is answered in, and what reads the answer.
 
     Raises:
         ContextLengthError: it does not fit the context.
@@ -77,14 +79,18 @@ def _branch(asked: Asked, question: Question) -> Branch:
     check_question(question.text)
     prompt, watcher = asked.prompt_of(question), asked.watcher
     asked.reader.check_length(len(prompt))
+    model, tokenizer = watcher.model, watcher.processor.tokenizer
+    collector = listener(model, watcher.family.evidence_heads, prompt, asked.media)
+    begun = text_ids(tokenizer, question.begins)
+    heard = Heard(model, tokenizer, collector, asked.media, begun)
     reply = AnswerText(
-        watcher.model,
-        watcher.processor.tokenizer,
+        model,
+        tokenizer,
         prompt=prompt[prompt >= 0],
         room=asked.reader.room_after(len(prompt)),
         max_new_tokens=question.max_new_tokens,
         sampling=question.sampling,
         stop=question.stop,
+        spell=None if question.sampling.constraint else heard.text,
     )
-    heads = watcher.family.evidence_heads
-    return Branch(prompt, reply, listener(watcher.model, heads, prompt, asked.media))
+    return Branch(prompt, reply, collector), heard

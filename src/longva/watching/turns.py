@@ -82,7 +82,16 @@ def labels(media: Sequence[Media], settings: FrameSettings) -> list[str]:
     """Name several media by their files, equal names numbered; one alone needs no name."""
     if len(media) < 2 or not settings.named:
         return [""] * len(media)
-    names = [Path(medium.name).name or medium.name for medium in media]
+    return unique_names([medium.name for medium in media])
+
+
+def unique_names(sources: Sequence[str]) -> list[str]:
+    """Name media by their files, equal names numbered.
+
+    >>> unique_names(["a/film.mp4", "b/film.mp4", "c.mp4"])
+    ['film.mp4 (1)', 'film.mp4 (2)', 'c.mp4']
+    """
+    names = [Path(source).name or source for source in sources]
     return [
         f"{name} ({names[: number + 1].count(name)})" if names.count(name) > 1 else name
         for number, name in enumerate(names)

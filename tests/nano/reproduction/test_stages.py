@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from longva.checkpoints.checkpoint import load_pretrained
+from longva.data.text.parts import corpus_tokenizer
 from longva.errors import CheckpointError, LongVAError
+from longva.nano.reproduction import calibration
 from longva.nano.reproduction import seed as one_seed
 from longva.nano.reproduction.budget import BUDGETS, Budget
+from longva.nano.reproduction.calibration import look_up_of
 from longva.nano.reproduction.measures import PANELS, TRAINING_FREE_THETA
 from longva.nano.reproduction.seed import run_seed
 from longva.nano.reproduction.ship import ship
@@ -25,6 +28,13 @@ TINY = Budget(
         "base_lm": (
             "ladder=[{seq_len: 64, rope_theta: 1.0e+4, max_steps: 2, samples_per_step: 8, "
             "tokens: packed/copies}]",
+            "loop.max_steps=2",
+        ),
+        "base_honest": ("ladder=[]", "tokens=packed/copies", "seq_len=64", "loop.max_steps=2"),
+        "extend_honest": (
+            "ladder=[]",
+            "seq_len=512",
+            "tokens=packed/mixed_512",
             "loop.max_steps=2",
         ),
         "extend": ("ladder=[]", "seq_len=512", "tokens=packed/mixed_512", "loop.max_steps=2"),
@@ -50,9 +60,10 @@ def die():
     raise Killed
 
 
-def run_with(changed: dict[str, Callable[[Callable], Any]]) -> None:
+def run_with(changed: dict[str, Callable[[Callable], Any]], study: str = "") -> None:
     """Run the tiny seed in the working directory; the stages named here are run by another."""
-    real = one_seed.WORK[""]
+    real = one_seed.WORK[study]
+    corpus_tokenizer.cache_clear()  # an earlier seed's has the same name in another folder
 
     def some(budget, seed):
         work = real(budget, seed)
@@ -60,8 +71,8 @@ def run_with(changed: dict[str, Callable[[Callable], Any]]) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BUDGETS, "tiny", TINY)
-        patch.setitem(one_seed.WORK, "", some)
-        run_seed("tiny", 3)
+        patch.setitem(one_seed.WORK, study, some)
+        run_seed("tiny", 3, study)
 
 
 def run_until(name: str) -> None:
@@ -99,6 +110,17 @@ def finished(tmp_path_factory, left_behind):
         patch.chdir(folder)
         patch.setitem(BUDGETS, "tiny", TINY)
         run_with({name: copy(name) for name in ("tower", "stage2_anyres")})
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory):
+    """A tiny seed of the nano that ships."""
+    folder = tmp_path_factory.mktemp("honest")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setitem(BUDGETS, "tiny", TINY)
+        run_with({}, "honest")
         yield folder
 
 
@@ -183,12 +205,16 @@ def test_a_folder_of_another_seed_is_refused(finished):
         run_seed("tiny", 4)
 
 
-def test_a_finished_seed_is_shipped_as_a_checkpoint_with_a_card(finished, tmp_path):
-    longva = LongVA.from_pretrained(str(ship(finished, tmp_path / "nano", context=1024)))
-    assert longva.model.config.text_config.max_position_embeddings == 1024
+def test_a_finished_seed_is_shipped_as_a_checkpoint_with_a_card(honest, tmp_path, monkeypatch):
+    for name, few in (("HEAD_FILMS", 1), ("CONFIDENCE_FILMS", 1), ("LONGEST", 210)):
+        monkeypatch.setattr(calibration, name, few)
+    longva = LongVA.from_pretrained(str(ship(honest, tmp_path / "nano", context=4096)))
+    assert longva.model.config.look_up.keys() == look_up_of([1, 0], 1.0).keys()
+    assert longva.model.config.confidence.keys() == {"bias", "match", "odds", "shown", "refusals"}
+    assert longva.model.config.text_config.max_position_embeddings == 4096
     assert longva.model.config.evidence_heads
-    assert longva.model.config.text_config.rope_parameters["rope_theta"] == 2.4e8  # 1,024 / 512
-    trained, _ = load_pretrained(str(finished / "unires/model"))
+    assert longva.model.config.text_config.rope_parameters["rope_theta"] == 9.6e8  # 4,096 / 512
+    trained, _ = load_pretrained(str(honest / "unires/model"))
     for number, factor in ((0, 1.0), (1, 1.5), (2, 1.5)):
         before, now = (
             model.get_parameter(f"model.language_model.layers.{number}.self_attn.q_proj.weight")
@@ -196,16 +222,18 @@ def test_a_finished_seed_is_shipped_as_a_checkpoint_with_a_card(finished, tmp_pa
         )
         # bfloat16 keeps 8 bits: it rounds by at most 2^-9 of a number.
         assert torch.allclose(now.float(), factor * before.float(), rtol=2**-8, atol=0)
-    measured = json.loads((finished / "shipped/needles/fingerprint.json").read_text())["model"]
-    assert measured["rope_theta"] == 2.4e8
+    measured = json.loads((honest / "shipped/needles/fingerprint.json").read_text())["model"]
+    assert measured["rope_theta"] == 9.6e8
     card = (tmp_path / "nano" / "README.md").read_text()
     assert "seed 3" in card
     assert "| 8 |" in card
-    assert "1,024" in card
+    assert "4,096" in card
     assert [path.name for path in tmp_path.iterdir()] == ["nano"]
 
 
-def test_an_unfinished_seed_is_not_shipped(tmp_path):
+def test_an_unfinished_seed_is_not_shipped_nor_one_of_the_reproduction(finished, tmp_path):
+    with pytest.raises(CheckpointError, match="longva reproduce nano --study honest"):
+        ship(finished, tmp_path / "nano", context=1024)
     with pytest.raises(CheckpointError, match="no finished seed"):
         ship(tmp_path, tmp_path / "nano", context=1024)
     assert not (tmp_path / "nano").exists()

@@ -44,15 +44,23 @@ class Budget:
         return Grid(lengths=self.frames, depths=self.depths)
 
 
+_SMOKE_BASE = (
+    "ladder=[{seq_len: 64, rope_theta: 1.0e+4, max_steps: 150, samples_per_step: 32, "
+    "tokens: packed/copies}, {seq_len: 64, rope_theta: 1.0e+4, max_steps: 50, "
+    "samples_per_step: 32, tokens: packed/quizzes}]",
+    "loop.max_steps=40",
+)
 SMOKE = Budget(
     context=512,
     text_scale=0.25,
     overrides={
-        "base_lm": (
-            "ladder=[{seq_len: 64, rope_theta: 1.0e+4, max_steps: 150, samples_per_step: 32, "
-            "tokens: packed/copies}, {seq_len: 64, rope_theta: 1.0e+4, max_steps: 50, "
-            "samples_per_step: 32, tokens: packed/quizzes}]",
-            "loop.max_steps=40",
+        "base_lm": _SMOKE_BASE,
+        "base_honest": _SMOKE_BASE,
+        "extend_honest": (
+            "ladder=[]",
+            "seq_len=1024",
+            "tokens=packed/mixed_1024",
+            "loop.max_steps=10",
         ),
         "extend": ("ladder=[]", "seq_len=512", "tokens=packed/mixed_512", "loop.max_steps=20")
         + ("loop.samples_per_step=8", "loop.samples_per_micro_batch=8"),

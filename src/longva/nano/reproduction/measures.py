@@ -5,6 +5,7 @@ than those of training, the same for all models of the seed.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,13 @@ def write_measures(budget: Budget, seed: int) -> None:
     write_whole(LONG_TEXT, long_documents(length=budget.context, rows=4, seed=seed + 4000))
 
 
-def calibrate() -> None:
-    """Name the evidence heads in the configs of all models, each by its own needles.
+def calibrate(models: Sequence[str]) -> None:
+    """Name the evidence heads in the configs of models, each by its own needles.
 
     Films of at most 48 frames, the length of the longest image of alignment.
     """
     grid = Grid(lengths=(24, 48), depths=(0.1, 0.5, 0.9))
-    for name in ("unires", "anyres", "not_extended"):
+    for name in models:
         recipe = visual_recipe(NEEDLES / "calibration", f"{name}/model", Path("unused"), grid)
         model = TreeModel.from_recipe(recipe, video=True)
         pictures, needles = open_pictures(recipe)

@@ -36,8 +36,8 @@ LOG_LINES = 12
 """Of a failed seed that are shown."""
 
 
-SEEDS = {"": (0, 1, 2), "transfer": (101, 102, 103, 104, 105)}
-"""Of the reproduction, and of its study, docs/experiments/transfer.md."""
+SEEDS = {"": (0, 1, 2), "transfer": (101, 102, 103, 104, 105), "honest": (0,)}
+"""Of the reproduction, of its study, docs/experiments/transfer.md, and of the nano that ships."""
 
 
 def reproduce(
@@ -54,7 +54,8 @@ def reproduce(
     Args:
         output: folder of the run, a new one or one to go on with.
         budget: `smoke` or `laptop`, see `budget.BUDGETS`.
-        study: "transfer" to run that instead. A seed that has left its results.json is done.
+        study: "transfer" to run that instead, or "honest" to make the nano that ships. A seed that
+            has left its results.json is done.
         seeds: each is trained and measured from nothing. Default: `SEEDS`.
         jobs: processes at a time; each computes with one thread. Default: one a CPU.
         progress: called with ("seed 0", stages done, stages).
@@ -97,7 +98,7 @@ def reproduce(
         raise LongVAError(
             f"seed {', '.join(map(str, failed))} failed. The end of {log}:\n" + "\n".join(last)
         )
-    return (write_study_report if study else write_report)(output)
+    return (write_study_report if study == "transfer" else write_report)(output)
 
 
 def describe(budget: str, seeds: Sequence[int], study: str = "") -> dict[str, Any]:

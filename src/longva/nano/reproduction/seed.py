@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ from longva.nano.reproduction.study import study_stages
 WORK: dict[str, Callable[[Budget, int], dict[str, Callable[[], Any]]]] = {
     "": stages,
     "transfer": study_stages,
+    "honest": partial(stages, honest=True),
 }
-"""What a seed takes: of the reproduction, and of the study."""
+"""What a seed takes: of the reproduction, of the study, and of the nano that ships."""
 
 COMMAND = ("python", "-m", "longva.nano.reproduction.seed")
 

@@ -1,9 +1,9 @@
-"""Make the embedded checkpoint from a seed of `longva reproduce nano`.
+"""Make the embedded checkpoint from a seed of `longva reproduce nano --study honest`.
 
-    python -m longva.nano.reproduction.ship runs/reproduce_nano/seed_0 src/longva/nano/checkpoint
+    python -m longva.nano.reproduction.ship runs/honest/seed_0 src/longva/nano/checkpoint
 
-The model is that of panel (i), extended and aligned with UniRes, in bfloat16. Its declared context
-is several times what its language half was trained on, so two things are changed without training,
+The model is extended and aligned with UniRes, as that of panel (i), in bfloat16. Its context is
+several times what its language half was trained on, so two things are changed without training,
 both as YaRN does for the same reason (arXiv 2309.00071): attention is sharper, because a softmax
 over more tokens needs a larger gap between the right one and the rest, and the RoPE base is larger.
 What is shipped is then measured anew; that is what its card says.
@@ -21,13 +21,16 @@ from longva.attention.rotary import set_rope_theta
 from longva.checkpoints.checkpoint import load_pretrained
 from longva.errors import CheckpointError, LongVAError
 from longva.files.writing import read_json, whole_folder
+from longva.finite import to_json
 from longva.nano.language_model import sharpen
 from longva.nano.reproduction.budget import Budget, budget_of
+from longva.nano.reproduction.calibration import fit_confidence, fit_look_up
 from longva.nano.reproduction.measures import BOOK, NEEDLES, printed, text_recipe, visual_recipe
 from longva.nano.vision_tower import GRID_SIZE
 from longva.nano.world import OBJECTS
 from longva.niah.text import run_text
 from longva.niah.visual import run_visual
+from longva.watching.assistant import LongVA
 
 SHARPEN = 1.5
 """Factor on attention logits, for a context four times that of training."""
@@ -37,7 +40,7 @@ VISION_BATCH = 256
 
 
 def ship(seed_folder: Path, destination: Path, *, context: int) -> Path:
-    """Write the checkpoint of panel (i) and its model card, replacing what is there.
+    """Write the checkpoint and its model card, replacing what is there.
 
     Its measurements go to `seed_folder`/shipped.
 
@@ -51,10 +54,11 @@ def ship(seed_folder: Path, destination: Path, *, context: int) -> Path:
     """
     state_path = seed_folder / "stages.json"
     state = read_json(state_path) if state_path.is_file() else {}
-    if not state or len(state["stages"]) < len(state["names"]):
+    is_honest = state.get("study") == "honest"
+    if not is_honest or len(state["stages"]) < len(state["names"]):
         raise CheckpointError(
-            f"{seed_folder} is no finished seed. Run: longva reproduce nano, and give a seed_N "
-            "folder of its output"
+            f"{seed_folder} is no finished seed of the nano that ships. Run: longva reproduce nano "
+            "--study honest, and give a seed_N folder of its output"
         )
     model: Any
     model, processor = load_pretrained(str(seed_folder / "unires" / "model"))
@@ -63,14 +67,20 @@ def ship(seed_folder: Path, destination: Path, *, context: int) -> Path:
     sharpen(model.model.language_model, SHARPEN)
     set_rope_theta(config, config.rope_parameters["rope_theta"] * context / trained)
     config.max_position_embeddings = context
-    model = model.to(torch.bfloat16)
+    model = model.to(torch.bfloat16)  # what ships is what is calibrated
     model.config.vision_batch_size = VISION_BATCH
     processor.tokenizer.model_max_length = context
+    longva = LongVA(model.float(), processor, name="nano")
+    fit_look_up(longva)
+    fit_confidence(longva)
+    model = model.to(torch.bfloat16)
     with whole_folder(destination) as partial:
         model.save_pretrained(partial)
         processor.save_pretrained(partial)
         measure(partial, seed_folder, budget_of(state["budget"]))
-        scores = summaries(seed_folder / "shipped")
+        scores = summaries(seed_folder / "shipped") | {
+            name: to_json({name: getattr(model.config, name)}) for name in ("look_up", "confidence")
+        }
         card = model_card(state, scores, trained=trained, context=context)
         (partial / "README.md").write_text(card, encoding="utf-8")
         for path in partial.iterdir():

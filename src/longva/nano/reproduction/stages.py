@@ -10,6 +10,7 @@ the seed's folder, which is the working directory of the process.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import yaml
 from longva.data.text.prepare import CorpusConfig, prepare_text
 from longva.finite import to_json
 from longva.nano.corpus import SHARES, write_corpus
+from longva.nano.honest_corpus import HonestWriter
 from longva.nano.language_model import save_initial_language_model, save_sharpened
 from longva.nano.pictures import write_alignment
 from longva.nano.reproduction.budget import Budget
@@ -40,23 +42,47 @@ from longva.train import align, extend
 SHARPEN = 3.0
 """Factor on attention logits at the start of the extension."""
 
+KINDS = (*SHARES, "talk", "drill")
+"""Kinds of documents that a set of text may have."""
 
-def stages(budget: Budget, seed: int) -> dict[str, Callable[[], Any]]:
-    """Return what a seed takes, by name and in order; each works in the working directory."""
+
+def stages(budget: Budget, seed: int, *, honest: bool = False) -> dict[str, Callable[[], Any]]:
+    """Return what a seed takes, by name and in order; each works in the working directory.
+
+    Args:
+        budget: how much is trained and measured.
+        seed: of everything.
+        honest: make the nano that ships, panel (i) alone: told and asked about what is not shown,
+            and all else that `longva.nano.wordings` has.
+    """
+    if honest:
+        budget = replace(budget, context=2 * budget.context)
     extended = partial(train, extend.run, extend.ExtendConfig, budget, seed)
     aligned = partial(train, align.run, align.AlignConfig, budget, seed)
     stages2 = ("stage2_unires", "stage2_not_extended", "stage2_anyres")
-    return {
-        "text": partial(write_text, budget, seed),
-        "base": partial(extended, "base_lm"),
-        "sharpen": partial(save_sharpened, Path("base/model"), Path("sharpened"), SHARPEN),
-        "extend": partial(extended, "extend"),
+    base, sharpened = Path("base/model"), Path("sharpened")
+    first = {
+        "text": partial(write_text, budget, seed, honest=honest),
+        "base": partial(extended, "base_honest" if honest else "base_lm"),
+        "sharpen": partial(save_sharpened, base, sharpened, SHARPEN, honest=honest),
+        "extend": partial(extended, "extend_honest" if honest else "extend"),
         "tower": partial(tower, budget, seed),
-        "pictures": partial(pictures, budget, seed),
+        "pictures": partial(pictures, budget, seed, honest=honest),
         "stage1": partial(aligned, "stage1"),
+    }
+    if honest:
+        return {
+            **first,
+            "stage2_unires": partial(aligned, "stage2_honest"),
+            "measures": partial(write_measures, budget, seed),
+            "evidence_heads": partial(calibrate, ("unires",)),
+            "needles_unires": partial(panel, budget, "unires"),
+        }
+    return {
+        **first,
         **{name: partial(aligned, name) for name in stages2},
         "measures": partial(write_measures, budget, seed),
-        "evidence_heads": calibrate,
+        "evidence_heads": partial(calibrate, ("unires", "anyres", "not_extended")),
         **{f"needles_{name}": partial(panel, budget, name) for name in PANELS},
         **{f"text_{name}": partial(text_niah, budget, name) for name in TEXTS},
         **{f"perplexity_{name}": partial(perplexity, budget, name) for name in LANGUAGE_MODELS},
@@ -78,15 +104,15 @@ def train(
         raise KeyboardInterrupt  # asked to stop, and has saved
 
 
-def write_text(budget: Budget, seed: int) -> None:
-    """Write and pack the sets of `text.yaml` that are short enough, and the untrained model."""
-    save_initial_language_model(Path("initial"), seed)
-    write_sets(text_sets(budget), budget, 100 * seed)
+def write_text(budget: Budget, seed: int, *, honest: bool = False) -> None:
+    """Write and pack the sets of text that are short enough, and the untrained model."""
+    save_initial_language_model(Path("initial"), seed, honest=honest)
+    write_sets(text_sets(budget, "honest" if honest else "text"), budget, 100 * seed)
 
 
-def text_sets(budget: Budget) -> dict[str, dict[str, Any]]:
-    """Return the sets of `text.yaml` that are short enough, by name."""
-    sets = yaml.safe_load(Path(__file__).with_name("text.yaml").read_text(encoding="utf-8"))
+def text_sets(budget: Budget, name: str = "text") -> dict[str, dict[str, Any]]:
+    """Return the sets of `name`.yaml that are short enough, by name."""
+    sets = yaml.safe_load(Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8"))
     return {name: about for name, about in sets.items() if about["length"] <= budget.context}
 
 
@@ -99,7 +125,8 @@ def write_sets(sets: Mapping[str, Mapping[str, Any]], budget: Budget, seed: int)
             tokens=int(about["words"] * budget.text_scale),
             length=about["length"],
             seed=seed + number,
-            shares={kind: about[kind] for kind in SHARES},
+            shares={kind: about[kind] for kind in KINDS if kind in about},
+            kind=HonestWriter,
             longest_shot=about.get("longest_shot", 1),
             as_frames=about.get("as_frames", True),
         )
@@ -131,10 +158,11 @@ def note_tower(name: str, budget: Budget, step: int, metrics: dict[str, float]) 
         print_line(f"{name} {step}/{budget.tower_steps} {to_json(metrics)}")
 
 
-def pictures(budget: Budget, seed: int) -> None:
+def pictures(budget: Budget, seed: int, *, honest: bool = False) -> None:
     """Draw the mosaics of alignment; AnyRes takes more tokens, so it gets fewer scenes each."""
     for part, share, first in (("train", 1.0, 1), ("held_out", 0.06, 2)):
-        samples = int(budget.samples * share)
-        drawn = partial(write_alignment, samples=samples, seed=10 * seed + first)
+        samples = int(budget.samples * share) * (2 if honest else 1)
+        drawn = partial(write_alignment, samples=samples, seed=10 * seed + first, honest=honest)
         drawn(Path("pictures") / part)
-        drawn(Path("pictures") / f"{part}_anyres", packing="anyres")
+        if not honest:
+            drawn(Path("pictures") / f"{part}_anyres", packing="anyres")

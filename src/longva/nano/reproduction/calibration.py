@@ -1,0 +1,134 @@
+"""What of an honest nano is fitted, on films of their own: which head looks up, and how sure it is.
+
+    look_up       the head by whose matches most times, orders and counts are right, and how far
+                  below the best one matches are looked for, by which most counts are right
+    confidence    logistic regressions on best match and odds; see `longva.watching.confidence`
+
+Whether what comes of it is right is measured on other films, by benchmarks/nano_questions.py.
+"""
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from longva.finite import to_json
+from longva.nano.asked_film import LEAST_FRAMES, Asked, AskedFilm, ask_all, draw_film, questions
+from longva.nano.reproduction.measures import print_line
+from longva.nano.wordings import TRAINED
+from longva.nano.words import LOOK_UP, POINTERS
+from longva.watching.confidence import log_odds
+from longva.watching.look_up import POINTERS as NAMES
+
+FIRST_SEED = 100_000
+"""Of the films; those of measuring have others."""
+
+HEAD_FILMS, CONFIDENCE_FILMS = 24, 80
+LONGEST = 1600
+"""Frames of a film."""
+
+REACHES = (20.0, 12.0, 15.0, 25.0, 30.0)
+"""Tried, the first for the choice of the head; see `longva.watching.look_up`."""
+
+REFUSALS = ("not", "no")
+"""Words of answers that something is not shown."""
+
+
+def drawn_films(first: int, count: int, longest: int) -> Iterator[tuple[int, AskedFilm]]:
+    """Draw films of 200 frames to `longest`, as many short as long ones by the logarithm."""
+    for seed in range(first, first + count):
+        share = random.Random(f"length {seed}").random()
+        yield seed, draw_film(seed, int(LEAST_FRAMES * (longest / LEAST_FRAMES) ** share))
+
+
+def look_up_of(head: Sequence[int], reach: float) -> dict[str, Any]:
+    """Return `look_up` of a config."""
+    words = dict(zip(NAMES, POINTERS, strict=True))
+    return {"head": list(head), "after": LOOK_UP, "reach": reach, **words}
+
+
+def fit_look_up(longva: Any) -> None:
+    """Choose head and reach, and put them into the model's config.
+
+    Heads of layer 0 are left out: they look at the last few tokens.
+    """
+    text = longva.model.config.text_config
+    heads = list(product(range(1, text.num_hidden_layers), range(text.num_attention_heads)))
+    right = tally(
+        longva, [look_up_of(head, REACHES[0]) for head in heads], ("when, ", "first", "count ")
+    )
+    head = heads[int(np.argmax(right))]
+    named = {f"{layer}.{number}": n for (layer, number), n in zip(heads, right, strict=True)}
+    print_line(f"times, orders and counts right, by head: {to_json(named)}")
+    right = tally(longva, [look_up_of(head, reach) for reach in REACHES], ("count ",))
+    named = {f"{reach:g}": n for reach, n in zip(REACHES, right, strict=True)}
+    print_line(f"counts right, by reach: {to_json(named)}")
+    longva.model.config.look_up = look_up_of(head, REACHES[int(np.argmax(right))])
+
+
+def tally(longva: Any, settings: Sequence[dict[str, Any]], kinds: tuple[str, ...]) -> list[int]:
+    """Count right answers to some kinds of questions, by setting of `look_up`."""
+    right = [0] * len(settings)
+    for seed, film in drawn_films(FIRST_SEED, HEAD_FILMS, LONGEST):
+        asked = questions(film, random.Random(seed), TRAINED)
+        asked = [one for one in asked if one.kind.startswith(kinds) and not one.refuses]
+        with longva.watch(film.pictures, frames_fps=1) as session:
+            for number, longva.model.config.look_up in enumerate(settings):
+                answers = [session.ask(one.question, max_new_tokens=24).text for one in asked]
+                right[number] += sum(map(Asked.is_right, asked, answers))
+    return right
+
+
+def fit_confidence(longva: Any) -> None:
+    """Fit both logistic regressions, and put them into the model's config."""
+    scale = 0.01  # with it alone, the match can be read back from what is said
+    bare = {"bias": 0.0, "match": 0.0, "odds": 0.0, "refusals": list(REFUSALS)}
+    longva.model.config.confidence = bare | {"shown": {"bias": 0.0, "match": scale}}
+    rows = [
+        row
+        for seed, film in drawn_films(FIRST_SEED + HEAD_FILMS, CONFIDENCE_FILMS, LONGEST)
+        for row in ask_all(longva, film, list(questions(film, random.Random(seed), TRAINED)))
+    ]
+    match = np.array([log_odds(row["shown"]) / scale for row in rows])
+    odds = np.array([log_odds(math.exp(row["logprob"])) for row in rows])
+    said = np.array([row["said_no"] for row in rows])
+    lacks = np.array([row["refuses"] for row in rows])
+    right = np.array([row["right"] for row in rows])
+    known = np.array([row["kind"] != "unknown word" for row in rows])  # what else is looked up
+    ones = np.ones(len(rows))
+    inputs = np.stack([ones, match, np.where(said, -odds, odds)], axis=1)
+    fitted = logistic(inputs, np.where(said, ~lacks, right).astype(float))
+    shown = logistic(inputs[known, :2], 1.0 - lacks[known])
+    longva.model.config.confidence = {
+        **rounded(("bias", "match", "odds"), fitted),
+        "shown": rounded(("bias", "match"), shown),
+        "refusals": list(REFUSALS),
+    }
+    print_line(f"confidence, of {len(rows)} answers: {to_json(longva.model.config.confidence)}")
+
+
+def rounded(names: Sequence[str], weights: np.ndarray) -> dict[str, float]:
+    """Name weights, to three digits behind the point."""
+    return {name: round(float(weight), 3) for name, weight in zip(names, weights, strict=True)}
+
+
+def logistic(inputs: np.ndarray, outcomes: np.ndarray) -> np.ndarray:
+    """Fit a logistic regression by Newton's steps, with a little of ridge.
+
+    Args:
+        inputs: [n, k].
+        outcomes: [n], 0 or 1.
+
+    Returns:
+        [k] weights.
+    """
+    weights = np.zeros(inputs.shape[1])
+    for _ in range(50):
+        chance = 1 / (1 + np.exp(-inputs @ weights))
+        slope = inputs.T @ (chance - outcomes) + 1e-2 * weights
+        curve = (inputs * (chance * (1 - chance))[:, None]).T @ inputs
+        weights -= np.linalg.solve(curve + 1e-2 * np.eye(len(weights)), slope)
+    return weights
