@@ -28,12 +28,11 @@ from longva.checkpoints.fingerprint import weights_fingerprint
 from longva.errors import LongVAError
 from longva.files.writing import append_line, read_lines
 from longva.nano.asked_film import ask_all, questions
-from longva.nano.reproduction.calibration import drawn_films
+from longva.nano.reproduction.calibration import drawn_films, made_to_name
 from longva.nano.wordings import HELD_OUT, TRAINED
 from longva.nano.world import OBJECTS, QUESTIONS
 from longva.reporting.figure import new_figure, plain_axes, save_figure
 from longva.reporting.intervals import clustered_interval
-from longva.watching.answer import KNOWN
 
 TEST = 2_000_000
 """First seed of the films: of the run that is quoted, drawn after the weights were fixed."""
@@ -48,7 +47,7 @@ WORDINGS = {"trained": TRAINED, "held-out": HELD_OUT}
 
 
 def run(longva: LongVA, first: int, films: int, longest: int, log: Path) -> list[Row]:
-    """Ask about films; return a row an answer.
+    """Ask about films; return a line a film, with its answers in `rows`.
 
     Raises:
         LongVAError: the file has answers of another model.
@@ -60,17 +59,15 @@ def run(longva: LongVA, first: int, films: int, longest: int, log: Path) -> list
     for seed, film in drawn_films(first, films, longest):
         if seed in done:
             continue
-        rows = []
-        for wording, of in WORDINGS.items():
-            asked = list(questions(film, random.Random(f"{seed} {wording}"), of))
-            rows += [{"wording": wording, **row} for row in ask_all(longva, film, asked)]
-        append_line(log, {"model": model, "film": seed, "frames": len(film.frames), "rows": rows})
-    lines = [line for line in read_lines(log) if first <= line["film"] < first + films]
-    return [
-        {"film": line["film"], "frames": line["frames"], **row}
-        for line in lines
-        for row in line["rows"]
-    ]
+        rows: list[Row] = []
+        with longva.watch(film.pictures, frames_fps=1) as session:
+            for wording, of in WORDINGS.items():
+                asked = list(questions(film, random.Random(f"{seed} {wording}"), of))
+                rows += [{"wording": wording, **row} for row in ask_all(session, asked)]
+            forced = [bool(answer.known) for answer in made_to_name(session, film)]
+        told = {"model": model, "film": seed, "frames": len(film.frames)}
+        append_line(log, {**told, "rows": rows, "forced": forced})
+    return [line for line in read_lines(log) if first <= line["film"] < first + films]
 
 
 def outcomes(rows: Sequence[Row]) -> list[tuple[int, bool]]:
@@ -96,18 +93,16 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 
 def false_answers(rows: Sequence[Row]) -> str:
-    """Say how often absent objects get an answer, where 95 % of those shown get one."""
+    """Say how often objects get an answer that are shown, and that are absent."""
     facts = [row for row in rows if row["kind"].split(",")[0] in QUESTIONS]
-    shown = [row["shown"] for row in facts if not row["refuses"]]
-    threshold = float(np.quantile(shown, 0.05))
-    absent = [row for row in facts if row["refuses"]]
-    as_said = share([(row["film"], not row["said_no"]) for row in absent])
-    scored = share([(row["film"], row["shown"] >= threshold) for row in absent])
-    recall = share([(row["film"], not row["said_no"]) for row in facts if not row["refuses"]])
+    told = [
+        share([(row["film"], not row["said_no"]) for row in facts if row["refuses"] == lacks])
+        for lacks in (False, True)
+    ]
     return (
-        "| about objects | share [95 % interval] | count |\n|---|---|---|\n"
-        f"| shown: an answer is given | {recall} |\n| absent: one is given, as the answer says | "
-        f"{as_said} |\n| absent: over the threshold that 95 % of those shown pass | {scored} |"
+        "| asked for a number, a color, a companion | share [95 % interval] | count |\n"
+        f"|---|---|---|\n| something is named: shown | {told[0]} |\n"
+        f"| something is named: absent | {told[1]} |"
     )
 
 
@@ -185,7 +180,13 @@ def main() -> None:
     torch.set_num_threads(1)
     given.out.mkdir(parents=True, exist_ok=True)
     longva = LongVA.from_pretrained(given.model)
-    rows = run(longva, given.first, given.films, given.longest, given.out / "answers.jsonl")
+    log = given.out / "answers.jsonl"
+    lines = run(longva, given.first, given.films, given.longest, log)
+    rows = [
+        {"film": line["film"], "frames": line["frames"], **row}
+        for line in lines
+        for row in line["rows"]
+    ]
     print(f"Device: {platform.machine()} CPU, date: {date.today()}, torch {torch.__version__}\n")
     print("\n".join(table(rows)), end="\n\n")
     print(false_answers(rows), end="\n\n")
@@ -200,10 +201,10 @@ def main() -> None:
     print(f"Brier score {brier:.4f}.\n")
     print("| questions after which something seems `known` | share [95 % interval] | count |")
     print("|---|---|---|")
-    judged = [(row["film"], row["shown"] >= KNOWN, row) for row in rows]
     groups = {
-        "objects shown": [(film, k) for film, k, row in judged if not row["refuses"]],
-        "objects absent": [(film, k) for film, k, row in judged if row["refuses"]],
+        "objects shown": [(r["film"], r["known"]) for r in rows if not r["refuses"]],
+        "objects absent": [(r["film"], r["known"]) for r in rows if r["refuses"]],
+        "absent, made to name": [(line["film"], k) for line in lines for k in line["forced"]],
         "patterns and noise": pictures,
         "films of the folder": videos,
     }

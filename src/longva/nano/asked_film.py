@@ -169,31 +169,28 @@ def questions(
     yield Asked(kind="unknown word", question=strange, answers=(UNKNOWN,), refuses=True)
 
 
-def ask_all(
-    longva: Any, film: AskedFilm, asked: Sequence[Asked], **options: Any
-) -> list[dict[str, Any]]:
-    """Let a model watch a film and answer.
+def ask_all(session: Any, asked: Sequence[Asked]) -> list[dict[str, Any]]:
+    """Ask a session that has watched the film.
 
     Returns:
         A row a question: `kind`, `question`, `answer`, `right`, `refuses` (what is right),
-        `logprob`, `confidence`, and of a calibrated model `shown` and `said_no`, as `Confidence`
-        has them.
+        `logprob`, and of a calibrated model `confidence`, `known`, `shown` and `said_no`.
     """
     rows = []
-    with longva.watch(film.pictures, frames_fps=1) as session:
-        for one in asked:
-            answer = session.ask(one.question, max_new_tokens=24, **options)
-            rows.append(
-                {
-                    "kind": one.kind,
-                    "question": one.question,
-                    "answer": answer.text,
-                    "right": one.is_right(answer.text),
-                    "refuses": one.refuses,
-                    "logprob": answer.logprob,
-                    "confidence": answer.confidence,
-                    "shown": answer.sure and answer.sure.shown,
-                    "said_no": answer.sure and answer.sure.refuses,
-                }
-            )
+    for one in asked:
+        answer = session.ask(one.question, max_new_tokens=24)
+        rows.append(
+            {
+                "kind": one.kind,
+                "question": one.question,
+                "answer": answer.text,
+                "right": one.is_right(answer.text),
+                "refuses": one.refuses,
+                "logprob": answer.logprob,
+                "confidence": answer.confidence,
+                "known": answer.known,
+                "shown": answer.sure and answer.sure.shown,
+                "said_no": answer.sure and answer.sure.refuses,
+            }
+        )
     return rows

@@ -14,13 +14,13 @@ from longva.watching.features import WatchedFrames
 from longva.watching.turns import unique_names
 
 NOTHING = "nothing I know is shown: this is a guess"
-"""Noted with an answer that is less than `KNOWN`."""
+"""Noted with an answer about what is shown with less than `KNOWN`."""
 
-DENIED = "something like it seems to be shown, though"
-"""Noted with an answer that says no, where `KNOWN` says otherwise."""
+DENIED = "I am not sure that it is not"
+"""Noted with an answer that says that something is not shown, and is more probably wrong."""
 
 KNOWN = 0.1
-"""Confidence under which an answer is called a guess: fewer than one in ten of them are right."""
+"""Probability that it is shown under which an answer about something is called a guess."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +96,15 @@ class Answer:
     @property
     def known_media(self) -> list[bool]:
         """Which media seem to show what was asked about, of a model that was calibrated."""
-        return [] if self.sure is None else [shown >= KNOWN for shown in self.sure.by_medium]
+        if self.sure is None:
+            return []
+        known = not self.sure.refuses and self.sure.shown >= KNOWN
+        return [known and matches for matches in self.sure.media]
 
     @property
     def known(self) -> bool | None:
         """Whether what was asked about seems to be shown; None of a model not calibrated."""
-        return None if self.sure is None else self.sure.shown >= KNOWN
+        return None if self.sure is None else any(self.known_media)
 
     @property
     def is_guess(self) -> bool:
@@ -112,7 +115,7 @@ class Answer:
     def doubt(self) -> str:
         """What a reader should know of an answer whose subject does not seem to be shown."""
         if self.sure is None or self.sure.refuses:
-            return DENIED if self.known else ""
+            return DENIED if self.sure is not None and self.sure.right < 0.5 else ""
         if self.is_guess:
             return NOTHING
         told = zip(unique_names(self.media), self.known_media, strict=False)

@@ -26,16 +26,16 @@ SUREST = 1 - 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Confidence:
-    """Of a model that was calibrated, about an answer; all are probabilities, 0 to 1."""
+    """Of a model that was calibrated, about an answer; numbers are probabilities, 0 to 1."""
 
     right: float
     """The answer is right."""
 
     shown: float
-    """All that the answer is about is shown, by how well frames match."""
+    """What the answer is about is shown, by how well frames match; of a refusal it says little."""
 
-    by_medium: list[float]
-    """Each medium shows some of it."""
+    media: list[bool]
+    """Which media have frames that match."""
 
     refuses: bool = False
     """Whether the answer says that something is not shown."""
@@ -60,18 +60,14 @@ def confidence(model: Any, heard: Heard, reply: AnswerText) -> Confidence | None
     refused = [LookUp(max(0, n - len(heard.begun)), 0) for n in said[:1]]
     last = LookUp(max(len(reply.ids), 1) - 1, 0)
     chosen = refused or heard.look_ups(reply.ids) or [last]
-    matches = [[float(of.max()) for of in heard.scores(one)] for one in chosen]
-    worst = min(map(max, matches))
+    match = min(max(float(of.max()) for of in heard.scores(one)) for one in chosen)
+    matching = {medium for one in chosen for medium, *_ in heard.shots(one)}
     odds = log_odds(math.exp(reply.logprob)) * (-1 if said else 1)
-    right = sigmoid(by["bias"] + by["match"] * worst + by["odds"] * odds)
-
-    def shown(match: float) -> float:
-        return sigmoid(by["shown"]["bias"] + by["shown"]["match"] * match)
-
+    right = sigmoid(by["bias"] + by["match"] * match + by["odds"] * odds)
     return Confidence(
         right=1 - right if said else right,
-        shown=shown(worst),
-        by_medium=[shown(max(of)) for of in zip(*matches, strict=True)],
+        shown=sigmoid(by["shown"]["bias"] + by["shown"]["match"] * match),
+        media=[number in matching for number in range(len(heard.media))],
         refuses=bool(said),
     )
 

@@ -20,6 +20,9 @@ from longva.nano.asked_film import LEAST_FRAMES, Asked, AskedFilm, ask_all, draw
 from longva.nano.reproduction.measures import print_line
 from longva.nano.wordings import TRAINED
 from longva.nano.words import LOOK_UP, POINTERS
+from longva.nano.world import QUESTIONS, About
+from longva.prompts.decoding import Sampling
+from longva.watching.answer import Answer
 from longva.watching.confidence import log_odds
 from longva.watching.look_up import POINTERS as NAMES
 
@@ -83,31 +86,52 @@ def tally(longva: Any, settings: Sequence[dict[str, Any]], kinds: tuple[str, ...
 
 
 def fit_confidence(longva: Any) -> None:
-    """Fit both logistic regressions, and put them into the model's config."""
+    """Fit both logistic regressions, and put them into the model's config.
+
+    Whether something is shown is told by look-ups of what is, and by those that the model makes
+    where it is made to name what is not: of itself it refuses.
+    """
     scale = 0.01  # with it alone, the match can be read back from what is said
     bare = {"bias": 0.0, "match": 0.0, "odds": 0.0, "refusals": list(REFUSALS)}
     longva.model.config.confidence = bare | {"shown": {"bias": 0.0, "match": scale}}
-    rows = [
-        row
-        for seed, film in drawn_films(FIRST_SEED + HEAD_FILMS, CONFIDENCE_FILMS, LONGEST)
-        for row in ask_all(longva, film, list(questions(film, random.Random(seed), TRAINED)))
-    ]
+    rows, forced = [], []
+    for seed, film in drawn_films(FIRST_SEED + HEAD_FILMS, CONFIDENCE_FILMS, LONGEST):
+        with longva.watch(film.pictures, frames_fps=1) as session:
+            rows += ask_all(session, list(questions(film, random.Random(seed), TRAINED)))
+            forced += [one.sure.shown for one in made_to_name(session, film) if one.sure]
     match = np.array([log_odds(row["shown"]) / scale for row in rows])
     odds = np.array([log_odds(math.exp(row["logprob"])) for row in rows])
     said = np.array([row["said_no"] for row in rows])
     lacks = np.array([row["refuses"] for row in rows])
     right = np.array([row["right"] for row in rows])
-    known = np.array([row["kind"] != "unknown word" for row in rows])  # what else is looked up
-    ones = np.ones(len(rows))
-    inputs = np.stack([ones, match, np.where(said, -odds, odds)], axis=1)
+    inputs = np.stack([np.ones(len(rows)), match, np.where(said, -odds, odds)], axis=1)
     fitted = logistic(inputs, np.where(said, ~lacks, right).astype(float))
-    shown = logistic(inputs[known, :2], 1.0 - lacks[known])
+    found = match[~said & ~lacks]
+    guessed = np.array([log_odds(shown) / scale for shown in forced])
+    both = np.concatenate([found, guessed])
+    outcomes = np.arange(len(both)) < len(found)
+    shown = logistic(np.stack([np.ones(len(both)), both], axis=1), outcomes.astype(float))
     longva.model.config.confidence = {
         **rounded(("bias", "match", "odds"), fitted),
         "shown": rounded(("bias", "match"), shown),
         "refusals": list(REFUSALS),
     }
     print_line(f"confidence, of {len(rows)} answers: {to_json(longva.model.config.confidence)}")
+
+
+def made_to_name(session: Any, film: AskedFilm) -> list[Answer]:
+    """Ask about what a film does not show, the answer begun, so that something is looked up."""
+    name, once = film.objects["absent"], Sampling(min_tokens=1)
+    begun: dict[About, str] = {"number": "number", "color": "color", "companion": "beside"}
+    return [
+        session.ask(
+            QUESTIONS[about].format(name),
+            begins=f"{name} {word}",
+            sampling=once,
+            max_new_tokens=1,
+        )
+        for about, word in begun.items()
+    ]
 
 
 def rounded(names: Sequence[str], weights: np.ndarray) -> dict[str, float]:
