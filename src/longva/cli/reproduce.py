@@ -24,10 +24,13 @@ def nano(
     budget: Annotated[str, typer.Option(help="smoke or laptop.")] = "laptop",
     seeds: Annotated[
         list[int] | None,
-        typer.Option(min=0, help="Seeds; repeat. Default: 0 1 2, of a study 101 to 105."),
+        typer.Option(min=0, help="Seeds; repeat. Default: 0 1 2; transfer: 101 to 105; honest: 0."),
     ] = None,
     study: Annotated[
-        str, typer.Option(help="transfer: the controls of docs/experiments/transfer.md.")
+        str,
+        typer.Option(
+            help="transfer: controls, see docs/experiments/transfer.md; honest: the embedded model."
+        ),
     ] = "",
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Seeds at a time; default: one a CPU.")

@@ -20,7 +20,7 @@ class Budget:
     """`--set` of the recipes."""
 
     tower_steps: int = 5000
-    wordless_alignment: tuple[int, int] = (1000, 60)
+    wordless_alignment: tuple[int, int] = (1500, 60)
     """Steps of stages 1 and 2 behind the study's towers that never saw a word embedding."""
 
     samples: int = 1000
