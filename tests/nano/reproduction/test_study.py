@@ -13,13 +13,14 @@ from longva.nano.reproduction.run import reproduce
 from longva.nano.reproduction.seed import run_seed
 from longva.nano.reproduction.study import (
     WORDLESS,
+    grid_of,
     language_models,
     plain,
     short,
     wordless_stage1,
     wordless_stage2,
 )
-from longva.nano.reproduction.study_report import judge_study, outcome, read_study
+from longva.nano.reproduction.study_report import CONDITIONS, judge_study, outcome, read_study
 from longva.nano.world import COLOURS, Scene, is_held_out
 from longva.recipes import load_recipe
 from longva.train.align import AlignConfig
@@ -192,6 +193,14 @@ def test_finished_seeds_are_reported_and_not_trained_again(tmp_path):
     assert "| g2b | rows of 256, tower of captions | 49.4 %" in text
     for figure in ("transfer.png", "transfer_towers.png"):
         assert (page.parent / figure).stat().st_size > 10_000
+
+
+def test_conditions_that_decide_at_1024_frames_are_measured_that_far():
+    budget = BUDGETS["laptop"]
+    far = {name: grid_of(budget, name).all_lengths[-1] for name in CONDITIONS}
+    longest = {name for name, frames in far.items() if frames == 3600}
+    assert longest == {"extended", "short", "rope", "dose_512", "dose_1024", "dose_2048"}
+    assert {far[name] for name in far if name not in longest} == {1024}
 
 
 def test_an_empty_folder_has_no_study(tmp_path):

@@ -66,6 +66,10 @@ WORDLESS = {
 WORDLESS_LR, FEW = 3e-3, 4
 """Of a projector that begins at random, in stage 1: its learning rate, and scenes of a picture."""
 
+FAR, NEAR = ("extended", "short", "rope", "dose_"), 1024
+"""Beginnings of the names of conditions that are measured on all lengths of film, and how many
+frames the others' longest film has: the rule asks for no more of them."""
+
 CHOICE = NEEDLES / "rope.json"
 RESULTS = "results.json"
 
@@ -289,9 +293,17 @@ class ToldModel(TreeModel):
 def panel(budget: Budget, name: str) -> None:
     """Measure one condition."""
     model = {"rope": read_json(CHOICE)["model"], "told": "extended"}.get(name, name)
-    recipe = visual_recipe(NEEDLES, f"aligned/{model}/model", NEEDLES / name, budget.frame_grid)
+    grid = grid_of(budget, name)
+    recipe = visual_recipe(NEEDLES, f"aligned/{model}/model", NEEDLES / name, grid)
     told = ToldModel.from_recipe(recipe, video=True) if name == "told" else None
     run_visual(recipe, progress=printed(f"needles {name}"), model=told)
+
+
+def grid_of(budget: Budget, name: str) -> Grid:
+    """Return the cells of a condition."""
+    most = budget.frames[-1] if name.startswith(FAR) else NEAR
+    lengths = tuple(frames for frames in budget.frames if frames <= most)
+    return Grid(lengths=lengths, depths=budget.depths)
 
 
 def write_results(budget: Budget, seed: int) -> None:

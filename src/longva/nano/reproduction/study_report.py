@@ -9,7 +9,7 @@ docs/experiments/transfer.md. What is not there yet is open, and nothing is fill
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -272,7 +272,8 @@ def study_page(numbers: Mapping[str, Any]) -> list[str]:
     ]
     for name, points in by_length.items():
         letter, meaning = CONDITIONS[name]
-        lines.append(f"| {letter} | {meaning} | {' | '.join(map(share, points))} |")
+        shares = filled(map(share, points), len(lengths))
+        lines.append(f"| {letter} | {meaning} | {' | '.join(shares)} |")
     lines += ["", "By seed, and the reach in frames:", ""]
     lines += [
         f"| | seed | {' | '.join(f'{length:,}' for length in lengths)} | reach |",
@@ -280,12 +281,23 @@ def study_page(numbers: Mapping[str, Any]) -> list[str]:
     ]
     for name, points in by_length.items():
         for seed, reached in numbers["reach"][name].items():
-            shares = (percent(point["by_seed"][seed]["corrected"]) for point in points)
+            found = (percent(point["by_seed"][seed]["corrected"]) for point in points)
+            shares = filled(found, len(lengths))
             letter, meaning = CONDITIONS[name]
             lines.append(f"| {letter} {meaning} | {seed} | {' | '.join(shares)} | {reached:,} |")
     chosen = ", ".join(f"{s['seed']}: {s['rope']['chosen']:g}" for s in numbers["seeds"])
     made = {f"longva {s['version']}, torch {s['torch']}, {s['date']}" for s in numbers["seeds"]}
     return [*lines, "", f"RoPE base chosen for (d), by seed: {chosen}.", "", *sorted(made)]
+
+
+def filled(cells: Iterable[str], count: int) -> list[str]:
+    """Fill a row of the table, whose last lengths a condition may not have.
+
+    >>> filled(["1 %"], 2)
+    ['1 %', 'not measured']
+    """
+    there = list(cells)
+    return there + ["not measured"] * (count - len(there))
 
 
 def _verdict(passed: bool | None) -> str:
