@@ -54,6 +54,8 @@ def results(out: Path) -> dict:
     return json.loads(path.read_text())
 
 
+@pytest.mark.whole
+@pytest.mark.slow
 def test_every_section_reports_finite_numbers(out):
     sections = results(out)["sections"]
     assert {name: len(rows) for name, rows in sections.items()} == {
@@ -75,6 +77,8 @@ def test_every_section_reports_finite_numbers(out):
             assert row.get("seconds", 1) > 0
 
 
+@pytest.mark.whole
+@pytest.mark.slow
 def test_both_sides_of_a_comparison_compute_the_same(out):
     sections = results(out)["sections"]
     errors = {name: row["error"] for name, row in sections["correct"].items()}
@@ -91,6 +95,8 @@ def test_both_sides_of_a_comparison_compute_the_same(out):
     assert chunked["weight_grad_norm"] == pytest.approx(plain["weight_grad_norm"], rel=1e-5)
 
 
+@pytest.mark.whole
+@pytest.mark.slow
 def test_the_report_has_a_table_a_section_and_nothing_is_left_out(out):
     (report,) = out.glob("gpu_suite_toy_*.md")
     text = report.read_text()
@@ -100,6 +106,8 @@ def test_the_report_has_a_table_a_section_and_nothing_is_left_out(out):
     assert "Not measured" not in text
 
 
+@pytest.mark.whole
+@pytest.mark.slow
 def test_a_second_call_measures_only_what_is_missing(out):
     (path,) = out.glob("gpu_suite_toy_*.json")
     stored = results(out)
@@ -112,6 +120,8 @@ def test_a_second_call_measures_only_what_is_missing(out):
     assert again["loss"]["chunked"]["loss"] == pytest.approx(kept["loss"], rel=1e-5)
 
 
+@pytest.mark.whole
+@pytest.mark.slow
 def test_a_section_without_time_is_named(out, tmp_path):
     run("--out", tmp_path, "--sections", "loss", "--seconds", "20")
     assert results(tmp_path)["sections"] == {}

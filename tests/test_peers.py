@@ -79,6 +79,8 @@ def test_the_report_keeps_what_did_not_run():
     assert "not run: ImportError: a/b |" in report
 
 
+@pytest.mark.whole
+@pytest.mark.slow
 def test_a_comparison_prints_a_line_a_case(capsys):
     peers.main(["--child", "loss", "--quick"])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line]

@@ -55,6 +55,8 @@ def test_a_seed_given_twice_is_run_once_and_its_failure_shows_the_end_of_its_log
     assert shown == [f"line {number} of seed 3" for number in range(1, LOG_LINES + 1)]
 
 
+@pytest.mark.whole
+@pytest.mark.slow
 def test_a_seed_that_another_process_is_at_work_on_is_refused(tmp_path):
     with only_run(tmp_path / "seed_0"), pytest.raises(LongVAError, match="seed_0 is in use by"):
         reproduce(tmp_path, budget="smoke", seeds=[0])
