@@ -10,8 +10,9 @@ from PIL import Image
 
 from longva.errors import ContextLengthError, LongVAError, NonFiniteError, VideoError
 from longva.evaluate.conversations import Reader, fingerprint
-from longva.media.sampling import FrameSampling
+from longva.media.sampling import FrameSampling, clock
 from longva.model.random_model import random_longva
+from longva.nano.film import write_film
 from longva.nano.world import draw_scene, random_scene
 from longva.watching.assistant import LongVA
 from tests.tolerance import SAME
@@ -47,6 +48,14 @@ def test_an_answer_is_that_of_the_assistant(longva, video):
     reader = Reader(longva, sampling=SIX_FRAMES)
     got = reader.generate(user(video, "What is shown?"), max_new_tokens=12)
     assert (got.text, got.prompt_tokens) == (want.text, want.prompt_tokens)
+
+
+def test_times_and_counts_in_an_answer_are_those_of_the_assistant(tmp_path):
+    _, second = write_film(tmp_path / "film.mp4", seconds=60, hide="anchor", seed=1)
+    reader = Reader(LongVA.from_pretrained("nano"), sampling=FrameSampling(num_frames=60))
+    asked = user(tmp_path / "film.mp4", "When does the anchor appear?")
+    answer = reader.generate(asked, max_new_tokens=12).text
+    assert answer.startswith("anchor number ") and answer.endswith(f" at {clock(second)}")
 
 
 @pytest.mark.parametrize("name", ["qwen3_vl", "internvl"])
