@@ -1,4 +1,5 @@
 import random
+import re
 from itertools import groupby
 
 import pytest
@@ -146,3 +147,17 @@ def test_the_book_says_no_magic_number_and_is_long_enough():
 def test_long_text_has_rows_of_its_length():
     text = long_documents(length=300, rows=2, seed=0)
     assert len(word_tokenizer()(text).input_ids) == 600
+
+
+def shots(most_asked: float) -> int:
+    """Scenes told four times in a row and more, in short albums."""
+    writer = Writer(5, {"album": 1.0}, longest_shot=24, most_asked=most_asked)
+    writer._style = lambda styles: 0
+    words = [" ".join(writer.album(220)) for _ in range(100)]
+    return sum(len(re.findall(r"(\w+ \d\d \w+ \w+ )\1{3,}", told)) for told in words)
+
+
+def test_short_albums_have_shots_where_not_all_of_them_is_asked_about():
+    assert shots(0.5) > 2 * shots(1.0) > 0
+    few = Writer(1, most_asked=0.5)
+    assert few.sequence(500) == Writer(1).sequence(500)

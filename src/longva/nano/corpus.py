@@ -108,6 +108,8 @@ class Writer:
             once, a model must tell the two apart much better.
         as_frames: whether scenes may be told as frames; else all are told in sentences, those of a
             document in an order that is not that of a frame's tokens.
+        most_asked: of the scenes of an album with shots, the largest share that is asked about. All
+            scenes of a short one would be, and none a shot.
     """
 
     def __init__(
@@ -116,11 +118,13 @@ class Writer:
         shares: Mapping[str, float] = SHARES,
         longest_shot: int = 1,
         as_frames: bool = True,
+        most_asked: float = 1.0,
     ):
         self.rng = random.Random(seed)
         self.shares = shares
         self.longest_shot = longest_shot
         self.as_frames = as_frames
+        self.most_asked = most_asked
 
     def sequence(self, length: int) -> list[str]:
         """Write exactly `length` words: documents, long and short, each after `<|endoftext|>`."""
@@ -151,6 +155,7 @@ class Writer:
         # Scenes to ask about are spread over the whole document, however long it is.
         told = style_words(style or 0) * (1 + shot) / 2
         spread = num_asked * told / (share * length) * rng.uniform(1, 2)
+        spread = min(spread, self.most_asked if shot > 1 else 1.0)
         words = [*SYSTEM_TURN, *turn("user"), *split_words(rng.choice(INTROS))]
         asked: list[Scene] = []
         for part in range(1, num_parts + 1):
@@ -293,6 +298,7 @@ def write_corpus(
     shares: Mapping[str, float],
     longest_shot: int = 1,
     as_frames: bool = True,
+    most_asked: float = 1.0,
     kind: type[Writer] = Writer,
 ) -> None:
     """Write JSON lines for `longva prepare-text`: `tokens` words, a line a row of `length`.
@@ -300,7 +306,7 @@ def write_corpus(
     With the separator before it a line has exactly `length` tokens, so that rows of that length are
     whole, in whatever order the lines are packed. Needs `special_tokens`.
     """
-    writer = kind(seed, shares, longest_shot, as_frames)
+    writer = kind(seed, shares, longest_shot, as_frames, most_asked)
     rows = (writer.sequence(length) for _ in range(tokens // length))
     write_lines(path, ({"text": " ".join(words)} for _, *words in rows))
 

@@ -109,7 +109,6 @@ def learn_from_pictures(
     steps: int,
     seed: int,
     progress: Callable[[int, dict[str, float]], None] | None = None,
-    draw: Callable[[random.Random], list[Scene]] = random_scenes,
 ) -> None:
     """Train on pictures that are drawn anew at every step, by AdamW, from warm-up down a cosine.
 
@@ -120,7 +119,6 @@ def learn_from_pictures(
         steps: updates.
         seed: of the pictures.
         progress: called after each step with its number and metrics.
-        draw: chooses the scenes of a step.
     """
     trained = [parameter for group in groups for parameter in group["params"]]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
@@ -132,7 +130,7 @@ def learn_from_pictures(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     rng = random.Random(seed)
     for step in range(steps):
-        scenes = draw(rng)
+        scenes = random_scenes(rng)
         pixels = to_pixels([seen_picture(rng, scene, random_layout(rng)) for scene in scenes])
         loss, metrics = read(pixels, scenes)
         loss.backward()

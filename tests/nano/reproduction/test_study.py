@@ -71,24 +71,22 @@ def test_the_short_control_reads_as_many_tokens_in_rows_of_the_base_length():
 def test_each_dose_is_a_rung_of_the_extension():
     models = language_models(BUDGETS["laptop"])
     assert models["dose_1024"] == "extend/rung_2/model"
+    assert models["short_1024"] == "extend_short/rung_2/model"
     assert models["rope_1.2e+08"] == "rope/1.2e+08"
 
 
-def test_towers_of_their_own_are_aligned_as_the_others_from_a_projector_at_random():
+def test_a_tower_of_its_own_is_aligned_as_the_others_from_a_projector_at_random():
     budget = replace(BUDGETS["laptop"], wordless_alignment=(7, 8))
     common = load_recipe(AlignConfig, "nano/stage2_unires", [])
-    stage1 = wordless_stage1(budget, "heads", common)
+    stage1 = wordless_stage1(budget, common)
     assert (stage1.language_model, stage1.projector) == ("base/model", None)
     assert (stage1.vision_tower, stage1.loop.max_steps) == ("tower_heads/clip", 7)
     assert stage1.optim.lr == {"projector": 3e-3}
     assert [str(one.path) for one in stage1.data.datasets] == ["pictures/train_few/chats.jsonl"]
     assert stage1.data.max_tokens == common.data.max_tokens
-    stage2 = wordless_stage2(budget, "captions_short", common)
+    stage2 = wordless_stage2(budget, "heads_short", common)
     assert stage2.language_model == "extend_short/model"
-    assert (stage2.vision_tower, stage2.projector) == (
-        "tower_captions/clip",
-        "stage1_captions/model",
-    )
+    assert (stage2.vision_tower, stage2.projector) == ("tower_heads/clip", "stage1_heads/model")
     assert stage2.loop == replace(common.loop, max_steps=8)
     assert (stage2.data, stage2.optim) == (common.data, common.optim)
 
@@ -199,7 +197,7 @@ def test_conditions_that_decide_at_1024_frames_are_measured_that_far():
     budget = BUDGETS["laptop"]
     far = {name: grid_of(budget, name).all_lengths[-1] for name in CONDITIONS}
     longest = {name for name, frames in far.items() if frames == 3600}
-    assert longest == {"extended", "short", "rope", "dose_512", "dose_1024", "dose_2048"}
+    assert longest == {"extended", "short", "rope", "plain"}
     assert {far[name] for name in far if name not in longest} == {1024}
 
 

@@ -21,7 +21,7 @@ class Budget:
 
     tower_steps: int = 5000
     wordless_alignment: tuple[int, int] = (1500, 60)
-    """Steps of stages 1 and 2 behind the study's towers that never saw a word embedding."""
+    """Steps of stages 1 and 2 behind the study's tower that never saw a word embedding."""
 
     samples: int = 1000
     """Captions, and as many chats, of alignment."""

@@ -129,6 +129,7 @@ def write_sets(sets: Mapping[str, Mapping[str, Any]], budget: Budget, seed: int)
             kind=HonestWriter,
             longest_shot=about.get("longest_shot", 1),
             as_frames=about.get("as_frames", True),
+            most_asked=about.get("most_asked", 1.0),
         )
         config = CorpusConfig(
             source=str(path),

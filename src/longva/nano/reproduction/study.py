@@ -6,16 +6,17 @@
 Conditions differ in the language model before alignment only:
 
     extended     (a)  sharpened, RoPE base raised, up the ladder to 4,096 tokens
-    short        (b)  as (a), the same steps and tokens, every row of 256 tokens
+    short        (b)  as (a), the same steps, tokens and share of shots, every row of 256 tokens
     sharpened    (c)  sharpened, nothing else
     rope         (d)  sharpened, and the RoPE base that finds most needles of calibration
     base         (e)  as it is
     plain        (f)  as (a), texts without scenes told as frames and without shots
     told         (h)  the model of (a), the film told as words
     dose_512 ..  (i)  the models on the rungs of (a)'s ladder
+    short_512 .. (i)  trained as many steps and tokens as these, those of (b)
 
-and in (g), which runs last, in the tower: `heads_extended`, `heads_short`, `captions_extended` and
-`captions_short` are (a) and (b) behind towers of `wordless_towers`, each with a stage 1 of its own.
+and in (g), which runs last, in the tower: `heads_extended` and `heads_short` are (a) and (b) behind
+that of `wordless_tower`, with a stage 1 of its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +44,7 @@ from longva.nano.reproduction.stages import (
     train,
     write_sets,
 )
-from longva.nano.wordless_towers import KINDS, train_wordless_tower
+from longva.nano.wordless_tower import train_wordless_tower
 from longva.niah.cells import Grid
 from longva.niah.haystack import Pictures
 from longva.niah.log import read_rows
@@ -56,19 +57,19 @@ from longva.train import align, extend
 BASES = (1e5, 1e6, 1e7, 1e8, 1.2e8)
 """RoPE bases of (d), tried before alignment."""
 
-WORDLESS = {
-    f"{kind}_{arm}": (kind, folder)
-    for kind in KINDS
-    for arm, folder in (("extended", "extend/model"), ("short", "extend_short/model"))
-}
-"""Tower and language model of the models of (g)."""
+WORDLESS = {"heads_extended": "extend/model", "heads_short": "extend_short/model"}
+"""Language models of (g)."""
+
+MOST_ASKED = 0.5
+"""Share of a short album's scenes that are asked about, at most. With it a quarter of all scenes
+told as frames are in shots of four and more in (b)'s texts, as in (a)'s; without it, a tenth."""
 
 WORDLESS_LR, FEW = 3e-3, 4
 """Of a projector that begins at random, in stage 1: its learning rate, and scenes of a picture."""
 
-FAR, NEAR = ("extended", "short", "rope", "dose_"), 1024
-"""Beginnings of the names of conditions that are measured on all lengths of film, and how many
-frames the others' longest film has: the rule asks for no more of them."""
+FAR, NEAR = ("extended", "short", "rope", "plain"), 1024
+"""Conditions that are measured on all lengths of film, and how many frames the longest film of the
+others has: the rule asks for no more."""
 
 CHOICE = NEEDLES / "rope.json"
 RESULTS = "results.json"
@@ -101,12 +102,10 @@ def study_stages(budget: Budget, seed: int) -> dict[str, Callable[[], Any]]:
         },
         "needles/rope": partial(panel, budget, "rope"),
         "needles/told": partial(panel, budget, "told"),
+        "results_without_towers": partial(write_results, budget, seed),
         "pictures_few": partial(few_pictures, budget, seed),
-        **{f"tower_{kind}": partial(wordless_tower, budget, seed, kind) for kind in KINDS},
-        **{
-            f"stage1_{kind}": partial(aligned, changed=partial(wordless_stage1, budget, kind))
-            for kind in KINDS
-        },
+        "tower_heads": partial(wordless_tower, budget, seed),
+        "stage1_heads": partial(aligned, changed=partial(wordless_stage1, budget)),
         **{
             f"aligned/{name}": partial(aligned, changed=partial(wordless_stage2, budget, name))
             for name in WORDLESS
@@ -129,6 +128,10 @@ def language_models(budget: Budget) -> dict[str, str]:
         "plain": "extend_plain/model",
         **{base_name(base): f"rope/{base:g}" for base in BASES},
         **{f"dose_{rung.seq_len}": f"extend/rung_{n}/model" for n, rung in enumerate(ladder, 1)},
+        **{
+            f"short_{rung.seq_len}": f"extend_short/rung_{n}/model"
+            for n, rung in enumerate(ladder, 1)
+        },
     }
 
 
@@ -141,7 +144,10 @@ def control_sets(budget: Budget) -> dict[str, dict[str, Any]]:
     """Return the texts of (b) and (f): those of the extension, short or plain, as many words."""
     long = {name: about for name, about in text_sets(budget).items() if about["length"] > CONTEXT}
     return {
-        **{f"short_{name}": about | {"length": CONTEXT} for name, about in long.items()},
+        **{
+            f"short_{name}": about | {"length": CONTEXT, "most_asked": MOST_ASKED}
+            for name, about in long.items()
+        },
         **{
             f"plain_{name}": about | {"longest_shot": 1, "as_frames": False}
             for name, about in long.items()
@@ -204,15 +210,15 @@ def few_pictures(budget: Budget, seed: int) -> None:
         write_alignment(folder, samples=samples, seed=10 * seed + first, most=FEW)
 
 
-def wordless_tower(budget: Budget, seed: int, kind: str) -> None:
-    """Train a tower of (g)."""
-    note = partial(note_tower, f"tower_{kind}", budget)
-    tower = train_wordless_tower(kind, steps=budget.tower_steps, seed=seed, progress=note)
-    tower.save_pretrained(f"tower_{kind}/clip")
+def wordless_tower(budget: Budget, seed: int) -> None:
+    """Train the tower of (g)."""
+    note = partial(note_tower, "tower_heads", budget)
+    tower = train_wordless_tower(steps=budget.tower_steps, seed=seed, progress=note)
+    tower.save_pretrained("tower_heads/clip")
 
 
-def wordless_stage1(budget: Budget, kind: str, recipe: align.AlignConfig) -> align.AlignConfig:
-    """Return stage 1 behind a tower of (g): a projector at random learns from chats, as in stage 2.
+def wordless_stage1(budget: Budget, recipe: align.AlignConfig) -> align.AlignConfig:
+    """Return stage 1 of (g): a projector at random learns from chats, as in stage 2.
 
     Not from captions: the language model, which stays as it is, has never told what pictures show,
     and the projector would learn first how to make it begin. And from few scenes, because nothing
@@ -225,9 +231,9 @@ def wordless_stage1(budget: Budget, kind: str, recipe: align.AlignConfig) -> ali
 
     return replace(
         recipe,
-        output_dir=Path(f"stage1_{kind}"),
+        output_dir=Path("stage1_heads"),
         language_model="base/model",
-        vision_tower=f"tower_{kind}/clip",
+        vision_tower="tower_heads/clip",
         projector=None,
         data=few("train"),
         held_out_data=few("held_out"),
@@ -238,11 +244,10 @@ def wordless_stage1(budget: Budget, kind: str, recipe: align.AlignConfig) -> ali
 
 def wordless_stage2(budget: Budget, name: str, recipe: align.AlignConfig) -> align.AlignConfig:
     """Return stage 2 of a model of (g)."""
-    kind, folder = WORDLESS[name]
     return replace(
-        align_to(name, folder, recipe),
-        vision_tower=f"tower_{kind}/clip",
-        projector=f"stage1_{kind}/model",
+        align_to(name, WORDLESS[name], recipe),
+        vision_tower="tower_heads/clip",
+        projector="stage1_heads/model",
         loop=replace(recipe.loop, max_steps=budget.wordless_alignment[1]),
     )
 
@@ -301,22 +306,24 @@ def panel(budget: Budget, name: str) -> None:
 
 def grid_of(budget: Budget, name: str) -> Grid:
     """Return the cells of a condition."""
-    most = budget.frames[-1] if name.startswith(FAR) else NEAR
+    most = budget.frames[-1] if name in FAR else NEAR
     lengths = tuple(frames for frames in budget.frames if frames <= most)
     return Grid(lengths=lengths, depths=budget.depths)
 
 
 def write_results(budget: Budget, seed: int) -> None:
-    """Write `results.json`: every answer of the seed, and what the report has to know of it."""
+    """Write `results.json`: every answer of the seed, and what the report has to know of it.
+
+    Those of (g), which come last, may not be there yet.
+    """
     conditions = [n for n in language_models(budget) if n not in map(base_name, BASES)]
+    names = [*conditions, "rope", "told", *WORDLESS]
+    rows = {name: read_rows(NEEDLES / name) for name in names if (NEEDLES / name).is_dir()}
     answers = {
-        name: [
-            [row.length, row.depth, row.trial, int(row.correct)]
-            for row in read_rows(NEEDLES / name).values()
-        ]
-        for name in (*conditions, "rope", "told", *WORDLESS)
+        name: [[row.length, row.depth, row.trial, int(row.correct)] for row in of.values()]
+        for name, of in rows.items()
     }
-    needles = {r.trial: [r.needle, r.chance] for r in read_rows(NEEDLES / "base").values()}
+    needles = {row.trial: [row.needle, row.chance] for row in rows["base"].values()}
     write_json(
         Path(RESULTS),
         {

@@ -1,17 +1,14 @@
-"""Vision towers that never saw a word embedding, for the transfer study's condition (g).
+"""A vision tower that never saw a word embedding, for the transfer study's condition (g).
 
-    heads       patches of a cell -> linear head -> which object, number, color, companion
-    captions    patches, one of each cell -> linear -> the caption's vector among those of others
-                caption -> a small transformer, trained beside the tower -> its vector
+    patches of a cell -> linear head -> which object, number, color, companion
 
-What reads the tower while it learns is thrown away, and nothing of a language model takes part. The
-projector begins at random in stage 1 of alignment. Every patch is read by itself, as a projector
-reads it: what only the mean of a cell tells, no projector of patches can find.
+The heads are thrown away, and nothing of a language model takes part. The projector begins at
+random in stage 1 of alignment. Every patch is read by itself, as a projector reads it: what only
+the mean of a cell tells, no projector of patches can find.
 """
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +17,6 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from longva.nano.vision_tower import (
-    BATCH,
     TOWER_LR,
     VISION,
     learn_from_pictures,
@@ -28,16 +24,13 @@ from longva.nano.vision_tower import (
     seen_picture,
     to_pixels,
 )
-from longva.nano.words import word_tokenizer
 from longva.nano.world import (
     COLOURS,
     COMPANIONS,
     NUMBERS,
     OBJECTS,
     Scene,
-    is_held_out,
     random_layout,
-    random_scene,
 )
 from longva.parallel.ranks import own_device
 from longva.train.models import read_tower_config
@@ -46,10 +39,6 @@ CELLS = (OBJECTS, NUMBERS, COLOURS, COMPANIONS)
 """What the cells of a pooled grid may show, in their order."""
 
 FIELDS = ("object", "number", "color", "companion")
-ALIKE = 8
-"""Scenes of a group that differ in one thing only: a batch without would be told apart by a few."""
-
-TEMPERATURE = 0.05
 READER_LR = 2e-3
 
 
@@ -73,61 +62,7 @@ class Heads(nn.Module):
         return torch.stack(losses).mean(), {"named": float(torch.stack(right).mean())}
 
 
-class Captions(nn.Module):
-    """InfoNCE with captions, which a transformer of two layers encodes that starts at random."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.tokenizer = word_tokenizer()
-        self.words = nn.Embedding(len(self.tokenizer), width)
-        self.places = nn.Parameter(0.02 * torch.randn(32, width))
-        layer = nn.TransformerEncoderLayer(
-            width,
-            nhead=4,
-            dim_feedforward=3 * width,
-            dropout=0.0,
-            batch_first=True,
-            norm_first=True,
-        )
-        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-        self.caption_out = nn.Linear(width, width)
-        self.picture_out = nn.Linear(len(CELLS) * width, width)
-
-    def forward(self, cells: Tensor, scenes: Sequence[Scene]) -> tuple[Tensor, dict[str, float]]:
-        """Cells [B, 4, P, D], P patches each: InfoNCE both ways, and the captions found."""
-        ids = self.tokenizer([scene.caption for scene in scenes], return_tensors="pt").input_ids
-        words = self.words(ids.to(cells.device))
-        told = self.layers(words + self.places[: words.shape[1]]).mean(1)
-        told = F.normalize(self.caption_out(told), dim=-1)  # [B, D]
-        seen = self.picture_out(cells.permute(2, 0, 1, 3).flatten(2))  # [P, B, 4 D] -> [P, B, D]
-        seen = F.normalize(seen, dim=-1)
-        cosines = (seen @ told.T).float() / TEMPERATURE  # [P, B, B], pictures by captions
-        own = torch.arange(len(scenes), device=cells.device).expand(len(cosines), -1)
-        # Classes are the second axis: the captions of a picture, then the pictures of a caption.
-        loss = F.cross_entropy(cosines.mT, own) / 2 + F.cross_entropy(cosines, own) / 2
-        return loss, {"named": float((cosines.argmax(-1) == own).float().mean())}
-
-
-def scenes_alike(rng: random.Random) -> list[Scene]:
-    """Draw a batch of groups; the scenes of a group differ in one thing, the groups in which."""
-    scenes: list[Scene] = []
-    while len(scenes) < BATCH:
-        first, field = random_scene(rng, held_out=False), rng.choice(FIELDS)
-        values = list(CELLS[FIELDS.index(field)])
-        rng.shuffle(values)
-        group = [replace(first, **{field: value}) for value in values]
-        scenes += [scene for scene in group if not is_held_out(scene)][:ALIKE]
-    return scenes[:BATCH]
-
-
-KINDS: dict[str, tuple[Callable[[int], Any], dict[str, Any]]] = {
-    "heads": (Heads, {}),
-    "captions": (Captions, {"draw": scenes_alike}),
-}
-
-
 def train_wordless_tower(
-    kind: str,
     *,
     steps: int,
     seed: int,
@@ -136,7 +71,6 @@ def train_wordless_tower(
     """Train a tower of `VISION` without a language model, on a GPU if any.
 
     Args:
-        kind: `heads` or `captions`.
         steps: updates, of 96 pictures each.
         seed: of the initial weights and the pictures.
         progress: called after each step with its number and metrics.
@@ -144,12 +78,11 @@ def train_wordless_tower(
     Returns:
         The tower, a CLIP vision model, on the CPU, its last states of a standard deviation of 1.
     """
-    reader_of, how = KINDS[kind]
     device = own_device()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tower: Any = AutoModel.from_config(read_tower_config(dict(VISION)))
-        reader = reader_of(VISION["hidden_size"])
+        reader = Heads(VISION["hidden_size"])
     tower, reader = tower.to(device).train(), reader.to(device).train()
 
     def read(pixels: Tensor, scenes: Sequence[Scene]) -> tuple[Tensor, dict[str, float]]:
@@ -161,7 +94,7 @@ def train_wordless_tower(
         {"params": list(tower.parameters()), "lr": TOWER_LR, "weight_decay": 0.05},
         {"params": list(reader.parameters()), "lr": READER_LR},
     ]
-    learn_from_pictures(groups, read, steps=steps, seed=seed, progress=progress, **how)
+    learn_from_pictures(groups, read, steps=steps, seed=seed, progress=progress)
     tower = tower.cpu().eval().requires_grad_(False)
     rng = random.Random(seed)
     seen = [seen_picture(rng, scene, random_layout(rng)) for scene in random_scenes(rng)]
