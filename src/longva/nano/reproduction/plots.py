@@ -26,8 +26,12 @@ LOOKS = {
     "told": ("#000000", "X"),
     "heads_extended": ("#009E73", "s"),
     "heads_short": ("#D55E00", "^"),
-    "captions_extended": ("#000000", "X"),
-    "captions_short": ("#CC79A7", "D"),
+    "dose_512": ("#56B4E9", "P"),
+    "dose_1024": ("#009E73", "s"),
+    "dose_2048": ("#000000", "X"),
+    "short_512": ("#CC79A7", "D"),
+    "short_1024": ("#D55E00", "^"),
+    "short_2048": ("#F0E442", "<"),
 }
 """Colour and marker of each line."""
 
