@@ -1,4 +1,5 @@
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,14 @@ from longva.__main__ import main
 from longva.cli import app
 from longva.errors import LongVAError
 from longva.files.lock import only_run
-from longva.nano.reproduction.run import LOG_LINES, claim, describe, reproduce, stages_done
+from longva.nano.reproduction.run import (
+    LOG_LINES,
+    claim,
+    describe,
+    is_done,
+    reproduce,
+    stages_done,
+)
 
 
 def test_a_folder_of_another_budget_is_refused(tmp_path):
@@ -99,3 +107,17 @@ def processes_in(folder):
         with contextlib.suppress(OSError):
             found += [link] if link.readlink() == folder else []
     return found
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [({"results.json": {}}, True), ({}, False)]
+    + [
+        ({"results.json": {}, "stages.json": {"stages": [{}] * n, "names": ["a", "b"]}}, n == 2)
+        for n in (1, 2)
+    ],
+)
+def test_a_seed_is_done_once_its_results_are_there_and_no_stage_is_left(tmp_path, left, expected):
+    for name, content in left.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    assert is_done(tmp_path) is expected

@@ -187,10 +187,19 @@ def test_reach_grows_with_the_dose_in_at_least_four_of_five_seeds(tmp_path, num_
 
 def test_a_smallest_dose_that_reaches_the_longest_film_is_a_ceiling(tmp_path):
     check = judged(tmp_path, but={103: {"dose_512": FAR}})[2]
-    assert check.passed is None
+    assert check.passed is True
     assert (check.numbers["ceiling"], len(check.numbers["growing"])) == ([103], 4)
     assert "It grows in 4 of 4 seeds that can tell" in check.found
     assert "Ceiling in seed 103" in check.found
+
+
+@pytest.mark.parametrize(("num_falling", "expected"), [(0, None), (1, None), (2, False)])
+def test_ceilings_leave_the_point_open_unless_two_other_seeds_do_not_grow(
+    tmp_path, num_falling, expected
+):
+    changed = dict.fromkeys(DECIDING[:2], {"dose_512": FAR})
+    falling = dict.fromkeys(DECIDING[2:][:num_falling], {"dose_2048": {512: 0.1, 1024: 0.1}})
+    assert judged(tmp_path, but=changed | falling)[2].passed is expected
 
 
 def test_doses_are_compared_at_the_lengths_that_all_have_beside_as_many_steps(tmp_path):

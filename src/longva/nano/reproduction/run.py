@@ -30,13 +30,14 @@ from longva.nano.reproduction.report import write_report
 from longva.nano.reproduction.seed import COMMAND
 from longva.nano.reproduction.study import RESULTS
 from longva.nano.reproduction.study_report import write_study_report
+from longva.nano.reproduction.study_rule import DECIDING
 from longva.reporting.progress import Progress
 
 LOG_LINES = 12
 """Of a failed seed that are shown."""
 
 
-SEEDS = {"": (0, 1, 2), "transfer": (101, 102, 103, 104, 105), "honest": (0,)}
+SEEDS = {"": (0, 1, 2), "transfer": DECIDING, "honest": (0,)}
 """Of the reproduction, of its study, docs/experiments/transfer.md, and of the nano that ships."""
 
 
@@ -54,8 +55,8 @@ def reproduce(
     Args:
         output: folder of the run, a new one or one to go on with.
         budget: `smoke` or `laptop`, see `budget.BUDGETS`.
-        study: "transfer" to run that instead, or "honest" to make the nano that ships. A seed that
-            has left its results.json is done.
+        study: "transfer" to run that instead, or "honest" to make the nano that ships. A seed whose
+            results.json is there, from wherever, and none of whose stages is left, is done.
         seeds: each is trained and measured from nothing. Default: `SEEDS`.
         jobs: processes at a time; each computes with one thread. Default: one a CPU.
         progress: called with ("seed 0", stages done, stages).
@@ -73,7 +74,7 @@ def reproduce(
     seeds = list(dict.fromkeys(seeds or SEEDS[study]))
     about = describe(budget, seeds, study)
     claim(output, about)
-    done = {seed for seed in seeds if (output / f"seed_{seed}" / RESULTS).is_file()}
+    done = {seed for seed in seeds if is_done(output / f"seed_{seed}")}
     waiting, running, failed = [seed for seed in seeds if seed not in done], {}, []
     try:
         while waiting or running:
@@ -142,6 +143,12 @@ def start(folder: Path, budget: str, seed: int, study: str = "") -> subprocess.P
             stdin=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"},
         )
+
+
+def is_done(folder: Path) -> bool:
+    """Whether a seed of the study has ended, here or on another machine, which left no stages."""
+    done, all_of_it = stages_done(folder) if (folder / "stages.json").is_file() else (0, 0)
+    return (folder / RESULTS).is_file() and done == all_of_it
 
 
 def stages_done(folder: Path) -> tuple[int, int]:

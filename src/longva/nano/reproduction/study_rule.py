@@ -207,11 +207,15 @@ def dose(of: Mapping[str, Measurement]) -> Check:
         and all(a <= b for a, b in pairwise(reaches[seed]))
         and reaches[seed][0] < reaches[seed][-1]
     ]
-    telling = len(seeds) - len(ceiling)
     found = (
-        f"It grows in {len(growing)} of {telling} seeds that can tell (films up to {end:,} frames; "
-        f"{_told(reaches, end)})."
+        f"It grows in {len(growing)} of {len(seeds) - len(ceiling)} seeds that can tell (films up "
+        f"to {end:,} frames; {_told(reaches, end)})."
     )
+    passed = None
+    if set(seeds) == set(DECIDING) and len(growing) >= IN_MOST:
+        passed = True
+    elif set(seeds) == set(DECIDING) and len(growing) + len(ceiling) < IN_MOST:
+        passed = False
     if ceiling:
         found += (
             f" Ceiling in seed {', '.join(map(str, ceiling))}: the smallest dose reaches the "
@@ -222,7 +226,7 @@ def dose(of: Mapping[str, Measurement]) -> Check:
         found += f" As many steps in rows of 256 reach: {_told(matched, end)}."
     return Check(
         expected=expected,
-        passed=None if telling < len(DECIDING) else len(growing) >= IN_MOST,
+        passed=passed,
         found=found,
         numbers={"reach": reaches, "growing": growing, "ceiling": ceiling, "matched": matched},
     )
