@@ -3,7 +3,7 @@
     python -m benchmarks.nano_questions --films 100 --out runs/nano_questions
     python -m benchmarks.nano_questions --folder FILMS --picture docs/images/confidence.png
 
-Draws films of nano's world, of 200 frames to 1,024, and asks all that `longva.nano.asked_film`
+Draws films of nano's world, of 200 frames to 3,600, and asks all that `longva.nano.asked_film`
 asks of each, in wordings of training and in held-out ones. A film is a line, so that a run goes on
 where it was killed. Then asks, of four objects each, about pictures that are not of that world:
 patterns, noise, and the films of a folder, if one is given. Calibration has other films. Prints
@@ -34,11 +34,11 @@ from longva.nano.world import OBJECTS, QUESTIONS
 from longva.reporting.figure import new_figure, plain_axes, save_figure
 from longva.reporting.intervals import clustered_interval
 
-TEST = 2_000_000
+TEST = 3_000_000
 """First seed of the films: of the run that is quoted, drawn after the weights were fixed."""
 
-LONGEST = 1024
-"""Frames of a film, 17 minutes: 4,096 tokens, half the longest text of training."""
+LONGEST = 3600
+"""Frames of a film, an hour."""
 
 BINS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 1.0)
 

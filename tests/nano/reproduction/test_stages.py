@@ -13,6 +13,7 @@ from longva.data.text.parts import corpus_tokenizer
 from longva.errors import CheckpointError, LongVAError
 from longva.nano.reproduction import calibration
 from longva.nano.reproduction import seed as one_seed
+from longva.nano.reproduction import ship as shipping
 from longva.nano.reproduction.budget import BUDGETS, Budget
 from longva.nano.reproduction.calibration import look_up_of
 from longva.nano.reproduction.measures import PANELS, TRAINING_FREE_THETA
@@ -208,12 +209,20 @@ def test_a_folder_of_another_seed_is_refused(finished):
 def test_a_finished_seed_is_shipped_as_a_checkpoint_with_a_card(honest, tmp_path, monkeypatch):
     for name, few in (("HEAD_FILMS", 1), ("CONFIDENCE_FILMS", 1), ("LONGEST", 210)):
         monkeypatch.setattr(calibration, name, few)
+    calibrated = []
+
+    def fit(longva: LongVA) -> None:
+        calibrated.append(longva.model.model.language_model.rotary_emb.inv_freq.clone())
+        calibration.fit_look_up(longva)
+
+    monkeypatch.setattr(shipping, "fit_look_up", fit)
     longva = LongVA.from_pretrained(str(ship(honest, tmp_path / "nano", context=4096)))
     assert longva.model.config.look_up.keys() == look_up_of([1, 0], 1.0).keys()
     assert longva.model.config.confidence.keys() == {"bias", "match", "odds", "shown", "refusals"}
     assert longva.model.config.text_config.max_position_embeddings == 4096
     assert longva.model.config.evidence_heads
     assert longva.model.config.text_config.rope_parameters["rope_theta"] == 9.6e8  # 4,096 / 512
+    assert torch.equal(calibrated[0], longva.model.model.language_model.rotary_emb.inv_freq)
     trained, _ = load_pretrained(str(honest / "unires/model"))
     for number, factor in ((0, 1.0), (1, 1.5), (2, 1.5)):
         before, now = (

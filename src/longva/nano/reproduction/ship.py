@@ -65,7 +65,7 @@ def ship(seed_folder: Path, destination: Path, *, context: int) -> Path:
     config = model.config.text_config
     trained = config.max_position_embeddings
     sharpen(model.model.language_model, SHARPEN)
-    set_rope_theta(config, config.rope_parameters["rope_theta"] * context / trained)
+    set_rope_theta(model, config.rope_parameters["rope_theta"] * context / trained)
     config.max_position_embeddings = context
     model = model.to(torch.bfloat16)  # what ships is what is calibrated
     model.config.vision_batch_size = VISION_BATCH
