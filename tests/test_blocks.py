@@ -34,7 +34,6 @@ OTHERS = {
 
 SHOWN = {
     "Wrote out/hour.mp4": "printed by make ask, which .ci/run runs",
-    "src/longva/": "the tree, see below",
     "longva: there is no model": "tests/checkpoints/test_names.py",
     "DATA/": "folders that tests/evaluate/fixtures.py makes",
     "longva: runs/try is in use": "tests/files/test_lock.py",
@@ -140,13 +139,3 @@ def test_what_make_is_told_to_do_is_a_target():
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     for command in commands("make "):
         assert re.search(rf"^{command.split()[1]}:", text, re.MULTILINE), command
-
-
-def test_the_tree_in_the_readme_is_that_of_the_source():
-    tree = next(block.text for block in BLOCKS if block.begins == "src/longva/")
-    tree = tree.partition("benchmarks/")[0]
-    source = ROOT / "src" / "longva"
-    packages = {path.parent.name for path in source.glob("*/__init__.py")}
-    assert packages - set(re.findall(r"(\w+)/(?=\s)", tree)) == set()
-    for package, file in re.findall(r"^  (\w+)/ (?!.*, \S+$).* (\S+\.py)$", tree, re.MULTILINE):
-        assert (source / package / file).is_file()

@@ -35,6 +35,12 @@ def test_files_and_functions_that_a_page_names_are_there(page):
         assert not name or name in names_in(path), f"{page} names {file}: {name}"
 
 
+def test_the_tree_in_the_architecture_has_every_package():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == packages
+
+
 def described() -> set[str]:
     """What the reference of the site describes, by full name; a module's members are listed."""
     text = (ROOT / "docs" / "reference" / "index.md").read_text(encoding="utf-8")

@@ -29,7 +29,7 @@ origins: dict[str, str] = {}
 def place(path: str, root: Path) -> str:
     """Where in the site a path of the repository is found."""
     if path.startswith("docs/"):
-        return path.removeprefix("docs/")
+        return path.removeprefix("docs/").replace(".ipynb", ".md")  # made by notebooks.py
     if path.endswith((".md", *PICTURES)):
         return f"repository/{path}"
     return f"repository/{path}/index.md" if (root / path).is_dir() else f"repository/{path}.md"

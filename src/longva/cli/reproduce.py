@@ -24,7 +24,7 @@ def nano(
     budget: Annotated[str, typer.Option(help="smoke or laptop.")] = "laptop",
     seeds: Annotated[
         list[int] | None,
-        typer.Option(min=0, help="Seeds; repeat. Default: 0 1 2; transfer: 101 to 105; honest: 0."),
+        typer.Option(min=0, help="Seeds; repeat. Default: 0 1 2; transfer: 102 to 106; honest: 0."),
     ] = None,
     study: Annotated[
         str,
