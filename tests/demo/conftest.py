@@ -81,7 +81,7 @@ def a_turn(question="what?", **fields) -> Turn:
 
 
 async def answered(setting, visitor, question, **options) -> Turn:
-    watching = Watching(digests=(visitor.medium.digest,), sampling=ONE_A_SECOND)
+    watching = Watching(digests=(visitor.media[0].digest,), sampling=ONE_A_SECOND)
     media = list(visitor.media)
     turn = a_turn(question, **{"watching": watching, "media": media} | options)
     turn.question = replace(turn.question, history=visitor.history if turn.remember else ())

@@ -104,7 +104,7 @@ def test_visitors_of_one_film_share_what_was_watched_and_not_their_conversations
             turn = ask(setting, visitor, question)
             assert bool(turn.watched) == (visitor is ann and question == "First?")
             assert (turn.text, turn.answer.prompt_tokens) == (want.text, want.prompt_tokens)
-            assert turn.answer.media == [visitor.medium.path.name]
+            assert turn.answer.media == [visitor.media[0].path.name]
     assert len(setting.engine.store) == 1
 
     ask(setting, ann, "Only Ann?")
@@ -121,7 +121,7 @@ def test_what_was_watched_is_dropped_with_the_last_visitor_who_asked_about_it(se
         setting,
         ann,
         "what?",
-        watching=Watching(digests=(ann.medium.digest,), sampling=FrameSampling(num_frames=3)),
+        watching=Watching(digests=(ann.media[0].digest,), sampling=FrameSampling(num_frames=3)),
     )
     assert more.answer.frames == 3 and len(setting.engine.store) == 2
     asking.leave(setting, ann)
@@ -176,7 +176,7 @@ def test_a_film_opened_while_pictures_are_drawn_gets_none_of_the_answer(
 
     async def both():
         everything = Watching(
-            digests=(visitor.medium.digest,), sampling=FrameSampling(num_frames=48)
+            digests=(visitor.media[0].digest,), sampling=FrameSampling(num_frames=48)
         )
         asked = answered(setting, visitor, "what?", watching=everything, evidence=48)
         turn, _ = await asyncio.gather(asked, open_another())
@@ -184,7 +184,7 @@ def test_a_film_opened_while_pictures_are_drawn_gets_none_of_the_answer(
 
     monkeypatch.setattr(asking, "frame_pictures", draw)
     turn = asyncio.run(both())
-    assert turn.state == "stopped" and visitor.medium is other
+    assert turn.state == "stopped" and visitor.media[0] is other
     assert (visitor.history, visitor.attention, visitor.pictures) == ([], [], {})
 
 

@@ -242,7 +242,7 @@ def test_a_copied_tab_that_is_closed_takes_nothing_from_the_first(setting, video
 def test_an_answer_goes_on_while_its_page_is_reloaded(setting, video):
     async def visit():
         visitor = a_visitor(setting, video)
-        watching = Watching(digests=(visitor.medium.digest,), sampling=ONE_A_SECOND)
+        watching = Watching(digests=(visitor.media[0].digest,), sampling=ONE_A_SECOND)
         turn = a_turn("what?", watching=watching, media=visitor.media)
         visitor.turns.append(turn)
         before = asking.answer(setting, visitor)
@@ -260,7 +260,7 @@ def test_an_answer_that_no_page_follows_is_stopped(setting, video, monkeypatch):
 
     async def visit():
         visitor = a_visitor(setting, video)
-        watching = Watching(digests=(visitor.medium.digest,), sampling=ONE_A_SECOND)
+        watching = Watching(digests=(visitor.media[0].digest,), sampling=ONE_A_SECOND)
         visitor.turns.append(turn := a_turn("what?", watching=watching, media=visitor.media))
         async for _ in asking.answer(setting, visitor):
             pass

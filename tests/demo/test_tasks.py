@@ -334,8 +334,8 @@ def test_answers_put_films_into_the_library_and_it_opens_and_deletes_them(settin
         drawn = await stage.clear(visitor)
         assert video.name in drawn[tab.shelf] and "MiB in memory" in drawn[tab.shelf]
         await stage.show_kept(visitor, SimpleNamespace(digest=kept.digest))
-        assert visitor.medium.path.is_relative_to(setting.library.folder)
-        assert visitor.medium.digest == kept.digest
+        assert visitor.media[0].path.is_relative_to(setting.library.folder)
+        assert visitor.media[0].digest == kept.digest
         turn = await answered(setting, visitor, "what?")
         assert not turn.watched  # the same content: nothing is watched again
         stranger = Visitor(key="s")

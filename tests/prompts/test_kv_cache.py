@@ -231,7 +231,8 @@ def test_a_failed_append_adds_nothing():
         seen.append((done, total))
 
     seen = []
-    sequence = CachedSequence(model, chunk_tokens=4, progress=interrupt)
+    sequence = CachedSequence(model, chunk_tokens=4)
+    sequence.progress = interrupt
     sequence.append(torch.arange(6))
     with pytest.raises(KeyboardInterrupt):
         sequence.append(torch.arange(30))

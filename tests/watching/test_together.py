@@ -219,9 +219,7 @@ def test_answers_that_fill_their_room_go_on_without_those_that_have_ended(
         return plain(self, symbols, *args)
 
     monkeypatch.setattr(branches.Branches, "append", append)
-    monkeypatch.setattr(
-        branches.answer_together, "__kwdefaults__", {"begun": None, "tail_tokens": 60}
-    )
+    monkeypatch.setattr(branches, "TAIL_TOKENS", 60)
     endless = Sampling(ignore_eos=True, logprobs=1)
     questions = [
         Question(text=text, max_new_tokens=n, sampling=endless, evidence=None)

@@ -8,7 +8,7 @@ from longva.demo.parts import draw
 from longva.demo.visitor import Setting, Visitor
 from longva.media.sampling import ONE_A_SECOND, FrameSampling
 from longva.watching.store import Watching
-from longva.watching.turns import labels
+from longva.watching.turns import labels, told_between
 
 
 def suggested(media: Sequence[Medium]) -> int:
@@ -58,7 +58,7 @@ def estimate(
     longva, settings = setting.engine.longva, watching.settings
     media = [medium.media for medium in visitor.media]
     frames = [
-        longva.family.told(longva.describe(one, watching.sampling), one, settings, label)
+        told_between(longva.describe(one, watching.sampling), one, settings, label=label)
         for one, label in zip(media, labels(media, settings), strict=True)
     ]
     history = visitor.history if remember else []

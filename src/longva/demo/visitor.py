@@ -165,11 +165,6 @@ class Visitor:
     """When a page last asked what has changed, by the monotonic clock."""
 
     @property
-    def medium(self) -> Medium | None:
-        """The first on the stage."""
-        return self.media[0] if self.media else None
-
-    @property
     def busy(self) -> bool:
         """Whether a question is being answered."""
         return bool(self.turns) and self.turns[-1].busy

@@ -42,10 +42,6 @@ class SampleTables(io.RawIOBase):
         """True."""
         return True
 
-    def tell(self) -> int:
-        """Where the next read begins."""
-        return self._at
-
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Go to a byte."""
         self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]

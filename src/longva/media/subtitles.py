@@ -76,15 +76,14 @@ def _why_unreadable(path: Path) -> str:
     return f"{path} holds no subtitles that longva can read. Give an .srt, .vtt or .ass file."
 
 
-def own_subtitles(media: Media, track: int | None = None) -> list[Cue]:
+def own_subtitles(media: Media) -> list[Cue]:
     """Read the subtitles that a film carries; times are those of the medium.
 
     Args:
-        media: a video.
-        track: which of its text tracks, the first being 1; default: the first.
+        media: a video. Of several text tracks the first is read.
 
     Raises:
-        VideoError: it carries none, or no such track.
+        VideoError: it carries none.
     """
     if media.video is None:
         raise VideoError(f"{media.name} is no video file, and carries no subtitles. Give a file.")
@@ -95,16 +94,14 @@ def own_subtitles(media: Media, track: int | None = None) -> list[Cue]:
             for s in container.streams.subtitles
             if s.codec_context is not None and s.codec_context.name in TEXT
         ]
-        if not 1 <= (track or 1) <= len(tracks):
-            others = len(container.streams.subtitles) - len(tracks)
+        if not tracks:
+            others = len(container.streams.subtitles)
             pictures = f" ({others} others hold pictures of text)" if others else ""
-            raise VideoError(
-                f"{media.name} has {len(tracks)} text tracks{pictures}. Give a file of subtitles."
-            )
+            raise VideoError(f"{media.name} has 0 text tracks{pictures}. Give a file of subtitles.")
         begin = 0.0
         if video.stamps and stream.time_base is not None:
             begin = float(video.stamps[0] * stream.time_base)
-        return list(_cues(container, tracks[(track or 1) - 1], begin))
+        return list(_cues(container, tracks[0], begin))
 
 
 def _cues(container: InputContainer, stream: SubtitleStream, begin: float) -> Iterator[Cue]:

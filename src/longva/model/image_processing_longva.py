@@ -137,10 +137,6 @@ class LongVAImageProcessor(StandardArguments, BaseImageProcessor):
             tensor_type=return_tensors,
         )
 
-    def __call__(self, images, **kwargs) -> BatchFeature:
-        """See `preprocess`."""
-        return self.preprocess(images, **kwargs)
-
 
 def flat_images(images: Any, first: bool | None = None) -> list[Image.Image]:
     """Flatten a nested list of images and turn each into RGB.

@@ -137,14 +137,6 @@ class LongVAModel(LongVAPreTrainedModel):
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
 
-    def get_input_embeddings(self):
-        """Embedding table of the language model."""
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value):
-        """Replace the embedding table of the language model."""
-        self.language_model.set_input_embeddings(value)
-
     def encode_grids(
         self, pixels: Tensor, *, pool: bool = True, towers: list | None = None, **kwargs
     ) -> Tensor:

@@ -209,10 +209,6 @@ class LongVAVideoProcessor(StandardArguments, VideoProcessorMixin):
             batch["video_metadata"] = metadata
         return batch
 
-    def __call__(self, videos, **kwargs) -> BatchFeature:
-        """See `preprocess`."""
-        return self.preprocess(videos, **kwargs)
-
 
 def _in_rgb(videos):
     if isinstance(videos, (list, tuple)):

@@ -10,7 +10,6 @@ prompt; the same prompt again, such as about a needle that no cell shows, is not
 """
 
 import base64
-import io
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from longva.niah.haystack import Pictures
 from longva.niah.model import Model, Probe
 from longva.niah.recipe import MeasurementRecipe
 from longva.niah.scoring import Frames
+from longva.watching.evidence_pictures import jpeg
 
 ATTEMPTS = 4
 """How often a request is sent to a server that is busy or broken."""
@@ -190,7 +190,5 @@ class ServedModel(ImageModel):
 
     def _jpeg(self, number: int) -> str:
         if number not in self.jpegs:
-            buffer = io.BytesIO()
-            self.images[number].save(buffer, format="JPEG", quality=92)
-            self.jpegs[number] = base64.b64encode(buffer.getvalue()).decode()
+            self.jpegs[number] = base64.b64encode(jpeg(self.images[number])).decode()
         return self.jpegs[number]

@@ -126,16 +126,16 @@ class _Draw:
     facts: int
     distractors: int
 
-    def several(self, of: list[Any], count: int, key: str) -> list[Any]:
+    def several(self, of: list[Any], count: int) -> list[Any]:
         """Draw different ones.
 
         Raises:
-            RecipeError: there are not so many; `key` of the recipe asks for them.
+            RecipeError: there are not so many; `distractors` of the recipe asks for them.
         """
         if count > len(of):
             raise RecipeError(
-                f"{key}: this task has {len(of)} to draw from, and {count} were asked for. Lower "
-                f"{key} by {count - len(of)}."
+                f"distractors: this task has {len(of)} to draw from, and {count} were asked for. "
+                f"Lower distractors by {count - len(of)}."
             )
         return [of[i] for i in self.rng.permutation(len(of))[:count]]
 
@@ -146,7 +146,7 @@ class _Draw:
     def keys(self, count: int) -> list[str]:
         """Draw different keys of two words."""
         pairs = [f"{first} {second}" for first in KEYS[0] for second in KEYS[1]]
-        return self.several(pairs, count, "distractors")
+        return self.several(pairs, count)
 
 
 def magic_numbers(seed: int, trial: int, distractors: int) -> tuple[list[int], np.ndarray]:
@@ -235,8 +235,8 @@ def _variables(draw: _Draw) -> dict[str, Any]:
 
 
 def _association(draw: _Draw) -> dict[str, Any]:
-    sights = draw.several(LANDMARKS, 1 + draw.distractors, "distractors")
-    people = draw.several(PEOPLE, 1 + draw.distractors, "distractors")
+    sights = draw.several(LANDMARKS, 1 + draw.distractors)
+    people = draw.several(PEOPLE, 1 + draw.distractors)
     place = sights[0][1 + draw.trial % 2]  # the city, or one step farther
     return {
         "sentences": [
@@ -251,8 +251,8 @@ def _association(draw: _Draw) -> dict[str, Any]:
 
 
 def _chain(draw: _Draw) -> dict[str, Any]:
-    people = draw.several(PEOPLE, 2, "distractors")
-    thing, other = draw.several(THINGS, 2, "distractors")
+    people = draw.several(PEOPLE, 2)
+    thing, other = draw.several(THINGS, 2)
     moves = max(1, draw.facts - 1)
     rooms = [str(draw.rng.choice(ROOMS)) for _ in range(moves + draw.distractors)]
     for number in range(1, moves):  # nobody goes where they are

@@ -113,15 +113,12 @@ class Branches:
 def answer_together(
     reader: PromptReader,
     branches: Sequence[Branch],
-    *,
-    tail_tokens: int = TAIL_TOKENS,
 ) -> Iterator[list[tuple[int, str | None]]]:
     """Read prompts and write their replies; the caller crops the reader afterwards.
 
     Args:
         reader: what it holds of the prompts' common beginning is not read again.
         branches: prompts with one beginning.
-        tail_tokens: room of all branches; one alone is bound by the model's context only.
 
     Yields:
         After a token of each branch: numbers of those that took one, and the text that is certain
@@ -141,8 +138,8 @@ def answer_together(
         n for n, one in enumerate(branches) if one.goes_on or (n in fresh and not one.given_up)
     ]:
         sizes = torch.tensor([len(branches[n].symbols) - shared for n in left]).cumsum(0)
-        group = left[: max(1, int((sizes <= tail_tokens // 2).sum()))]
-        most = tail_tokens if len(group) > 1 else None
+        group = left[: max(1, int((sizes <= TAIL_TOKENS // 2).sum()))]
+        most = TAIL_TOKENS if len(group) > 1 else None
         fresh.difference_update(group)
         yield from _together(reader, branches, group, shared, most)
 

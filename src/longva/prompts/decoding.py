@@ -91,7 +91,7 @@ class TokenLogprob:
 def chooser(
     generation: GenerationConfig | None,
     device: torch.device,
-    sampling: Sampling | None = None,
+    sampling: Sampling,
     prompt: Tensor | None = None,
     *,
     tokenizer: Any = None,
@@ -102,12 +102,11 @@ def chooser(
     Args:
         generation: of the model; tokens that it suppresses are never chosen.
         device: of the logits.
-        sampling: default: the most probable token.
+        sampling: how.
         prompt: [n] its token ids, which `repetition_penalty` counts.
         tokenizer: of the model, for a `constraint`.
         told: to which every token's probability is appended.
     """
-    sampling = sampling or Sampling()
     ids = torch.empty(1, 0, dtype=torch.long) if prompt is None else prompt[None]
     ids = ids.to(device)
     steps: list[Callable[[Any, Any], Tensor]] = []

@@ -168,7 +168,6 @@ class CachedSequence(SymbolSequence):
         kv_dtype: "model" keeps keys and values as they are; "int8" and "int4" hold them in about a
             half and a quarter of the memory of bfloat16.
         allow_beyond_context: see `SymbolSequence`.
-        progress: called with ("prefill", tokens done, tokens of this append) after each chunk.
 
     Raises:
         LongVAError: see `check_readable` and `check_cacheable`.
@@ -181,14 +180,14 @@ class CachedSequence(SymbolSequence):
         chunk_tokens: int = 4096,
         kv_dtype: Precision = "model",
         allow_beyond_context: bool = False,
-        progress: Progress | None = None,
     ) -> None:
         super().__init__(model, allow_beyond_context=allow_beyond_context)
         check_cacheable(model)
         bits = {"model": None, "int8": 8, "int4": 4}[kv_dtype]
         self._chunk_tokens = chunk_tokens
-        self.progress = progress
-        self.kv_dtype: Precision = kv_dtype
+        self.progress: Progress | None = None
+        """Called with ("prefill", tokens done, tokens of this append) after each chunk."""
+
         self.left_out = 0  # tokens before what is appended that are not held; see `excerpt.py`
         self._layers = [BufferedLayer(bits) for _ in range(self.num_layers)]
         self._cache = Cache(layers=list(self._layers))

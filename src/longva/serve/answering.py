@@ -46,10 +46,10 @@ class Answering(EventStream):
         question: Question | Search | Outline,
         urls: Sequence[str],
         watching: Watching,
-        times: FrameList | None = None,
+        times: FrameList = FrameList(),
     ):
         super().__init__(engine.worker, client)
-        self._times = times or FrameList()
+        self._times = times
         self._engine, self._fetcher, self._limits = engine, fetcher, fetcher.limits
         self._stored: list[StoredMedium] = []
         self._preparing = asyncio.create_task(self._prepare(question, urls, watching))

@@ -347,7 +347,6 @@ class ChatRequest(Known):
 class CompletionRequest(ChatRequest):
     """The body of POST /v1/completions: a text that the model goes on with."""
 
-    ignored = ChatRequest.ignored
     neutral = {**ChatRequest.neutral, "suffix": ("",), "add_special_tokens": (True,)}
 
     messages: list[ChatMessage] = Field(default=[], max_length=0)

@@ -147,10 +147,6 @@ class TaskForm(Form):
         """Yield a chapter."""
         yield self._event(object="longva.chapter", chapter=vars(part))
 
-    def text(self, text: str, number: int) -> Iterator[str]:
-        """Yield nothing: texts come as chapters."""
-        yield from ()
-
     def end(self, result: Ranges | Summary, about: dict) -> Iterator[str]:
         """Yield what a stream ends with."""
         yield f"data: {to_json(self.whole(result, about))}\n\n"

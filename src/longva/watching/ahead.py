@@ -21,6 +21,7 @@ from longva.media.medium import Media
 from longva.media.sampling import FrameSampling
 from longva.watching.features import FrameSettings, WatchedFrames, joined
 from longva.watching.policies import Policy, kept_units, what_is_forgotten
+from longva.watching.turns import told_between
 from longva.watching.watcher import Watcher
 
 
@@ -138,7 +139,7 @@ class Ahead:
         frames = self._watcher.describe(media, self._sampling, before)
         if self._settings.opening:
             frames = replace(frames, in_place=True)
-        return self._watcher.family.told(frames, media, self._settings, label, before)
+        return told_between(frames, media, self._settings, label=label, before=before)
 
     def begin(
         self, media: Media, watched: list[WatchedFrames], label: str = ""

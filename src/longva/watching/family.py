@@ -27,7 +27,7 @@ from longva.watching.features import (
     encode_frames,
     encode_image,
 )
-from longva.watching.turns import told_between, with_media
+from longva.watching.turns import with_media
 
 
 class Family:
@@ -86,17 +86,6 @@ class Family:
         if media.kind == "image" and config.image_packing == "anyres":  # which is one frame
             return describe(media, np.arange(1), self._image_tokens(media))
         return describe(media, indices, config.tokens_per_grid())
-
-    def told(
-        self,
-        frames: WatchedFrames,
-        media: Media,
-        settings: FrameSettings,
-        label: str = "",
-        before: WatchedFrames | None = None,
-    ) -> WatchedFrames:
-        """Say what stands between frames; see `told_between`."""
-        return told_between(frames, media, settings, label=label, before=before)
 
     def encode(
         self,

@@ -39,7 +39,7 @@ def open_within(
     limits: Limits,
     name: str,
     frames: Sequence[int] = (),
-    times: FrameList | None = None,
+    times: FrameList = FrameList(),
 ) -> Media:
     """Open an untrusted medium.
 
@@ -54,10 +54,7 @@ def open_within(
         VideoError: not a video or image, broken, or beyond the limits.
     """
     try:
-        if frames:
-            media = _open_list(file, frames, times or FrameList(), limits)
-        else:
-            media = _open(file, limits, name)
+        media = _open_list(file, frames, times, limits) if frames else _open(file, limits, name)
     except VideoError as error:
         raise VideoError(error.message.replace(file_name(file), name), **error.remedies) from error
     except Exception as error:  # any failure of a decoder is taken as a fault of the medium
