@@ -64,7 +64,8 @@ POOLED = (
 PAIRED = (
     "(a) minus each condition on the same needles, in points of the corrected share: mean over the "
     "seeds, 95 % t-interval of that mean, and each seed. Of five seeds the interval is wide; it is "
-    "no wider than these seeds differ, so where all are near 100 % it says little."
+    "no wider than these seeds differ, so where all are near 100 % it says little. Films of less than "
+    f"{JUDGED[0]} frames are in transfer.json."
 )
 
 NOT_OF_THE_STUDY = (
@@ -273,9 +274,11 @@ def pooled_table(by_length: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[s
 
 
 def paired_table(differences: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Write what `paired` returns."""
+    """Write what `paired` returns, from the first length on that the rule judges."""
     rows = []
     for one in differences:
+        if one["length"] < JUDGED[0]:
+            continue
         told = ", ".join(f"{seed}: {_points(gap)}" for seed, gap in one["by_seed"].items())
         low_high = one["interval95"]
         interval = " to ".join(map(_points, low_high)) if low_high else "one seed"
