@@ -64,8 +64,8 @@ POOLED = (
 PAIRED = (
     "(a) minus each condition on the same needles, in points of the corrected share: mean over the "
     "seeds, 95 % t-interval of that mean, and each seed. Of five seeds the interval is wide; it is "
-    "no wider than these seeds differ, so where all are near 100 % it says little. Films of less than "
-    f"{JUDGED[0]} frames are in transfer.json."
+    "no wider than these seeds differ, so where all are near 100 % it says little. Films of "
+    f"less than {JUDGED[0]} frames are in transfer.json."
 )
 
 NOT_OF_THE_STUDY = (
