@@ -141,6 +141,10 @@ class Writer:
         kind = self.rng.choices(list(self.shares), list(self.shares.values()))[0]
         return getattr(self, kind)(length)[:length]
 
+    def most_in_a_row(self) -> int:
+        """Draw how often in a row this document may tell a scene."""
+        return self.longest_shot if self.longest_shot > 1 and self.rng.random() < 0.5 else 1
+
     def album(self, length: int) -> list[str]:
         """Write a chat of 1 to 4 parts: scenes, and questions about objects that occur once."""
         rng = self.rng
@@ -151,7 +155,7 @@ class Writer:
         once, often = names[:num_asked], names[num_asked:]
         num_parts = rng.randint(1, 4) if rng.random() < 0.5 else 1
         share = rng.uniform(0.3, 0.8)
-        shot = self.longest_shot if self.longest_shot > 1 and rng.random() < 0.5 else 1
+        shot = self.most_in_a_row()
         # Scenes to ask about are spread over the whole document, however long it is.
         told = style_words(style or 0) * (1 + shot) / 2
         spread = num_asked * told / (share * length) * rng.uniform(1, 2)
@@ -289,24 +293,12 @@ class Writer:
         return words
 
 
-def write_corpus(
-    path: Path,
-    *,
-    tokens: int,
-    length: int,
-    seed: int,
-    shares: Mapping[str, float],
-    longest_shot: int = 1,
-    as_frames: bool = True,
-    most_asked: float = 1.0,
-    kind: type[Writer] = Writer,
-) -> None:
+def write_corpus(path: Path, writer: Writer, *, tokens: int, length: int) -> None:
     """Write JSON lines for `longva prepare-text`: `tokens` words, a line a row of `length`.
 
     With the separator before it a line has exactly `length` tokens, so that rows of that length are
     whole, in whatever order the lines are packed. Needs `special_tokens`.
     """
-    writer = kind(seed, shares, longest_shot, as_frames, most_asked)
     rows = (writer.sequence(length) for _ in range(tokens // length))
     write_lines(path, ({"text": " ".join(words)} for _, *words in rows))
 

@@ -141,7 +141,7 @@ class HonestWriter(Writer):
 
     def _film(self, room: float, style: int | None) -> tuple[list[str], Asker]:
         """Tell shots in about `room` words; of style None each scene in its own."""
-        rng, longest = self.rng, self._longest()
+        rng, longest = self.rng, self.most_in_a_row()
         scene_words = 8 if style is None else style_words(style)
         num_shots = max(2, int(room / (scene_words * (1 + longest) / 2)))
         names = rng.sample(list(OBJECTS), len(OBJECTS))
@@ -154,10 +154,6 @@ class HonestWriter(Writer):
         rng.shuffle(shown)
         shots = self._shots(shown)
         return self._told(shots, style, longest), Asker(rng, shots, self.asked)
-
-    def _longest(self) -> int:
-        """Draw how often in a row this document may tell a scene."""
-        return self.longest_shot if self.longest_shot > 1 and self.rng.random() < 0.5 else 1
 
     def _shots(self, names: Sequence[str]) -> list[Scene]:
         return [random_scene(self.rng, [name], held_out=False) for name in names]

@@ -45,6 +45,9 @@ SHARPEN = 3.0
 KINDS = (*SHARES, "talk", "drill")
 """Kinds of documents that a set of text may have."""
 
+STYLE = ("longest_shot", "as_frames", "most_asked")
+"""What a set may say of its `Writer`."""
+
 
 def stages(budget: Budget, seed: int, *, honest: bool = False) -> dict[str, Callable[[], Any]]:
     """Return what a seed takes, by name and in order; each works in the working directory.
@@ -120,17 +123,11 @@ def write_sets(sets: Mapping[str, Mapping[str, Any]], budget: Budget, seed: int)
     """Write and pack sets of text, as `text.yaml` describes them; the first from `seed`."""
     for number, (name, about) in enumerate(sets.items()):
         path = Path("text") / f"{name}.jsonl"
-        write_corpus(
-            path,
-            tokens=int(about["words"] * budget.text_scale),
-            length=about["length"],
-            seed=seed + number,
-            shares={kind: about[kind] for kind in KINDS if kind in about},
-            kind=HonestWriter,
-            longest_shot=about.get("longest_shot", 1),
-            as_frames=about.get("as_frames", True),
-            most_asked=about.get("most_asked", 1.0),
-        )
+        shares = {kind: about[kind] for kind in KINDS if kind in about}
+        style = {name: about[name] for name in STYLE if name in about}
+        tokens = int(about["words"] * budget.text_scale)
+        writer = HonestWriter(seed + number, shares, **style)
+        write_corpus(path, writer, tokens=tokens, length=about["length"])
         config = CorpusConfig(
             source=str(path),
             output_dir=Path("packed") / name,

@@ -44,11 +44,11 @@ from longva.nano.reproduction.stages import (
     train,
     write_sets,
 )
+from longva.nano.reproduction.study_rule import corrected
 from longva.nano.wordless_tower import train_wordless_tower
 from longva.niah.cells import Grid
 from longva.niah.haystack import Pictures
 from longva.niah.log import read_rows
-from longva.niah.scoring import chance_corrected
 from longva.niah.tree_model import TreeModel
 from longva.niah.visual import run_visual
 from longva.recipes import load_recipe
@@ -261,19 +261,11 @@ def calibrate(budget: Budget, name: str) -> None:
 
 def choose() -> None:
     """Note which RoPE base found most; of equal ones the lowest."""
-    found = {base: corrected(NEEDLES / "calibration" / base_name(base)) for base in BASES}
+    rows = {base: read_rows(NEEDLES / "calibration" / base_name(base)) for base in BASES}
+    found = {base: corrected(of.values()) for base, of in rows.items()}
     best = max(BASES, key=lambda base: found[base])
     by_base = {f"{base:g}": share for base, share in found.items()}
     write_json(CHOICE, {"chosen": best, "model": base_name(best), "right": by_base})
-
-
-def corrected(folder: Path) -> float:
-    """Return the share of right answers in a measurement, corrected for chance."""
-    rows = list(read_rows(folder).values())
-    right, chance = (
-        sum(one) / len(rows) for one in ([r.correct for r in rows], [r.chance for r in rows])
-    )
-    return chance_corrected(right, chance)
 
 
 class ToldModel(TreeModel):

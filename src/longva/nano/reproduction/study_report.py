@@ -36,10 +36,9 @@ from longva.nano.reproduction.study_rule import (
     outcome,
     reach_by_seed,
     reach_told,
-    share,
     t_interval,
 )
-from longva.nano.reproduction.verdict import percent
+from longva.nano.reproduction.verdict import percent, share
 from longva.niah.cells import Row
 
 FIGURES = {

@@ -13,10 +13,9 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from statistics import mean, stdev
-from typing import Any
 
 from longva.nano.reproduction.results import Measurement, score
-from longva.nano.reproduction.verdict import Check, percent
+from longva.nano.reproduction.verdict import Check, share
 from longva.niah.cells import Row
 from longva.niah.scoring import chance_corrected
 
@@ -298,9 +297,3 @@ def outcome(checks: Sequence[Check]) -> str:
 def letter(name: str) -> str:
     """Write a condition's letter in brackets."""
     return f"({CONDITIONS[name][0]})"
-
-
-def share(of: Mapping[str, Any]) -> str:
-    """Write a corrected share and its interval."""
-    low, high = of["corrected95"]
-    return f"{percent(of['corrected'])} ({percent(low)[:-2]} to {percent(high)})"

@@ -11,6 +11,7 @@ trials of a seed share a model, so it is also said in how many seeds an order ho
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
@@ -89,11 +90,11 @@ def reach(results: Results) -> Check:
         f"The model whose language half was extended from {about['base_length']:,} to "
         f"{about['training_length']:,} tokens on text alone, and which was then shown single "
         f"images of at most {about['longest_alignment_frames']} grids, scores "
-        f"{_corrected(over)} on a frame hidden among {lengths[0]:,} to {lengths[-1]:,} (0 % is "
+        f"{share(over)} on a frame hidden among {lengths[0]:,} to {lengths[-1]:,} (0 % is "
         "guessing, 100 % all right)"
     )
     if low["corrected"] < over["corrected"]:
-        found += f"; weakest at {weakest:,} frames: {_corrected(low)}"
+        found += f"; weakest at {weakest:,} frames: {share(low)}"
     seeds = {s: of["corrected"] for s, of in scores_by_seed(panel.at(lengths)).items()}
     if len(seeds) > 1:
         span = percent(min(seeds.values())), percent(max(seeds.values()))
@@ -130,8 +131,8 @@ def collapse(results: Results) -> Check:
         passed = None  # it may yet fall
     falls = "falls" if far["corrected"] < near["corrected"] else "goes"
     found = (
-        f"Without the extension it {falls} from {_corrected(near)} within its {base:,.0f} frames "
-        f"to {_corrected(far)} at {longer[-1]:,}."
+        f"Without the extension it {falls} from {share(near)} within its {base:,.0f} frames "
+        f"to {share(far)} at {longer[-1]:,}."
     )
     numbers = {"within": near, "longest_length": longer[-1], "longest": far}
     return Check(expected=expected, passed=passed, found=found, numbers=numbers)
@@ -149,7 +150,7 @@ def between(results: Results) -> Check:
     above, below = difference(middle, worst), difference(best, middle)
     lengths = panels[0].lengths
     found = (
-        f"Raising its RoPE base at test time only gives {_corrected(middle)} on {_span(lengths)}, "
+        f"Raising its RoPE base at test time only gives {share(middle)} on {_span(lengths)}, "
         f"where the extended model has {percent(best['corrected'])} and the one that was not "
         f"extended {percent(worst['corrected'])}: "
     )
@@ -193,7 +194,7 @@ def beyond(results: Results) -> Check:
     low, high = difference(best, worst)
     found = (
         f"Beyond what its text had, on {_span(panels[0].lengths)}, the extended model has "
-        f"{_corrected(best)}, the one that was not extended {_corrected(worst)}."
+        f"{share(best)}, the one that was not extended {share(worst)}."
     )
     numbers = {"unires": best, "not_extended": worst, "unires_minus_not_extended95": (low, high)}
     return Check(expected=expected, passed=low > 0, found=found, numbers=numbers)
@@ -227,7 +228,12 @@ def percent(share: float) -> str:
     return f"{round(100 * share, 1) + 0.0:.1f} %"
 
 
-def _corrected(of: dict[str, Any]) -> str:
+def share(of: Mapping[str, Any]) -> str:
+    """Write a corrected share and its 95 % interval.
+
+    >>> share({"corrected": 0.5, "corrected95": (0.4, 0.6)})
+    '50.0 % (40.0 to 60.0 %)'
+    """
     low, high = of["corrected95"]
     return f"{percent(of['corrected'])} ({percent(low)[:-2]} to {percent(high)})"
 
