@@ -70,6 +70,13 @@ def test_shots_are_counted_down_to_the_largest_gap_between_their_best_frames(sco
     assert answer.text(ids("cup number 17 TIMES s")) == f"cup number 17 {times} s"
 
 
+def test_in_an_excerpt_frames_that_are_not_in_a_row_in_the_film_are_two_shots():
+    answer = heard([NOWHERE, NOWHERE, [[9.0, 9.0, 9.0, 0.0]]])
+    answer.places = [torch.tensor([3, 4, 9, 10])]
+    assert answer.text(ids("cup number 17 TIMES s")) == "cup number 17 2 s"
+    assert answer.shots(LookUp(2, 2)) == [(0, 0, 2), (0, 2, 3)]
+
+
 @pytest.mark.parametrize(("anchor", "cup", "first"), [(0, 3, "anchor"), (2, 1, "cup")])
 def test_the_first_of_two_is_the_one_that_was_found_earlier(anchor, cup, first):
     at = [[[9.0 if frame == place else 0.0 for frame in range(4)]] for place in (anchor, cup)]

@@ -206,7 +206,8 @@ def print_evidence(answer, notes: Sequence[str] = ()) -> None:
     for note in notes:
         out.print(f"   {printable(note)}")
     seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in answer.timings.items())
-    out.print(f"   {answer.frames} frames, {answer.prompt_tokens:,} tokens; {seconds}\n")
+    again = f", {answer.looked_again} frames read again" if answer.looked_again else ""
+    out.print(f"   {answer.frames} frames, {answer.prompt_tokens:,} tokens{again}; {seconds}\n")
 
 
 @app.command()

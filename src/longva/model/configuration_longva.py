@@ -43,6 +43,8 @@ class LongVAConfig(PretrainedConfig):
             that stand for what they tell; see `watching/look_up.py`. None of a model without.
         confidence: what a calibration found, see `watching/confidence.py`; None of a model that
             was not calibrated.
+        look_again: frames of a long film that are read again, alone, for each answer, where nothing
+            else is asked for; see `watching/look_again.py`.
         tie_word_embeddings: whether input and output embeddings are one matrix.
         **kwargs: see `PretrainedConfig`.
 
@@ -70,6 +72,7 @@ class LongVAConfig(PretrainedConfig):
         evidence_heads: list[list[int]] | None = None,
         look_up: dict | None = None,
         confidence: dict | None = None,
+        look_again: int = 0,
         tie_word_embeddings: bool = False,
         **kwargs,
     ):
@@ -84,6 +87,7 @@ class LongVAConfig(PretrainedConfig):
         self.evidence_heads = evidence_heads
         self.look_up = look_up
         self.confidence = confidence
+        self.look_again = look_again
         self.set_pooling(pool_stride, pool_mode)
         if image_packing not in ("unires", "anyres"):
             raise LongVAError(f"image_packing must be 'unires' or 'anyres', got {image_packing!r}")

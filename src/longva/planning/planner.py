@@ -226,6 +226,8 @@ def plan(
     weight_bytes: int | None = None,
     device_memory: int | None = None,
     flops_per_second: float | None = None,
+    look_again: int = 0,
+    keeps_rows: bool = False,
     shape: Callable[..., Shape] = Shape,
 ) -> Plan:
     """Compute what watching a video takes.
@@ -242,6 +244,8 @@ def plan(
         weight_bytes: of the weights, when they are loaded already and need not be computed.
         device_memory: bytes that may be used; None leaves only the context as a limit.
         flops_per_second: rate for the time estimate.
+        look_again: frames that are read again beside all others.
+        keeps_rows: all features stay in the same memory, for that.
         shape: makes the numbers of a config; another for models other than LongVA.
     """
     if chunk_tokens is None:
@@ -259,6 +263,8 @@ def plan(
                 weight_bytes=weight_bytes,
                 device_memory=device_memory,
                 flops_per_second=flops_per_second,
+                look_again=look_again,
+                keeps_rows=keeps_rows,
                 shape=shape,
             )
             for tokens in CHUNK_TOKENS
@@ -278,7 +284,9 @@ def plan(
     def sizes(n: int) -> dict[str, int]:
         visual = numbers.tokens(n)
         tokens = visual + text_tokens
-        kv_cache = int(tokens * numbers.kv_bytes_per_token())
+        again = numbers.tokens(look_again) + text_tokens if n > look_again > 0 else 0
+        kv_cache = int((tokens + again) * numbers.kv_bytes_per_token())
+        kv_cache += visual * numbers.row_width * dtype.itemsize if keeps_rows else 0
         waiting = numbers.waiting_rows(visual)
         vision = numbers.vision_chunk(n) + waiting
         prefill = numbers.prefill_chunk(tokens) + waiting

@@ -5,10 +5,11 @@
 
 A policy bounds the frames of the last medium. What it forgets is forgotten exactly: the frames
 that stay are read again without the others, from their features, which are kept beside the cache.
-So every answer is that of a session that has watched just these frames.
+So every answer is that of a session that has watched just these frames. They are kept as well where
+frames may be looked at again (`look_again.py`).
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from copy import copy
 from dataclasses import dataclass, replace
@@ -78,9 +79,6 @@ class PolicyState:
     last: WatchedFrames | None
     """The last of them."""
 
-    rows: Tensor | None
-    """[U, T, D], the features of the frames held, if they may have to be read again."""
-
     again: WatchedFrames | None = None
     """Frames that an interrupt left to be read again; their numbers follow those held."""
 
@@ -117,7 +115,7 @@ class Ahead:
         self._offered = 0  # frames of the last medium that the rule has taken so far
         self._numbers = np.zeros(0, np.int64)  # which of those are held or ahead
         self._last: WatchedFrames | None = None  # the last of those
-        self._features: list[Tensor] = []  # [T, D] a unit, of what is held of the last medium
+        self._features: list[list[Tensor]] = []  # [T, D] a unit, of what is held of each medium
 
     def __len__(self) -> int:
         """Frames ahead."""
@@ -152,7 +150,7 @@ class Ahead:
             all_of_it = f"the {usual:,} of one a second" if media.has_clock else f"all {usual:,}"
             note = f"{len(frames):,} frames, spread evenly: {all_of_it} do not fit"
             frames = replace(frames, left_out="; ".join(filter(None, (frames.left_out, note))))
-        self._offered, self._features = 0, []
+        self._offered = 0
         self._numbers = self._numbers[:0]
         return self._offer(Part(media, None, frames, True, label=label), watched)
 
@@ -195,9 +193,10 @@ class Ahead:
         again = []
         if prefix < held:
             last, unit = watched[-1], watched[-1].unit
-            rows = [self._features[n // unit] for n in stay[prefix::unit]]
+            features = self._features[len(watched) - 1]
+            rows = [features[n // unit] for n in stay[prefix::unit]]
             watched = [*watched[:-1], last.part(0, prefix)]
-            self._features = self._features[: prefix // unit]
+            del features[prefix // unit :]
             if rows:
                 again = [Part(None, torch.stack(rows), last.pick(stay[prefix:]), False)]
         chosen, place = [], held
@@ -209,23 +208,26 @@ class Ahead:
         return watched
 
     def stream(
-        self, settings: FrameSettings, timings: dict[str, float], held: int
+        self,
+        settings: FrameSettings,
+        timings: dict[str, float],
+        watched: Sequence[WatchedFrames],
     ) -> Generator[Tensor]:
         """Yield the features of all that is ahead, [n, T, D], in order.
 
         Args:
             settings: of the frames.
             timings: see `encode_frames` in `features.py`.
-            held: frames of the last medium that are held.
+            watched: what is held.
         """
-        self._features = self._features[: -(-held // self._watcher.family.unit)]
+        self._features = self.features(watched)
         for part in list(self.parts):
             if part.begins:
-                self._features = []
+                self._features.append([])
             with closing(self._batches(part, settings, timings)) as batches:
                 for batch in batches:
-                    if self.policy in ("newest", "thin") and part.frames.kind == "video":
-                        self._features += batch.cpu().unbind()
+                    if self._watcher.look_again or self.policy in ("newest", "thin"):
+                        self._features[-1] += batch.cpu().unbind()
                     yield batch
 
     def _batches(self, part: Part, settings, timings) -> Generator[Tensor]:
@@ -254,7 +256,7 @@ class Ahead:
     def copy(self) -> "Ahead":
         """Return a copy that changes by itself."""
         other = copy(self)
-        other.parts, other._features = list(self.parts), list(self._features)
+        other.parts, other._features = list(self.parts), list(map(list, self._features))
         return other
 
     def renumber(self, exact: Media) -> None:
@@ -271,16 +273,19 @@ class Ahead:
                 frames = frames.pick(places)
             self.parts[number] = replace(part, media=exact, frames=frames, places=places)
 
-    def state(self, held: int) -> "PolicyState | None":
-        """Return what a policy has to remember; None without one.
+    def features(self, watched: Sequence[WatchedFrames]) -> list[list[Tensor]]:
+        """Return the features of what is held, [T, D] a unit, by medium; none where not kept."""
+        held = [*self._features, *([] for _ in watched)]
+        return [own[: one.units] for own, one in zip(held, watched, strict=False)]
 
-        Args:
-            held: frames of the last medium that are held.
-        """
+    def replay(self, frames: WatchedFrames, rows: Tensor) -> None:
+        """Add a medium that was watched before, by its features [U, T, D]."""
+        self.parts.append(Part(None, rows, frames, True))
+
+    def state(self) -> "PolicyState | None":
+        """Return what a policy has to remember besides features; None without one."""
         if self.policy is None:
             return None
-        kept = self._features[: -(-held // self._watcher.family.unit)]
-        rows = torch.stack(kept) if kept else None
         # An interrupt leaves parts ahead. What is to be read again is kept; of what was never
         # watched nothing is, and it may come again.
         again = [part for part in self.parts if part.rows is not None]
@@ -292,13 +297,15 @@ class Ahead:
         if self.undecoded:
             numbers = numbers[: len(numbers) - self.undecoded]
             offered, last = int(numbers[-1]) + 1 if len(numbers) else 0, None
-        return PolicyState(self.policy, numbers, offered, last, rows, frames, again_rows)
+        return PolicyState(self.policy, numbers, offered, last, frames, again_rows)
 
-    def restore(self, state: "PolicyState") -> None:
-        """Go on where `state` was taken."""
+    def restore(self, state: "PolicyState | None", features: Sequence[Sequence[Tensor]]) -> None:
+        """Go on where `state` and `features` were taken."""
+        self._features = list(map(list, features))
+        if state is None:
+            return
         self.policy, self._numbers, self._offered = state.policy, state.numbers, state.offered
         self._last = state.last
-        self._features = [] if state.rows is None else list(state.rows.unbind())
         if state.again is not None:
             self.parts = [Part(None, state.again_rows, state.again, False)]
 

@@ -71,6 +71,9 @@ class Answer:
     """Log-probability of the answer's tokens to the model, nats, the one that ends it included: the
     sum of `logprobs`, whatever was asked of the form. Longer answers have lower ones."""
 
+    looked_again: int = 0
+    """Frames that were read again, alone, for the answer; 0 if it is of all as they were read."""
+
     cached_tokens: int = 0
     """Of the prompt's, those that were in the KV cache when the question came."""
 
@@ -135,6 +138,7 @@ class Answer:
             "evidence": [asdict(item) for item in self.evidence],
             "timings": self.timings,
             "finish_reason": self.finish_reason,
+            **({"looked_again": self.looked_again} if self.looked_again else {}),
             "logprob": self.logprob,
             **({} if self.known is None else {"known": self.known}),
             **({} if self.confidence is None else {"confidence": self.confidence}),
@@ -171,6 +175,13 @@ class AnswerStream:
         answer = yield from self._pieces
         self.answer = answer or self.answer  # a second pass over a finished stream is empty
 
+    def read(self) -> Answer:
+        """Wait for the whole answer."""
+        for _ in self:
+            pass
+        assert self.answer is not None
+        return self.answer
+
 
 def frame_shares(prompt: Tensor, attention: Tensor, media: Sequence[WatchedFrames]) -> Tensor:
     """Sum attention over the tokens of each frame, as shares of that on all frames.
@@ -192,13 +203,17 @@ def frame_shares(prompt: Tensor, attention: Tensor, media: Sequence[WatchedFrame
 
 
 def evidence_of(
-    prompt: Tensor,
-    attention: Tensor,
-    media: Sequence[WatchedFrames],
-    most: int | None = None,
+    prompt: Tensor, attention: Tensor, media: Sequence[WatchedFrames], most: int | None = None
 ) -> list[Evidence]:
     """Return what `frame_shares` gives each frame, that which got most first; `most` of them."""
-    weights = frame_shares(prompt, attention, media).tolist()
+    return listed(frame_shares(prompt, attention, media), media, most)
+
+
+def listed(
+    shares: Tensor, media: Sequence[WatchedFrames], most: int | None = None
+) -> list[Evidence]:
+    """Name the frames of shares [U], that with most first; `most` of them."""
+    weights = shares.tolist()
     places = [(n, frame) for n, m in enumerate(media) for frame in range(0, len(m), m.unit)]
     order = sorted(range(len(places)), key=lambda place: -weights[place])
     found = []

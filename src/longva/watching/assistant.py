@@ -56,6 +56,7 @@ class LongVA(Watcher):
             Default: as the plan says, by the memory that is free.
         cache_dir: keep encoded media in this folder.
         cache_bytes: of them at most; what was used least recently is deleted. None: no bound.
+        look_again: frames that are read again, alone, for each answer; see `Watcher`.
         notice: something a user should know about the model before believing it; see `Watcher`.
     """
 
@@ -69,6 +70,7 @@ class LongVA(Watcher):
         chunk_tokens: int | None = None,
         cache_dir: Path | None = None,
         cache_bytes: int | None = None,
+        look_again: int | None = None,
         notice: str | None = None,
     ):
         model.set_attn_implementation({"text_config": "evidence"})
@@ -82,6 +84,7 @@ class LongVA(Watcher):
             chunk_tokens=chunk_tokens,
             cache_dir=cache_dir,
             cache_bytes=cache_bytes,
+            look_again=look_again,
             notice=notice,
         )
 
@@ -98,6 +101,7 @@ class LongVA(Watcher):
         cache_dir: Path | None = None,
         self_test: bool = True,
         cache_bytes: int | None = None,
+        look_again: int | None = None,
         **loading,
     ) -> "LongVA":
         """Load LongVA, or another video-language model of transformers.
@@ -114,6 +118,9 @@ class LongVA(Watcher):
             cache_dir: keep encoded media in this folder.
             self_test: compare a model other than LongVA with its own plain forward, in seconds.
             cache_bytes: of them at most.
+            look_again: of a film with more frames, read so many again, alone, for each answer:
+                those where a first answer looks (see `look_again.py`). 0: never. Default: as the
+                checkpoint says, which is 128 for `nano` and never for others.
             **loading: see `load_pretrained`: `revision`, `pool_stride`, `pool_mode` and more.
 
         Raises:
@@ -139,6 +146,7 @@ class LongVA(Watcher):
                 chunk_tokens=chunk_tokens,
                 cache_dir=cache_dir,
                 cache_bytes=cache_bytes,
+                look_again=look_again,
                 notice=NOTICE if name == EMBEDDED_MODEL else None,
             )
         if self_test and not own:

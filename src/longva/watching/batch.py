@@ -160,6 +160,7 @@ def answer_all(
                 "model": weights_fingerprint(longva.model),
                 "dtype": str(longva.model.dtype),
                 "kv": longva.kv,
+                "look_again": longva.look_again,
                 "watching": settings or {},
                 "answering": {
                     n: asdict(v) if isinstance(v, Sampling) else v for n, v in options.items()

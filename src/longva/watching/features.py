@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -169,6 +170,14 @@ class WatchedFrames:
         names, before = (tuple(t[n] for n in where) if t else () for t in (self.names, self.before))
         indices = self.indices[where]
         return replace(self, seconds=seconds, indices=indices, names=names, before=before, after="")
+
+    def excerpt(self, where: np.ndarray) -> "WatchedFrames":
+        """Return the frames of these numbers, and all that is told between any."""
+        texts, ends = self._texts(), [0, *(where + 1), len(self)]
+        told = ["\n".join(filter(None, texts[a:b])) for a, b in pairwise(ends)]
+        after = "\n".join(filter(None, (told.pop(), self.after)))
+        before = tuple(told) if any(told) else ()
+        return replace(self.pick(where), before=before, after=after)
 
     def followed_by(self, more: "WatchedFrames") -> "WatchedFrames":
         """Return these frames and then the others, as of one medium."""

@@ -27,12 +27,13 @@ from torch import Tensor
 from longva.attention.evidence import EvidenceCollector
 from longva.errors import LongVAError
 from longva.model.chat_format import text_ids
-from longva.prompts.decoding import TextStream, stop_tokens
+from longva.prompts.decoding import stop_tokens
 from longva.prompts.phrases import phrases
 from longva.prompts.reader import PromptReader
 from longva.reporting.progress import Progress
 from longva.watching.answer import check_question, frame_shares
 from longva.watching.features import WatchedFrames
+from longva.watching.look_again import first_words
 
 SHARE = 0.1
 """Evidence that makes a frame worth a look, in shares of what each frame would get evenly."""
@@ -227,16 +228,7 @@ class _Search:
     def _evidence(self, prompt: Tensor) -> Tensor:
         """[U] logarithm of each unit's evidence, in even shares."""
         collector = EvidenceCollector(self.heads)
-        hidden = self.reader.read(prompt, evidence=collector)
-        answer = TextStream(
-            self.reader,
-            hidden,
-            self.tokenizer,
-            max_new_tokens=ANSWER_TOKENS,
-            evidence=collector,
-        )
-        for _ in answer:
-            pass
+        first_words(self.reader, prompt, self.tokenizer, collector, tokens=ANSWER_TOKENS)
         shares = frame_shares(prompt, collector.weights(), self.media).cpu()
         return (shares * len(shares)).clamp_min(torch.finfo(shares.dtype).tiny).log()
 

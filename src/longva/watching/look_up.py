@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from longva.attention.evidence import EvidenceCollector, Match
@@ -81,6 +80,7 @@ class Heard:
         listened: see `listener`.
         media: that were listened for.
         begun: tokens with which the prompt begins the answer; what they look up is not heard.
+        places: of frames that are an excerpt, see `Watched.places`: a shot has no gaps.
     """
 
     def __init__(
@@ -90,10 +90,11 @@ class Heard:
         listened: EvidenceCollector,
         media: Sequence[WatchedFrames],
         begun: Sequence[int] = (),
+        places: Sequence[Tensor] = (),
     ):
         about = getattr(model.config, "look_up", None) or {}
         self.tokenizer, self.listened, self.media = tokenizer, listened, media
-        self.begun = [*begun]
+        self.begun, self.places = [*begun], places
         self.reach = about.get("reach", 0.0)
         self._after, *pointers = (
             tokenizer.convert_tokens_to_ids(about[name]) if about.get(name) else None
@@ -143,11 +144,12 @@ class Heard:
         """Return the shots that match a look-up, in order: medium, first unit, and one behind."""
         scores = self.scores(looked_up)
         floor = max(float(of.max()) for of in scores) - self.reach
-        best = [float(scores[of][first:stop].max()) for of, first, stop in _runs(scores, floor)]
+        runs = _runs(scores, floor, self.places)
+        best = [float(scores[of][first:stop].max()) for of, first, stop in runs]
         best = [*sorted(best, reverse=True), floor]
         gaps = [high - low for high, low in pairwise(best)]
         place = gaps.index(max(gaps))
-        return _runs(scores, (best[place] + best[place + 1]) / 2)
+        return _runs(scores, (best[place] + best[place + 1]) / 2, self.places)
 
     def best_shot(self, looked_up: LookUp) -> tuple[int, int]:
         """Return medium and first unit of the shot that matches best."""
@@ -177,12 +179,15 @@ class Heard:
         return self._decoded([min(two, key=self.best_shot).name]) if len(two) == 2 else ""
 
 
-def _runs(scores: Sequence[Tensor], least: float) -> list[tuple[int, int, int]]:
+def _runs(
+    scores: Sequence[Tensor], least: float, places: Sequence[Tensor] = ()
+) -> list[tuple[int, int, int]]:
     """Return the runs of units that score at least so much: medium, first unit, one behind."""
     found = []
     for medium, of in enumerate(scores):
-        good = (of >= least).cpu().int()
-        edges = torch.cat([good[:1] * 0, good, good[:1] * 0]).diff()
-        starts, stops = (edges == 1).nonzero().flatten(), (edges == -1).nonzero().flatten()
-        found += [(medium, *one) for one in zip(starts.tolist(), stops.tolist(), strict=True)]
+        good = (of >= least).cpu().nonzero().flatten()
+        where = places[medium][good] if places else good
+        ends = (where.diff() != 1).nonzero().flatten() + 1
+        runs = good.tensor_split(ends) if len(good) else ()
+        found += [(medium, int(run[0]), int(run[-1]) + 1) for run in runs]
     return found

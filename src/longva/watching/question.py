@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from longva.errors import LongVAError
 from longva.prompts.decoding import Sampling
 
 
@@ -29,3 +30,10 @@ class Question:
 
     count: int = 1
     """Answers, each drawn with a seed of its own."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or (self.evidence or 0) < 0:
+            raise LongVAError(
+                f"max_new_tokens must be at least 1 and evidence at least 0, got "
+                f"{self.max_new_tokens} and {self.evidence}."
+            )

@@ -22,7 +22,7 @@ from longva.media.sampling import FrameSampling
 from longva.model.chat_format import beginning, text_ids
 from longva.prompts.decoding import Sampling, TextStream
 from longva.reporting.progress import Progress
-from longva.watching import session_file
+from longva.watching import look_again, session_file
 from longva.watching.answer import Answer, AnswerStream, check_question, evidence_of
 from longva.watching.confidence import confidence
 from longva.watching.features import FrameSettings
@@ -78,8 +78,8 @@ class Session(Watched):
             "settings": asdict(self.settings),
             "max_frames": self._max_frames,
         }
-        state = self._ahead.state(len(self.media[-1]) if self.media else 0)
-        session_file.write(Path(path), self.watcher, self._reader, self.media, facts, state)
+        held = self._ahead.state(), self._ahead.features(self.media)
+        session_file.write(Path(path), self.watcher, self._reader, self.media, facts, *held)
 
     @classmethod
     def resume(cls, watcher: Watcher, path: Path) -> "Session":
@@ -88,8 +88,7 @@ class Session(Watched):
             started = time.perf_counter()
             rules = FrameSampling(**facts["sampling"]), FrameSettings(**facts["settings"])
             session = cls(watcher, (), *rules, max_frames=facts.get("max_frames"))
-            if (state := facts.get("policy")) is not None:
-                session._ahead.restore(state)
+            session._ahead.restore(facts.get("policy"), facts["features"])
             session.media, session.history = facts["media"], facts["history"]
             session._watched = facts["watched"]
             prompt = tensors("symbols").cpu()
@@ -103,11 +102,7 @@ class Session(Watched):
 
     def ask(self, question: str, **options: Any) -> Answer:
         """Answer one question; see `stream` for the options."""
-        stream = self.stream(question, **options)
-        for _ in stream:
-            pass
-        assert stream.answer is not None
-        return stream.answer
+        return self.stream(question, **options).read()
 
     async def aask(self, question: str, **options: Any) -> Answer:
         """Answer one question in another thread, while other coroutines go on.
@@ -191,20 +186,18 @@ class Session(Watched):
             LongVAError: for an empty question, or one that is not text.
             NonFiniteError: the model computes NaN or infinity.
         """
-        self._check(question, max_new_tokens, evidence)
-        return AnswerStream(
-            self._answer(
-                question,
-                max_new_tokens,
-                sampling or Sampling(),
-                evidence,
-                keep,
-                stop,
-                begins,
-                raw,
-                progress,
-            )
+        self._check(question)
+        asked = Question(
+            text=question,
+            history=self.history,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling or Sampling(),
+            evidence=evidence,
+            stop=tuple(stop),
+            begins=begins,
+            raw=raw,
         )
+        return AnswerStream(self._answer(asked, keep, progress))
 
     def ask_all(
         self,
@@ -237,21 +230,14 @@ class Session(Watched):
             NonFiniteError: the model computes NaN or infinity.
         """
         for question in questions:
-            self._check(question, max_new_tokens, evidence)
+            self._check(question)
+        told: Any = {"max_new_tokens": max_new_tokens, "evidence": evidence, "stop": tuple(stop)}
+        usual = Question(text="", history=self.history, sampling=sampling or Sampling(), **told)
+        asked = [replace(usual, text=question) for question in questions]
         if not self.can_answer_together:
-            options = {"max_new_tokens": max_new_tokens, "sampling": sampling}
-            options |= {"evidence": evidence, "stop": stop}
-            return [self.ask(question, **options) for question in questions]
-        asked = Question(
-            text="",
-            history=self.history,
-            max_new_tokens=max_new_tokens,
-            sampling=sampling or Sampling(),
-            evidence=evidence,
-            stop=tuple(stop),
-        )
+            return [AnswerStream(self._answer(one, False, None)).read() for one in asked]
         answers: dict[int, Answer] = {}
-        for number, told in self.stream_all([replace(asked, text=text) for text in questions]):
+        for number, told in self.stream_all(asked):
             if isinstance(told, LongVAError):
                 raise told
             if isinstance(told, Answer):
@@ -260,8 +246,11 @@ class Session(Watched):
 
     @property
     def can_answer_together(self) -> bool:
-        """Whether questions can be answered together; see `PromptReader.divisible`."""
-        return self._reader.divisible
+        """Whether questions can be answered together; see `PromptReader.divisible`.
+
+        Not where some frames are looked at again, which are others for each question.
+        """
+        return self._reader.divisible and not look_again.is_due(self.media, self.watcher.look_again)
 
     def stream_all(
         self, questions: Sequence[Question], given_up: Callable[[int], bool] = lambda _: False
@@ -289,59 +278,88 @@ class Session(Watched):
             self._settled = settled
             self._reader.crop(min(settled, self._reader.length))
 
-    def _check(self, question: str, max_new_tokens: int, evidence: int) -> None:
+    def _check(self, question: str) -> None:
         check_question(question)
         self._check_open()
-        if max_new_tokens < 1 or evidence < 0:
-            raise LongVAError(
-                f"max_new_tokens must be at least 1 and evidence at least 0, got {max_new_tokens} "
-                f"and {evidence}."
-            )
 
-    def _answer(self, question, max_new_tokens, sampling, top_k, keep, stop, begins, raw, progress):
+    def _answer(self, asked: Question, keep: bool, progress: Progress | None):
         started = time.perf_counter()
         mine = self._asking = object()
-        asked = Question(text=question, history=self.history, begins=begins, raw=raw)
         prompt = self._prompt(asked)
         cached = min(self._reader.share(prompt), len(prompt) - 1)
-        heads = self.watcher.family.evidence_heads
-        collector = listener(self.model, heads, prompt, self.media)
-        heard = self._heard(collector, begins)
+        if not asked.raw and look_again.is_due(self.media, self.watcher.look_again):
+            answer = yield from self._answer_again(asked, prompt, mine, progress)
+            if keep:
+                self._keep(asked, answer.text)
+            times = {**self.timings, "answer": time.perf_counter() - started}
+            return replace(answer, cached_tokens=cached, timings=times)
+        heard = self._listen(prompt, asked)
         reader, settled = self._reader, self._settled
         try:
-            hidden = reader.read(prompt, progress, evidence=collector)
+            hidden = reader.read(prompt, progress, evidence=heard.listened)
             reply = TextStream(
                 reader,
                 hidden,
-                self.processor.tokenizer,
-                max_new_tokens=max_new_tokens,
-                sampling=sampling,
-                stop=stop,
-                spell=None if sampling.constraint else heard.text,
-                evidence=collector,
+                heard.tokenizer,
+                max_new_tokens=asked.max_new_tokens,
+                sampling=asked.sampling,
+                stop=asked.stop,
+                spell=None if asked.sampling.constraint else heard.text,
+                evidence=heard.listened,
             )
             for piece in reply:
                 yield piece
-                if self._asking is not mine:
-                    raise LongVAError(
-                        "another question was asked before this answer was read to its end. "
-                        "A session answers one question at a time: take a session for each."
-                    )
-            collector.weights()  # before anything is kept: NaN among them is an error
+                self._check_asking(mine)
+            heard.listened.weights()  # before anything is kept: NaN among them is an error
             settled = len(prompt) if keep else settled
         finally:
             if self._asking is mine:  # else the cache belongs to a later question
                 self._settled = settled
                 reader.crop(settled)
         if keep:
-            said = {"role": "assistant", "content": begins + reply.text}
-            self.history += [self._turn(question), said]
-        return self._answered(question, prompt, reply, heard, top_k, started, cached)
+            self._keep(asked, reply.text)
+        return self._answered(asked.text, prompt, reply, heard, asked.evidence, started, cached)
 
-    def _heard(self, collector, begins) -> Heard:
-        tokenizer = self.processor.tokenizer
-        begun = text_ids(tokenizer, begins)
-        return Heard(self.model, tokenizer, collector, self.media, begun)
+    def _answer_again(self, asked: Question, prompt: Tensor, mine: object, progress):
+        """Answer from the frames where a first answer looks; see `look_again.py`."""
+        settled, heard = self._settled, self._listen(prompt, asked)
+        try:
+            told = self._reader, prompt, heard.tokenizer, heard.listened
+            ids = look_again.first_words(*told, progress=progress)
+        finally:
+            self._reader.crop(min(settled, self._reader.length))
+        shares = look_again.where_looked(self.model, prompt, ids, heard, self.media)
+        part = self.excerpt(look_again.looked_at(shares, self.media, self.watcher.look_again))
+        stream = AnswerStream(part._answer(asked, False, None))
+        for piece in stream:
+            yield piece
+            self._check_asking(mine)
+        assert stream.answer is not None
+        return replace(
+            stream.answer,
+            evidence=look_again.with_the_rest(stream.answer.evidence, self.media, asked.evidence),
+            notes=self.notes,
+            frames=self.frames,
+            looked_again=part.frames,
+            prompt_tokens=len(prompt),
+        )
+
+    def _check_asking(self, mine: object) -> None:
+        if self._asking is not mine:
+            raise LongVAError(
+                "another question was asked before this answer was read to its end. A session "
+                "answers one question at a time: take a session for each."
+            )
+
+    def _keep(self, asked: Question, text: str) -> None:
+        said = {"role": "assistant", "content": asked.begins + text}
+        self.history += [self._turn(asked.text), said]
+
+    def _listen(self, prompt: Tensor, asked: Question) -> Heard:
+        model, tokenizer = self.model, self.processor.tokenizer
+        collector = listener(model, self.watcher.family.evidence_heads, prompt, self.media)
+        begun = text_ids(tokenizer, asked.begins)
+        return Heard(model, tokenizer, collector, self.media, begun, self.places)
 
     def _answered(self, question, prompt, reply, heard, top_k, started, cached):
         return Answer(

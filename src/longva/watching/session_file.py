@@ -2,19 +2,20 @@
 
 FILE.safetensors    0.0 0.1 1.0 ...          keys and values as the cache holds them, by layer
 symbols                  the tokens that they belong to
-rows                     features, where a policy may have to read frames again
+rows.0 ...               features of each medium, where frames may have to be read again
 again                    features of those that an interrupt left to be read again
 __metadata__             fingerprint of the model; media, rule, history
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -27,9 +28,7 @@ from longva.watching.ahead import PolicyState
 from longva.watching.features import WatchedFrames
 from longva.watching.watcher import Watcher
 
-FORMAT = "longva session 1"
-
-FEATURES = {"rows", "again"}
+FORMAT = "longva session 2"
 
 
 def write(
@@ -39,6 +38,7 @@ def write(
     media: list[WatchedFrames],
     facts: dict,
     state: PolicyState | None = None,
+    features: Sequence[Sequence[Tensor]] = (),
 ) -> None:
     """Write a session, whole or not at all.
 
@@ -49,6 +49,7 @@ def write(
         media: that were watched.
         facts: the rest, as JSON takes it.
         state: of the policy, if there is one.
+        features: of each medium, [T, D] a unit, where they are kept.
 
     Raises:
         LongVAError: the file cannot be written, because the disk is full for example.
@@ -56,9 +57,9 @@ def write(
     tensors = {**reader.tensors(), "symbols": reader.held}
     model = {"model": watcher.fingerprint(model_fingerprint), "kv": watcher.kv}
     plain = [_plain(medium) for medium in media]
+    tensors |= {f"rows.{n}": torch.stack([*own]) for n, own in enumerate(features) if own}
     if state is not None:
-        features = {"rows": state.rows, "again": state.again_rows}
-        tensors |= {name: rows for name, rows in features.items() if rows is not None}
+        tensors |= {"again": state.again_rows} if state.again_rows is not None else {}
         frames = {"last": state.last, "again": state.again}
         known = {"numbers": state.numbers.tolist(), "offered": state.offered}
         known |= {n: None if f is None else _plain(f) for n, f in frames.items()}
@@ -92,6 +93,16 @@ def reading(
                 names.sort(key=lambda name: [int(part) for part in name.split(".")])
                 if (known := facts.get("policy")) is not None:
                     facts["policy"] = _policy(known, file)
+                held, media = {*file.keys()}, range(len(facts["media"]))
+                facts["features"] = [
+                    file.get_tensor(name).cpu().unbind() if name in held else ()
+                    for name in (f"rows.{number}" for number in media)
+                ]
+                if watcher.look_again and not all(facts["features"]):
+                    raise LongVAError(
+                        f"{path} has no features of frames, which a second look needs.",
+                        look_again=0,
+                    )
             except LongVAError:
                 raise
             except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -102,17 +113,10 @@ def reading(
 
 
 def _policy(known: dict[str, Any], file: Any) -> PolicyState:
-    held = {name: file.get_tensor(name).cpu() for name in FEATURES & {*file.keys()}}
     last, again = (known.get(n) and _watched(known[n]) for n in ("last", "again"))
-    return PolicyState(
-        known["policy"],
-        np.array(known["numbers"], np.int64),
-        known["offered"],
-        last,
-        held.get("rows"),
-        again,
-        held.get("again"),
-    )
+    rows = file.get_tensor("again").cpu() if again is not None else None
+    numbers = np.array(known["numbers"], np.int64)
+    return PolicyState(known["policy"], numbers, known["offered"], last, again, rows)
 
 
 def _check(facts: dict[str, Any], watcher: Watcher, path: Path) -> None:

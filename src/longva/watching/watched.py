@@ -10,8 +10,10 @@ common is never computed again.
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from longva.errors import LongVAError, VideoError
@@ -77,6 +79,9 @@ class Watched:
             self._ahead.begin(medium, self.media, label)
         self._watched = self._settled = 0
         """Tokens that stay: the media; and with them, the conversation that was kept."""
+
+        self.places: list[Tensor] = []
+        """Of an excerpt, [U] of each medium, which of the units of the whole they are."""
 
         self._asking: object | None = None
         self._closed = False
@@ -171,6 +176,22 @@ class Watched:
             raise
         return added
 
+    def excerpt(self, frames: Sequence[np.ndarray]) -> Self:
+        """Return a session of some of the frames, read again without the others.
+
+        Args:
+            frames: of each medium, the numbers of those that it has, in whole units. Their features
+                were kept: `look_again` of the watcher is not 0.
+        """
+        part = type(self)(self.watcher, (), self.sampling, self.settings)
+        features = self._ahead.features(self.media)
+        for medium, rows, where in zip(self.media, features, frames, strict=True):
+            units = where[:: medium.unit] // medium.unit
+            part._ahead.replay(medium.excerpt(where), torch.stack([rows[n] for n in units]))
+            part.places.append(torch.from_numpy(units))
+        part.watch()
+        return part
+
     def _watch(self, progress: Progress | None) -> None:
         started, waited = time.perf_counter(), [0.0]
         media = self._everything()
@@ -197,8 +218,7 @@ class Watched:
     def _rows(self, frames: int, progress: Progress | None, waited: list[float]):
         """Yield the rows of what is to be watched, [n, D]; tell of those that have been read."""
         done, started = 0, time.perf_counter()
-        held = len(self.media[-1]) if self.media else 0
-        with closing(self._ahead.stream(self.settings, self.timings, held)) as stream:
+        with closing(self._ahead.stream(self.settings, self.timings, self.media)) as stream:
             for batch in stream:
                 waited[0] += time.perf_counter() - started
                 yield batch.flatten(0, 1)

@@ -34,8 +34,13 @@ class Watcher:
         chunk_tokens: tokens prefilled at a time; None: as the plan says, by the free memory.
         cache_dir: keep encoded media in this folder.
         cache_bytes: of them at most; what was used least recently is deleted. None: no bound.
+        look_again: frames that are read again, alone, for each answer; see `look_again.py`. 0:
+            none. None: as the model's config says.
         notice: something a user should know about the model before believing it, which knows a
             small world only.
+
+    Raises:
+        LongVAError: for `look_again` less than 0.
     """
 
     def __init__(
@@ -48,8 +53,13 @@ class Watcher:
         chunk_tokens: int | None,
         cache_dir: Path | None,
         cache_bytes: int | None = None,
+        look_again: int | None = None,
         notice: str | None = None,
     ):
+        own_look = getattr(model.config, "look_again", 0)
+        self.look_again: int = own_look if look_again is None else look_again
+        if self.look_again < 0:
+            raise LongVAError(f"look_again must be at least 0 frames, got {look_again}.")
         self.model, self.processor, self.name = model, processor, name
         own = isinstance(model, LongVAForConditionalGeneration)
         self.family = Family(model, processor) if own else VideoFamily(model, processor)
@@ -90,6 +100,8 @@ class Watcher:
             chunk_tokens=self._chunk_tokens,
             weight_bytes=weights,
             device_memory=None if free is None else free + weights + reclaimable,
+            look_again=self.look_again,
+            keeps_rows=bool(self.look_again) and self.model.device.type == "cpu",
             shape=self.family.shape(media),
         )
 

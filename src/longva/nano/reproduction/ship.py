@@ -35,6 +35,9 @@ from longva.watching.assistant import LongVA
 SHARPEN = 1.5
 """Factor on attention logits, for a context four times that of training."""
 
+LOOK_AGAIN = 128
+"""Frames that are read again for each answer; the longest three shots of `asked_film` have 72."""
+
 VISION_BATCH = 256
 """Frames encoded at a time: 48 pixels a side are small."""
 
@@ -72,6 +75,7 @@ def ship(seed_folder: Path, destination: Path, *, context: int) -> Path:
     processor.tokenizer.model_max_length = context
     longva = LongVA(model.float(), processor, name="nano")
     fit_look_up(longva)
+    model.config.look_again = longva.look_again = LOOK_AGAIN
     fit_confidence(longva)
     model = model.to(torch.bfloat16)
     with whole_folder(destination) as partial:

@@ -1,0 +1,201 @@
+"""The frames where a first answer looks are read again, alone."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from longva.errors import LongVAError
+from longva.media.medium import open_media
+from longva.model.random_model import random_longva
+from longva.nano.asked_film import draw_film
+from longva.watching.assistant import LongVA
+from longva.watching.features import WatchedFrames
+from longva.watching.look_again import is_due, looked_at
+from tests.watching.families import make
+
+QUESTION = "What happens?"
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return random_longva(dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return np.random.default_rng(0).integers(0, 256, (20, 30, 30, 3), dtype=np.uint8)
+
+
+def film(pictures, numbers=range(20)):
+    return open_media([pictures[n] for n in numbers], seconds=np.array([*numbers]) / 2)
+
+
+def medium(frames: int, kind: str = "video", unit: int = 1) -> WatchedFrames:
+    return WatchedFrames(
+        kind=kind,
+        source="a.mp4",
+        tokens_per_frame=4,
+        seconds=np.arange(frames) / 2,
+        indices=np.arange(frames),
+        unit=unit,
+    )
+
+
+def chosen(shares, media, most):
+    return [frames.tolist() for frames in looked_at(torch.tensor(shares), media, most)]
+
+
+def test_the_frames_with_most_are_chosen_in_the_films_order():
+    assert chosen([0.1, 0.2, 0.5, 0.0, 0.2], [medium(5)], 3) == [[1, 2, 4]]
+
+
+def test_of_each_film_something_is_chosen_and_images_stay_whole():
+    media = [medium(3), medium(2, "image"), medium(3)]
+    shares = [0.5, 0.3, 0.2, 0.0, 0.0, 0.0, 0.0, 1e-9]
+    assert chosen(shares, media, 3) == [[0, 1], [0, 1], [2]]
+    assert chosen(shares, media, 1) == [[0], [0, 1], [2]]
+
+
+def test_frames_that_are_encoded_together_are_chosen_together():
+    assert chosen([0.1, 0.2, 0.7], [medium(5, unit=2)], 2) == [[4]]
+    assert chosen([0.1, 0.2, 0.7], [medium(5, unit=2)], 4) == [[2, 3, 4]]
+
+
+def test_a_film_of_no_more_frames_is_looked_at_once():
+    assert is_due([medium(5)], 4) and not is_due([medium(5)], 5)
+    assert not is_due([medium(5)], 0) and not is_due([medium(9, "image")], 4)
+
+
+def test_an_excerpt_keeps_all_that_is_told_between_frames():
+    whole = replace(medium(4), before=("a.mp4:", "", "one", "two"), after="end")
+    part = whole.excerpt(np.array([1, 2]))
+    assert (part.before, part.after) == (("a.mp4:", "one"), "two\nend")
+    assert part.seconds is not None and part.seconds.tolist() == [0.5, 1.0]
+    assert whole.excerpt(np.array([3])).before == ("a.mp4:\none\ntwo",)
+
+
+@pytest.mark.parametrize("chunk_tokens", [None, 16])
+def test_an_answer_is_that_of_who_watched_just_the_frames_looked_at(parts, pictures, chunk_tokens):
+    longva = LongVA(*parts, name="random", look_again=4, chunk_tokens=chunk_tokens)
+    answer = longva.watch(film(pictures), fps=2).ask(QUESTION, max_new_tokens=6, evidence=99)
+    assert (answer.looked_again, answer.frames, len(answer.evidence)) == (4, 20, 20)
+    assert all(one.weight == 0 for one in answer.evidence[4:])
+    answer = replace(answer, evidence=answer.evidence[:4])
+    first = LongVA(*parts, name="random", look_again=0).watch(film(pictures), fps=2)
+    looks = first.ask(QUESTION, max_new_tokens=16, evidence=4)
+    assert {one.frame for one in looks.evidence} == {one.frame for one in answer.evidence}
+
+    numbers = sorted(one.frame for one in answer.evidence)
+    alone = first.watcher.watch(film(pictures, numbers), fps=2)
+    want = alone.ask(QUESTION, max_new_tokens=6, evidence=99)
+    assert answer.text == want.text and want.looked_again == 0
+    assert answer.logprob == pytest.approx(want.logprob, abs=1e-9)
+    weights = {one.seconds: one.weight for one in want.evidence}
+    for one in answer.evidence:
+        assert one.weight == pytest.approx(weights[one.seconds], abs=1e-9)
+
+
+def test_a_conversation_is_seen_by_both_looks_and_the_frames_stay_in_the_cache(parts, pictures):
+    longva = LongVA(*parts, name="random", look_again=4)
+    session = longva.watch(film(pictures), fps=2)
+    watched = session._reader.length
+    first = session.ask(QUESTION, max_new_tokens=4, keep=True)
+    assert session.history[1]["content"] == first.text and session._reader.length == watched
+    second = session.ask("And then?", max_new_tokens=4)
+    assert second.cached_tokens == watched and second.prompt_tokens > first.prompt_tokens
+    fresh = longva.watch(film(pictures), fps=2)
+    assert fresh.ask("And then?", max_new_tokens=4).logprob != second.logprob
+
+
+def test_asked_together_each_question_has_frames_of_its_own(parts, pictures):
+    session = LongVA(*parts, name="random", look_again=4).watch(film(pictures), fps=2)
+    questions = [QUESTION, "Who is there, and why?"]
+    assert not session.can_answer_together
+    together = session.ask_all(questions, max_new_tokens=4)
+    alone = [session.ask(question, max_new_tokens=4) for question in questions]
+    assert [(a.text, a.evidence) for a in together] == [(a.text, a.evidence) for a in alone]
+
+
+def test_a_second_question_ends_an_answer_of_a_second_look(parts, pictures):
+    session = LongVA(*parts, name="random", look_again=4).watch(film(pictures), fps=2)
+    stream = iter(session.stream(QUESTION, max_new_tokens=6))
+    next(stream)
+    session.ask("And then?", max_new_tokens=4)
+    with pytest.raises(LongVAError, match="another question was asked"):
+        list(stream)
+
+
+@pytest.mark.parametrize("policy", [None, "newest"])
+def test_a_resumed_session_is_due(parts, pictures, tmp_path, policy):
+    longva = LongVA(*parts, name="random", look_again=4)
+    session = longva.watch(film(pictures), fps=2, policy=policy, max_frames=policy and 10)
+    session.save(tmp_path / "a.safetensors")
+    resumed = longva.resume(tmp_path / "a.safetensors")
+    for question in (QUESTION, "And then?"):
+        want = session.ask(question, max_new_tokens=6)
+        got = resumed.ask(question, max_new_tokens=6)
+        assert (got.text, got.evidence, got.looked_again) == (want.text, want.evidence, 4)
+
+
+def test_a_session_without_features_is_resumed_without_a_second_look(parts, pictures, tmp_path):
+    LongVA(*parts, name="random").watch(film(pictures), fps=2).save(tmp_path / "a.safetensors")
+    with pytest.raises(LongVAError, match="features") as refused:
+        LongVA(*parts, name="random", look_again=4).resume(tmp_path / "a.safetensors")
+    assert refused.value.remedies == {"look_again": 0}
+    longva = LongVA(*parts, name="random", **refused.value.remedies)
+    assert longva.resume(tmp_path / "a.safetensors").ask(QUESTION, max_new_tokens=2).frames == 20
+
+
+def test_a_film_that_grows_is_looked_at_again_as_a_whole(parts, pictures):
+    longva = LongVA(*parts, name="random", look_again=4)
+    grown = longva.watch(film(pictures, range(12)), fps=2)
+    grown.extend(film(pictures))
+    whole = longva.watch(film(pictures), fps=2)
+    got, want = (s.ask(QUESTION, max_new_tokens=6, evidence=9) for s in (grown, whole))
+    assert [one.frame for one in got.evidence] == [one.frame for one in want.evidence]
+    assert got.text == want.text
+
+
+def test_a_model_of_another_family_looks_again_at_pairs_of_frames():
+    longva = LongVA(*make("qwen2_5_vl"), name="qwen", look_again=4)
+    pictures = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    session = longva.watch(open_media(list(pictures), seconds=np.arange(12.0)), fps=1)
+    answer = session.ask(QUESTION, max_new_tokens=4, evidence=9)
+    assert (
+        answer.looked_again == 4
+        and [one.weight > 0 for one in answer.evidence] == [True] * 2 + [False] * 4
+    )
+    assert all(one.frame % 2 == 0 for one in answer.evidence)
+
+
+def test_a_plan_has_room_for_what_is_read_again_and_for_the_features(parts):
+    model, _ = parts
+    once = LongVA(*parts, name="random").plan(20)
+    again = LongVA(*parts, name="random", look_again=4).plan(20)
+    tokens = model.config.tokens_per_grid()
+    features = 20 * tokens * model.config.text_config.hidden_size * 8
+    text = once.prompt_tokens - 20 * tokens
+    a_token = once.kv_cache / once.prompt_tokens
+    want = once.kv_cache + features + (4 * tokens + text) * a_token
+    assert again.kv_cache == pytest.approx(want, abs=2)
+    assert again.prompt_tokens == once.prompt_tokens
+
+
+def test_less_than_none_is_refused(parts):
+    with pytest.raises(LongVAError, match="look_again must be at least 0"):
+        LongVA(*parts, name="random", look_again=-1)
+
+
+def test_nano_reads_again_what_it_found_among_a_thousand_frames():
+    asked = draw_film(730_007, 1014)
+    (_, scene), *_ = asked.shots("one")
+    once, again = (
+        LongVA.from_pretrained("nano", look_again=frames).watch(asked.pictures, frames_fps=1)
+        for frames in (0, None)
+    )
+    question = f"what is the number of the {scene.object}?"
+    answers = [session.ask(question, max_new_tokens=16) for session in (once, again)]
+    assert [answer.looked_again for answer in answers] == [0, 128]
+    assert answers[1].text == scene.answer("number")
