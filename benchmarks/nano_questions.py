@@ -34,7 +34,7 @@ from longva.nano.world import OBJECTS, QUESTIONS
 from longva.reporting.figure import new_figure, plain_axes, save_figure
 from longva.reporting.intervals import clustered_interval
 
-TEST = 4_000_000
+TEST = 5_000_000
 """First seed of the films: of the run that is quoted, drawn after the weights were fixed."""
 
 LONGEST = 3600

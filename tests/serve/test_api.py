@@ -8,11 +8,14 @@ import shutil
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
+import torch
 from PIL import Image
 
 from longva.errors import DeviceMemoryError, LongVAError, VideoError
@@ -58,6 +61,18 @@ def test_a_video_by_url_is_answered_as_offline_and_says_when(server, longva, vid
     assert evidence == json.loads(json.dumps(want.to_json()["evidence"]))
     assert len(evidence) == 4 and evidence[0]["seconds"] is not None
     assert got.model_extra["longva"]["frames"] == 4
+
+
+def test_frames_are_looked_at_again_as_offline_for_each_of_those_who_ask_at_once(tmp_path, video):
+    longva = LongVA(*random_longva(dtype=torch.float64), name="random", look_again=2)
+    questions = ["What happens?", "And then?", "Who is there?"]
+    wants = offline(longva, video, *questions, keep=False)
+    with serving(longva, tmp_path) as server, ThreadPoolExecutor(3) as pool:
+        asked = [[user(question, film(data_uri(video, "video/mp4")))] for question in questions]
+        got = list(pool.map(partial(ask, server), asked))
+    assert [text_of(one) for one in got] == [want.text for want in wants]
+    told = [one.model_extra["longva"] for one in got]
+    assert [(one["looked_again"], one["frames"]) for one in told] == [(2, 4)] * 3
 
 
 def test_an_image_as_data_uri_is_answered_as_offline(server, longva, image):

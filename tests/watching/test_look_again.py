@@ -1,18 +1,25 @@
 """The frames where a first answer looks are read again, alone."""
 
+import random
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 
+from longva.checkpoints.fingerprint import model_fingerprint, vision_fingerprint
 from longva.errors import LongVAError
 from longva.media.medium import open_media
 from longva.model.random_model import random_longva
 from longva.nano.asked_film import draw_film
+from longva.nano.film import draw_frame
+from longva.nano.world import haystack, random_layout, random_scene
+from longva.watching.answer import Answer
 from longva.watching.assistant import LongVA
 from longva.watching.features import WatchedFrames
 from longva.watching.look_again import is_due, looked_at
+from longva.watching.question import Question
 from tests.watching.families import make
 
 QUESTION = "What happens?"
@@ -183,9 +190,90 @@ def test_a_plan_has_room_for_what_is_read_again_and_for_the_features(parts):
     assert again.prompt_tokens == once.prompt_tokens
 
 
-def test_less_than_none_is_refused(parts):
-    with pytest.raises(LongVAError, match="look_again must be at least 0"):
-        LongVA(*parts, name="random", look_again=-1)
+@pytest.mark.parametrize("frames", [-1, 4.5])
+def test_what_is_no_number_of_frames_is_refused(parts, frames):
+    with pytest.raises(LongVAError, match=f"look_again must be 0 frames or more, got {frames}"):
+        LongVA(*parts, name="random", look_again=frames)
+
+
+def test_frames_that_are_read_again_are_not_read_a_third_time(parts, pictures):
+    longva = LongVA(*parts, name="random", look_again=1)
+    answer = longva.watch([film(pictures), film(pictures, range(9))], fps=2).ask(QUESTION)
+    assert answer.looked_again == 2  # one of each
+
+
+def test_a_question_may_be_answered_by_one_look(parts, pictures):
+    session = LongVA(*parts, name="random", look_again=4).watch(film(pictures), fps=2)
+    once = LongVA(*parts, name="random").watch(film(pictures), fps=2)
+    want = once.ask(QUESTION, max_new_tokens=6)
+    got = session.ask(QUESTION, max_new_tokens=6, look_again=False)
+    assert (got.text, got.evidence, got.looked_again) == (want.text, want.evidence, 0)
+
+
+def test_who_asks_all_at_once_piece_by_piece_gets_a_second_look_too(parts, pictures):
+    session = LongVA(*parts, name="random", look_again=4).watch(film(pictures), fps=2)
+    asked = [Question(text=text, max_new_tokens=4) for text in (QUESTION, " ", "And then?")]
+    told = list(session.stream_all(asked, given_up=lambda number: number == 2))
+    answers = {number: one for number, one in told if isinstance(one, Answer)}
+    assert [*answers] == [0] and answers[0].looked_again == 4
+    assert answers[0].text == "".join(one for n, one in told if n == 0 and isinstance(one, str))
+    assert [str(one) for n, one in told if n == 1] == ["the question is empty. Ask something."]
+
+
+def test_features_that_are_missing_are_named(parts, pictures, tmp_path):
+    LongVA(*parts, name="random", look_again=4).watch(film(pictures, range(12)), fps=2).save(
+        tmp_path / "a.safetensors"
+    )
+    resumed = LongVA(*parts, name="random", look_again=0).resume(tmp_path / "a.safetensors")
+    assert resumed._ahead.feature_bytes == 0  # which nothing would use
+    resumed.extend(film(pictures))
+    resumed.save(tmp_path / "b.safetensors")
+    longva = LongVA(*parts, name="random", look_again=4)
+    with pytest.raises(LongVAError, match="features"):
+        longva.resume(tmp_path / "b.safetensors")
+    resumed.look_again = 4
+    with pytest.raises(LongVAError, match="features of frames are missing"):
+        resumed.ask(QUESTION)
+
+
+def test_what_is_never_looked_at_again_needs_no_features(parts, pictures, image, tmp_path):
+    once = LongVA(*parts, name="random")
+    for media in (image, film(pictures)):
+        once.watch(media).save(tmp_path / "a.safetensors")
+        longva = LongVA(*parts, name="random", look_again=40)
+        assert longva.resume(tmp_path / "a.safetensors").ask(QUESTION).looked_again == 0
+
+
+def test_features_count_as_memory_of_a_session_and_are_freed_with_it(parts, pictures):
+    sessions = [
+        LongVA(*parts, name="random", look_again=frames).watch(film(pictures), fps=2)
+        for frames in (0, 4)
+    ]
+    model, _ = parts
+    features = 20 * model.config.tokens_per_grid() * model.config.text_config.hidden_size * 8
+    assert sessions[1].kv_bytes - sessions[0].kv_bytes == features
+    sessions[1].close()
+    assert sessions[1].kv_bytes == 0
+
+
+def test_neither_cached_features_nor_sessions_depend_on_it(parts):
+    model, _ = parts
+    before = vision_fingerprint(model), model_fingerprint(model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.config, "look_again", 9)
+        assert (vision_fingerprint(model), model_fingerprint(model)) == before
+
+
+def test_a_shot_that_is_longer_than_what_is_read_again_is_told_of_all_frames():
+    rng = random.Random("a long shot")
+    frames = list(islice(haystack(rng, without=["anchor"], held_out=True), 240))
+    scene, layout = random_scene(rng, ["anchor"], held_out=True), random_layout(rng)
+    frames[60:210] = [(scene, layout)] * 150
+    pictures = np.stack([np.asarray(draw_frame(*one)) for one in frames])
+    session = LongVA.from_pretrained("nano", look_again=128).watch(pictures, frames_fps=1)
+    answer = session.ask("When does the anchor appear?", max_new_tokens=16)
+    assert answer.looked_again == 0
+    assert answer.text == f"anchor number {scene.number} at 0:01:00.0"
 
 
 def test_nano_reads_again_what_it_found_among_a_thousand_frames():

@@ -3,11 +3,13 @@
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from longva.errors import ContextLengthError
 from longva.media.medium import open_media
 from longva.media.sampling import FrameSampling
+from longva.model.random_model import random_longva
 from longva.nano.world import draw_scene, random_scene
 from longva.watching.assistant import LongVA
 from longva.watching.store import SessionStore, Watching
@@ -52,6 +54,20 @@ def test_the_least_recently_used_goes_first_and_the_budget_is_kept(longva, films
     assert watching(films[0]) in store and watching(films[2]) in store
     assert watching(films[1]) not in store and store.evictions == 1
     assert store.used_bytes <= store.max_bytes and len(store) == 2
+
+
+@pytest.mark.parametrize("frames", [0, 16])
+def test_what_the_store_says_a_session_may_hold_is_watched(frames):
+    longva = LongVA(*random_longva(), name="random", look_again=frames)
+    store = SessionStore(longva, max_bytes=int(1.3 * longva.plan(60).kv_cache))
+    pictures = np.zeros((store.max_frames, 30, 30, 3), np.uint8)
+    film = open_media(list(pictures), seconds=np.arange(len(pictures)))
+    by_default = Watching(digests=("film",), sampling=FrameSampling(num_frames=len(pictures)))
+    assert store.session(by_default, [film]).frames == store.max_frames > 20
+    one_more = FrameSampling(num_frames=store.max_frames + 1)
+    with pytest.raises(ContextLengthError, match="sessions may take"):
+        more = open_media([*pictures, pictures[0]], seconds=np.arange(len(pictures) + 1))
+        store.session(Watching(digests=("more",), sampling=one_more), [more])
 
 
 def test_a_session_that_grew_is_measured_again(longva, films):

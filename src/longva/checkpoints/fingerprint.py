@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from longva.finite import to_json
 
-ABOUT = {"transformers_version", "_name_or_path", "architectures", "auto_map"}
+ABOUT = {"transformers_version", "_name_or_path", "architectures", "auto_map", "look_again"}
 """Of a config, what changes nothing that is computed."""
 
 OF_LANGUAGE = {"text_config", "evidence_heads", "vision_batch_size", "dtype"}

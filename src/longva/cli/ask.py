@@ -11,6 +11,7 @@ import typer
 from longva.cli.console import app, err, out, printable, progress_bar, worded
 from longva.cli.options import (
     AnswerOptions,
+    AskedOptions,
     FrameOptions,
     Json,
     LoadingOptions,
@@ -131,7 +132,7 @@ def say(session, question: str, **options):
 def ask(
     media: Annotated[str, typer.Argument(help="Video, image, folder of frames, or a session.")],
     questions: Annotated[list[str], typer.Argument(help="One or more questions.")],
-    loading: LoadingOptions,
+    loading: AskedOptions,
     given: OpeningOptions,
     taken: SamplingOptions,
     made: FrameOptions,
@@ -214,7 +215,7 @@ def print_evidence(answer, notes: Sequence[str] = ()) -> None:
 @grouped
 def chat(
     media: Annotated[str, typer.Argument(help="Video, image, folder of frames, or a session.")],
-    loading: LoadingOptions,
+    loading: AskedOptions,
     given: OpeningOptions,
     taken: SamplingOptions,
     made: FrameOptions,

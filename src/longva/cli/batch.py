@@ -10,8 +10,8 @@ import typer
 from longva.cli.console import app, out, printable, progress_bar
 from longva.cli.options import (
     AnswerOptions,
+    AskedOptions,
     FrameOptions,
-    LoadingOptions,
     OpeningOptions,
     SamplingOptions,
     Shard,
@@ -27,7 +27,7 @@ def batch(
     questions: Annotated[
         Path, typer.Argument(help="CSV or JSON lines: `question`, and `media` if each has its own.")
     ],
-    loading: LoadingOptions,
+    loading: AskedOptions,
     given: OpeningOptions,
     taken: SamplingOptions,
     made: FrameOptions,

@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 
 from longva.cli.console import app, err, out
-from longva.cli.options import LoadingOptions, grouped, session_bytes
+from longva.cli.options import AskedOptions, grouped, session_bytes
 from longva.errors import install_command, needing
 
 
 @app.command()
 @grouped
 def demo(
-    loading: LoadingOptions,
+    loading: AskedOptions,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for everyone.")] = (
         "127.0.0.1"
     ),

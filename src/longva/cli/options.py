@@ -97,14 +97,6 @@ class LoadingOptions(ModelOptions):
     cache_size: Annotated[
         float, typer.Option(help="GiB of them, at most: what was used least recently is deleted.")
     ] = 100.0
-    look_again: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Of a longer film, read so many frames again, alone, for each answer: where a "
-            "first answer looks. 0: never. Default: as the checkpoint says, 128 for nano.",
-        ),
-    ] = None
 
     def load(self, made: "FrameOptions | None" = None) -> Any:
         """Load it as `LongVA`, which pools as `made` says, and print its notice if it has one."""
@@ -119,13 +111,27 @@ class LoadingOptions(ModelOptions):
             cache_dir=self.cache,
             self_test=self.self_test,
             cache_bytes=as_bytes(self.cache_size, "--cache-size"),
-            look_again=self.look_again,
+            look_again=getattr(self, "look_again", 0),
             pool_stride=made and made.pool_stride,
             pool_mode=made and made.pool_mode,
         )
         if longva.notice:
             err.print(f"Note: {longva.notice}.")
         return longva
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedOptions(LoadingOptions):
+    """A model that the command itself loads, and asks about films; others read no frame again."""
+
+    look_again: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Of a longer film, read so many frames again, alone, for each answer: where a "
+            "first answer looks. 0: never. Default: as the checkpoint says, 128 for nano.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,9 @@ def plan(
     chunk_tokens: Annotated[
         int | None, typer.Option(help="Tokens prefilled at a time; default: by the memory.")
     ] = None,
+    look_again: Annotated[
+        int | None, typer.Option(min=0, help="Frames read again; default: as the checkpoint says.")
+    ] = None,
     pool_stride: PoolStride = None,
     as_json: Json = False,
 ) -> None:
@@ -64,6 +67,7 @@ def plan(
         chunk_tokens=chunk_tokens,
         device_memory=None if gib is None else usable_bytes(gib),
         flops_per_second=rate and rate * UTILISATION,
+        look_again=getattr(config, "look_again", 0) if look_again is None else look_again,
         shape=shape,
     )
     if as_json:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from longva.cli.console import app, err
-from longva.cli.options import LoadingOptions, grouped, session_bytes
+from longva.cli.options import AskedOptions, grouped, session_bytes
 from longva.errors import LongVAError
 from longva.planning.devices import GIB
 from longva.serve.limits import Limits
@@ -16,7 +16,7 @@ from longva.serve.limits import Limits
 @app.command()
 @grouped
 def serve(
-    loading: LoadingOptions,
+    loading: AskedOptions,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,
     name: Annotated[

@@ -10,7 +10,7 @@ import typer
 
 from longva.cli.ask import print_evidence, say
 from longva.cli.console import app, err, out, printable, worded
-from longva.cli.options import AnswerOptions, FrameOptions, Json, LoadingOptions, grouped
+from longva.cli.options import AnswerOptions, AskedOptions, FrameOptions, Json, grouped
 from longva.errors import LongVAError
 from longva.finite import to_json
 
@@ -25,7 +25,7 @@ def watch(
         list[str] | None, typer.Argument(help="Asked every so often (--every) and at the end.")
     ] = None,
     *,
-    loading: LoadingOptions,
+    loading: AskedOptions,
     made: FrameOptions,
     answering: AnswerOptions,
     fps: Annotated[float, typer.Option(help="Take this many frames a second.")] = 1.0,

@@ -150,6 +150,7 @@ class Reply:
             "timings": first.timings,
             "logprob": first.logprob,
             **({} if first.confidence is None else {"confidence": first.confidence}),
+            **({"looked_again": first.looked_again} if first.looked_again else {}),
         }
         return answers, usage_of(answers, reused=self._reused), about
 

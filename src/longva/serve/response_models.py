@@ -44,6 +44,9 @@ class LongVAAnswer(BaseModel):
     confidence: float | None = None
     """How sure the answer is, of a model that was calibrated; see docs/models.md."""
 
+    looked_again: int | None = None
+    """Frames that were read again, alone, for the answer, if any were; see docs/asking.md."""
+
 
 class ChatAnswer(BaseModel):
     """A completion; `model_extra` of OpenAI's client gives `longva`."""

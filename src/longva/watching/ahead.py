@@ -226,7 +226,7 @@ class Ahead:
                 self._features.append([])
             with closing(self._batches(part, settings, timings)) as batches:
                 for batch in batches:
-                    if self._watcher.look_again or self.policy in ("newest", "thin"):
+                    if self._keeps_features:
                         self._features[-1] += batch.cpu().unbind()
                     yield batch
 
@@ -273,6 +273,15 @@ class Ahead:
                 frames = frames.pick(places)
             self.parts[number] = replace(part, media=exact, frames=frames, places=places)
 
+    @property
+    def _keeps_features(self) -> bool:
+        return bool(self._watcher.look_again) or self.policy in ("newest", "thin")
+
+    @property
+    def feature_bytes(self) -> int:
+        """Bytes of the features that are kept, in the computer's memory."""
+        return sum(unit.nbytes for own in self._features for unit in own)
+
     def features(self, watched: Sequence[WatchedFrames]) -> list[list[Tensor]]:
         """Return the features of what is held, [T, D] a unit, by medium; none where not kept."""
         held = [*self._features, *([] for _ in watched)]
@@ -301,10 +310,11 @@ class Ahead:
 
     def restore(self, state: "PolicyState | None", features: Sequence[Sequence[Tensor]]) -> None:
         """Go on where `state` and `features` were taken."""
-        self._features = list(map(list, features))
+        self.policy = None if state is None else state.policy
+        self._features = list(map(list, features)) if self._keeps_features else []
         if state is None:
             return
-        self.policy, self._numbers, self._offered = state.policy, state.numbers, state.offered
+        self._numbers, self._offered = state.numbers, state.offered
         self._last = state.last
         if state.again is not None:
             self.parts = [Part(None, state.again_rows, state.again, False)]

@@ -304,7 +304,7 @@ class LongVA(Watcher):
             return self.watch(film, sampling=part, settings=settings, progress=progress)
 
         def ask(session: Session, question: str) -> str:
-            return session.ask(question, max_new_tokens=max_new_tokens).text
+            return session.ask(question, max_new_tokens=max_new_tokens, look_again=False).text
 
         return summarize(
             self.windows(film, rule, chapter=chapter),

@@ -14,7 +14,6 @@ way, and it is right if the opposite is not.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +55,7 @@ def confidence(model: Any, heard: Heard, reply: AnswerText) -> Confidence | None
     by = getattr(model.config, "confidence", None)
     if by is None or heard.listened.match is None:
         return None
-    said = refusals(model, heard, reply.ids)
+    said = heard.refusals(reply.ids)
     last = LookUp(max(len(reply.ids), 1) - 1, 0)
     chosen = said[:1] or heard.look_ups(reply.ids) or [last]
     match = min(max(float(of.max()) for of in heard.scores(one)) for one in chosen)
@@ -69,20 +68,6 @@ def confidence(model: Any, heard: Heard, reply: AnswerText) -> Confidence | None
         media=[number in matching for number in range(len(heard.media))],
         refuses=bool(said),
     )
-
-
-def refusals(model: Any, heard: Heard, ids: Sequence[int]) -> list[LookUp]:
-    """Return the words of an answer that say that something is not shown, in order.
-
-    Args:
-        model: that answered; without a calibration it has none.
-        heard: what was listened to.
-        ids: tokens of the answer.
-    """
-    by = getattr(model.config, "confidence", None) or {"refusals": ()}
-    words = heard.tokenizer.convert_ids_to_tokens([*heard.begun, *ids])
-    said = [n for n, word in enumerate(words) if word in by["refusals"]]
-    return [LookUp(max(0, n - len(heard.begun)), 0) for n in said]
 
 
 def log_odds(probability: float) -> float:

@@ -263,7 +263,8 @@ class Engine:
 
         def ask(session: Session, question: str) -> str:
             pieces = []
-            with closing(iter(session.stream(question, max_new_tokens=tokens))) as stream:
+            told = session.stream(question, max_new_tokens=tokens, look_again=False)
+            with closing(iter(told)) as stream:
                 for piece in stream:
                     events.check()
                     pieces.append(piece)
@@ -302,6 +303,7 @@ class Engine:
             stop=question.stop,
             begins=question.begins,
             raw=question.raw,
+            look_again=question.look_again,
             progress=partial(Engine._tell, events),
         )
         with closing(iter(stream)) as pieces:

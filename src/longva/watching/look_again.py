@@ -23,7 +23,6 @@ from longva.prompts.decoding import TextStream
 from longva.prompts.reader import PromptReader
 from longva.reporting.progress import Progress
 from longva.watching.answer import Evidence, frame_shares, listed
-from longva.watching.confidence import refusals
 from longva.watching.features import WatchedFrames
 from longva.watching.look_up import Heard
 
@@ -58,12 +57,42 @@ def first_words(
     return answer.ids
 
 
-def where_looked(
-    model: Any,
+def choose(
+    reader: PromptReader,
     prompt: Tensor,
-    ids: Sequence[int],
     heard: Heard,
     media: Sequence[WatchedFrames],
+    *,
+    most: int,
+    progress: Progress | None = None,
+) -> list[np.ndarray] | None:
+    """Begin an answer, and choose the frames that are to be read again for it.
+
+    Args:
+        reader: holds the media. It is read on, and then holds the question after them.
+        prompt: [L] symbols.
+        heard: listens.
+        media: whose rows stand in the prompt, in order.
+        most: see `looked_at`.
+        progress: called with ("prefill", tokens done, tokens).
+
+    Returns:
+        What `looked_at` does; None where more units match a look-up than may be read again: a count
+        or a time would be that of a part.
+
+    Raises:
+        NonFiniteError: NaN or infinity among scores, attention or logits.
+    """
+    ids = first_words(reader, prompt, heard.tokenizer, heard.listened, progress=progress)
+    shots = [heard.shots(one) for one in heard.look_ups(ids)]
+    matching = (sum(stop - first for _, first, stop in of) for of in shots)
+    if max(matching, default=0) > most // max(medium.unit for medium in media):
+        return None
+    return looked_at(where_looked(prompt, ids, heard, media), media, most)
+
+
+def where_looked(
+    prompt: Tensor, ids: Sequence[int], heard: Heard, media: Sequence[WatchedFrames]
 ) -> Tensor:
     """Return where the words of an answer look: [U] shares, of which each word's sum to 1.
 
@@ -72,7 +101,6 @@ def where_looked(
     Else by the attention on all units.
 
     Args:
-        model: that answered.
         prompt: [L] symbols.
         ids: of the answer, see `first_words`.
         heard: listened to it.
@@ -81,7 +109,7 @@ def where_looked(
     Raises:
         NonFiniteError: NaN or infinity among them.
     """
-    words = [*heard.look_ups(ids), *refusals(model, heard, ids)]
+    words = [*heard.look_ups(ids), *heard.refusals(ids)]
     if heard.listened.match is None or not words:
         return frame_shares(prompt, heard.listened.weights(), media).cpu()
     scores = [torch.cat(heard.scores(word)).double() for word in words]

@@ -93,6 +93,8 @@ class Heard:
         places: Sequence[Tensor] = (),
     ):
         about = getattr(model.config, "look_up", None) or {}
+        calibrated = getattr(model.config, "confidence", None) or {}
+        self._refusals = calibrated.get("refusals", ())
         self.tokenizer, self.listened, self.media = tokenizer, listened, media
         self.begun, self.places = [*begun], places
         self.reach = about.get("reach", 0.0)
@@ -113,6 +115,15 @@ class Heard:
             for word in range(max(2, before), len(said))
             if said[word - 1] == self._after
         ]
+
+    def refusals(self, ids: Sequence[int]) -> list[LookUp]:
+        """Return the words that say that something is not shown, in order.
+
+        A calibration says which these are (`confidence.py`). What was looked for chose them.
+        """
+        words = self.tokenizer.convert_ids_to_tokens([*self.begun, *ids]) if self._refusals else []
+        said = [n for n, word in enumerate(words) if word in self._refusals]
+        return [LookUp(max(0, n - len(self.begun)), 0) for n in said]
 
     def text(self, ids: Sequence[int]) -> str:
         """Write an answer, or its beginning, with what its pointers stand for.

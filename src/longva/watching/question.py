@@ -28,6 +28,9 @@ class Question:
     raw: bool = False
     """Whether the text is all of the prompt; see `Session.stream`."""
 
+    look_again: bool = True
+    """Whether frames of a long film may be read again for the answer; see `look_again.py`."""
+
     count: int = 1
     """Answers, each drawn with a seed of its own."""
 

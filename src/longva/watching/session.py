@@ -29,7 +29,7 @@ from longva.watching.features import FrameSettings
 from longva.watching.find import Found, Searched, check_find, find
 from longva.watching.look_up import Heard, listener
 from longva.watching.question import Question
-from longva.watching.together import Asked, answers_together
+from longva.watching.together import Asked, answers_together, in_turn
 from longva.watching.watched import Watched
 from longva.watching.watcher import Watcher
 
@@ -58,8 +58,8 @@ class Session(Watched):
 
     def close(self) -> None:
         """Free the KV cache; a closed session answers no more."""
-        self._reader = self._empty_reader()
-        self._closed = True
+        self._reader, self._closed = self._empty_reader(), True
+        self._ahead.restore(None, ())
 
     def save(self, path: str | Path) -> None:
         """Write what was watched, and the conversation, for `LongVA.resume`.
@@ -165,6 +165,7 @@ class Session(Watched):
         stop: Sequence[str] = (),
         begins: str = "",
         raw: bool = False,
+        look_again: bool = True,
         progress: Progress | None = None,
     ) -> AnswerStream:
         """Answer one question piece by piece. Abandoning the stream rolls everything back.
@@ -179,6 +180,7 @@ class Session(Watched):
             begins: how the answer begins; what is generated goes on from there.
             raw: the question is all of the prompt, without a chat around it, and what spells a
                 control token in it is one. Of a session without media.
+            look_again: frames of a long film may be read again, as the model was loaded to do.
             progress: called with ("prefill", tokens done, tokens) while the question is read.
 
         Raises:
@@ -186,7 +188,8 @@ class Session(Watched):
             LongVAError: for an empty question, or one that is not text.
             NonFiniteError: the model computes NaN or infinity.
         """
-        self._check(question)
+        check_question(question)
+        self._check_open()
         asked = Question(
             text=question,
             history=self.history,
@@ -196,6 +199,7 @@ class Session(Watched):
             stop=tuple(stop),
             begins=begins,
             raw=raw,
+            look_again=look_again,
         )
         return AnswerStream(self._answer(asked, keep, progress))
 
@@ -229,13 +233,12 @@ class Session(Watched):
             LongVAError: for an empty question.
             NonFiniteError: the model computes NaN or infinity.
         """
+        self._check_open()
         for question in questions:
-            self._check(question)
+            check_question(question)
         told: Any = {"max_new_tokens": max_new_tokens, "evidence": evidence, "stop": tuple(stop)}
         usual = Question(text="", history=self.history, sampling=sampling or Sampling(), **told)
         asked = [replace(usual, text=question) for question in questions]
-        if not self.can_answer_together:
-            return [AnswerStream(self._answer(one, False, None)).read() for one in asked]
         answers: dict[int, Answer] = {}
         for number, told in self.stream_all(asked):
             if isinstance(told, LongVAError):
@@ -250,7 +253,7 @@ class Session(Watched):
 
         Not where some frames are looked at again, which are others for each question.
         """
-        return self._reader.divisible and not look_again.is_due(self.media, self.watcher.look_again)
+        return self._reader.divisible and not look_again.is_due(self.media, self.look_again)
 
     def stream_all(
         self, questions: Sequence[Question], given_up: Callable[[int], bool] = lambda _: False
@@ -270,6 +273,9 @@ class Session(Watched):
             NonFiniteError: the model computes NaN or infinity.
         """
         self._check_open()
+        if not self.can_answer_together:
+            yield from in_turn(lambda one: self._answer(one, False, None), questions, given_up)
+            return
         settled, self._asking = self._settled, None
         told = self._reader, self.watcher, self._prompt, self._answered, self.media
         try:
@@ -278,21 +284,31 @@ class Session(Watched):
             self._settled = settled
             self._reader.crop(min(settled, self._reader.length))
 
-    def _check(self, question: str) -> None:
-        check_question(question)
-        self._check_open()
-
     def _answer(self, asked: Question, keep: bool, progress: Progress | None):
         started = time.perf_counter()
         mine = self._asking = object()
         prompt = self._prompt(asked)
         cached = min(self._reader.share(prompt), len(prompt) - 1)
-        if not asked.raw and look_again.is_due(self.media, self.watcher.look_again):
-            answer = yield from self._answer_again(asked, prompt, mine, progress)
+        if (part := self._looked_at(asked, prompt, progress)) is not None:
+            stream = AnswerStream(part._answer(asked, False, None))
+            for piece in stream:
+                yield piece
+                self._check_asking(mine)
+            assert stream.answer is not None
             if keep:
-                self._keep(asked, answer.text)
-            times = {**self.timings, "answer": time.perf_counter() - started}
-            return replace(answer, cached_tokens=cached, timings=times)
+                self._keep(asked, stream.answer.text)
+            return replace(
+                stream.answer,
+                evidence=look_again.with_the_rest(
+                    stream.answer.evidence, self.media, asked.evidence
+                ),
+                notes=self.notes,
+                frames=self.frames,
+                looked_again=part.frames,
+                prompt_tokens=len(prompt),
+                cached_tokens=cached,
+                timings={**self.timings, "answer": time.perf_counter() - started},
+            )
         heard = self._listen(prompt, asked)
         reader, settled = self._reader, self._settled
         try:
@@ -320,29 +336,17 @@ class Session(Watched):
             self._keep(asked, reply.text)
         return self._answered(asked.text, prompt, reply, heard, asked.evidence, started, cached)
 
-    def _answer_again(self, asked: Question, prompt: Tensor, mine: object, progress):
-        """Answer from the frames where a first answer looks; see `look_again.py`."""
-        settled, heard = self._settled, self._listen(prompt, asked)
+    def _looked_at(self, asked: Question, prompt: Tensor, progress: Progress | None):
+        """Return a session of the frames where a first answer looks, if they are read again."""
+        most = self.look_again if asked.look_again and not asked.raw else 0
+        if not look_again.is_due(self.media, most):
+            return None
+        settled, told = self._settled, (prompt, self._listen(prompt, asked), self.media)
         try:
-            told = self._reader, prompt, heard.tokenizer, heard.listened
-            ids = look_again.first_words(*told, progress=progress)
+            frames = look_again.choose(self._reader, *told, most=most, progress=progress)
         finally:
             self._reader.crop(min(settled, self._reader.length))
-        shares = look_again.where_looked(self.model, prompt, ids, heard, self.media)
-        part = self.excerpt(look_again.looked_at(shares, self.media, self.watcher.look_again))
-        stream = AnswerStream(part._answer(asked, False, None))
-        for piece in stream:
-            yield piece
-            self._check_asking(mine)
-        assert stream.answer is not None
-        return replace(
-            stream.answer,
-            evidence=look_again.with_the_rest(stream.answer.evidence, self.media, asked.evidence),
-            notes=self.notes,
-            frames=self.frames,
-            looked_again=part.frames,
-            prompt_tokens=len(prompt),
-        )
+        return None if frames is None else self.excerpt(frames)
 
     def _check_asking(self, mine: object) -> None:
         if self._asking is not mine:
@@ -387,8 +391,7 @@ class Session(Watched):
             text = text_ids(tokenizer, asked.text, control_tokens=True)
             return torch.tensor([*beginning(tokenizer), *text])
         prompt = self._symbols([*asked.history, self._turn(asked.text)], self.media)
-        begins = text_ids(tokenizer, asked.begins)
-        return torch.cat([prompt, torch.tensor(begins, dtype=prompt.dtype)])
+        return torch.cat([prompt, prompt.new_tensor(text_ids(tokenizer, asked.begins))])
 
     def _turn(self, question: str) -> dict:
         return {"role": "user", "content": question}

@@ -26,6 +26,7 @@ from longva.finite import to_json
 from longva.prompts.reader import PromptReader
 from longva.watching.ahead import PolicyState
 from longva.watching.features import WatchedFrames
+from longva.watching.look_again import is_due
 from longva.watching.watcher import Watcher
 
 FORMAT = "longva session 2"
@@ -98,7 +99,11 @@ def reading(
                     file.get_tensor(name).cpu().unbind() if name in held else ()
                     for name in (f"rows.{number}" for number in media)
                 ]
-                if watcher.look_again and not all(facts["features"]):
+                whole = [
+                    len(own) == m.units
+                    for own, m in zip(facts["features"], facts["media"], strict=True)
+                ]
+                if is_due(facts["media"], watcher.look_again) and not all(whole):
                     raise LongVAError(
                         f"{path} has no features of frames, which a second look needs.",
                         look_again=0,

@@ -9,6 +9,7 @@ has the model; any thread may look, or drop one.
 """
 
 import threading
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -54,9 +55,9 @@ class SessionStore:
         self._coming: dict[Watching, int] = {}  # being watched: bytes that they will take
         self._lock = threading.Lock()
         unit = longva.family.unit
-        none, some = longva.plan(0), longva.plan(unit)
-        left = max_bytes - _kv_bytes(none)
-        self.max_frames = min(some.max_frames, unit * left // (some.kv_cache - none.kv_cache))
+        units = range(1, longva.plan(unit).max_frames // unit + 1)
+        too_many = lambda n: _kv_bytes(longva.plan(n * unit)) > max_bytes  # noqa: E731
+        self.max_frames = unit * bisect_left(units, True, key=too_many)
         """Frames that one session may hold, by the budget and by what fits when the store is made.
         It does not change, so what is watched by default has the same key every time."""
 

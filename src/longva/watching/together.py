@@ -3,16 +3,17 @@
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
-from longva.errors import LongVAError
+from longva.errors import LongVAError, NonFiniteError
 from longva.model.chat_format import text_ids
 from longva.prompts.branches import Branch, answer_together
 from longva.prompts.decoding import AnswerText
 from longva.prompts.reader import PromptReader
 from longva.prompts.symbols import common_prefix
-from longva.watching.answer import Answer, check_question
+from longva.watching.answer import Answer, AnswerStream, check_question
 from longva.watching.features import WatchedFrames
 from longva.watching.look_up import Heard, listener
 from longva.watching.question import Question
@@ -67,6 +68,34 @@ def answers_together(
                 yield places[n], asked.answered(*told, question.evidence, started, cached)
         for place, branch in branches.items():
             branch.given_up = given_up(place)
+
+
+def in_turn(
+    answer: Callable[[Question], Generator[str, Any, Answer]],
+    questions: Sequence[Question],
+    given_up: Callable[[int], bool],
+) -> Generator[tuple[int, str | Answer | LongVAError]]:
+    """Answer questions one after the other, where they cannot be together; yield as that does.
+
+    Args:
+        answer: answers one, as `AnswerStream` takes it.
+        questions: see `Session.stream_all`.
+        given_up: see `Session.stream_all`.
+    """
+    for number, question in enumerate(questions):
+        stream = AnswerStream(answer(question))
+        try:
+            check_question(question.text)
+            for piece in stream:
+                if given_up(number):
+                    break
+                yield number, piece
+        except NonFiniteError:
+            raise
+        except LongVAError as error:
+            yield number, error
+        if stream.answer is not None:
+            yield number, stream.answer
 
 
 def _branch(asked: Asked, question: Question) -> tuple[Branch, Heard]:

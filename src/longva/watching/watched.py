@@ -80,6 +80,9 @@ class Watched:
         self._watched = self._settled = 0
         """Tokens that stay: the media; and with them, the conversation that was kept."""
 
+        self.look_again = watcher.look_again
+        """Frames that are read again for an answer; see `Watcher`."""
+
         self.places: list[Tensor] = []
         """Of an excerpt, [U] of each medium, which of the units of the whole they are."""
 
@@ -107,8 +110,9 @@ class Watched:
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of the KV cache, the room to spare included."""
-        return self._reader.kv_bytes
+        """Bytes of the KV cache, the room to spare included, and of features in the same memory."""
+        beside = self._ahead.feature_bytes if self.model.device.type == "cpu" else 0
+        return self._reader.kv_bytes + beside
 
     def watch(self, progress: Progress | None = None) -> None:
         """Watch what is opened and not watched yet.
@@ -182,13 +186,22 @@ class Watched:
         Args:
             frames: of each medium, the numbers of those that it has, in whole units. Their features
                 were kept: `look_again` of the watcher is not 0.
+
+        Raises:
+            LongVAError: they were not kept.
         """
-        part = type(self)(self.watcher, (), self.sampling, self.settings)
         features = self._ahead.features(self.media)
+        if any(len(own) < medium.units for own, medium in zip(features, self.media, strict=True)):
+            raise LongVAError(
+                f"features of frames are missing: {self.name} had look_again=0 when they were "
+                "watched. Watch again."
+            )
+        part = type(self)(self.watcher, (), self.sampling, self.settings)
         for medium, rows, where in zip(self.media, features, frames, strict=True):
             units = where[:: medium.unit] // medium.unit
             part._ahead.replay(medium.excerpt(where), torch.stack([rows[n] for n in units]))
             part.places.append(torch.from_numpy(units))
+        part.look_again = 0
         part.watch()
         return part
 

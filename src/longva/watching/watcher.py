@@ -40,7 +40,7 @@ class Watcher:
             small world only.
 
     Raises:
-        LongVAError: for `look_again` less than 0.
+        LongVAError: for a `look_again` that is no number of frames.
     """
 
     def __init__(
@@ -56,10 +56,11 @@ class Watcher:
         look_again: int | None = None,
         notice: str | None = None,
     ):
-        own_look = getattr(model.config, "look_again", 0)
-        self.look_again: int = own_look if look_again is None else look_again
-        if self.look_again < 0:
-            raise LongVAError(f"look_again must be at least 0 frames, got {look_again}.")
+        if look_again is None:
+            look_again = getattr(model.config, "look_again", None) or 0
+        if not isinstance(look_again, int) or look_again < 0:
+            raise LongVAError(f"look_again must be 0 frames or more, got {look_again!r}.")
+        self.look_again = look_again
         self.model, self.processor, self.name = model, processor, name
         own = isinstance(model, LongVAForConditionalGeneration)
         self.family = Family(model, processor) if own else VideoFamily(model, processor)

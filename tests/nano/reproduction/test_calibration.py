@@ -6,7 +6,8 @@ from longva.nano.reproduction import calibration
 from longva.nano.reproduction.calibration import (
     drawn_films,
     fit_confidence,
-    fit_look_up,
+    fit_head,
+    fit_reach,
     logistic,
     look_up_of,
     tally,
@@ -37,7 +38,8 @@ def test_films_are_as_often_short_as_long():
 def test_the_head_and_the_reach_that_are_chosen_find_what_is_asked(nano, monkeypatch):
     shipped = dict(nano.model.config.look_up)
     nano.model.config.look_up = None
-    fit_look_up(nano)
+    fit_head(nano)
+    fit_reach(nano)
     found = nano.model.config.look_up
     assert found.keys() == shipped.keys() and found["reach"] in calibration.REACHES
     other = look_up_of([2, 0], found["reach"])  # of layer 2, which looks nothing up

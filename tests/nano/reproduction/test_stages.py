@@ -213,14 +213,14 @@ def test_a_finished_seed_is_shipped_as_a_checkpoint_with_a_card(honest, tmp_path
 
     def fit(longva: LongVA) -> None:
         calibrated.append(longva.model.model.language_model.rotary_emb.inv_freq.clone())
-        calibration.fit_look_up(longva)
+        calibration.fit_head(longva)
 
-    monkeypatch.setattr(shipping, "fit_look_up", fit)
+    monkeypatch.setattr(shipping, "fit_head", fit)
     longva = LongVA.from_pretrained(str(ship(honest, tmp_path / "nano", context=4096)))
     assert longva.model.config.look_up.keys() == look_up_of([1, 0], 1.0).keys()
     assert longva.model.config.confidence.keys() == {"bias", "match", "odds", "shown", "refusals"}
     assert longva.model.config.text_config.max_position_embeddings == 4096
-    assert longva.model.config.evidence_heads
+    assert longva.model.config.evidence_heads and longva.look_again == shipping.LOOK_AGAIN
     assert longva.model.config.text_config.rope_parameters["rope_theta"] == 9.6e8  # 4,096 / 512
     assert torch.equal(calibrated[0], longva.model.model.language_model.rotary_emb.inv_freq)
     trained, _ = load_pretrained(str(honest / "unires/model"))

@@ -33,8 +33,8 @@ HEAD_FILMS, CONFIDENCE_FILMS = 24, 80
 LONGEST = 1600
 """Frames of a film."""
 
-REACHES = (20.0, 12.0, 15.0, 25.0, 30.0)
-"""Tried, the first for the choice of the head; see `longva.watching.look_up`."""
+REACH, REACHES = 20.0, (16.0, 20.0, 24.0, 28.0, 32.0)
+"""For the choice of the head, and tried afterwards; see `longva.watching.look_up`."""
 
 REFUSALS = ("not", "no")
 """Words of answers that something is not shown."""
@@ -53,23 +53,33 @@ def look_up_of(head: Sequence[int], reach: float) -> dict[str, Any]:
     return {"head": list(head), "after": LOOK_UP, "reach": reach, **words}
 
 
-def fit_look_up(longva: Any) -> None:
-    """Choose head and reach, and put them into the model's config.
+def fit_head(longva: Any) -> None:
+    """Choose the head that looks up, and put it into the model's config.
 
     Heads of layer 0 are left out: they look at the last few tokens.
     """
     text = longva.model.config.text_config
     heads = list(product(range(1, text.num_hidden_layers), range(text.num_attention_heads)))
-    right = tally(
-        longva, [look_up_of(head, REACHES[0]) for head in heads], ("when, ", "first", "count ")
-    )
+    tried = [look_up_of(head, REACH) for head in heads]
+    right = tally(longva, tried, ("when, ", "first", "count "))
     head = heads[int(np.argmax(right))]
     named = {f"{layer}.{number}": n for (layer, number), n in zip(heads, right, strict=True)}
     print_line(f"times, orders and counts right, by head: {to_json(named)}")
+    longva.model.config.look_up = look_up_of(head, REACH)
+
+
+def fit_reach(longva: Any) -> None:
+    """Choose how far below the best one matches are looked for, and put it into the config.
+
+    Of equally good ones the greatest: these films have short shots, and the longer a shot, the more
+    its matches differ.
+    """
+    head = longva.model.config.look_up["head"]
     right = tally(longva, [look_up_of(head, reach) for reach in REACHES], ("count ",))
     named = {f"{reach:g}": n for reach, n in zip(REACHES, right, strict=True)}
     print_line(f"counts right, by reach: {to_json(named)}")
-    longva.model.config.look_up = look_up_of(head, REACHES[int(np.argmax(right))])
+    best = max(reach for reach, n in zip(REACHES, right, strict=True) if n == max(right))
+    longva.model.config.look_up = look_up_of(head, best)
 
 
 def tally(longva: Any, settings: Sequence[dict[str, Any]], kinds: tuple[str, ...]) -> list[int]:

@@ -24,7 +24,7 @@ from longva.files.writing import read_json, whole_folder
 from longva.finite import to_json
 from longva.nano.language_model import sharpen
 from longva.nano.reproduction.budget import Budget, budget_of
-from longva.nano.reproduction.calibration import fit_confidence, fit_look_up
+from longva.nano.reproduction.calibration import fit_confidence, fit_head, fit_reach
 from longva.nano.reproduction.measures import BOOK, NEEDLES, printed, text_recipe, visual_recipe
 from longva.nano.vision_tower import GRID_SIZE
 from longva.nano.world import OBJECTS
@@ -36,7 +36,7 @@ SHARPEN = 1.5
 """Factor on attention logits, for a context four times that of training."""
 
 LOOK_AGAIN = 128
-"""Frames that are read again for each answer; the longest three shots of `asked_film` have 72."""
+"""Frames that are read again for each answer."""
 
 VISION_BATCH = 256
 """Frames encoded at a time: 48 pixels a side are small."""
@@ -74,8 +74,9 @@ def ship(seed_folder: Path, destination: Path, *, context: int) -> Path:
     model.config.vision_batch_size = VISION_BATCH
     processor.tokenizer.model_max_length = context
     longva = LongVA(model.float(), processor, name="nano")
-    fit_look_up(longva)
+    fit_head(longva)
     model.config.look_again = longva.look_again = LOOK_AGAIN
+    fit_reach(longva)
     fit_confidence(longva)
     model = model.to(torch.bfloat16)
     with whole_folder(destination) as partial:
