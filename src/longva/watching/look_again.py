@@ -3,9 +3,9 @@
     first     all frames in the cache . question . first words of an answer     where do they look?
     second    system . user . those frames . question . answer                  their features alone
 
-A model that watches far more than it was trained on still finds the right frame among thousands,
-more surely than it reads it: what it makes of a frame was computed with all that stood before, and
-its attention is shared out among all. Read again, a few frames are within what it has learned.
+Among far more frames than it was trained on, nano still finds the right one more surely than it
+reads it: what a model makes of a frame was computed with all that stood before, and its attention
+is shared out among all. Read again, a few frames are within what it has learned.
 Their features are kept beside the cache, so nothing is decoded or encoded again.
 
 U: units watched, of all media in order: frames, or pairs that a model encodes together.
