@@ -112,8 +112,8 @@ def where_looked(
     words = [*heard.look_ups(ids), *heard.refusals(ids)]
     if heard.listened.match is None or not words:
         return frame_shares(prompt, heard.listened.weights(), media).cpu()
-    scores = [torch.cat(heard.scores(word)).double() for word in words]
-    return torch.stack([one.softmax(0) for one in scores]).amax(0).cpu()
+    scores = [torch.cat(heard.scores(word)).cpu().double() for word in words]
+    return torch.stack([one.softmax(0) for one in scores]).amax(0)
 
 
 def is_due(media: Sequence[WatchedFrames], most: int) -> bool:
