@@ -165,16 +165,21 @@ def test_a_film_that_grows_is_looked_at_again_as_a_whole(parts, pictures):
     assert got.text == want.text
 
 
-def test_a_model_of_another_family_looks_again_at_pairs_of_frames():
-    longva = LongVA(*make("qwen2_5_vl"), name="qwen", look_again=4)
-    pictures = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
-    session = longva.watch(open_media(list(pictures), seconds=np.arange(12.0)), fps=1)
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "gemma3", "smolvlm", "llava_next_video"])
+def test_models_of_other_families_look_again_at_whole_units(name):
+    parts = make(name)
+    pictures = np.random.default_rng(0).integers(0, 256, (14, 32, 32, 3), dtype=np.uint8)
+    longva = LongVA(*parts, name=name, look_again=4)
+    session = longva.watch(open_media(list(pictures), seconds=np.arange(14.0)), fps=1)
     answer = session.ask(QUESTION, max_new_tokens=4, evidence=9)
-    assert (
-        answer.looked_again == 4
-        and [one.weight > 0 for one in answer.evidence] == [True] * 2 + [False] * 4
-    )
-    assert all(one.frame % 2 == 0 for one in answer.evidence)
+    unit = longva.family.unit
+    looked_at = sorted(one.frame for one in answer.evidence if one.weight > 0)
+    assert answer.looked_again == len(looked_at) * unit == 4
+    numbers = [number + n for number in looked_at for n in range(unit)]
+    alone = open_media([pictures[n] for n in numbers], seconds=np.array(numbers, float))
+    want = LongVA(*parts, name=name).watch(alone, frames=4).ask(QUESTION, max_new_tokens=4)
+    assert answer.text == want.text
+    assert answer.logprob == pytest.approx(want.logprob, abs=1e-9)
 
 
 def test_a_plan_has_room_for_what_is_read_again_and_for_the_features(parts):
