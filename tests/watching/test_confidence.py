@@ -61,6 +61,14 @@ ANSWER = Answer(
 )
 
 
+def test_names_of_films_whose_words_a_model_does_not_know_are_not_taken_for_the_questions(nano):
+    for count in (1, 2, 8):  # "the list of 8 images" is four words, two of them unknown
+        films = [open_media(drawn([name] * 4)[:count], fps=1) for name in ("sun", "umbrella")]
+        for name in ("sun", "umbrella"):
+            answer = nano.watch(films, fps=1).ask(f"What number is with the {name}?")
+            assert answer.text.startswith(f"{name} number"), answer.text
+
+
 def test_what_is_named_although_nothing_matches_is_a_guess():
     for shown, known in ((0.05, False), (0.5, True)):
         sure = Confidence(right=0.6, shown=shown, media=[True])

@@ -57,9 +57,10 @@ def estimate(
     """Draw what a question takes: the prompt that would be read, counted, not guessed."""
     longva, settings = setting.engine.longva, watching.settings
     media = [medium.media for medium in visitor.media]
+    names = labels(media, settings, longva.processor.tokenizer)
     frames = [
         told_between(longva.describe(one, watching.sampling), one, settings, label=label)
-        for one, label in zip(media, labels(media, settings), strict=True)
+        for one, label in zip(media, names, strict=True)
     ]
     history = visitor.history if remember else []
     messages = [*history, {"role": "user", "content": question.strip()}]

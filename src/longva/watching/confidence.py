@@ -35,7 +35,8 @@ class Confidence:
     """What the answer is about is shown, by how well frames match; of a refusal it says little."""
 
     media: list[bool]
-    """Which media have frames that match."""
+    """Which media have frames that match, and match so well that they more probably show it than
+    not; the medium that matches a look-up best has them in any case."""
 
     refuses: bool = False
     """Whether the answer says that something is not shown."""
@@ -58,16 +59,28 @@ def confidence(model: Any, heard: Heard, reply: AnswerText) -> Confidence | None
     said = heard.refusals(reply.ids)
     last = LookUp(max(len(reply.ids), 1) - 1, 0)
     chosen = said[:1] or heard.look_ups(reply.ids) or [last]
-    match = min(max(float(of.max()) for of in heard.scores(one)) for one in chosen)
-    matching = {medium for one in chosen for medium, *_ in heard.shots(one)}
+    scores = {one: heard.scores(one) for one in chosen}
+    match = min(max(float(of.max()) for of in scores[one]) for one in chosen)
+    shown = _shown(by, match)
+    matching = {
+        medium
+        for one in chosen
+        for medium, first, stop in heard.shots(one)
+        if _shown(by, float(scores[one][medium][first:stop].max())) >= min(shown, 0.5)
+    }
     odds = log_odds(math.exp(reply.logprob)) * (-1 if said else 1)
     right = sigmoid(by["bias"] + by["match"] * match + by["odds"] * odds)
     return Confidence(
         right=1 - right if said else right,
-        shown=sigmoid(by["shown"]["bias"] + by["shown"]["match"] * match),
+        shown=shown,
         media=[number in matching for number in range(len(heard.media))],
         refuses=bool(said),
     )
+
+
+def _shown(by: dict[str, Any], match: float) -> float:
+    """Return the probability that what is looked for is where it matches so well at best."""
+    return sigmoid(by["shown"]["bias"] + by["shown"]["match"] * match)
 
 
 def log_odds(probability: float) -> float:

@@ -75,7 +75,8 @@ class Watched:
         self._max_frames = max_frames
         rules = self.sampling, self.settings, usual
         self._ahead = Ahead(watcher, *rules, policy, self._room)
-        for medium, label in zip(media, labels(media, self.settings), strict=True):
+        names = labels(media, self.settings, self.processor.tokenizer)
+        for medium, label in zip(media, names, strict=True):
             self._ahead.begin(medium, self.media, label)
         self._watched = self._settled = 0
         """Tokens that stay: the media; and with them, the conversation that was kept."""
