@@ -61,12 +61,27 @@ ANSWER = Answer(
 )
 
 
-def test_names_of_films_whose_words_a_model_does_not_know_are_not_taken_for_the_questions(nano):
-    for count in (1, 2, 8):  # "the list of 8 images" is four words, two of them unknown
+def test_names_of_films_are_not_taken_for_words_of_the_question_or_for_what_is_shown(nano):
+    for count in (1, 2, 8):  # "the list of 8 images" has two words that nano does not know
         films = [open_media(drawn([name] * 4)[:count], fps=1) for name in ("sun", "umbrella")]
         for name in ("sun", "umbrella"):
             answer = nano.watch(films, fps=1).ask(f"What number is with the {name}?")
             assert answer.text.startswith(f"{name} number"), answer.text
+    shown, other = (open_media(drawn([name]), fps=1) for name in ("sun", "umbrella"))
+    answer = nano.watch([shown, replace(other, name="frames/hand")]).ask("Is there a hand?")
+    assert answer.text == "hand no"
+
+
+def test_a_conversation_about_several_films_goes_on_after_times_and_counts(nano):
+    films = [open_media(drawn(names), fps=1) for names in (["cat", "anchor"], ["key", "anchor"])]
+    session = nano.watch(films)
+    for question, end in (
+        ("When does the anchor appear?", "at 0:00:04.0 of the list of 8 images (1)"),
+        ("How many times is there an anchor?", "2 times"),
+        ("When does the key appear?", "at 0:00:00.0 of the list of 8 images (2)"),
+    ):
+        answer = session.ask(question, keep=True)
+        assert answer.text.endswith(end) and "number" in answer.text, answer.text
 
 
 def test_what_is_named_although_nothing_matches_is_a_guess():

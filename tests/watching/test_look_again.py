@@ -281,6 +281,19 @@ def test_a_shot_that_is_longer_than_what_is_read_again_is_told_of_all_frames():
     assert answer.text == f"anchor number {scene.number} at 0:01:00.0"
 
 
+def test_a_shot_of_which_other_films_would_take_a_frame_is_told_of_all_frames():
+    rng = random.Random("films beside a shot")
+    scenes = [random_scene(rng, [name]) for name in ("cat", "anchor", "sun", "key", "cup", "urn")]
+    pictures = [np.asarray(draw_frame(scene, random_layout(rng))) for scene in scenes]
+    before, shot, behind, *others = pictures
+    film, *others = [[before] * 3 + [shot] * 8 + [behind] * 3, *([other] * 2 for other in others)]
+    nano = LongVA.from_pretrained("nano", look_again=8)
+    for media, looked_again in (([film], 8), ([film, *others], 0)):
+        session = nano.watch([open_media(one, fps=1) for one in media])
+        answer = session.ask("How many times is there an anchor?")
+        assert (answer.text.split(" , ")[1], answer.looked_again) == ("1 times", looked_again)
+
+
 def test_nano_reads_again_what_it_found_among_a_thousand_frames():
     asked = draw_film(730_007, 1014)
     (_, scene), *_ = asked.shots("one")

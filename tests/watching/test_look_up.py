@@ -5,7 +5,7 @@ import torch
 
 from longva.attention.evidence import EvidenceCollector, Match
 from longva.errors import NonFiniteError
-from longva.watching.look_up import Heard, LookUp, listener
+from longva.watching.look_up import Heard, LookUp, as_said, listener
 
 ABOUT = {"head": [0, 0], "after": "number", "reach": 6.0}
 ABOUT |= {"when": "WHEN", "times": "TIMES", "first": "FIRST"}
@@ -148,3 +148,19 @@ def test_a_listener_hears_each_frame_of_each_medium_apart():
     told.match.note(torch.arange(9.0))
     assert [of.tolist() for of in told.match.found[0]] == [[2.0], [5.0, 7.0]]
     assert listener(model(None), None, prompt, media).match is None
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ("anchor number 42 at 0:12:07.0", "anchor number 42 at WHEN"),
+        ("anchor number 42 at 12:00:07.5 of b.mp4", "anchor number 42 at WHEN"),
+        ("anchor number 42 at frame 12 of a film.mp4 (2)", "anchor number 42 at WHEN"),
+        ("cup number 17 , 12 times", "cup number 17 , TIMES times"),
+        ("cup number 17", "cup number 17"),
+    ],
+)
+def test_in_a_conversation_an_answer_has_its_pointers_and_not_what_they_stand_for(told, said):
+    films = [medium([0.0], name) for name in ("a film.mp4", "c/a film.mp4", "b.mp4")]
+    assert as_said(told, model().config, films) == said
+    assert as_said(told, SimpleNamespace(), films) == told  # a model without pointers

@@ -57,7 +57,7 @@ def estimate(
     """Draw what a question takes: the prompt that would be read, counted, not guessed."""
     longva, settings = setting.engine.longva, watching.settings
     media = [medium.media for medium in visitor.media]
-    names = labels(media, settings, longva.processor.tokenizer)
+    names = labels(media, settings, longva.model.config)
     frames = [
         told_between(longva.describe(one, watching.sampling), one, settings, label=label)
         for one, label in zip(media, names, strict=True)

@@ -27,6 +27,7 @@ from longva.watching.features import (
     encode_frames,
     encode_image,
 )
+from longva.watching.look_up import as_said
 from longva.watching.turns import with_media
 
 
@@ -115,6 +116,12 @@ class Family:
         self, messages: Sequence[Mapping[str, Any]], media: Sequence[WatchedFrames]
     ) -> Tensor:
         """Tokenise a conversation and put rows of features where its media stand."""
+        messages = [
+            {**one, "content": as_said(one["content"], self.model.config, media)}
+            if one["role"] == "assistant" and isinstance(one["content"], str)
+            else one
+            for one in messages
+        ]
         return chat_symbols(self.processor, *with_media(messages, media))
 
     def reader(self, media: Callable[[], list[WatchedFrames]], **options: Any) -> PromptReader:

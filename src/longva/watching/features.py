@@ -59,8 +59,8 @@ class FrameSettings:
     """Write the time into the prompt every so many seconds. The released weights never saw that."""
 
     named: bool = True
-    """Write the names of several media before each, if the tokenizer knows their words. One alone
-    is not named."""
+    """Write the names of several media before each, unless the model's config has `names_media`
+    false. One alone is not named."""
 
     opening: tuple[tuple[str, str], ...] = ()
     """The conversation up to its last medium, where media stand among its words: role and text of

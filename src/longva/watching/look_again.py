@@ -77,18 +77,20 @@ def choose(
         progress: called with ("prefill", tokens done, tokens).
 
     Returns:
-        What `looked_at` does; None where more units match a look-up than may be read again: a count
-        or a time would be that of a part.
+        What `looked_at` does; None where a unit that matches a look-up is not among them, as of a
+        shot longer than that: a count or a time would be that of a part.
 
     Raises:
         NonFiniteError: NaN or infinity among scores, attention or logits.
     """
     ids = first_words(reader, prompt, heard.tokenizer, heard.listened, progress=progress)
-    shots = [heard.shots(one) for one in heard.look_ups(ids)]
-    matching = (sum(stop - first for _, first, stop in of) for of in shots)
-    if max(matching, default=0) > most // max(medium.unit for medium in media):
-        return None
-    return looked_at(where_looked(prompt, ids, heard, media), media, most)
+    chosen = looked_at(where_looked(prompt, ids, heard, media), media, most)
+    units = [frames // medium.unit for frames, medium in zip(chosen, media, strict=True)]
+    for look_up in heard.look_ups(ids):
+        for medium, first, stop in heard.shots(look_up):
+            if not np.isin(np.arange(first, stop), units[medium]).all():
+                return None
+    return chosen
 
 
 def where_looked(

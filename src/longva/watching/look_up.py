@@ -23,6 +23,7 @@ looked for score alike, and between these and the best of all other frames is th
 far as `reach` below the best. Its middle is where a match begins.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -188,6 +189,27 @@ class Heard:
         """Name the earlier of two; media are one after the other, in their order."""
         two = looked_up[-2:]
         return self._decoded([min(two, key=self.best_shot).name]) if len(two) == 2 else ""
+
+
+def as_said(text: str, config: Any, media: Sequence[WatchedFrames]) -> str:
+    """Write an answer as the model did, with pointers in place of what they stand for.
+
+    In a conversation that goes on, it never read the latter.
+
+    Args:
+        text: of an answer.
+        config: of the model.
+        media: that the answer is about.
+    """
+    about = getattr(config, "look_up", None) or {}
+    names = "|".join(re.escape(name) for name in unique_names([one.source for one in media]))
+    for pointer, stands in (
+        ("when", rf"(?:\d+:\d\d:\d\d\.\d|\bframe \d+)(?: of (?:{names}))?"),
+        ("times", r"\b\d+(?= times\b)"),
+    ):
+        if about.get(pointer):
+            text = re.sub(stands, about[pointer], text)
+    return text
 
 
 def _runs(

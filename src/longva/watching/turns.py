@@ -78,20 +78,18 @@ def _in_place(
     return said
 
 
-def labels(media: Sequence[Media], settings: FrameSettings, tokenizer: Any) -> list[str]:
+def labels(media: Sequence[Media], settings: FrameSettings, config: Any = None) -> list[str]:
     """Name several media by their files, equal names numbered; one alone needs no name.
 
-    Nor are they named to a tokenizer that does not know the words: an unknown word says nothing of
-    a film, and the embedded model takes it for one of the question.
+    Args:
+        media: that are watched.
+        settings: of their frames.
+        config: of the model. With `names_media` false it is told none: the embedded one never read
+            a name, and takes it for words of the question, or for something that is shown.
     """
-    names = unique_names([medium.name for medium in media])
-    if len(media) < 2 or not settings.named or _unknown(tokenizer, " ".join(names)):
+    if len(media) < 2 or not settings.named or not getattr(config, "names_media", True):
         return [""] * len(media)
-    return names
-
-
-def _unknown(tokenizer: Any, text: str) -> bool:
-    return tokenizer.unk_token_id in text_ids(tokenizer, text)
+    return unique_names([medium.name for medium in media])
 
 
 def unique_names(sources: Sequence[str]) -> list[str]:
@@ -169,7 +167,7 @@ def told_tokens(
     """
     words, (start, end) = phrases()["between_frames"], part
     texts = [text for _, text in settings.opening]
-    for medium, label in zip(media, labels(media, settings, tokenizer), strict=True):
+    for medium, label in zip(media, labels(media, settings), strict=True):
         texts += [words["label"].format(name=label)] if label else []
         cues = [cue for cue in medium.subtitles if cue.start < end and start < cue.end]
         texts += [words["subtitle"].format(text=cue.text) for cue in cues]

@@ -75,7 +75,7 @@ class Watched:
         self._max_frames = max_frames
         rules = self.sampling, self.settings, usual
         self._ahead = Ahead(watcher, *rules, policy, self._room)
-        names = labels(media, self.settings, self.processor.tokenizer)
+        names = labels(media, self.settings, self.model.config)
         for medium, label in zip(media, names, strict=True):
             self._ahead.begin(medium, self.media, label)
         self._watched = self._settled = 0

@@ -73,6 +73,7 @@ def ship(seed_folder: Path, destination: Path, *, context: int) -> Path:
     model = model.to(torch.bfloat16)  # what ships is what is calibrated
     model.config.vision_batch_size = VISION_BATCH
     processor.tokenizer.model_max_length = context
+    model.config.names_media = False
     longva = LongVA(model.float(), processor, name="nano")
     fit_head(longva)
     model.config.look_again = longva.look_again = LOOK_AGAIN
