@@ -16,7 +16,7 @@ from longva.media.subtitles import read_subtitles
 from longva.nano.film import draw_frame, write_frames
 from longva.nano.world import Layout, random_scene
 from longva.watching.assistant import LongVA
-from longva.watching.find import Found, _Span, merged
+from longva.watching.find import Found, _Span, merged, ranges
 from longva.watching.found_files import cues, edl, when, write_clips
 from tests import hard_videos
 
@@ -123,6 +123,19 @@ def test_ranges_are_joined_over_a_frame_but_not_from_medium_to_medium():
     spans = [_Span(6, 8, 0.2, "attention"), _Span(0, 3, 0.5, "attention"), _Span(4, 6, 0.9, "x")]
     assert [(s.first, s.stop, s.score) for s in merged(spans, [0])] == [(0, 8, 0.9)]
     assert [(s.first, s.stop) for s in merged(spans, [0, 4])] == [(0, 3), (4, 8)]
+    assert [(s.first, s.stop) for s in merged(spans, [0, 3])] == [(0, 3), (4, 8)]
+    evidence = torch.tensor([0, 1.0, 0, 1, 0])
+    assert [(s.first, s.stop) for s in ranges(evidence, [0, 2])] == [(1, 2), (3, 4)]
+
+
+def test_what_ends_a_film_and_comes_second_in_the_next_is_found_in_both(nano):
+    rng = random.Random(6)
+    first, second = (
+        open_media([np.asarray(draw_frame(random_scene(rng, [n]), Layout())) for n in names], fps=1)
+        for names in (["cat", "cat", "sun", "anchor"], ["key", "anchor", "cup", "cup"])
+    )
+    found = nano.watch([first, second]).find("the anchor")
+    assert sorted((one.medium, one.first, one.last) for one in found) == [(0, 3, 3), (1, 1, 1)]
 
 
 def test_pictures_and_empty_queries_are_refused(nano, longva, image, video):

@@ -187,7 +187,7 @@ def ranges(evidence: Tensor, begins: Sequence[int]) -> list[_Span]:
     """
     found: list[_Span] = []
     for frame in (evidence >= SHARE).nonzero().flatten().tolist():
-        joins = bool(found) and frame - found[-1].stop <= GAP and frame not in begins
+        joins = bool(found) and _adjoins(found[-1], frame, begins)
         if joins:
             before, here = float(evidence[found[-1].stop - 1]), float(evidence[frame])
             joins = max(before, here) <= JUMP * min(before, here)
@@ -197,16 +197,21 @@ def ranges(evidence: Tensor, begins: Sequence[int]) -> list[_Span]:
 
 
 def merged(found: Sequence[_Span], begins: Sequence[int]) -> list[_Span]:
-    """Join ranges with at most `GAP` units between them; the surest gives the score."""
+    """Join ranges of a medium with at most `GAP` units between; the surest gives the score."""
     joined: list[_Span] = []
     for span in sorted(found, key=lambda one: one.first):
-        if joined and span.first - joined[-1].stop <= GAP and span.first not in begins:
+        if joined and _adjoins(joined[-1], span.first, begins):
             before = joined.pop()
             stop, score = max(before.stop, span.stop), max(before.score, span.score)
             joined.append(_Span(before.first, stop, score, span.by))
         else:
             joined.append(span)
     return joined
+
+
+def _adjoins(span: _Span, unit: int, begins: Sequence[int]) -> bool:
+    """Whether a later unit is of the same medium as a range, and hardly behind it."""
+    return unit - span.stop <= GAP and not any(span.first < begin <= unit for begin in begins)
 
 
 class _Search:
