@@ -16,7 +16,7 @@ from longva.media.subtitles import read_subtitles
 from longva.nano.film import draw_frame, write_frames
 from longva.nano.world import Layout, random_scene
 from longva.watching.assistant import LongVA
-from longva.watching.find import Found, _Span, merged, ranges
+from longva.watching.find import Found, Searched, _Search, _Span, merged, ranges
 from longva.watching.found_files import cues, edl, when, write_clips
 from tests import hard_videos
 
@@ -83,6 +83,21 @@ def test_the_medium_that_shows_it_is_named(nano, film, tmp_path):
     found = nano.watch([tmp_path / "other.mp4", film]).find("the anchor")
     assert {one.medium for one in found} == {1}
     assert sorted((one.start, one.end) for one in found) == SHOTS
+
+
+def test_a_film_is_probed_under_its_own_name(nano):
+    film = open_media(np.zeros((4, 48, 48, 3), np.uint8), fps=1)
+    session = nano.watch([replace(film, name="a/cat"), replace(film, name="b/sun")])
+    tokenizer = nano.processor.tokenizer
+    search = _Search(Searched(session._reader, session.media, session._question, tokenizer), ["a"])
+    for number, medium in enumerate(session.media):
+        alone = session._question("a", [medium])  # as if there were no other film
+        before = int((alone < 0).nonzero()[0])
+        spans = search._before(number)
+        assert torch.equal(torch.cat([search.prompts[0][a:b] for a, b in spans]), alone[:before])
+        part, rows = search._alone(_Span(4 * number, 4 * number + 4))
+        assert part.length == before + len(rows) == before + medium.rows
+        assert tokenizer.decode(alone[:before]).endswith(("user cat :", "user sun :")[number])
 
 
 def yes_and_no(nano: LongVA) -> LongVA:
