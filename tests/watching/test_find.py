@@ -212,7 +212,7 @@ def test_a_still_image_is_drawn_whole_and_left_out_of_what_is_cut_by_time(film, 
     )
     assert told.stdout.startswith("3 found") and "   still.png  frames 3 to 3  score" in told.stdout
     assert Image.open(tmp_path / "sheet.png").size == (480, 188)
-    assert "Left out of clips, subtitles and cut list: 1 in still images." in told.stderr
+    assert "Left out of clips, subtitles and cut list: 1 in still images" in told.stderr
     assert len([*(tmp_path / "cut").iterdir()]) == 2
     assert [(cue.start, cue.end) for cue in read_subtitles(tmp_path / "found.srt")] == SHOTS
     assert (tmp_path / "found.edl").read_text().count("CLIP NAME: film.mp4\n") == 2

@@ -78,7 +78,8 @@ def find(
     if clips is not None or srt is not None or edl is not None:
         stills = len(found) - len(found_files.timed(found, opened))
         if stills:
-            err.print(f"Left out of clips, subtitles and cut list: {stills} in still images.")
+            what = "still images, which have no times"
+            err.print(f"Left out of clips, subtitles and cut list: {stills} in {what}.")
     if clips is not None:
         files = found_files.write_clips(found, opened, clips)
         err.print(f"Wrote {len(files)} clips to {clips}.")
