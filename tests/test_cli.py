@@ -158,6 +158,20 @@ def test_chat_answers_until_exit(video):
     assert result.stdout.count("/forget clears") == 2  # at the start, and for an unknown command
 
 
+def test_evidence_of_several_films_names_each_and_numbers_those_of_one_name(video, tmp_path):
+    films = [tmp_path / folder / "film.mp4" for folder in ("a", "b")]
+    for film in films:
+        film.parent.mkdir()
+        film.write_bytes(video.read_bytes())
+    session = tmp_path / "both.longva"
+    ask = ["ask", films[0], "Where is it?", "--also", films[1], "--frames", 2, "--evidence", 4]
+    told = in_process(*ask, "--save-session", session).stdout
+    assert re.search(r"0:00:0\d\.0  film.mp4 \([12]\)  frame ", told)
+    assert "film.mp4  frame" not in told
+    chat = CliRunner().invoke(app, ["chat", str(session)], input="Where is it?\n/exit\n")
+    assert re.search(r"evidence: film.mp4 \([12]\) 0:00:0\d\.0", chat.stdout)
+
+
 def test_ctrl_c_while_watching_leaves_what_was_watched_and_it_goes_on(video, monkeypatch, tmp_path):
     interrupts = [KeyboardInterrupt()]
 

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+import re
 import shutil
 import zipfile
 from dataclasses import replace
@@ -141,6 +142,21 @@ def test_one_question_about_several_films_is_that_of_a_session_of_all(setting, f
     shutil.copy(films[0], other)
     visitor.show(open_medium(other, longva), visitor.media[1])
     assert watching_of(visitor.media, 4) not in setting.engine.store
+
+
+def test_films_of_one_name_are_numbered_wherever_they_are_named(setting, films, tmp_path):
+    paths = [tmp_path / str(number) / "film.mp4" for number in (1, 2)]
+    for path, film in zip(paths, films, strict=True):
+        path.parent.mkdir()
+        shutil.copy(film, path)
+    visitor = Visitor()
+    visitor.show(*(open_medium(path, setting.engine.longva) for path in paths))
+    turn = ask(setting, visitor, "which?", watching=watching_of(visitor.media, 4))
+    labels = [file.label for file in files_of(turn) if file.label != "JSON"]
+    assert {*labels} <= {"SRT of film.mp4 (1)", "SRT of film.mp4 (2)"} and labels
+    drawn = draw("about", media=visitor.media) + draw("conversation", turns=[turn])
+    assert "film.mp4 (1)</b>" in drawn and "film.mp4 (2)</b>" in drawn
+    assert re.search(r"film.mp4 \([12]\) 0:0", drawn) and "film.mp4 0:0" not in drawn
 
 
 def test_films_are_added_taken_away_and_no_more_than_eight(setting, films, monkeypatch):

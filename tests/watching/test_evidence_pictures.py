@@ -88,6 +88,19 @@ def test_evidence_is_plotted_over_time_a_panel_a_medium(video, image, longva, tm
         longva.watch(image).ask("What?", max_new_tokens=1).plot()
 
 
+def test_films_of_one_name_are_numbered_in_pages_and_figures(video, longva, tmp_path):
+    films = [tmp_path / folder / "film.mp4" for folder in ("a", "b")]
+    for film in films:
+        film.parent.mkdir()
+        film.write_bytes(video.read_bytes())
+    answer = longva.watch(films, frames=2).ask("What?", max_new_tokens=1, evidence=9)
+    names = ["film.mp4 (1)", "film.mp4 (2)"]
+    assert [ax.get_title("left") for ax in answer.plot().axes] == names
+    page = answer._repr_html_()
+    assert re.findall("<small>(.*?)</small>  <svg", page) == names
+    assert {*re.findall(r"<figcaption>(.*?) 0:00", page)} == {*names}
+
+
 def test_questions_can_be_awaited_together_and_are_answered_one_after_the_other(video, longva):
     sessions = [longva.watch(video, frames=n) for n in (2, 3)]
     want = [s.ask(q, max_new_tokens=4).text for s in sessions for q in ("What?", "Why?")]

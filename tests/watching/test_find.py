@@ -14,10 +14,10 @@ from longva.media.cue import srt
 from longva.media.medium import open_media
 from longva.media.subtitles import read_subtitles
 from longva.nano.film import draw_frame, write_frames
-from longva.nano.world import Layout, random_scene
+from longva.nano.world import Layout, mosaic, random_scene
 from longva.watching.assistant import LongVA
-from longva.watching.find import Found, _Span, merged
-from longva.watching.found_files import cues, edl, when, write_clips
+from longva.watching.find import Found, Searched, _Search, _Span, merged, ranges
+from longva.watching.found_files import contact_sheet, cues, edl, when, write_clips
 from tests import hard_videos
 
 SHOTS = [(8, 16), (30, 36)]
@@ -85,6 +85,21 @@ def test_the_medium_that_shows_it_is_named(nano, film, tmp_path):
     assert sorted((one.start, one.end) for one in found) == SHOTS
 
 
+def test_a_film_is_probed_under_its_own_name(nano):
+    film = open_media(np.zeros((4, 48, 48, 3), np.uint8), fps=1)
+    session = nano.watch([replace(film, name="a/cat"), replace(film, name="b/sun")])
+    tokenizer = nano.processor.tokenizer
+    search = _Search(Searched(session._reader, session.media, session._question, tokenizer), ["a"])
+    for number, medium in enumerate(session.media):
+        alone = session._question("a", [medium])  # as if there were no other film
+        before = int((alone < 0).nonzero()[0])
+        spans = search._before(number)
+        assert torch.equal(torch.cat([search.prompts[0][a:b] for a, b in spans]), alone[:before])
+        part, rows = search._alone(_Span(4 * number, 4 * number + 4))
+        assert part.length == before + len(rows) == before + medium.rows
+        assert tokenizer.decode(alone[:before]).endswith(("user cat :", "user sun :")[number])
+
+
 def yes_and_no(nano: LongVA) -> LongVA:
     """A model that answers every question by yes or no, as a random direction of its state says."""
     longva = LongVA.from_pretrained("nano", dtype="float32")
@@ -123,6 +138,19 @@ def test_ranges_are_joined_over_a_frame_but_not_from_medium_to_medium():
     spans = [_Span(6, 8, 0.2, "attention"), _Span(0, 3, 0.5, "attention"), _Span(4, 6, 0.9, "x")]
     assert [(s.first, s.stop, s.score) for s in merged(spans, [0])] == [(0, 8, 0.9)]
     assert [(s.first, s.stop) for s in merged(spans, [0, 4])] == [(0, 3), (4, 8)]
+    assert [(s.first, s.stop) for s in merged(spans, [0, 3])] == [(0, 3), (4, 8)]
+    evidence = torch.tensor([0, 1.0, 0, 1, 0])
+    assert [(s.first, s.stop) for s in ranges(evidence, [0, 2])] == [(1, 2), (3, 4)]
+
+
+def test_what_ends_a_film_and_comes_second_in_the_next_is_found_in_both(nano):
+    rng = random.Random(6)
+    first, second = (
+        open_media([np.asarray(draw_frame(random_scene(rng, [n]), Layout())) for n in names], fps=1)
+        for names in (["cat", "cat", "sun", "anchor"], ["key", "anchor", "cup", "cup"])
+    )
+    found = nano.watch([first, second]).find("the anchor")
+    assert sorted((one.medium, one.first, one.last) for one in found) == [(0, 3, 3), (1, 1, 1)]
 
 
 def test_pictures_and_empty_queries_are_refused(nano, longva, image, video):
@@ -171,11 +199,47 @@ def test_the_command_writes_clips_a_sheet_subtitles_and_a_cut_list(film, tmp_pat
     assert {row["file"] for row in rows["ranges"]} == {str(film)}
 
 
+def test_a_still_image_is_drawn_whole_and_left_out_of_what_is_cut_by_time(film, tmp_path):
+    rng = random.Random(0)
+    pictures = [
+        draw_frame(random_scene(rng, [n]), Layout()) for n in ("urn", "key", "cat", "anchor")
+    ]
+    mosaic([picture.resize((48, 48)) for picture in pictures], 2).save(tmp_path / "still.png")
+    told = run(
+        *("find", film, "the anchor", "--also", tmp_path / "still.png"),
+        *("--contact-sheet", tmp_path / "sheet.png", "--clips", tmp_path / "cut"),
+        *("--srt", tmp_path / "found.srt", "--edl", tmp_path / "found.edl"),
+    )
+    assert told.stdout.startswith("3 found") and "   still.png  frames 3 to 3  score" in told.stdout
+    assert Image.open(tmp_path / "sheet.png").size == (480, 188)
+    assert "Left out of clips, subtitles and cut list: 1 in still images" in told.stderr
+    assert len([*(tmp_path / "cut").iterdir()]) == 2
+    assert [(cue.start, cue.end) for cue in read_subtitles(tmp_path / "found.srt")] == SHOTS
+    assert (tmp_path / "found.edl").read_text().count("CLIP NAME: film.mp4\n") == 2
+
+
+def test_films_of_one_name_are_numbered_in_sheets_and_cut_lists(film):
+    found = [
+        Found(start=1, end=2, score=0.5, by="x", frame=1, first=1, last=1, medium=number)
+        for number in (1, 0)
+    ]
+    same, told = (
+        [replace(open_media(film), name=name) for name in names]
+        for names in (("a/film.mp4", "b/film.mp4"), ("film.mp4 (1)", "film.mp4 (2)"))
+    )
+    assert edl(found, same, "x") == edl(found, told, "x")
+    assert "CLIP NAME: film.mp4 (2)\n" in edl(found, same, "x")
+    sheets = [np.asarray(contact_sheet(found, media)) for media in (same, told)]
+    assert np.array_equal(*sheets)
+
+
 def test_a_query_of_several_lines_is_one_line_of_a_file(film):
     query = "a cat\n\n2\n00:00:05,000 --> 00:00:06,000\na dog"
     found = [Found(start=1, end=2, score=0.5, by="attention", frame=1, first=1, last=1)]
     said = "a cat 2 00:00:05,000 -> 00:00:06,000 a dog (0.5)"
-    assert srt(cues(found, query)) == f"1\n00:00:01,000 --> 00:00:02,000\n{said}\n"
+    assert (
+        srt(cues(found, [open_media(film)], query)) == f"1\n00:00:01,000 --> 00:00:02,000\n{said}\n"
+    )
     title = edl(found, [open_media(film)], query).splitlines()[:2]
     assert title == [f"TITLE: {' '.join(query.split())}", "FCM: NON-DROP FRAME"]
 
@@ -198,5 +262,5 @@ def test_pictures_without_times_are_found_by_number_and_cut_by_no_time(nano, fil
     assert [(one.first, one.last, one.start) for one in found] == [(4, 7, None)]
     assert when(found[0]) == "frames 4 to 7"
     with pytest.raises(LongVAError, match="have no times"):
-        cues(found, "the anchor")
+        cues(found, [open_media(pictures)], "the anchor")
     assert replace(found[0], start=0.0, end=1.0).to_json()["end"] == 1.0

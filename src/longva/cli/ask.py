@@ -199,8 +199,8 @@ def print_evidence(answer, notes: Sequence[str] = ()) -> None:
     """Print what an answer rests on, notes of it, and what it took."""
     for item in answer.shown_evidence:
         when = place(item)
-        name = printable(Path(answer.media[item.medium]).name)
-        of = f"{name}  " if len(answer.media) > 1 else ""
+        name = printable(answer.film_of(item))
+        of = f"{name}  " if name else ""
         out.print(f"   {when:>10}  {of}frame {item.frame}  weight {item.weight:.3f}")
     if answer.evidence and not answer.shown_evidence:
         out.print("   no frame stands out: each has less than 0.001 of the attention on frames")
@@ -257,9 +257,10 @@ def chat(
             elif question:
                 answer = say(session, question, keep=True, **options)
                 found = answer.shown_evidence
-                times = [place(e) for e in found if e.seconds is not None or e.file]
-                if times:
-                    out.print(f"   evidence: {', '.join(times)}")
+                timed = [e for e in found if e.seconds is not None or e.file]
+                told = [f"{printable(answer.film_of(e))} {place(e)}".strip() for e in timed]
+                if told:
+                    out.print(f"   evidence: {', '.join(told)}")
         except EOFError:
             out.print()  # leaves the line of the prompt
             return

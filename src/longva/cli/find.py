@@ -50,6 +50,7 @@ def find(
     from longva.media.cue import srt as subtitles
     from longva.watching import found_files
     from longva.watching.tasks import Ranges
+    from longva.watching.turns import unique_names
 
     sampling = taken.rule()
     opened = given.open([media, *(also or [])])
@@ -69,10 +70,16 @@ def find(
         typer.echo(to_json(told.to_json(names), indent=2))
     else:
         out.print(f"{len(found)} found: {printable(query)}")
+        films = unique_names([medium.name for medium in opened])
         for item in found:
-            of = f"{printable(opened[item.medium].name)}  " if also else ""
+            of = f"{printable(films[item.medium])}  " if also else ""
             when = found_files.when(item)
             out.print(f"   {of}{when}  score {item.score:.2g} ({item.by})  frame {item.frame}")
+    if clips is not None or srt is not None or edl is not None:
+        stills = len(found) - len(found_files.timed(found, opened))
+        if stills:
+            what = "still images, which have no times"
+            err.print(f"Left out of clips, subtitles and cut list: {stills} in {what}.")
     if clips is not None:
         files = found_files.write_clips(found, opened, clips)
         err.print(f"Wrote {len(files)} clips to {clips}.")
@@ -81,6 +88,6 @@ def find(
             image = found_files.contact_sheet(found, opened)
             image.save(file, "PNG" if contact_sheet.suffix.lower() == ".png" else "JPEG")
     if srt is not None:
-        write_whole(srt, subtitles(found_files.cues(found, query)))
+        write_whole(srt, subtitles(found_files.cues(found, opened, query)))
     if edl is not None:
         write_whole(edl, found_files.edl(found, opened, query))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from longva.demo.medium import Medium
+from longva.demo.medium import Medium, names_of
 from longva.demo.visitor import Job, Turn
 from longva.errors import LongVAError
 from longva.finite import to_json
@@ -44,7 +44,7 @@ def _file(label: str, name: str, text: str, kind: str) -> File:
 def files_of(work: Turn | Job) -> list[File]:
     """Return what can be downloaded at once of work that is done."""
     films = [medium for medium in work.media if not medium.is_image]
-    files = []
+    files, names = [], names_of(work.media)
     if isinstance(work, Turn) and work.answer is not None:
         told = to_json(work.answer.to_json(), indent=2, ensure_ascii=False)
         files.append(_file("JSON", "answer.json", told, "application/json"))
@@ -52,7 +52,7 @@ def files_of(work: Turn | Job) -> list[File]:
             number = work.media.index(film)
             text = srt(evidence_cues(work, number))
             if text:
-                label = "SRT" if len(films) == 1 else f"SRT of {film.path.name}"
+                label = "SRT" if len(films) == 1 else f"SRT of {names[number]}"
                 files.append(_file(label, f"{film.path.stem}.srt", text, "application/x-subrip"))
     elif isinstance(work, Job) and isinstance(work.result, Summary):
         told = to_json(work.result.to_json(), indent=2, ensure_ascii=False)
@@ -60,16 +60,16 @@ def files_of(work: Turn | Job) -> list[File]:
         files.append(_file("SRT", "chapters.srt", work.result.srt(), "application/x-subrip"))
         files.append(_file("Markdown", "summary.md", work.result.markdown(), "text/markdown"))
     elif isinstance(work, Job) and isinstance(work.result, Ranges):
-        result = work.result
-        told = result.to_json([medium.path.name for medium in work.media])
+        result, media = work.result, [medium.media for medium in work.media]
+        told = result.to_json(names)
         text = to_json(told, indent=2, ensure_ascii=False)
         files.append(_file("JSON", "found.json", text, "application/json"))
         for film in films:
             number = work.media.index(film)
             own = [one for one in result.ranges if one.medium == number]
             if own and film.media.has_clock:
-                label = "SRT" if len(films) == 1 else f"SRT of {film.path.name}"
-                text = srt(cues(own, result.query))
+                label = "SRT" if len(films) == 1 else f"SRT of {names[number]}"
+                text = srt(cues(own, media, result.query))
                 files.append(_file(label, f"{film.path.stem}.srt", text, "application/x-subrip"))
     return files
 
@@ -95,7 +95,8 @@ def parts_of(work: Turn | Job) -> list[tuple[Medium, float, float]]:
     """Return what is cut: a film, and seconds of its beginning and end; the surest first."""
     if isinstance(work, Job):
         ranges = work.result.ranges if isinstance(work.result, Ranges) else []
-        return [(work.media[one.medium], start, end) for one, start, end in timed(ranges)]
+        found = timed(ranges, [medium.media for medium in work.media])
+        return [(work.media[one.medium], start, end) for one, start, end in found]
     parts = []
     for item in work.answer.shown_evidence if work.answer else ():
         medium = work.media[item.medium]

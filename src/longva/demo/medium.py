@@ -17,6 +17,7 @@ from longva.media.sampling import ONE_A_SECOND, FrameSampling
 from longva.model.unires import image_to_grids
 from longva.reporting.page import data_uri
 from longva.watching.assistant import LongVA
+from longva.watching.turns import unique_names
 
 PICTURE_SIDE = 112
 STRIP_PICTURES = 24
@@ -73,6 +74,11 @@ def open_medium(path: Path, longva: LongVA) -> Medium:
         pictures = frame_pictures(media, FrameSampling(num_frames=STRIP_PICTURES))
     digest = media.fingerprint()
     return Medium(path=path, media=media, digest=digest, pictures=pictures, columns=columns)
+
+
+def names_of(media: Sequence[Medium]) -> list[str]:
+    """Name media by their files, equal names numbered as in the prompt."""
+    return unique_names([medium.path.name for medium in media])
 
 
 def _parts(media: Media, longva: LongVA) -> tuple[list[str], int]:

@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from longva.demo.export import parts_of
+from longva.demo.medium import names_of
 from longva.planning.devices import GIB
 from longva.reporting.page import page_template
 
@@ -100,4 +101,5 @@ _TEMPLATE = page_template(
     clock=clock,
     with_times=with_times,
     cuttable=parts_of,
+    names=names_of,
 )

@@ -87,6 +87,15 @@ class Answer:
     """Seconds: `decode` and `encode` (they overlap), `prefill` of the media, `answer`."""
 
     @property
+    def names(self) -> list[str]:
+        """What each medium is called: its file, equal ones numbered as in the prompt."""
+        return unique_names(self.media)
+
+    def film_of(self, item: Evidence) -> str:
+        """Name the medium of evidence, if there are several; one alone needs no name."""
+        return self.names[item.medium] if len(self.media) > 1 else ""
+
+    @property
     def shown_evidence(self) -> list[Evidence]:
         """Evidence that is worth a person's eye: of a weight that is not 0.000 in print."""
         return [item for item in self.evidence if round(item.weight, 3) > 0]
@@ -121,7 +130,7 @@ class Answer:
             return DENIED if self.sure is not None and self.sure.right < 0.5 else ""
         if self.is_guess:
             return NOTHING
-        told = zip(unique_names(self.media), self.known_media, strict=False)
+        told = zip(self.names, self.known_media, strict=False)
         shown = ", ".join(name for name, known in told if known)
         return "" if all(self.known_media) else f"what is asked about seems to be in {shown} alone"
 

@@ -24,29 +24,26 @@ THUMBNAIL = 160
 """Longest side in pixels."""
 
 
-def evidence_pictures(answer: Any, media: Sequence[Media]) -> list[tuple[Any, Image.Image]]:
-    """Decode the frames of an `Answer`'s shown evidence, in full size.
+def pictures_of(items: Sequence[Any], media: Sequence[Media]) -> list[Image.Image]:
+    """Decode the frames of evidence, or the best ones of what was found, in full size.
 
     Args:
-        answer: an `Answer`.
-        media: what it was asked about.
+        items: each with its `medium` and `frame`.
+        media: what these are numbers of.
 
     Returns:
-        Evidence and its picture, in the order of the evidence; an image is shown whole.
+        A picture of each item; an image is shown whole for each of its grids.
 
     Raises:
         VideoError: a frame cannot be decoded.
     """
     pictures = {}
+    places = [(i.medium, 0 if media[i.medium].kind == "image" else i.frame) for i in items]
     for number, medium in enumerate(media):
-        frames = {item.frame for item in answer.shown_evidence if item.medium == number}
-        numbers = sorted({0} if medium.kind == "image" and frames else frames)
-        for frame, pixels in zip(numbers, medium.pictures(numbers), strict=True):
+        frames = sorted({frame for of, frame in places if of == number})
+        for frame, pixels in zip(frames, medium.pictures(frames), strict=True):
             pictures[number, frame] = Image.fromarray(pixels)
-    return [
-        (item, pictures[item.medium, 0 if media[item.medium].kind == "image" else item.frame])
-        for item in answer.shown_evidence
-    ]
+    return [pictures[place] for place in places]
 
 
 def write_evidence(answer: Any, media: Sequence[Media], folder: Path) -> list[Path]:
@@ -60,8 +57,8 @@ def write_evidence(answer: Any, media: Sequence[Media], folder: Path) -> list[Pa
     Returns:
         The files, in the order of the evidence.
     """
-    files = []
-    for item, image in evidence_pictures(answer, media):
+    files, shown = [], answer.shown_evidence
+    for item, image in zip(shown, pictures_of(shown, media), strict=True):
         medium = f"medium_{item.medium + 1}_" if len(media) > 1 else ""
         time = "" if item.seconds is None else f"{clock(item.seconds).replace(':', '-')}_"
         files.append(folder / f"{medium}{time}frame_{item.frame}.jpg")
@@ -71,23 +68,21 @@ def write_evidence(answer: Any, media: Sequence[Media], folder: Path) -> list[Pa
 
 def evidence_page(answer: Any) -> str:
     """Draw an answer for a notebook; pictures are those of media whose files are still there."""
-    shown: list[tuple[Any, Image.Image | None]] = [(item, None) for item in answer.shown_evidence]
+    shown = answer.shown_evidence
+    pictures: Sequence[Image.Image | None] = [None] * len(shown)
     with suppress(LongVAError):
         if all(Path(name).exists() for name in answer.media):
-            shown = [*evidence_pictures(answer, [open_media(name) for name in answer.media])]
+            pictures = pictures_of(shown, [open_media(name) for name in answer.media])
     rows = []
-    for item, image in shown:
+    for item, image in zip(shown, pictures, strict=True):
         if image is not None:
             image.thumbnail((THUMBNAIL, THUMBNAIL))
         uri = image and data_uri(jpeg(image), "image/jpeg")
         where = item.file or f"grid {item.frame}" if item.seconds is None else clock(item.seconds)
-        if len(answer.media) > 1:
-            where = f"{Path(answer.media[item.medium]).name} {where}"
-        rows.append({"where": where, "item": item, "uri": uri})
+        rows.append({"where": f"{answer.film_of(item)} {where}".strip(), "item": item, "uri": uri})
     page = page_template(Path(__file__).with_name("answer.html.jinja"))
     # A line for each medium that lasts, all of one scale.
-    names = [Path(name).name for name in answer.media]
-    lasting = enumerate(zip(names, answer.durations, strict=False))
+    lasting = enumerate(zip(answer.names, answer.durations, strict=False))
     lines = [(number, name, seconds) for number, (name, seconds) in lasting if seconds]
     return page.render(answer=answer, rows=rows, lines=lines, end=_end(answer))
 
@@ -110,7 +105,7 @@ def evidence_figure(answer: Any) -> Any:
         ax.stem([item.seconds for item in own], [item.weight for item in own], basefmt=" ")
         ax.set_xlim(0, _end(answer))
         ax.set_ylim(0)
-        ax.set_title(Path(answer.media[number]).name, loc="left", fontsize="small")
+        ax.set_title(answer.names[number], loc="left", fontsize="small")
         ax.xaxis.set_major_formatter(lambda seconds, _: clock(max(0.0, seconds)).partition(".")[0])
         plain_axes(ax)
     panels[0, 0].set_ylabel("evidence")

@@ -17,6 +17,7 @@ of units. L: tokens of the prompt.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -30,6 +31,7 @@ from longva.model.chat_format import text_ids
 from longva.prompts.decoding import stop_tokens
 from longva.prompts.phrases import phrases
 from longva.prompts.reader import PromptReader
+from longva.prompts.symbols import common_prefix
 from longva.reporting.progress import Progress
 from longva.watching.answer import check_question, frame_shares
 from longva.watching.features import WatchedFrames
@@ -104,8 +106,8 @@ class Searched:
     """Holds the media. It is read on, and then holds a question after them."""
 
     media: Sequence[WatchedFrames]
-    prompt_of: Callable[[str], Tensor]
-    """Writes a question about the media as symbols, [L]."""
+    prompt_of: Callable[[str, Sequence[WatchedFrames]], Tensor]
+    """Writes a question about media as symbols, [L]."""
 
     tokenizer: Any
     heads: Sequence | None = None
@@ -187,7 +189,7 @@ def ranges(evidence: Tensor, begins: Sequence[int]) -> list[_Span]:
     """
     found: list[_Span] = []
     for frame in (evidence >= SHARE).nonzero().flatten().tolist():
-        joins = bool(found) and frame - found[-1].stop <= GAP and frame not in begins
+        joins = bool(found) and _adjoins(found[-1], frame, begins)
         if joins:
             before, here = float(evidence[found[-1].stop - 1]), float(evidence[frame])
             joins = max(before, here) <= JUMP * min(before, here)
@@ -197,16 +199,21 @@ def ranges(evidence: Tensor, begins: Sequence[int]) -> list[_Span]:
 
 
 def merged(found: Sequence[_Span], begins: Sequence[int]) -> list[_Span]:
-    """Join ranges with at most `GAP` units between them; the surest gives the score."""
+    """Join ranges of a medium with at most `GAP` units between; the surest gives the score."""
     joined: list[_Span] = []
     for span in sorted(found, key=lambda one: one.first):
-        if joined and span.first - joined[-1].stop <= GAP and span.first not in begins:
+        if joined and _adjoins(joined[-1], span.first, begins):
             before = joined.pop()
             stop, score = max(before.stop, span.stop), max(before.score, span.score)
             joined.append(_Span(before.first, stop, score, span.by))
         else:
             joined.append(span)
     return joined
+
+
+def _adjoins(span: _Span, unit: int, begins: Sequence[int]) -> bool:
+    """Whether a later unit is of the same medium as a range, and hardly behind it."""
+    return unit - span.stop <= GAP and not any(span.first < begin <= unit for begin in begins)
 
 
 class _Search:
@@ -216,7 +223,7 @@ class _Search:
         self.reader, self.media = watched.reader, watched.media
         self.tokenizer, self.prompt_of = watched.tokenizer, watched.prompt_of
         self.heads = watched.heads
-        self.prompts = [watched.prompt_of(question) for question in questions]
+        self.prompts = [self.prompt_of(question, self.media) for question in questions]
         sizes = [m.tokens_per_frame for m in self.media for _ in range(m.units)]
         rows = (self.prompts[0] < 0).nonzero().flatten()  # the same in every prompt
         ends = torch.tensor(sizes).cumsum(0)  # [U]
@@ -241,12 +248,25 @@ class _Search:
         ]
 
     def _alone(self, span: _Span) -> tuple[PromptReader, Tensor]:
-        """A cache of what stands before all frames and of these; which of its tokens are theirs."""
-        before, stop = int(self.starts[0]), int(self.stops[span.stop - 1])
-        start = int(self.starts[span.first])
+        """A cache of frames and of what stands before them; which of its tokens are theirs."""
+        before = self._before(self._medium(span.first))
+        start, stop = int(self.starts[span.first]), int(self.stops[span.stop - 1])
         visual = self.prompts[0][start:stop] < 0
-        part = self.reader.excerpt([(0, before), (start, stop)])
-        return part, before + visual.nonzero()[:, 0]
+        part = self.reader.excerpt([*before, (start, stop)])
+        return part, sum(b - a for a, b in before) + visual.nonzero()[:, 0]
+
+    def _before(self, medium: int) -> list[tuple[int, int]]:
+        """Spans of the prompt that read as what stands before a medium if it is watched alone.
+
+        The beginning of all; and its own name, behind the media before it.
+        """
+        alone = self.prompt_of("", [self.media[medium]])
+        first, last = int((alone < 0).nonzero()[0]), int(self.starts[self.begins[medium]])
+        shared = min(common_prefix(alone, self.prompts[0]), first)
+        return [(0, shared), (last - (first - shared), last)]
+
+    def _medium(self, unit: int) -> int:
+        return bisect_right(self.begins, unit) - 1
 
     def _question(self, prompt: Tensor) -> Tensor:
         return prompt[int(self.stops[-1]) :]
@@ -258,7 +278,7 @@ class _Search:
             The probability of `yes` among `yes` and `no`.
         """
         sequence, _ = self._alone(span)
-        said = self._question(self.prompt_of(question))
+        said = self._question(self.prompt_of(question, self.media))
         ends = stop_tokens(self.reader.model.generation_config)
         for _ in range(YES_WITHIN):
             chances = sequence.logits(sequence.append(said))[0].softmax(-1)  # [V]
@@ -292,7 +312,7 @@ class _Search:
 
     def describe(self, span: _Span) -> Found:
         """Say when a range is, and in which medium."""
-        number = max(n for n, begin in enumerate(self.begins) if begin <= span.first)
+        number = self._medium(span.first)
         medium, begin = self.media[number], self.begins[number]
         best = span.first + int(self.evidence[span.first : span.stop].argmax())
         first, best, stop = ((n - begin) * medium.unit for n in (span.first, best, span.stop))

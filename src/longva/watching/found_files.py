@@ -11,22 +11,24 @@ from longva.media.clips import write_clip
 from longva.media.cue import Cue, one_line
 from longva.media.frames import Media
 from longva.media.sampling import clock
-from longva.watching.evidence_pictures import THUMBNAIL
+from longva.watching.evidence_pictures import THUMBNAIL, pictures_of
 from longva.watching.find import Found
+from longva.watching.turns import unique_names
 
 COLUMNS = 4
 CAPTION = 28
 """Pixels below a picture of the sheet."""
 
 
-def timed(found: Sequence[Found]) -> list[tuple[Found, float, float]]:
-    """Return ranges with their start and end.
+def timed(found: Sequence[Found], media: Sequence[Media]) -> list[tuple[Found, float, float]]:
+    """Return ranges with their start and end; those of still images, which have none, are left out.
 
     Raises:
         LongVAError: one is of pictures without a clock.
     """
-    ranges = [(f, f.start, f.end) for f in found if f.start is not None and f.end is not None]
-    if len(ranges) < len(found):
+    moving = [item for item in found if media[item.medium].kind != "image"]
+    ranges = [(f, f.start, f.end) for f in moving if f.start is not None and f.end is not None]
+    if len(ranges) < len(moving):
         raise LongVAError("these pictures have no times. Give their rate.", frames_fps=1)
     return ranges
 
@@ -34,7 +36,7 @@ def timed(found: Sequence[Found]) -> list[tuple[Found, float, float]]:
 def write_clips(found: Sequence[Found], media: Sequence[Media], folder: Path) -> list[Path]:
     """Write each range as an MP4 file named by its rank, medium and start; see `write_clip`."""
     files = []
-    for rank, (item, start, end) in enumerate(timed(found), start=1):
+    for rank, (item, start, end) in enumerate(timed(found, media), start=1):
         medium = f"medium_{item.medium + 1}_" if len(media) > 1 else ""
         files.append(folder / f"{rank:02}_{medium}{clock(start).replace(':', '-')}.mp4")
         write_clip(media[item.medium], start, end, files[-1])
@@ -47,22 +49,17 @@ def contact_sheet(found: Sequence[Found], media: Sequence[Media]) -> Image.Image
     Raises:
         VideoError: a frame cannot be decoded.
     """
-    pictures: dict[tuple[int, int], np.ndarray] = {}
-    for number, medium in enumerate(media):
-        frames = sorted({item.frame for item in found if item.medium == number})
-        for frame, pixels in zip(frames, medium.pictures(frames), strict=True):
-            pictures[number, frame] = pixels
+    names = unique_names([medium.name for medium in media])
     rows = -(-len(found) // COLUMNS)
     size = (min(len(found), COLUMNS) * THUMBNAIL, rows * (THUMBNAIL + CAPTION))
     sheet = Image.new("RGB", (max(size[0], 1), max(size[1], 1)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
-    for place, item in enumerate(found):
-        image = Image.fromarray(pictures[item.medium, item.frame])
+    for place, (item, image) in enumerate(zip(found, pictures_of(found, media), strict=True)):
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         left, top = place % COLUMNS * THUMBNAIL, place // COLUMNS * (THUMBNAIL + CAPTION)
         below = top + THUMBNAIL
         sheet.paste(image, (left + (THUMBNAIL - image.width) // 2, below - image.height))
-        medium = f"{Path(media[item.medium].name).name}, " if len(media) > 1 else ""
+        medium = f"{names[item.medium]}, " if len(media) > 1 else ""
         text = f"{medium}{when(item)}\nscore {item.score:.2g}"
         draw.text((left + 4, below), text, fill="black", font=font)
     return sheet
@@ -75,15 +72,15 @@ def when(item: Found) -> str:
     return f"{clock(item.start)} - {clock(item.end)}"
 
 
-def cues(found: Sequence[Found], query: str) -> list[Cue]:
+def cues(found: Sequence[Found], media: Sequence[Media], query: str) -> list[Cue]:
     """Return ranges as subtitles in the order of time, for a player that shows where they are.
 
     Raises:
         LongVAError: they are of several media, or have no times.
     """
-    if len({item.medium for item in found}) > 1:
+    ranges = sorted(timed(found, media), key=lambda one: one[1])
+    if len({item.medium for item, _, _ in ranges}) > 1:
         raise LongVAError("subtitles belong to one film. Find in each film alone.")
-    ranges = sorted(timed(found), key=lambda one: one[1])
     return [Cue(start, end, f"{query} ({item.score:.2g})") for item, start, end in ranges]
 
 
@@ -93,8 +90,8 @@ def edl(found: Sequence[Found], media: Sequence[Media], title: str) -> str:
     Timecodes count a film's frames, at its rate rounded to whole frames a second, without drop.
     """
     lines = [f"TITLE: {one_line(title)}", "FCM: NON-DROP FRAME", ""]
-    at = 0
-    for number, (item, start, end) in enumerate(timed(found), start=1):
+    at, names = 0, unique_names([medium.name for medium in media])
+    for number, (item, start, end) in enumerate(timed(found, media), start=1):
         medium = media[item.medium]
         steps = np.diff(medium.pts_seconds)
         rate = 1 / float(np.median(steps)) if len(steps) else 1.0
@@ -104,7 +101,7 @@ def edl(found: Sequence[Found], media: Sequence[Media], title: str) -> str:
         times = " ".join(timecode(frame, nominal) for frame in codes)
         lines += [
             f"{number:03}  AX       V     C        {times}",
-            f"* FROM CLIP NAME: {one_line(Path(medium.name).name)}",
+            f"* FROM CLIP NAME: {one_line(names[item.medium])}",
             f"* COMMENT: score {item.score:.3g}",
             "",
         ]

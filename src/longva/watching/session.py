@@ -25,7 +25,7 @@ from longva.reporting.progress import Progress
 from longva.watching import look_again, session_file
 from longva.watching.answer import Answer, AnswerStream, check_question, evidence_of
 from longva.watching.confidence import confidence
-from longva.watching.features import FrameSettings
+from longva.watching.features import FrameSettings, WatchedFrames
 from longva.watching.find import Found, Searched, check_find, find
 from longva.watching.look_up import Heard, listener
 from longva.watching.question import Question
@@ -396,5 +396,5 @@ class Session(Watched):
     def _turn(self, question: str) -> dict:
         return {"role": "user", "content": question}
 
-    def _question(self, question: str) -> Tensor:
-        return self._symbols([self._turn(question)], self.media)
+    def _question(self, question: str, media: Sequence[WatchedFrames] | None = None) -> Tensor:
+        return self._symbols([self._turn(question)], self.media if media is None else media)
