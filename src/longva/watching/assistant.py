@@ -202,7 +202,7 @@ class LongVA(Watcher):
                 context or the memory: `stop`, keep the first and the `newest` frames, or `thin`
                 them out; see `policies.py`. Each answer's notes say what is not known. Without,
                 more than fits is refused. With one, the default is one frame a second, and
-                `max_frames` is how many are held at most.
+                `max_frames` is how many are held at most, but for two of each film.
             now: watch; or else open and check, and `Session.watch` does the rest. After an
                 interrupt it keeps what was watched until then, and goes on when called again.
             progress: called with "watch", frames watched and frames.
