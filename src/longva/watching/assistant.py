@@ -342,7 +342,8 @@ class LongVA(Watcher):
         if chapter is None:
             most = self._frames_that_fit([film], 0)
             most = most if max_frames is None else min(most, max_frames)
-            chapter = min(max(30.0, (end - start) / 10), most / (sampling.fps or 1.0))
+            rate = len(film) / film.duration if film.chosen else sampling.fps or 1.0
+            chapter = min(max(30.0, (end - start) / 10), most / rate)
         return windows(start, end, chapter)
 
     def fits(self, question: str, *, max_new_tokens: int) -> bool:
