@@ -12,7 +12,8 @@ from PIL import Image
 
 from longva import __version__
 from longva.prompts.decoding import Sampling
-from tests.serve.conftest import data_uri, film, user
+from longva.serve.limits import Limits
+from tests.serve.conftest import data_uri, film, serving, user
 
 SCHEMA = {
     "type": "object",
@@ -216,6 +217,33 @@ def test_a_video_as_a_list_of_frames(server, pictures):
     assert evidence(fps=2.0) == [(n, n / 2) for n in range(6)]
     far = [0, 10, 20, 30, 40, 50]
     assert evidence(fps=10, frames_indices=far) == [(n, float(n)) for n in range(6)]
+
+
+def test_a_film_beside_a_list_of_frames_is_sampled_as_asked(server, video, pictures):
+    media = [film(data_uri(video)), film(frame_list(pictures))]
+
+    def frames(**fields):
+        asked = {"model": "random", "max_tokens": 1, "messages": [user("What?", *media)]}
+        fields["longva"] = {"evidence": 99, **fields.get("longva", {})}
+        told = server.client().chat.completions.create(**asked, extra_body=fields).longva
+        each = [one["medium"] for one in told["evidence"]]
+        assert told["frames"] == len(each)
+        return each.count(0), each.count(1)
+
+    assert frames() == (6, 6)
+    assert frames(media_io_kwargs={"video": {"fps": 2}}) == (12, 6)
+    assert frames(media_io_kwargs={"video": {"num_frames": 7}}) == (7, 6)
+    assert frames(longva={"frames": 3}) == (3, 3)
+
+
+def test_the_frames_of_films_and_lists_count_against_the_limit(longva, tmp_path, video, pictures):
+    media = [film(data_uri(video)), film(frame_list(pictures))]
+    asked = {"model": "random", "max_tokens": 1, "messages": [user("What?", *media)]}
+    with serving(longva, tmp_path, limits=Limits(frames=13)) as server:
+        ask = server.client().chat.completions.create
+        assert ask(**asked).longva["frames"] == 12
+        with pytest.raises(openai.BadRequestError, match="at most 13 frames .* got 18"):
+            ask(**asked, extra_body={"media_io_kwargs": {"video": {"fps": 2}}})
 
 
 @pytest.mark.parametrize(

@@ -405,8 +405,8 @@ def test_a_folders_other_files_and_a_files_other_pages_are_told(longva, tmp_path
     page.save(pages, save_all=True, append_images=[page, page])
     left_out = "left out as no images: more/, notes0.txt, notes1.txt, notes2.txt, notes3.txt"
     want = [
-        f"{frames}: {left_out} and 2 more",
-        f"{pages}: only the first of its 3 pictures is read",
+        f"{frames.name}: {left_out} and 2 more",
+        f"{pages.name}: only the first of its 3 pictures is read",
     ]
     session = longva.watch([frames, pages, frames / "1.png"])
     assert session.notes == want

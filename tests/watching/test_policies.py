@@ -9,10 +9,12 @@ import torch
 
 from longva.errors import LongVAError
 from longva.media.medium import open_media
+from longva.media.sampling import FrameSampling
 from longva.model.random_model import random_longva
 from longva.nano.film import draw_frame
 from longva.nano.world import haystack, random_layout, random_scene
 from longva.watching.assistant import LongVA
+from tests.hard_videos import change_packet, hide_vp9_keyframe, write_video
 
 ROOM = 8
 
@@ -93,6 +95,82 @@ def test_a_film_that_is_longer_than_the_context_is_watched_by_the_policy(parts, 
     assert session.media[1].seconds is not None
     assert (session.media[1].seconds * 2).tolist() == list(kept)
     assert session.extend(film(pictures, range(30))) == 0
+
+
+def note_of(policy, kept, came):
+    """What is to be said of a film of which these frames are kept."""
+    at = lambda number: f"0:00:0{round(number / 2)}"  # noqa: E731
+    lost = f"{came - len(kept)} of {came} frames"
+    if policy == "stop":
+        assert kept == list(range(len(kept)))
+        return f"the context is full since {at(kept[-1])}, so {lost} are not known"
+    if policy == "thin":
+        assert kept == list(range(0, came, kept[1]))
+        return f"the context was full, so only one frame in {kept[1]} is known"
+    assert kept[0] == 0 and kept[-1] == came - 1
+    (gap,) = (n for n in range(1, len(kept)) if kept[n] > kept[n - 1] + 1)
+    between = f"{at(kept[gap - 1])} and {at(kept[gap])}"
+    return f"the context was full, so {lost} are forgotten, between {between}"
+
+
+@pytest.mark.parametrize("films", [1, 2])
+@pytest.mark.parametrize("room", range(1, 7))
+@pytest.mark.parametrize("policy", ["stop", "newest", "thin"])
+def test_in_the_smallest_rooms_each_film_has_a_true_note(parts, pictures, policy, room, films):
+    longva = LongVA(*parts, name="random")
+    media = [film(pictures, range(7 + n)) for n in range(films)]
+    session = longva.watch(media, fps=2, policy=policy, max_frames=room)
+    session.extend(film(pictures, range(16)))
+    notes = session.ask("What?", max_new_tokens=1).notes
+    kept = [(medium.seconds * 2).astype(int).tolist() for medium in session.media]
+    came = [*range(7, 6 + films), 16]
+    want = [note_of(policy, *one) for one in zip(kept, came, strict=True)]
+    sources = [medium.source for medium in session.media]
+    assert notes == [f"{name}: {note}" for name, note in zip(sources, want, strict=True)]
+    assert all(2 <= len(numbers) <= max(2, room) for numbers in kept)
+
+
+@pytest.mark.parametrize("policy", ["stop", "newest", "thin"])
+def test_what_is_forgotten_of_each_film_is_said_under_its_name(parts, pictures, policy, tmp_path):
+    longva = LongVA(*parts, name="random")
+    media = [film(pictures, range(30)) for _ in range(2)]
+    session = longva.watch(media, fps=2, policy=policy, max_frames=12)
+    names = [note.split(": ")[0] for note in session.notes]
+    assert names == ["the list of 30 images (1)", "the list of 30 images (2)"]
+    session.save(tmp_path / "a.safetensors")
+    assert longva.resume(tmp_path / "a.safetensors").notes == session.notes
+
+
+def test_a_session_interrupted_in_its_first_film_goes_on_with_that_one(parts, pictures, tmp_path):
+    longva = LongVA(*parts, name="random", chunk_tokens=4)
+    media = [film(pictures, range(12)), film(pictures, range(30))]
+    session = longva.watch(media, fps=2, policy="thin", max_frames=ROOM, now=False)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    longva.family.batch, before = 2, longva.family.batch
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            session.watch(interrupt)
+    finally:
+        longva.family.batch = before
+    assert len(session.media) == 1 and session.frames < 6
+    session.save(tmp_path / "a.safetensors")
+    resumed = longva.resume(tmp_path / "a.safetensors")
+    resumed.extend(film(pictures, range(12)))
+    assert (resumed.media[0].seconds * 2).tolist() == [*range(0, 12, 2)]
+    assert [note.endswith("only one frame in 2 is known") for note in resumed.notes] == [True]
+
+
+def test_the_note_of_a_misnumbered_film_counts_its_true_frames(parts, tmp_path):
+    options = {"b": "300k", "deadline": "realtime", "cpu-used": "8", "g": "20"}
+    path = write_video(tmp_path / "vp9.webm", codec="libvpx-vp9", options=options)
+    path = change_packet(path, tmp_path / "hidden.webm", 40, hide_vp9_keyframe)
+    longva, rule = LongVA(*parts, name="random"), FrameSampling(max_frames=16)
+    session = longva.watch(path, sampling=rule, policy="newest")
+    assert session.media[0].indices.tolist() == [*range(4), *range(54, 59)]
+    assert "50 of 59 frames are forgotten" in session.notes[0]
 
 
 def test_frames_are_encoded_once_whatever_is_forgotten(parts, pictures):

@@ -1,10 +1,14 @@
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from longva.cli import app
 from longva.errors import LongVAError, VideoError
+from longva.media.medium import open_media
+from longva.media.sampling import FrameSampling
 from longva.media.subtitles import read_subtitles
 from longva.watching.assistant import LongVA
 from longva.watching.summarize import Chapter, Summary, summarize, summary_of, windows
@@ -96,6 +100,14 @@ def test_windows_are_equal_and_none_is_longer_than_asked():
     assert windows(0, 100, 30) == [(0, 25), (25, 50), (50, 75), (75, 100)]
     with pytest.raises(LongVAError, match="more than 0 seconds"):
         windows(0, 100, 0)
+
+
+def test_a_window_of_frames_that_were_chosen_holds_every_one():
+    listed = open_media([np.zeros((8, 8, 3), np.uint8)] * 100, fps=50)
+    spans = LongVA.from_pretrained("nano").windows(
+        replace(listed, chosen=True), FrameSampling(fps=1), max_frames=25
+    )
+    assert spans == [(0, 0.5), (0.5, 1), (1, 1.5), (1.5, 2)]
 
 
 def test_the_form_of_a_summary():

@@ -78,6 +78,10 @@ class Media:
     others: str = ""
     """What is there besides the frames: other files of a folder, more pages of a picture."""
 
+    chosen: bool = False
+    """Whether whoever gave the frames has chosen them: a rule then says a part, and how many at
+    most, and takes every one of these."""
+
     subtitles: tuple[Cue, ...] = field(default=(), repr=False)
     """What is said when; see `with_subtitles`."""
 
@@ -145,6 +149,8 @@ class Media:
                 raise VideoError(
                     f"{self.name} has no times, so it has no part from a time to another.", **remedy
                 )
+            if self.chosen:
+                which = replace(which, num_frames=None, fps=None, keyframes=False)
             about = {"duration": self.duration, "name": self.name}
             return choose_frames(self.pts_seconds, self.keyframes, which, **about)
         numbers = np.asarray(which)

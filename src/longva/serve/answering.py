@@ -15,9 +15,6 @@ from longva.watching.events import EventStream, Failed, Progress
 from longva.watching.store import Watching
 from longva.watching.tasks import Outline, Search
 
-EVERY_FRAME = 1000.0
-"""Frames a second that no list of pictures exceeds."""
-
 UNBOUNDED = 10**9
 """Frames that no film has."""
 
@@ -32,7 +29,7 @@ class Answering(EventStream):
         question: what to answer, or what else is to be done.
         urls: of the media.
         watching: how to watch them; their digests are not known yet.
-        times: of the pictures of videos that are given as lists of pictures.
+        times: how videos are watched that are given as lists of pictures.
 
     Raises:
         QueueFullError: too many requests wait already.
@@ -80,14 +77,9 @@ class Answering(EventStream):
                 most = self._engine.store.max_frames
                 most = min(self._limits.frames or most, most) // len(urls)
                 rule = watching.sampling
-                listed = any(medium.frames for medium in self._stored)
-                if listed and rule.num_frames is None and rule.fps is None:
-                    # Whoever lists frames has chosen them: every one is taken, once.
-                    rule = replace(rule, fps=EVERY_FRAME, max_frames=rule.max_frames or most)
-                elif isinstance(question, Outline):
-                    rule = rule.or_default(UNBOUNDED)  # each of its windows fits
-                else:
-                    rule = rule.or_default(most)
+                if isinstance(question, Outline) and not self._stored[0].frames:
+                    most = UNBOUNDED  # each of its windows fits
+                rule = rule.or_default(most)
                 watching = replace(
                     watching,
                     sampling=rule,

@@ -96,14 +96,14 @@ def watching_of(body: schema.ChatRequest, conversation: Conversation) -> Watchin
     """
     how, read = body.longva, body.media_io_kwargs.video
     frames, fps = how.frames, how.fps
-    listed = any(is_frame_list(url) for message in body.messages for url in message.media())
-    if read.frames_indices and not listed:
+    listed = [is_frame_list(url) for message in body.messages for url in message.media()]
+    if read.frames_indices and not any(listed):
         raise ApiError(
             "frames_indices says which frames a video that is sent as a list of frames has; no "
             "video here is one: leave it out, and choose frames by longva.fps or longva.frames.",
             param="media_io_kwargs",
         )
-    if frames is None and fps is None and not listed:  # of a list, they say what it is
+    if frames is None and fps is None and not all(listed):  # of a list, they say what it is
         frames, fps = read.num_frames, read.fps
     rule = FrameSampling(
         num_frames=frames, fps=fps, max_frames=how.max_frames, start=how.start, end=how.end
@@ -114,6 +114,7 @@ def watching_of(body: schema.ChatRequest, conversation: Conversation) -> Watchin
 
 
 def frame_list_of(body: schema.ChatRequest) -> FrameList:
-    """Say when the pictures were shown of a video that is given as a list of them."""
-    read = body.media_io_kwargs.video
-    return FrameList(fps=read.fps, indices=tuple(read.frames_indices or ()))
+    """Say how the pictures of a video are watched that is given as a list of them."""
+    read, how = body.media_io_kwargs.video, body.longva
+    indices, chosen = tuple(read.frames_indices or ()), how.frames is None and how.fps is None
+    return FrameList(fps=read.fps, indices=indices, chosen=chosen)

@@ -21,7 +21,7 @@ from torch import Tensor
 from longva.media.medium import Media
 from longva.media.sampling import FrameSampling
 from longva.watching.features import FrameSettings, WatchedFrames, joined
-from longva.watching.policies import Policy, kept_units, what_is_forgotten
+from longva.watching.policies import Offered, Policy, kept_units, what_is_forgotten
 from longva.watching.turns import told_between
 from longva.watching.watcher import Watcher
 
@@ -67,17 +67,11 @@ class Part:
 
 @dataclass(frozen=True)
 class PolicyState:
-    """What a policy has to remember of the last medium."""
+    """What a policy has to remember."""
 
     policy: Policy
-    numbers: np.ndarray
-    """[F] running numbers of the frames held."""
-
-    offered: int
-    """Frames that came so far."""
-
-    last: WatchedFrames | None
-    """The last of them."""
+    offered: Sequence[Offered]
+    """Of each medium."""
 
     again: WatchedFrames | None = None
     """Frames that an interrupt left to be read again; their numbers follow those held."""
@@ -112,9 +106,7 @@ class Ahead:
         self.policy: Policy | None = policy
         self._room = room
         self.parts: list[Part] = []
-        self._offered = 0  # frames of the last medium that the rule has taken so far
-        self._numbers = np.zeros(0, np.int64)  # which of those are held or ahead
-        self._last: WatchedFrames | None = None  # the last of those
+        self._offered: list[Offered] = []  # of each medium, those ahead included
         self._features: list[list[Tensor]] = []  # [T, D] a unit, of what is held of each medium
 
     def __len__(self) -> int:
@@ -150,8 +142,7 @@ class Ahead:
             all_of_it = f"the {usual:,} of one a second" if media.has_clock else f"all {usual:,}"
             note = f"{len(frames):,} frames, spread evenly: {all_of_it} do not fit"
             frames = replace(frames, left_out="; ".join(filter(None, (frames.left_out, note))))
-        self._offered = 0
-        self._numbers = self._numbers[:0]
+        self._offered.append(Offered())
         return self._offer(Part(media, None, frames, True, label=label), watched)
 
     def follow(self, media: Media, watched: list[WatchedFrames]) -> list[WatchedFrames]:
@@ -160,7 +151,7 @@ class Ahead:
         Raises:
             VideoError: the frames do not continue the last medium.
         """
-        last = self._last or self.everything(watched)[-1]
+        last = self._offered[-1].last or self.everything(watched)[-1]
         later = last.what_follows(self._describe(media, last))
         later = self._watcher.family.whole(later)
         return self._offer(Part(media, None, later, False, after=last), watched)
@@ -168,18 +159,18 @@ class Ahead:
     def _offer(self, part: Part, watched: list[WatchedFrames]) -> list[WatchedFrames]:
         if not len(part.frames):
             return watched
-        self._last = part.frames.part(-1)
+        known, last = self._offered[-1], part.frames.part(-1)
         if self.policy is None or part.frames.kind == "image":
+            self._offered[-1] = replace(known, last=last)
             self.parts.append(part)
             return watched
-        new = self._offered + np.arange(len(part.frames))
-        self._offered += len(new)
+        new = known.count + np.arange(len(part.frames))
         self.parts.append(replace(part, places=np.arange(len(new))))
-        numbers = np.append(self._numbers, new)
+        numbers = np.append(known.numbers, new)
         others = sum(len(medium) for medium in self.everything(watched)) - len(numbers)
         room = max(2, self._room() - others)
         kept = kept_units(self.policy, numbers, room, part.frames.unit)
-        self._numbers = numbers[kept]
+        self._offered[-1] = Offered(numbers[kept], known.count + len(new), last)
         return self._forget(kept, watched)
 
     def _forget(self, kept: np.ndarray, watched: list[WatchedFrames]) -> list[WatchedFrames]:
@@ -256,7 +247,8 @@ class Ahead:
     def copy(self) -> "Ahead":
         """Return a copy that changes by itself."""
         other = copy(self)
-        other.parts, other._features = list(self.parts), list(map(list, self._features))
+        other.parts, other._offered = list(self.parts), list(self._offered)
+        other._features = list(map(list, self._features))
         return other
 
     def renumber(self, exact: Media) -> None:
@@ -269,9 +261,19 @@ class Ahead:
             frames = frames if part.after is None else part.after.what_follows(frames)
             places = part.places
             if places is not None:
+                self._recount(places, frames, self.parts[number + 1 :])
                 places = places[places < len(frames)]
                 frames = frames.pick(places)
             self.parts[number] = replace(part, media=exact, frames=frames, places=places)
+
+    def _recount(self, places: np.ndarray, frames: WatchedFrames, later: list[Part]) -> None:
+        """Note which frames have come of a medium, if they are its last, before those `later`."""
+        if later and not later[0].begins:
+            return
+        medium = len(self._offered) - 1 - sum(one.begins for one in later)
+        numbers = self._offered[medium].numbers
+        count = int(numbers[-1] - places[-1]) + len(frames)
+        self._offered[medium] = Offered(numbers[numbers < count], count, frames.part(-1))
 
     @property
     def _keeps_features(self) -> bool:
@@ -289,10 +291,11 @@ class Ahead:
 
     def replay(self, frames: WatchedFrames, rows: Tensor) -> None:
         """Add a medium that was watched before, by its features [U, T, D]."""
+        self._offered.append(Offered())
         self.parts.append(Part(None, rows, frames, True))
 
-    def state(self) -> "PolicyState | None":
-        """Return what a policy has to remember besides features; None without one."""
+    def state(self, watched: Sequence[WatchedFrames]) -> "PolicyState | None":
+        """Return what a policy has to remember of what is held, besides features; or None."""
         if self.policy is None:
             return None
         # An interrupt leaves parts ahead. What is to be read again is kept; of what was never
@@ -302,26 +305,22 @@ class Ahead:
         if again:
             (frames,) = joined([], [(part.frames, n == 0) for n, part in enumerate(again)])
             again_rows = torch.cat([part.rows for part in again if part.rows is not None])
-        offered, last, numbers = self._offered, self._last, self._numbers
-        if self.undecoded:
-            numbers = numbers[: len(numbers) - self.undecoded]
-            offered, last = int(numbers[-1]) + 1 if len(numbers) else 0, None
-        return PolicyState(self.policy, numbers, offered, last, frames, again_rows)
+        sizes = [len(medium) for medium in watched]
+        sizes[-1:] = [size + len(frames or ()) for size in sizes[-1:]]
+        offered = [one.first(size) for one, size in zip(self._offered, sizes, strict=False)]
+        return PolicyState(self.policy, offered, frames, again_rows)
 
     def restore(self, state: "PolicyState | None", features: Sequence[Sequence[Tensor]]) -> None:
         """Go on where `state` and `features` were taken."""
         self.policy = None if state is None else state.policy
         self._features = list(map(list, features)) if self._keeps_features else []
-        if state is None:
-            return
-        self._numbers, self._offered = state.numbers, state.offered
-        self._last = state.last
-        if state.again is not None:
+        self._offered = [Offered() for _ in features] if state is None else list(state.offered)
+        if state is not None and state.again is not None:
             self.parts = [Part(None, state.again_rows, state.again, False)]
 
-    def notes(self, watched: list[WatchedFrames]) -> list[str]:
-        """Say what of the last medium the policy forgot; nothing if it forgot nothing."""
-        if self.policy is None or self._offered == len(self._numbers):
+    def forgotten(self, watched: list[WatchedFrames]) -> list[str]:
+        """Say what of each medium the policy forgot; nothing of one of which it forgot nothing."""
+        if self.policy is None:
             return []
-        medium = self.everything(watched)[-1]
-        return [what_is_forgotten(self.policy, medium, self._numbers, self._offered)]
+        media = zip(self.everything(watched), self._offered, strict=True)
+        return [what_is_forgotten(self.policy, *one) for one in media]

@@ -202,7 +202,7 @@ class LongVA(Watcher):
                 context or the memory: `stop`, keep the first and the `newest` frames, or `thin`
                 them out; see `policies.py`. Each answer's notes say what is not known. Without,
                 more than fits is refused. With one, the default is one frame a second, and
-                `max_frames` is how many are held at most.
+                `max_frames` is how many are held at most, but for two of each film.
             now: watch; or else open and check, and `Session.watch` does the rest. After an
                 interrupt it keeps what was watched until then, and goes on when called again.
             progress: called with "watch", frames watched and frames.
@@ -342,7 +342,8 @@ class LongVA(Watcher):
         if chapter is None:
             most = self._frames_that_fit([film], 0)
             most = most if max_frames is None else min(most, max_frames)
-            chapter = min(max(30.0, (end - start) / 10), most / (sampling.fps or 1.0))
+            rate = len(film) / film.duration if film.chosen else sampling.fps or 1.0
+            chapter = min(max(30.0, (end - start) / 10), most / rate)
         return windows(start, end, chapter)
 
     def fits(self, question: str, *, max_new_tokens: int) -> bool:

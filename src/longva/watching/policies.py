@@ -9,6 +9,7 @@
 time. The first frames stay, as all attention leans on them (attention sinks, arXiv 2309.17453).
 """
 
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal, get_args
 
@@ -21,6 +22,27 @@ Policy = Literal["stop", "newest", "thin"]
 
 FIRST_FRAMES = 4
 """Frames at the beginning that `newest` keeps."""
+
+
+@dataclass(frozen=True)
+class Offered:
+    """What came of a medium so far."""
+
+    numbers: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """[F] running numbers of the frames that a policy keeps."""
+
+    count: int = 0
+    """Frames that a policy was offered."""
+
+    last: WatchedFrames | None = None
+    """The last frame that came."""
+
+    def first(self, size: int) -> "Offered":
+        """Return what had come with the first of the frames kept: the others may come again."""
+        if size >= len(self.numbers):
+            return self
+        numbers = self.numbers[:size]
+        return Offered(numbers, int(numbers[-1]) + 1)
 
 
 def check_policy(policy: str | None) -> None:
@@ -56,7 +78,7 @@ def kept_frames(policy: Policy, numbers: np.ndarray, room: int) -> np.ndarray:
         if len(numbers) <= room:
             return np.arange(len(numbers))
         first = min(FIRST_FRAMES, room // 2)
-        newest = (room - first) // 2
+        newest = max(1, (room - first) // 2)
         return np.append(np.arange(first), np.arange(len(numbers) - newest, len(numbers)))
     stride = stride_of(numbers)
     while np.count_nonzero(numbers % stride == 0) > room:
@@ -84,28 +106,28 @@ def stride_of(numbers: np.ndarray) -> int:
     return int(numbers[1]) if len(numbers) > 1 else 1
 
 
-def what_is_forgotten(
-    policy: Policy, held: WatchedFrames, numbers: np.ndarray, offered: int
-) -> str:
-    """Say it in a sentence.
+def what_is_forgotten(policy: Policy, held: WatchedFrames, offered: Offered) -> str:
+    """Say it in words; nothing if nothing is.
 
     Args:
         policy: the rule.
         held: frames of the medium that are held.
-        numbers: [F] their running numbers.
-        offered: frames that came so far.
+        offered: what came of it.
     """
-    lost = f"{offered - len(numbers):,} of {offered:,} frames"
+    numbers = offered.numbers
+    if offered.count == len(numbers):
+        return ""
+    lost = f"{offered.count - len(numbers):,} of {offered.count:,} frames"
     if policy == "thin":
         every = stride_of(numbers[:: held.unit] // held.unit)
         what = "frame" if held.unit == 1 else "pair of frames"
-        return f"{held.source}: the context was full, so only one {what} in {every:,} is known"
-    gap = int(np.argmax(np.diff(numbers) > 1)) if len(numbers) > 1 else 0
+        return f"the context was full, so only one {what} in {every:,} is known"
     if policy == "stop":
         until = _moment(held, len(numbers) - 1)
-        return f"{held.source}: the context is full since {until}, so {lost} are not known"
-    between = f"{_moment(held, gap)} and {_moment(held, gap + 1)}"
-    return f"{held.source}: the context was full, so {lost} are forgotten, between {between}"
+        return f"the context is full since {until}, so {lost} are not known"
+    gaps = np.flatnonzero(np.diff(numbers) > 1)
+    between = f"{_moment(held, gaps[0])} and {_moment(held, gaps[-1] + 1)}"
+    return f"the context was full, so {lost} are forgotten, between {between}"
 
 
 def _moment(frames: WatchedFrames, number: int) -> str:

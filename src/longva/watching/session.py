@@ -78,7 +78,7 @@ class Session(Watched):
             "settings": asdict(self.settings),
             "max_frames": self._max_frames,
         }
-        held = self._ahead.state(), self._ahead.features(self.media)
+        held = self._ahead.state(self.media), self._ahead.features(self.media)
         session_file.write(Path(path), self.watcher, self._reader, self.media, facts, *held)
 
     @classmethod

@@ -27,6 +27,7 @@ from longva.prompts.reader import PromptReader
 from longva.watching.ahead import PolicyState
 from longva.watching.features import WatchedFrames
 from longva.watching.look_again import is_due
+from longva.watching.policies import Offered
 from longva.watching.watcher import Watcher
 
 FORMAT = "longva session 2"
@@ -61,10 +62,12 @@ def write(
     tensors |= {f"rows.{n}": torch.stack([*own]) for n, own in enumerate(features) if own}
     if state is not None:
         tensors |= {"again": state.again_rows} if state.again_rows is not None else {}
-        frames = {"last": state.last, "again": state.again}
-        known = {"numbers": state.numbers.tolist(), "offered": state.offered}
-        known |= {n: None if f is None else _plain(f) for n, f in frames.items()}
-        facts = {**facts, "policy": {"policy": state.policy, **known}}
+        known = {"policy": state.policy, "again": state.again and _plain(state.again)}
+        known["offered"] = [
+            (one.numbers.tolist(), one.count, one.last and _plain(one.last))
+            for one in state.offered
+        ]
+        facts = {**facts, "policy": known}
     metadata = {"format": FORMAT, "facts": to_json({**facts, **model, "media": plain})}
     sizes = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
     with tensor_file(path, sizes, metadata) as add:
@@ -118,10 +121,13 @@ def reading(
 
 
 def _policy(known: dict[str, Any], file: Any) -> PolicyState:
-    last, again = (known.get(n) and _watched(known[n]) for n in ("last", "again"))
+    offered = [
+        Offered(np.array(numbers, np.int64), count, last and _watched(last))
+        for numbers, count, last in known["offered"]
+    ]
+    again = known["again"] and _watched(known["again"])
     rows = file.get_tensor("again").cpu() if again is not None else None
-    numbers = np.array(known["numbers"], np.int64)
-    return PolicyState(known["policy"], numbers, known["offered"], last, again, rows)
+    return PolicyState(known["policy"], offered, again, rows)
 
 
 def _check(facts: dict[str, Any], watcher: Watcher, path: Path) -> None:

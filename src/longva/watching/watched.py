@@ -27,7 +27,7 @@ from longva.reporting.progress import Progress
 from longva.watching.ahead import Ahead
 from longva.watching.features import FrameSettings, WatchedFrames, joined
 from longva.watching.policies import Policy
-from longva.watching.turns import labels, told_tokens
+from longva.watching.turns import labels, told_tokens, unique_names
 from longva.watching.watcher import Watcher
 
 NO_MORE = "says before the frames how many follow: watch the longer film as a whole."
@@ -48,7 +48,8 @@ class Watched:
         usual: a rule that takes more; what is left out by `sampling` is noted.
         policy: what is forgotten of a film that goes on when the context is full; see
             `policies.py`. Without one, more than fits is refused.
-        max_frames: how many frames a policy holds at most, if not as many as fit.
+        max_frames: how many frames a policy holds at most, if not as many as fit; of each film it
+            holds two (two pairs, where they are encoded together).
     """
 
     def __init__(
@@ -104,10 +105,12 @@ class Watched:
     @property
     def notes(self) -> list[str]:
         """What of the media is not known, a sentence each: broken, no picture, or forgotten."""
-        left_out = [
-            f"{medium.source}: {medium.left_out}" for medium in self.media if medium.left_out
-        ]
-        return left_out + self._ahead.notes(self.media)
+        names = [medium.source for medium in self._everything()]
+        names = unique_names(names) if len(names) > 1 else names
+        left_out = [medium.left_out for medium in self.media]
+        told = [*zip(names, left_out, strict=False)]
+        told += zip(names, self._ahead.forgotten(self.media), strict=False)
+        return [f"{name}: {what}" for name, what in told if what]
 
     @property
     def kv_bytes(self) -> int:

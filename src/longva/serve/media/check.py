@@ -25,13 +25,16 @@ logger = logging.getLogger("longva.serve")
 
 @dataclass(frozen=True, kw_only=True)
 class FrameList:
-    """When the pictures of a video were shown that is given as a list of them."""
+    """How the pictures of a video are watched that is given as a list of them."""
 
     fps: float | None = None
     """Frames a second of the video, or of the list; without, they have no times."""
 
     indices: tuple[int, ...] = ()
     """Numbers of the pictures in the video; without, they are all of it."""
+
+    chosen: bool = True
+    """Whether each is watched, whatever the rule for films."""
 
 
 def open_within(
@@ -54,7 +57,10 @@ def open_within(
         VideoError: not a video or image, broken, or beyond the limits.
     """
     try:
-        media = _open_list(file, frames, times, limits) if frames else _open(file, limits, name)
+        if frames:
+            media = replace(_open_list(file, frames, times, limits), chosen=times.chosen)
+        else:
+            media = _open(file, limits, name)
     except VideoError as error:
         raise VideoError(error.message.replace(file_name(file), name), **error.remedies) from error
     except Exception as error:  # any failure of a decoder is taken as a fault of the medium
