@@ -85,7 +85,8 @@ def test_the_medium_that_shows_it_is_named(nano, film, tmp_path):
     assert sorted((one.start, one.end) for one in found) == SHOTS
 
 
-def test_a_film_is_probed_under_its_own_name(nano):
+def test_a_film_is_probed_under_its_own_name(nano, monkeypatch):
+    monkeypatch.setattr(nano.model.config, "names_media", True)
     film = open_media(np.zeros((4, 48, 48, 3), np.uint8), fps=1)
     session = nano.watch([replace(film, name="a/cat"), replace(film, name="b/sun")])
     tokenizer = nano.processor.tokenizer
