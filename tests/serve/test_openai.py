@@ -13,7 +13,7 @@ from PIL import Image
 from longva import __version__
 from longva.prompts.decoding import Sampling
 from longva.serve.limits import Limits
-from tests.serve.conftest import data_uri, film, serving, user
+from tests.serve.conftest import data_uri, film, picture, serving, user
 
 SCHEMA = {
     "type": "object",
@@ -189,9 +189,9 @@ def test_numbers_of_frames_are_for_a_list_of_frames(server, video):
 
 def frame_list(pictures) -> str:
     encoded = []
-    for picture in pictures:
+    for one in pictures:
         written = io.BytesIO()
-        picture.save(written, "JPEG")
+        one.save(written, "JPEG")
         encoded.append(base64.b64encode(written.getvalue()).decode())
     return "data:video/jpeg;base64," + ",".join(encoded)
 
@@ -236,14 +236,21 @@ def test_a_film_beside_a_list_of_frames_is_sampled_as_asked(server, video, pictu
     assert frames(longva={"frames": 3}) == (3, 3)
 
 
-def test_the_frames_of_films_and_lists_count_against_the_limit(longva, tmp_path, video, pictures):
+def test_the_frames_of_films_and_lists_count_against_the_limit(
+    longva, tmp_path, video, pictures, image
+):
     media = [film(data_uri(video)), film(frame_list(pictures))]
     asked = {"model": "random", "max_tokens": 1, "messages": [user("What?", *media)]}
     with serving(longva, tmp_path, limits=Limits(frames=13)) as server:
         ask = server.client().chat.completions.create
         assert ask(**asked).longva["frames"] == 12
+        fast = {"media_io_kwargs": {"video": {"fps": 2}}}
         with pytest.raises(openai.BadRequestError, match="at most 13 frames .* got 18"):
-            ask(**asked, extra_body={"media_io_kwargs": {"video": {"fps": 2}}})
+            ask(**asked, extra_body=fast)
+        many, still = film(frame_list(pictures * 3)), picture(data_uri(image, "image/png"))
+        asked["messages"] = [user("What?", many, still)]
+        told = ask(**asked, extra_body=fast).longva
+        assert told["frames"] == ask(**asked).longva["frames"] <= 13  # its times change no number
 
 
 @pytest.mark.parametrize(

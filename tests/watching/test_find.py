@@ -16,8 +16,10 @@ from longva.media.subtitles import read_subtitles
 from longva.nano.film import draw_frame, write_frames
 from longva.nano.world import Layout, mosaic, random_scene
 from longva.watching.assistant import LongVA
+from longva.watching.features import FrameSettings
 from longva.watching.find import Found, Searched, _Search, _Span, merged, ranges
 from longva.watching.found_files import contact_sheet, cues, edl, when, write_clips
+from longva.watching.turns import PLACE
 from tests import hard_videos
 
 SHOTS = [(8, 16), (30, 36)]
@@ -99,6 +101,15 @@ def test_a_film_is_probed_under_its_own_name(nano, monkeypatch):
         part, rows = search._alone(_Span(4 * number, 4 * number + 4))
         assert part.length == before + len(rows) == before + medium.rows
         assert tokenizer.decode(alone[:before]).endswith(("user cat :", "user sun :")[number])
+
+
+def test_a_film_that_stands_among_words_is_found_in_and_resumed(nano, film, tmp_path):
+    settings = FrameSettings(opening=(("user", PLACE),))
+    session = nano.watch(film, settings=settings)
+    assert sorted((one.start, one.end) for one in session.find("the anchor")) == SHOTS
+    session.save(tmp_path / "a.session")
+    again = nano.resume(tmp_path / "a.session")
+    assert again.find("the anchor") == session.find("the anchor")
 
 
 def yes_and_no(nano: LongVA) -> LongVA:
@@ -214,12 +225,14 @@ def test_a_still_image_is_drawn_whole_and_left_out_of_what_is_cut_by_time(film, 
     assert told.stdout.startswith("3 found") and "   still.png  frames 3 to 3  score" in told.stdout
     assert Image.open(tmp_path / "sheet.png").size == (480, 188)
     assert "Left out of clips, subtitles and cut list: 1 in still images" in told.stderr
-    assert len([*(tmp_path / "cut").iterdir()]) == 2
+    lines = told.stdout.splitlines()[1:]
+    ranks = [rank for rank, line in enumerate(lines, start=1) if "film.mp4" in line]
+    assert sorted(int(path.name[:2]) for path in (tmp_path / "cut").iterdir()) == ranks
     assert [(cue.start, cue.end) for cue in read_subtitles(tmp_path / "found.srt")] == SHOTS
     assert (tmp_path / "found.edl").read_text().count("CLIP NAME: film.mp4\n") == 2
 
 
-def test_films_of_one_name_are_numbered_in_sheets_and_cut_lists(film):
+def test_films_of_one_name_are_told_apart_in_sheets_and_cut_lists(film):
     found = [
         Found(start=1, end=2, score=0.5, by="x", frame=1, first=1, last=1, medium=number)
         for number in (1, 0)
@@ -228,8 +241,12 @@ def test_films_of_one_name_are_numbered_in_sheets_and_cut_lists(film):
         [replace(open_media(film), name=name) for name in names]
         for names in (("a/film.mp4", "b/film.mp4"), ("film.mp4 (1)", "film.mp4 (2)"))
     )
-    assert edl(found, same, "x") == edl(found, told, "x")
-    assert "CLIP NAME: film.mp4 (2)\n" in edl(found, same, "x")
+    lines = edl(found, same, "x").splitlines()
+    assert [line for line in lines if line.startswith("* SOURCE FILE")] == [
+        "* SOURCE FILE: b/film.mp4",
+        "* SOURCE FILE: a/film.mp4",
+    ]
+    assert lines.count("* FROM CLIP NAME: film.mp4") == 2
     sheets = [np.asarray(contact_sheet(found, media)) for media in (same, told)]
     assert np.array_equal(*sheets)
 

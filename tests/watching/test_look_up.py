@@ -47,6 +47,7 @@ def ids(text: str) -> list[int]:
 
 
 NOWHERE = [[0.0] * 4]
+FILMS = ["a film.mp4", "c/a film.mp4", "b.mp4", "b.mp4.part"]
 
 
 def test_a_time_is_that_of_the_first_frame_of_the_shot_that_matches_best():
@@ -156,11 +157,13 @@ def test_a_listener_hears_each_frame_of_each_medium_apart():
         ("anchor number 42 at 0:12:07.0", "anchor number 42 at WHEN"),
         ("anchor number 42 at 12:00:07.5 of b.mp4", "anchor number 42 at WHEN"),
         ("anchor number 42 at frame 12 of a film.mp4 (2)", "anchor number 42 at WHEN"),
+        ("anchor number 42 at 0:00:07.5 of b.mp4.part", "anchor number 42 at WHEN"),
         ("cup number 17 , 12 times", "cup number 17 , TIMES times"),
         ("cup number 17", "cup number 17"),
     ],
 )
 def test_in_a_conversation_an_answer_has_its_pointers_and_not_what_they_stand_for(told, said):
-    films = [medium([0.0], name) for name in ("a film.mp4", "c/a film.mp4", "b.mp4")]
+    films = [medium([0.0], name) for name in FILMS]
     assert as_said(told, model().config, films) == said
     assert as_said(told, SimpleNamespace(), films) == told  # a model without pointers
+    assert as_said("at 0:00:01.0 of you", model().config, []) == "at WHEN of you"

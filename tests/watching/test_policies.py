@@ -171,6 +171,26 @@ def test_the_note_of_a_misnumbered_film_counts_its_true_frames(parts, tmp_path):
     session = longva.watch(path, sampling=rule, policy="newest")
     assert session.media[0].indices.tolist() == [*range(4), *range(54, 59)]
     assert "50 of 59 frames are forgotten" in session.notes[0]
+    rule = FrameSampling(max_frames=6)  # the newest that is kept turns out not to be there
+    session = longva.watch(path, sampling=rule, policy="newest")
+    assert session.notes[0].endswith("56 of 59 frames are forgotten, after 0:00:00")
+
+
+@pytest.mark.parametrize("policy", [None, "stop"])
+def test_a_misnumbered_film_is_gone_on_with_behind_its_true_end(parts, tmp_path, policy):
+    options = {"b": "300k", "deadline": "realtime", "cpu-used": "8", "g": "20"}
+    short, long = (
+        change_packet(
+            write_video(tmp_path / f"{n}.webm", n, codec="libvpx-vp9", options=options),
+            tmp_path / f"hidden{n}.webm",
+            40,
+            hide_vp9_keyframe,
+        )
+        for n in (60, 80)
+    )
+    session = LongVA(*parts, name="random").watch(short, fps=25, policy=policy)
+    session.extend(open_media(long, exact=True))
+    assert session.media[0].indices[56:62].tolist() == [*range(56, 62)]
 
 
 def test_frames_are_encoded_once_whatever_is_forgotten(parts, pictures):

@@ -75,6 +75,10 @@ def find(
             of = f"{printable(films[item.medium])}  " if also else ""
             when = found_files.when(item)
             out.print(f"   {of}{when}  score {item.score:.2g} ({item.by})  frame {item.frame}")
+    if contact_sheet is not None:
+        with whole_file(contact_sheet) as temporary, temporary.open("wb") as file:
+            image = found_files.contact_sheet(found, opened)
+            image.save(file, "PNG" if contact_sheet.suffix.lower() == ".png" else "JPEG")
     if clips is not None or srt is not None or edl is not None:
         stills = len(found) - len(found_files.timed(found, opened))
         if stills:
@@ -83,10 +87,6 @@ def find(
     if clips is not None:
         files = found_files.write_clips(found, opened, clips)
         err.print(f"Wrote {len(files)} clips to {clips}.")
-    if contact_sheet is not None:
-        with whole_file(contact_sheet) as temporary, temporary.open("wb") as file:
-            image = found_files.contact_sheet(found, opened)
-            image.save(file, "PNG" if contact_sheet.suffix.lower() == ".png" else "JPEG")
     if srt is not None:
         write_whole(srt, subtitles(found_files.cues(found, opened, query)))
     if edl is not None:

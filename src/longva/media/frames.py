@@ -78,9 +78,9 @@ class Media:
     others: str = ""
     """What is there besides the frames: other files of a folder, more pages of a picture."""
 
-    chosen: bool = False
-    """Whether whoever gave the frames has chosen them: a rule then says a part, and how many at
-    most, and takes every one of these."""
+    chosen: int | None = None
+    """Where whoever gave the frames has chosen them: how many of these are taken at most. A rule
+    says a part only, and perhaps fewer at most."""
 
     subtitles: tuple[Cue, ...] = field(default=(), repr=False)
     """What is said when; see `with_subtitles`."""
@@ -150,7 +150,9 @@ class Media:
                     f"{self.name} has no times, so it has no part from a time to another.", **remedy
                 )
             if self.chosen:
-                which = replace(which, num_frames=None, fps=None, keyframes=False)
+                which = FrameSampling(
+                    max_frames=which.max_frames or self.chosen, start=which.start, end=which.end
+                )
             about = {"duration": self.duration, "name": self.name}
             return choose_frames(self.pts_seconds, self.keyframes, which, **about)
         numbers = np.asarray(which)

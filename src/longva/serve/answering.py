@@ -80,6 +80,7 @@ class Answering(EventStream):
                 if isinstance(question, Outline) and not self._stored[0].frames:
                     most = UNBOUNDED  # each of its windows fits
                 rule = rule.or_default(most)
+                self._times = replace(self._times, most=most if self._times.chosen else None)
                 watching = replace(
                     watching,
                     sampling=rule,

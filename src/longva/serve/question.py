@@ -96,14 +96,15 @@ def watching_of(body: schema.ChatRequest, conversation: Conversation) -> Watchin
     """
     how, read = body.longva, body.media_io_kwargs.video
     frames, fps = how.frames, how.fps
-    listed = [is_frame_list(url) for message in body.messages for url in message.media()]
+    listed = [is_frame_list(url) for message in body.messages for url in message.videos()]
     if read.frames_indices and not any(listed):
         raise ApiError(
             "frames_indices says which frames a video that is sent as a list of frames has; no "
             "video here is one: leave it out, and choose frames by longva.fps or longva.frames.",
             param="media_io_kwargs",
         )
-    if frames is None and fps is None and not all(listed):  # of a list, they say what it is
+    lists = bool(listed) and all(listed)
+    if frames is None and fps is None and not lists:  # of a list, they say what it is
         frames, fps = read.num_frames, read.fps
     rule = FrameSampling(
         num_frames=frames, fps=fps, max_frames=how.max_frames, start=how.start, end=how.end

@@ -118,6 +118,11 @@ class ChatMessage(Known):
         """Addresses of its media."""
         return tuple(said for kind, said in self.parts() if kind == "media")
 
+    def videos(self) -> tuple[str, ...]:
+        """Addresses of what is sent as a video."""
+        parts = () if isinstance(self.content, str) else self.content
+        return tuple(part.video_url.url for part in parts if isinstance(part, VideoPart))
+
 
 class WatchOptions(BaseModel):
     """How media are watched."""

@@ -260,20 +260,22 @@ class Ahead:
             frames = self._describe(exact, part.after, label)
             frames = frames if part.after is None else part.after.what_follows(frames)
             places = part.places
+            self._recount(places, frames, self.parts[number + 1 :])
             if places is not None:
-                self._recount(places, frames, self.parts[number + 1 :])
                 places = places[places < len(frames)]
                 frames = frames.pick(places)
             self.parts[number] = replace(part, media=exact, frames=frames, places=places)
 
-    def _recount(self, places: np.ndarray, frames: WatchedFrames, later: list[Part]) -> None:
+    def _recount(self, places: np.ndarray | None, frames: WatchedFrames, later: list[Part]) -> None:
         """Note which frames have come of a medium, if they are its last, before those `later`."""
         if later and not later[0].begins:
             return
         medium = len(self._offered) - 1 - sum(one.begins for one in later)
-        numbers = self._offered[medium].numbers
-        count = int(numbers[-1] - places[-1]) + len(frames)
-        self._offered[medium] = Offered(numbers[numbers < count], count, frames.part(-1))
+        known = replace(self._offered[medium], last=frames.part(-1))
+        if places is not None:
+            count = int(known.numbers[-1] - places[-1]) + len(frames)
+            known = replace(known, numbers=known.numbers[known.numbers < count], count=count)
+        self._offered[medium] = known
 
     @property
     def _keeps_features(self) -> bool:

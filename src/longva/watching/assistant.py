@@ -237,7 +237,9 @@ class LongVA(Watcher):
             opened[0].choose(asked)  # refuses a part of what has no times
         if subtitles is not None and opened:
             opened[0] = with_subtitles(opened[0], subtitles)
-        told = told_tokens(opened, settings, self.processor.tokenizer, asked.part)
+        told = told_tokens(
+            opened, settings, self.processor.tokenizer, asked.part, self.model.config
+        )
         check_policy(policy)
         if policy is not None:
             rule, most = sampling or asked.or_default(1), asked.max_frames

@@ -36,8 +36,9 @@ def timed(found: Sequence[Found], media: Sequence[Media]) -> list[tuple[Found, f
 def write_clips(found: Sequence[Found], media: Sequence[Media], folder: Path) -> list[Path]:
     """Write each range as an MP4 file named by its rank, medium and start; see `write_clip`."""
     files = []
-    for rank, (item, start, end) in enumerate(timed(found, media), start=1):
-        medium = f"medium_{item.medium + 1}_" if len(media) > 1 else ""
+    for item, start, end in timed(found, media):
+        rank, medium = list(found).index(item) + 1, f"medium_{item.medium + 1}_"
+        medium = medium if len(media) > 1 else ""
         files.append(folder / f"{rank:02}_{medium}{clock(start).replace(':', '-')}.mp4")
         write_clip(media[item.medium], start, end, files[-1])
     return files
@@ -90,7 +91,7 @@ def edl(found: Sequence[Found], media: Sequence[Media], title: str) -> str:
     Timecodes count a film's frames, at its rate rounded to whole frames a second, without drop.
     """
     lines = [f"TITLE: {one_line(title)}", "FCM: NON-DROP FRAME", ""]
-    at, names = 0, unique_names([medium.name for medium in media])
+    at = 0
     for number, (item, start, end) in enumerate(timed(found, media), start=1):
         medium = media[item.medium]
         steps = np.diff(medium.pts_seconds)
@@ -101,7 +102,8 @@ def edl(found: Sequence[Found], media: Sequence[Media], title: str) -> str:
         times = " ".join(timecode(frame, nominal) for frame in codes)
         lines += [
             f"{number:03}  AX       V     C        {times}",
-            f"* FROM CLIP NAME: {one_line(names[item.medium])}",
+            f"* FROM CLIP NAME: {one_line(Path(medium.name).name)}",
+            *([f"* SOURCE FILE: {one_line(medium.name)}"] if len(media) > 1 else []),
             f"* COMMENT: score {item.score:.3g}",
             "",
         ]

@@ -192,9 +192,9 @@ class Heard:
 
 
 def as_said(text: str, config: Any, media: Sequence[WatchedFrames]) -> str:
-    """Write an answer as the model did, with pointers in place of what they stand for.
+    """Write an answer as the model did, with pointers in place of times and counts.
 
-    In a conversation that goes on, it never read the latter.
+    In a conversation that goes on, it never read these.
 
     Args:
         text: of an answer.
@@ -202,9 +202,10 @@ def as_said(text: str, config: Any, media: Sequence[WatchedFrames]) -> str:
         media: that the answer is about.
     """
     about = getattr(config, "look_up", None) or {}
-    names = "|".join(re.escape(name) for name in unique_names([one.source for one in media]))
+    names = sorted(unique_names([one.source for one in media]), key=len, reverse=True)
+    of = "|".join(f" of {re.escape(name)}" for name in names)
     for pointer, stands in (
-        ("when", rf"(?:\d+:\d\d:\d\d\.\d|\bframe \d+)(?: of (?:{names}))?"),
+        ("when", rf"(?:\d+:\d\d:\d\d\.\d|\bframe \d+)(?:{of})?"),
         ("times", r"\b\d+(?= times\b)"),
     ):
         if about.get(pointer):

@@ -126,8 +126,10 @@ def what_is_forgotten(policy: Policy, held: WatchedFrames, offered: Offered) -> 
         until = _moment(held, len(numbers) - 1)
         return f"the context is full since {until}, so {lost} are not known"
     gaps = np.flatnonzero(np.diff(numbers) > 1)
-    between = f"{_moment(held, gaps[0])} and {_moment(held, gaps[-1] + 1)}"
-    return f"the context was full, so {lost} are forgotten, between {between}"
+    lost = f"the context was full, so {lost} are forgotten"
+    if not len(gaps):  # of a film that turned out to have other frames than it lists
+        return f"{lost}, after {_moment(held, len(numbers) - 1)}"
+    return f"{lost}, between {_moment(held, gaps[0])} and {_moment(held, gaps[-1] + 1)}"
 
 
 def _moment(frames: WatchedFrames, number: int) -> str:

@@ -25,9 +25,9 @@ from longva.reporting.progress import Progress
 from longva.watching import look_again, session_file
 from longva.watching.answer import Answer, AnswerStream, check_question, evidence_of
 from longva.watching.confidence import confidence
-from longva.watching.features import FrameSettings, WatchedFrames
+from longva.watching.features import FrameSettings
 from longva.watching.find import Found, Searched, check_find, find
-from longva.watching.look_up import Heard, listener
+from longva.watching.look_up import Heard, as_said, listener
 from longva.watching.question import Question
 from longva.watching.together import Asked, answers_together, in_turn
 from longva.watching.watched import Watched
@@ -95,7 +95,7 @@ class Session(Watched):
             session._settled = len(prompt)
             session._reader.restore_prompt(prompt, tensors, names)
             session.timings["prefill"] = time.perf_counter() - started
-        again = session._question("")
+        again = session._question("", session.media)
         if not torch.equal(again[: session._watched], prompt[: session._watched]):
             raise LongVAError(f"{path} was written with another chat template or tokenizer.")
         return session
@@ -362,8 +362,11 @@ class Session(Watched):
     def _listen(self, prompt: Tensor, asked: Question) -> Heard:
         model, tokenizer = self.model, self.processor.tokenizer
         collector = listener(model, self.watcher.family.evidence_heads, prompt, self.media)
-        begun = text_ids(tokenizer, asked.begins)
-        return Heard(model, tokenizer, collector, self.media, begun, self.places)
+        return Heard(model, tokenizer, collector, self.media, self._begun(asked), self.places)
+
+    def _begun(self, asked: Question) -> list[int]:
+        said = as_said(asked.begins, self.model.config, self.media)
+        return text_ids(self.processor.tokenizer, said)
 
     def _answered(self, question, prompt, reply, heard, top_k, started, cached):
         return Answer(
@@ -391,10 +394,7 @@ class Session(Watched):
             text = text_ids(tokenizer, asked.text, control_tokens=True)
             return torch.tensor([*beginning(tokenizer), *text])
         prompt = self._symbols([*asked.history, self._turn(asked.text)], self.media)
-        return torch.cat([prompt, prompt.new_tensor(text_ids(tokenizer, asked.begins))])
+        return torch.cat([prompt, prompt.new_tensor(self._begun(asked))])
 
     def _turn(self, question: str) -> dict:
         return {"role": "user", "content": question}
-
-    def _question(self, question: str, media: Sequence[WatchedFrames] | None = None) -> Tensor:
-        return self._symbols([self._turn(question)], self.media if media is None else media)

@@ -30,7 +30,7 @@ from longva.watching.look_again import is_due
 from longva.watching.policies import Offered
 from longva.watching.watcher import Watcher
 
-FORMAT = "longva session 2"
+FORMAT = "longva session 3"
 
 
 def write(

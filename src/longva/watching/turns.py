@@ -156,6 +156,7 @@ def told_tokens(
     settings: FrameSettings,
     tokenizer: Any,
     part: tuple[float, float] = (0.0, math.inf),
+    config: Any = None,
 ) -> int:
     """Count the tokens that names, subtitles and times may take, whichever frames are chosen.
 
@@ -164,10 +165,11 @@ def told_tokens(
         settings: of the frames; where media stand among words, these are counted, too.
         tokenizer: of the model.
         part: seconds of videos from which frames are taken.
+        config: of the model, see `labels`.
     """
     words, (start, end) = phrases()["between_frames"], part
     texts = [text for _, text in settings.opening]
-    for medium, label in zip(media, labels(media, settings), strict=True):
+    for medium, label in zip(media, labels(media, settings, config), strict=True):
         texts += [words["label"].format(name=label)] if label else []
         cues = [cue for cue in medium.subtitles if cue.start < end and start < cue.end]
         texts += [words["subtitle"].format(text=cue.text) for cue in cues]

@@ -209,11 +209,16 @@ class Watched:
         part.watch()
         return part
 
+    def _question(self, question: str, media: Sequence[WatchedFrames]) -> Tensor:
+        """Write a question about media as symbols, [L], behind the conversation that opens."""
+        *before, (role, said) = self.settings.opening or (("user", ""),)
+        turns = [*before, (role, said + question)]
+        return self._symbols([{"role": role, "content": said} for role, said in turns], media)
+
     def _watch(self, progress: Progress | None) -> None:
         started, waited = time.perf_counter(), [0.0]
         media = self._everything()
-        opening = [{"role": role, "content": text} for role, text in self.settings.opening]
-        prompt = self._symbols(opening or [{"role": "user", "content": ""}], media)
+        prompt = self._question("", media)
         prompt = prompt[: end_of_rows(prompt, sum(medium.rows for medium in media))]
         if self._reader.share(prompt) < self._watched:
             raise _NoMoreError(f"{self.name} {NO_MORE}")

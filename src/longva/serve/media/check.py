@@ -36,6 +36,9 @@ class FrameList:
     chosen: bool = True
     """Whether each is watched, whatever the rule for films."""
 
+    most: int | None = None
+    """How many of chosen ones are watched at most."""
+
 
 def open_within(
     file: Path | HeldFile,
@@ -58,7 +61,7 @@ def open_within(
     """
     try:
         if frames:
-            media = replace(_open_list(file, frames, times, limits), chosen=times.chosen)
+            media = replace(_open_list(file, frames, times, limits), chosen=times.most)
         else:
             media = _open(file, limits, name)
     except VideoError as error:
