@@ -253,6 +253,20 @@ def test_the_frames_of_films_and_lists_count_against_the_limit(
         assert told["frames"] == ask(**asked).longva["frames"] <= 13  # its times change no number
 
 
+def test_what_is_left_out_because_it_does_not_fit_is_said(longva, tmp_path, video, pictures):
+    def notes(medium, **options):
+        asked = {"model": "random", "max_tokens": 1, "messages": [user("What?", medium)]}
+        told = server.client().chat.completions.create(**asked, extra_body={"longva": options})
+        return told.longva["frames"], told.longva["notes"]
+
+    one, many = film(data_uri(video)), film(frame_list(pictures))
+    with serving(longva, tmp_path, limits=Limits(frames=4)) as server:
+        said = "medium 1: 4 frames, spread evenly: {} do not fit"
+        assert notes(one) == (4, [said.format("the 6 of one a second")])
+        assert notes(many) == (4, [said.format("all 6")])
+        assert notes(one, frames=3) == (3, []) and notes(many, max_frames=3) == (3, [])
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -15,7 +15,7 @@ N is the number of frames in the medium, n the number chosen.
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Real
 
 import numpy as np
@@ -53,6 +53,9 @@ class FrameSampling:
 
     end: Time | None = None
     """Leave out what comes on screen then or later."""
+
+    as_fits: bool = field(default=False, compare=False)
+    """Whether nobody asked for the cap, but no more fits: what it leaves out is noted."""
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other or choose nothing."""
@@ -106,7 +109,8 @@ class FrameSampling:
         """
         if self.num_frames is not None or self.fps is not None or self.keyframes:
             return self
-        return replace(self, fps=ONE_A_SECOND.fps, max_frames=self.max_frames or max(1, most))
+        cap, as_fits = self.max_frames or max(1, most), self.max_frames is None
+        return replace(self, fps=ONE_A_SECOND.fps, max_frames=cap, as_fits=as_fits)
 
 
 ONE_A_SECOND = FrameSampling(fps=1.0)

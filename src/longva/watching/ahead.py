@@ -87,7 +87,6 @@ class Ahead:
         watcher: the model.
         sampling: which frames of videos to take.
         settings: how they are made, and what stands between them.
-        usual: a rule that takes more; what is left out by `sampling` is noted.
         policy: what is forgotten where the context is full; without, that is refused elsewhere.
         room: returns how many frames may be held.
     """
@@ -97,12 +96,10 @@ class Ahead:
         watcher: Watcher,
         sampling: FrameSampling,
         settings: FrameSettings,
-        usual: FrameSampling | None,
         policy: Policy | None,
         room: Callable[[], int],
     ):
-        self._watcher, self._sampling, self._usual = watcher, sampling, usual
-        self._settings = settings
+        self._watcher, self._sampling, self._settings = watcher, sampling, settings
         self.policy: Policy | None = policy
         self._room = room
         self.parts: list[Part] = []
@@ -136,12 +133,15 @@ class Ahead:
     ) -> list[WatchedFrames]:
         """Add a medium, which the prompt calls so; return what stays of what was watched."""
         frames = self._describe(media, label=label)
-        image = media.kind == "image"
-        usual = 0 if self._usual is None or image else len(media.choose(self._usual))
-        if len(frames) < usual:
-            all_of_it = f"the {usual:,} of one a second" if media.has_clock else f"all {usual:,}"
-            note = f"{len(frames):,} frames, spread evenly: {all_of_it} do not fit"
-            frames = replace(frames, left_out="; ".join(filter(None, (frames.left_out, note))))
+        rule = self._sampling
+        if rule.as_fits or (media.chosen and rule.max_frames is None):
+            every = replace(media, chosen=media.chosen and len(media))
+            usual = len(self._watcher.family.choose(every, replace(rule, max_frames=None)))
+            if len(frames) < usual:
+                a_second = media.has_clock and not media.chosen
+                all_of_it = f"the {usual:,} of one a second" if a_second else f"all {usual:,}"
+                note = f"{len(frames):,} frames, spread evenly: {all_of_it} do not fit"
+                frames = replace(frames, left_out="; ".join(filter(None, (frames.left_out, note))))
         self._offered.append(Offered())
         return self._offer(Part(media, None, frames, True, label=label), watched)
 

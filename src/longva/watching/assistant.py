@@ -251,10 +251,7 @@ class LongVA(Watcher):
         sampling = asked.or_default(self._frames_that_fit(opened, told))
         frames = self.num_frames(opened, sampling)
         self.plan(frames, told_tokens=told, media=opened).check()
-        usual = None
-        if sampling is not asked and asked.max_frames is None:
-            usual = replace(asked, fps=ONE_A_SECOND.fps)
-        session = Session(self, opened, sampling, settings, usual=usual)
+        session = Session(self, opened, sampling, settings)
         if now:
             session.watch(progress)
         return session

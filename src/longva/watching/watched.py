@@ -45,7 +45,6 @@ class Watched:
         media: opened, in the order in which they stand in the prompt; none to talk about text.
         sampling: which frames of videos to take.
         settings: how frames are made.
-        usual: a rule that takes more; what is left out by `sampling` is noted.
         policy: what is forgotten of a film that goes on when the context is full; see
             `policies.py`. Without one, more than fits is refused.
         max_frames: how many frames a policy holds at most, if not as many as fit; of each film it
@@ -59,7 +58,6 @@ class Watched:
         sampling: FrameSampling | None = None,
         settings: FrameSettings | None = None,
         *,
-        usual: FrameSampling | None = None,
         policy: Policy | None = None,
         max_frames: int | None = None,
     ):
@@ -74,8 +72,7 @@ class Watched:
         self._reader = self._empty_reader()
         self._symbols = watcher.family.symbols
         self._max_frames = max_frames
-        rules = self.sampling, self.settings, usual
-        self._ahead = Ahead(watcher, *rules, policy, self._room)
+        self._ahead = Ahead(watcher, self.sampling, self.settings, policy, self._room)
         names = labels(media, self.settings, self.model.config)
         for medium, label in zip(media, names, strict=True):
             self._ahead.begin(medium, self.media, label)
@@ -209,8 +206,14 @@ class Watched:
         part.watch()
         return part
 
-    def _question(self, question: str, media: Sequence[WatchedFrames]) -> Tensor:
-        """Write a question about media as symbols, [L], behind the conversation that opens."""
+    def _question(self, question: str, media: Sequence[WatchedFrames] | None = None) -> Tensor:
+        """Write a question about media as symbols, [L], behind the conversation that opens.
+
+        Args:
+            question: after what is said with the media.
+            media: instead of what has been watched.
+        """
+        media = self.media if media is None else media
         *before, (role, said) = self.settings.opening or (("user", ""),)
         turns = [*before, (role, said + question)]
         return self._symbols([{"role": role, "content": said} for role, said in turns], media)
