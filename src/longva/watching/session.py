@@ -95,9 +95,9 @@ class Session(Watched):
             session._settled = len(prompt)
             session._reader.restore_prompt(prompt, tensors, names)
             session.timings["prefill"] = time.perf_counter() - started
-        again = session._question("")
-        if not torch.equal(again[: session._watched], prompt[: session._watched]):
-            raise LongVAError(f"{path} was written with another chat template or tokenizer.")
+            again = session._question("")
+            if not torch.equal(again[: session._watched], prompt[: session._watched]):
+                raise LongVAError(f"{path} was written with another chat template or tokenizer.")
         return session
 
     def ask(self, question: str, **options: Any) -> Answer:

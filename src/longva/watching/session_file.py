@@ -81,6 +81,8 @@ def reading(
 ) -> Iterator[tuple[dict[str, Any], Callable[[str], Tensor], list[str]]]:
     """Give a session's facts, its tensors by name, and the names of the cache's.
 
+    What goes wrong with these while they are given is taken as damage of the file, too.
+
     Raises:
         LongVAError: there is no session in the file, or it is one of another model.
     """
@@ -111,11 +113,11 @@ def reading(
                         f"{path} has no features of frames, which a second look needs.",
                         look_again=0,
                     )
+                yield facts, file.get_tensor, names
             except LongVAError:
                 raise
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise OSError(reason(error)) from error
-            yield facts, file.get_tensor, names
     except (SafetensorError, OSError) as error:
         raise LongVAError(f"{path} is no session, or is damaged: {error}. Watch again.") from error
 
